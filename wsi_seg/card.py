@@ -1,0 +1,127 @@
+"""The model card: what a segmentation model is, as data. Free of torch, so that planning is too.
+
+A model is a folder with `model.safetensors` and `card.json`; this module reads and checks the latter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
+from wsi_seg.errors import ModelError
+
+CARD_NAME = "card.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CardClass(_Model):
+    """One output channel; channel i of the network is `classes[i]`."""
+
+    code: int = Field(ge=1, le=255)
+    name: str
+    color: tuple[int, int, int]
+
+
+class CardGroup(_Model):
+    """Classes reported together."""
+
+    name: str
+    codes: tuple[int, ...]
+    color: tuple[int, int, int]
+
+
+class Normalization(_Model):
+    """Input = (RGB / 255 - mean) / std, channel by channel."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def _bcss_classes() -> tuple[CardClass, ...]:
+    return tuple(CardClass(code=c.code, name=c.name, color=c.color) for c in BCSS)
+
+
+def _bcss_groups() -> tuple[CardGroup, ...]:
+    return tuple(CardGroup(name=g.name, codes=g.codes, color=g.color) for g in BCSS_GROUPS)
+
+
+class ModelCard(_Model):
+    """Everything about a model but its weights."""
+
+    name: str
+    version: str = "1"
+    description: str = ""
+    license: str = ""
+    notice: str = ""
+    """One sentence printed once per run, such as "demonstration, not for clinical use"."""
+    architecture: str = "Unet"
+    """Name of a segmentation-models-pytorch architecture."""
+    encoder: str = "resnet34"
+    """Name of a segmentation-models-pytorch encoder."""
+    architecture_options: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments of the architecture, such as decoder_attention_type."""
+    classes: tuple[CardClass, ...] = Field(default_factory=_bcss_classes)
+    groups: tuple[CardGroup, ...] = Field(default_factory=_bcss_groups)
+    mpp: float = Field(default=0.5, gt=0)
+    """Microns per pixel of the network's input."""
+    tile: int = Field(default=512, ge=32)
+    """Side of a square input tile in map pixels; a multiple of 32."""
+    normalization: Normalization = Field(default_factory=Normalization)
+    training_data: str = ""
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """Held-out metrics, with a sentence that says on what."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelCard:
+        codes = [c.code for c in self.classes]
+        if len(set(codes)) != len(codes) or not codes:
+            raise ValueError("classes need at least one entry and distinct codes")
+        unknown = {code for g in self.groups for code in g.codes} - set(codes)
+        if unknown:
+            raise ValueError(f"groups name codes without a class: {sorted(unknown)}")
+        if self.tile % 32:
+            raise ValueError(f"tile {self.tile} is not a multiple of 32")
+        return self
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Label value of each output channel."""
+        return tuple(c.code for c in self.classes)
+
+    @property
+    def tissue_classes(self) -> tuple[TissueClass, ...]:
+        return tuple(TissueClass(c.code, c.name, c.color) for c in self.classes)
+
+    @property
+    def class_groups(self) -> tuple[ClassGroup, ...]:
+        return tuple(ClassGroup(g.name, g.codes, g.color) for g in self.groups)
+
+    def write(self, folder: Path) -> None:
+        """Write `card.json` into the model folder."""
+        (folder / CARD_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a card from a `card.json` file or from the model folder that holds it.
+
+    Raises:
+        ModelError: the card is missing, is no JSON, or a value in it is wrong.
+    """
+    path = path / CARD_NAME if path.is_dir() else path
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model card ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: the model card is not UTF-8 text") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "card"
+        raise ModelError(f"{path}: {where}: {first['msg']} (got {first['input']!r:.80})") from error

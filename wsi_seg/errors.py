@@ -1,0 +1,52 @@
+"""Every error that wsi_seg raises on purpose, each with the exit code of the command line.
+
+A message is one line that names the file, the bad value and the way out.
+"""
+
+from __future__ import annotations
+
+
+class WsiSegError(Exception):
+    """Root of all errors of this package; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(WsiSegError):
+    """A value given by the user (flag, config key, class name) is wrong."""
+
+    exit_code = 2
+
+
+class SlideError(WsiSegError):
+    """A slide cannot be opened or read, or lacks what is needed."""
+
+
+class MppMissingError(SlideError):
+    """The slide does not say its microns per pixel and the user did not either."""
+
+
+class ModelError(WsiSegError):
+    """A model folder, card or checkpoint is missing, damaged or does not fit."""
+
+
+class MaskError(WsiSegError):
+    """A file with regions to analyse cannot be used."""
+
+
+class OutputError(WsiSegError):
+    """Results cannot be written, or the folder belongs to another run."""
+
+
+class DataError(WsiSegError):
+    """Training or evaluation data are missing or inconsistent."""
+
+
+class MissingExtraError(WsiSegError):
+    """An optional dependency is needed; the message carries the install command."""
+
+
+class Interrupted(WsiSegError):
+    """The user stopped the run; finished blocks are kept for the next one."""
+
+    exit_code = 130

@@ -1,0 +1,339 @@
+"""What a slide is: the protocol of every reader, the mpp and level policy, and exact reading.
+
+Readers give whole pixels of one level (`Slide.read_level`). Everything fractional happens once, in
+`read_region`: it takes a box in the map frame, covers it with whole pixels of the best level, and
+resamples that a single time with the exact fractional box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsi_seg.errors import MppMissingError, SlideError, UsageError
+from wsi_seg.geometry import Box, RealBox, Scale, Size
+
+WHITE = 255
+
+# Microns per pixel by objective power, used only when nothing better is known and then reported as estimated.
+MPP_BY_OBJECTIVE = {40: 0.25, 20: 0.5}
+
+# A level counts as "at or finer than" the asked resolution within this tolerance.
+LEVEL_TOLERANCE = 0.01
+
+# Resampling works on cells of this many map pixels, anchored at map (0, 0), so that a map pixel has the
+# same bytes whatever box it was read with.
+CELL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the pyramid."""
+
+    size: Size
+    downsample: Scale
+    """l0 pixels per pixel of this level."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """Facts about a slide; plain data that can be compared, hashed and written as JSON."""
+
+    path: str
+    name: str
+    """File name without its ending; names the results folder."""
+    reader: str
+    vendor: str
+    size: Size
+    """Size of level 0 in l0 pixels."""
+    levels: tuple[Level, ...]
+    """Level 0 first, each coarser than the one before."""
+    mpp: Scale | None
+    """Microns per l0 pixel; None when the file does not say and nothing was given."""
+    mpp_source: str
+    """`user`, `openslide`, `tiffslide`, `tiff-resolution`, `objective-power (estimated)` or `missing`."""
+    bounds: Box | None
+    """Non-empty region in l0 pixels, only when the slide has all four `openslide.bounds-*` properties."""
+    fingerprint: str
+    """Hash that tells this slide from another; equal for the same pixels on another path."""
+
+    @property
+    def mpp_estimated(self) -> bool:
+        return "estimated" in self.mpp_source
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """What a reader offers. One object serves one thread; open another for another thread."""
+
+    @property
+    def info(self) -> SlideInfo: ...
+
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Read whole pixels of one level.
+
+        Args:
+            level: index into `info.levels`.
+            box: pixels of that level; may reach beyond it on any side.
+
+        Returns:
+            uint8 RGB of shape (box.height, box.width, 3); white outside the slide and where it is empty.
+
+        Raises:
+            SlideError: the pixels cannot be read.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def level_downsample(base: Size, level: Size) -> Scale:
+    """Return l0 pixels per level pixel, with the rounding of the level's size taken out.
+
+    A level of 555 columns under 2220 + 3 was made with a factor of 4, not 4.0054; where a whole factor
+    explains the size within one pixel, that factor is meant.
+    """
+
+    def factor(full: int, part: int) -> float:
+        ratio = full / part
+        whole = round(ratio)
+        return float(whole) if abs(full / whole - part) <= 1 else ratio
+
+    return Scale(factor(base.width, level.width), factor(base.height, level.height))
+
+
+def resolve_mpp(
+    asked: Scale | None, properties: Mapping[str, str], prefix: str = "openslide"
+) -> tuple[Scale | None, str]:
+    """Return microns per pixel and where they come from.
+
+    Order: what the user gave, the reader's own `mpp-x/y`, TIFF resolution tags, objective power
+    (estimated). Values that are not positive numbers count as absent.
+    """
+    if asked is not None:
+        if not (asked.x > 0 and asked.y > 0 and math.isfinite(asked.x) and math.isfinite(asked.y)):
+            raise UsageError(f"mpp must be positive, got {asked.x:g}, {asked.y:g}")
+        return asked, "user"
+    x, y = (_positive(properties.get(f"{prefix}.mpp-{axis}")) for axis in "xy")
+    if x and y:
+        return Scale(x, y), prefix
+    tags = _mpp_from_tiff_tags(properties)
+    if tags is not None:
+        return tags, "tiff-resolution"
+    power = _positive(properties.get(f"{prefix}.objective-power"))
+    if power in MPP_BY_OBJECTIVE:
+        value = MPP_BY_OBJECTIVE[int(power)]
+        return Scale(value, value), "objective-power (estimated)"
+    return None, "missing"
+
+
+def _positive(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else 0.0
+    except ValueError:
+        return None
+    return value if value > 0 and math.isfinite(value) else None
+
+
+def _mpp_from_tiff_tags(properties: Mapping[str, str]) -> Scale | None:
+    unit = {"centimeter": 10_000.0, "inch": 25_400.0}.get(
+        str(properties.get("tiff.ResolutionUnit", "")).lower()
+    )
+    x = _positive(properties.get("tiff.XResolution"))
+    y = _positive(properties.get("tiff.YResolution"))
+    if unit is None or x is None or y is None:
+        return None
+    mpp = Scale(unit / x, unit / y)
+    # 72 or 96 dots per inch is a screen's or a printer's default, not a microscope's.
+    return mpp if 0.01 <= mpp.x <= 20 and 0.01 <= mpp.y <= 20 else None
+
+
+def require_mpp(info: SlideInfo) -> Scale:
+    """Return the slide's microns per pixel.
+
+    Raises:
+        MppMissingError: neither the file nor the user gave them.
+    """
+    if info.mpp is None:
+        raise MppMissingError(
+            f"{info.path}: the slide does not say its microns per pixel; give them with --mpp (such as 0.25)"
+        )
+    return info.mpp
+
+
+@dataclass(frozen=True, slots=True)
+class MapFrame:
+    """The map frame of one slide at one resolution."""
+
+    mpp: float
+    """Microns per map pixel, the same on both axes."""
+    size: Size
+    l0_per_map: Scale
+    """l0 pixels per map pixel."""
+
+    @property
+    def box(self) -> Box:
+        """All map pixels."""
+        return Box(0, 0, self.size.width, self.size.height)
+
+    def to_l0(self, box_map: Box) -> RealBox:
+        return box_map.scaled(self.l0_per_map)
+
+
+def map_frame(info: SlideInfo, mpp: float) -> MapFrame:
+    """Return the map frame of `info` at `mpp` microns per map pixel.
+
+    Raises:
+        MppMissingError: the slide has no mpp.
+    """
+    slide_mpp = require_mpp(info)
+    l0_per_map = Scale(mpp / slide_mpp.x, mpp / slide_mpp.y)
+    size = Size(
+        max(1, math.ceil(info.size.width / l0_per_map.x - 1e-6)),
+        max(1, math.ceil(info.size.height / l0_per_map.y - 1e-6)),
+    )
+    return MapFrame(mpp, size, l0_per_map)
+
+
+def pick_level(info: SlideInfo, frame: MapFrame) -> int:
+    """Return the most downsampled level that is at or finer than the map on both axes (1 % tolerance).
+
+    Level 0 is returned when even that is coarser; `upsampling` tells by how much.
+    """
+    best = 0
+    for index, level in enumerate(info.levels):
+        x = level.downsample.x / frame.l0_per_map.x
+        y = level.downsample.y / frame.l0_per_map.y
+        if max(x, y) <= 1 + LEVEL_TOLERANCE:
+            best = index
+    return best
+
+
+def upsampling(frame: MapFrame) -> float:
+    """Return how many map pixels one l0 pixel is stretched over; 1 or less means none."""
+    return 1 / min(frame.l0_per_map.x, frame.l0_per_map.y)
+
+
+def source_box(info: SlideInfo, frame: MapFrame, level: int, box_map: Box) -> RealBox:
+    """Return the exact box in pixels of `level` that `box_map` stands for."""
+    scale = frame.l0_per_map / info.levels[level].downsample
+    return box_map.scaled(scale)
+
+
+def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None = None) -> NDArray[np.uint8]:
+    """Read a box of map pixels with its exact fractional position.
+
+    Args:
+        slide: an open slide.
+        frame: its map frame.
+        box_map: map pixels; may reach beyond the map.
+        level: level to read from; by default `pick_level`.
+
+    Returns:
+        uint8 RGB of shape (box_map.height, box_map.width, 3), white outside the slide. A pixel has the
+        same bytes whatever box it is read with.
+
+    Raises:
+        SlideError: the pixels cannot be read.
+    """
+    level = pick_level(slide.info, frame) if level is None else level
+    scale = frame.l0_per_map / slide.info.levels[level].downsample
+    if _is_one(scale.x) and _is_one(scale.y):
+        return slide.read_level(level, box_map)
+    cells_map = Box(
+        box_map.x0 // CELL * CELL,
+        box_map.y0 // CELL * CELL,
+        -(-box_map.x1 // CELL) * CELL,
+        -(-box_map.y1 // CELL) * CELL,
+    )
+    margin = math.ceil(max(scale.x, scale.y, 1.0)) + 1
+    source_level = cells_map.scaled(scale).outward(margin)
+    source = slide.read_level(level, source_level)
+    out = np.empty((box_map.height, box_map.width, 3), np.uint8)
+    for y in range(cells_map.y0, cells_map.y1, CELL):
+        for x in range(cells_map.x0, cells_map.x1, CELL):
+            cell_map = Box.at(x, y, CELL, CELL)
+            cell = _resample_cell(source, source_level, cell_map.scaled(scale), margin)
+            part = cell_map.intersect(box_map)
+            out[part.within(box_map)] = cell[part.within(cell_map)]
+    return out
+
+
+def _is_one(factor: float) -> bool:
+    # Over 100,000 pixels a factor this close to 1 moves nothing by more than a hundredth of a pixel.
+    return abs(factor - 1) < 1e-7
+
+
+def _is_whole(factor: float) -> bool:
+    return factor > 1.5 and abs(factor - round(factor)) < 1e-7
+
+
+def _resample_cell(
+    source: NDArray[np.uint8], source_level: Box, cell_level: RealBox, margin: int
+) -> NDArray[np.uint8]:
+    """Resample one cell; its crop of `source` depends on the cell alone, and so do its bytes."""
+    crop_level = cell_level.outward(margin)
+    crop = Image.fromarray(np.ascontiguousarray(source[crop_level.within(source_level)]))
+    width = cell_level.x1 - cell_level.x0
+    height = cell_level.y1 - cell_level.y0
+    # A whole factor is an exact area mean. Otherwise BOX would snap to whole source pixels; HAMMING
+    # weighs them by distance and keeps positions exact.
+    whole = _is_whole(width / CELL) and _is_whole(height / CELL)
+    resized = crop.resize(
+        (CELL, CELL),
+        Image.Resampling.BOX if whole else Image.Resampling.HAMMING,
+        box=(
+            cell_level.x0 - crop_level.x0,
+            cell_level.y0 - crop_level.y0,
+            cell_level.x1 - crop_level.x0,
+            cell_level.y1 - crop_level.y0,
+        ),
+    )
+    return np.asarray(resized)
+
+
+def read_thumbnail(slide: Slide, max_side: int) -> tuple[NDArray[np.uint8], Scale]:
+    """Read the whole slide at low power, strip by strip, so that memory does not grow with the slide.
+
+    Returns:
+        uint8 RGB whose longer side is at most `max_side`, and the l0 pixels per thumbnail pixel (exact:
+        pixel (i, j) covers l0 [i * scale.x, (i + 1) * scale.x) × …).
+    """
+    info = slide.info
+    if max_side < 1:
+        raise SlideError(f"{info.path}: a thumbnail needs a side of at least one pixel")
+    factor = max(1.0, max(info.size.width, info.size.height) / max_side)
+    width = max(1, min(max_side, round(info.size.width / factor)))
+    height = max(1, min(max_side, round(info.size.height / factor)))
+    scale = Scale(info.size.width / width, info.size.height / height)
+    frame = MapFrame(mpp=1.0, size=Size(width, height), l0_per_map=scale)
+    level = pick_level(info, frame)
+    out = np.empty((height, width, 3), np.uint8)
+    for y in range(0, height, CELL):
+        for x in range(0, width, CELL):
+            cell = Box.at(x, y, CELL, CELL).intersect(frame.box)
+            out[cell.within(frame.box)] = read_region(slide, frame, cell, level)
+    return out, scale
+
+
+def default_name(path: str) -> str:
+    """Return the name of a slide's results: its file name without the ending."""
+    name = Path(path.rstrip("/").rsplit("/", 1)[-1])
+    return name.stem or name.name
