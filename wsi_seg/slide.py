@@ -8,7 +8,7 @@ resamples that a single time with the exact fractional box.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +29,22 @@ MPP_BY_OBJECTIVE = {40: 0.25, 20: 0.5}
 # A level counts as "at or finer than" the asked resolution within this tolerance.
 LEVEL_TOLERANCE = 0.01
 
-# Resampling works on cells of this many map pixels, anchored at map (0, 0), so that a map pixel has the
-# same bytes whatever box it was read with.
+# Resampling works on cells of at most this many map pixels, anchored at map (0, 0), so that a map pixel has
+# the same bytes whatever box it was read with. Where one map pixel spans many level pixels the cells are
+# smaller, so that a cell never needs much more than SOURCE_SIDE² of them.
 CELL = 128
+SOURCE_SIDE = 2048
+
+# Level pixels per map pixel this close to a whole number, relatively, are meant to be whole: TIFF tags hold
+# resolutions in single precision. Over 100,000 pixels this moves nothing by more than 0.02 of one.
+WHOLE_FACTOR_TOLERANCE = 2e-7
+
+# A map pixel that would hold less of the slide than this is left out: stated resolutions are rounded numbers.
+SLIVER = 0.01
+
+# Stated microns per pixel outside this range are a screen's or a printer's default, not a microscope's
+# (72 and 96 dots per inch are 353 and 265 µm).
+PLAUSIBLE_MPP = (0.01, 50.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +138,14 @@ def resolve_mpp(
     """Return microns per pixel and where they come from.
 
     Order: what the user gave, the reader's own `mpp-x/y`, TIFF resolution tags, objective power
-    (estimated). Values that are not positive numbers count as absent.
+    (estimated). Values in the file that are not plausible for a microscope count as absent.
     """
     if asked is not None:
         if not (asked.x > 0 and asked.y > 0 and math.isfinite(asked.x) and math.isfinite(asked.y)):
             raise UsageError(f"mpp must be positive, got {asked.x:g}, {asked.y:g}")
         return asked, "user"
     x, y = (_positive(properties.get(f"{prefix}.mpp-{axis}")) for axis in "xy")
-    if x and y:
+    if x and y and _plausible(x, y):
         return Scale(x, y), prefix
     tags = _mpp_from_tiff_tags(properties)
     if tags is not None:
@@ -160,9 +173,11 @@ def _mpp_from_tiff_tags(properties: Mapping[str, str]) -> Scale | None:
     y = _positive(properties.get("tiff.YResolution"))
     if unit is None or x is None or y is None:
         return None
-    mpp = Scale(unit / x, unit / y)
-    # 72 or 96 dots per inch is a screen's or a printer's default, not a microscope's.
-    return mpp if 0.01 <= mpp.x <= 20 and 0.01 <= mpp.y <= 20 else None
+    return Scale(unit / x, unit / y) if _plausible(unit / x, unit / y) else None
+
+
+def _plausible(*mpp: float) -> bool:
+    return all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in mpp)
 
 
 def require_mpp(info: SlideInfo) -> Scale:
@@ -206,8 +221,8 @@ def map_frame(info: SlideInfo, mpp: float) -> MapFrame:
     slide_mpp = require_mpp(info)
     l0_per_map = Scale(mpp / slide_mpp.x, mpp / slide_mpp.y)
     size = Size(
-        max(1, math.ceil(info.size.width / l0_per_map.x - 1e-6)),
-        max(1, math.ceil(info.size.height / l0_per_map.y - 1e-6)),
+        max(1, math.ceil(info.size.width / l0_per_map.x - SLIVER)),
+        max(1, math.ceil(info.size.height / l0_per_map.y - SLIVER)),
     )
     return MapFrame(mpp, size, l0_per_map)
 
@@ -254,58 +269,63 @@ def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None =
         SlideError: the pixels cannot be read.
     """
     level = pick_level(slide.info, frame) if level is None else level
-    scale = frame.l0_per_map / slide.info.levels[level].downsample
-    if _is_one(scale.x) and _is_one(scale.y):
+    exact = frame.l0_per_map / slide.info.levels[level].downsample
+    scale = Scale(_whole_if_close(exact.x), _whole_if_close(exact.y))
+    if scale == Scale(1, 1):
         return slide.read_level(level, box_map)
-    cells_map = Box(
-        box_map.x0 // CELL * CELL,
-        box_map.y0 // CELL * CELL,
-        -(-box_map.x1 // CELL) * CELL,
-        -(-box_map.y1 // CELL) * CELL,
-    )
-    margin = math.ceil(max(scale.x, scale.y, 1.0)) + 1
-    source_level = cells_map.scaled(scale).outward(margin)
-    source = slide.read_level(level, source_level)
+    longest = max(scale.x, scale.y, 1.0)
+    side = min(CELL, 2 ** max(0, math.floor(math.log2(SOURCE_SIDE / longest))))
+    panel_side = max(1, math.floor(2 * SOURCE_SIDE / longest) // side) * side
+    margin = math.ceil(longest) + 1
     out = np.empty((box_map.height, box_map.width, 3), np.uint8)
-    for y in range(cells_map.y0, cells_map.y1, CELL):
-        for x in range(cells_map.x0, cells_map.x1, CELL):
-            cell_map = Box.at(x, y, CELL, CELL)
-            cell = _resample_cell(source, source_level, cell_map.scaled(scale), margin)
+    for panel_map in _cover(box_map, panel_side):
+        # Only the cells that are asked for: a panel is there to bound memory.
+        wanted_map = _aligned(panel_map.intersect(box_map), side)
+        source_level = wanted_map.scaled(scale).outward(margin)
+        source = slide.read_level(level, source_level)
+        for cell_map in _cover(wanted_map, side):
+            cell_level = cell_map.scaled(scale)
+            crop_level = cell_level.outward(margin)
+            crop = Image.fromarray(np.ascontiguousarray(source[crop_level.within(source_level)]))
+            cell = _resample(crop, cell_level, crop_level, side)
             part = cell_map.intersect(box_map)
             out[part.within(box_map)] = cell[part.within(cell_map)]
     return out
 
 
-def _is_one(factor: float) -> bool:
-    # Over 100,000 pixels a factor this close to 1 moves nothing by more than a hundredth of a pixel.
-    return abs(factor - 1) < 1e-7
-
-
-def _is_whole(factor: float) -> bool:
-    return factor > 1.5 and abs(factor - round(factor)) < 1e-7
-
-
-def _resample_cell(
-    source: NDArray[np.uint8], source_level: Box, cell_level: RealBox, margin: int
-) -> NDArray[np.uint8]:
-    """Resample one cell; its crop of `source` depends on the cell alone, and so do its bytes."""
-    crop_level = cell_level.outward(margin)
-    crop = Image.fromarray(np.ascontiguousarray(source[crop_level.within(source_level)]))
-    width = cell_level.x1 - cell_level.x0
-    height = cell_level.y1 - cell_level.y0
-    # A whole factor is an exact area mean. Otherwise BOX would snap to whole source pixels; HAMMING
-    # weighs them by distance and keeps positions exact.
-    whole = _is_whole(width / CELL) and _is_whole(height / CELL)
-    resized = crop.resize(
-        (CELL, CELL),
-        Image.Resampling.BOX if whole else Image.Resampling.HAMMING,
-        box=(
-            cell_level.x0 - crop_level.x0,
-            cell_level.y0 - crop_level.y0,
-            cell_level.x1 - crop_level.x0,
-            cell_level.y1 - crop_level.y0,
-        ),
+def _aligned(box: Box, side: int) -> Box:
+    """Return the smallest box of whole cells of `side` pixels, anchored at (0, 0), that covers `box`."""
+    return Box(
+        box.x0 // side * side, box.y0 // side * side, -(-box.x1 // side) * side, -(-box.y1 // side) * side
     )
+
+
+def _cover(box: Box, side: int) -> Iterator[Box]:
+    """Yield the cells of `side` pixels, anchored at (0, 0), that cover `box`."""
+    whole = _aligned(box, side)
+    for y in range(whole.y0, whole.y1, side):
+        for x in range(whole.x0, whole.x1, side):
+            yield Box.at(x, y, side, side)
+
+
+def _whole_if_close(factor: float) -> float:
+    whole = round(factor)
+    return float(whole) if abs(factor - whole) <= WHOLE_FACTOR_TOLERANCE * factor else factor
+
+
+def _resample(crop: Image.Image, cell_level: RealBox, crop_level: Box, side: int) -> NDArray[np.uint8]:
+    """Resample the cell that lies inside `crop` to side × side pixels.
+
+    The crop depends on the cell alone, and so do the bytes.
+    """
+    x0, y0 = cell_level.x0 - crop_level.x0, cell_level.y0 - crop_level.y0
+    x1, y1 = cell_level.x1 - crop_level.x0, cell_level.y1 - crop_level.y0
+    factor_x, factor_y = (x1 - x0) / side, (y1 - y0) / side
+    if factor_x.is_integer() and factor_y.is_integer():
+        # The exact area mean; the cell starts at a whole level pixel too.
+        return np.asarray(crop.reduce((int(factor_x), int(factor_y)), (int(x0), int(y0), int(x1), int(y1))))
+    # BOX would snap to whole source pixels; HAMMING weighs them by distance and keeps positions exact.
+    resized = crop.resize((side, side), Image.Resampling.HAMMING, box=(x0, y0, x1, y1))
     return np.asarray(resized)
 
 

@@ -1,0 +1,155 @@
+"""Opening slides: one verb, and the table of readers behind it.
+
+A reader is a callable `(path: str, mpp: Scale | None) -> Slide`, named in `READERS` as "module:attribute" and
+imported on first use. It must pass `wsi_seg.testing.readers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from wsi_seg.errors import SlideError, UsageError
+from wsi_seg.geometry import Scale
+from wsi_seg.slide import Slide
+
+READERS = {
+    "openslide": "wsi_seg.readers.openslide:OpenSlideReader",
+    "tiffslide": "wsi_seg.readers.tiffslide:TiffSlideReader",
+    "image": "wsi_seg.readers.image:ImageReader",
+}
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
+DICOM_MAGIC_AT = 128
+# Tag (0020,000E), its type UI and the length of its value, as DICOM writes them into a file's head.
+SERIES_UID_TAG = b"\x20\x00\x0e\x00UI"
+DICOM_HEAD_BYTES = 65_536
+
+
+def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | float | None = None) -> Slide:
+    """Open a slide.
+
+    Args:
+        path: a file; a URL that fsspec knows (`https://…`); or a folder that holds one DICOM series.
+        reader: a name of `READERS`. By default OpenSlide for what it recognises, TiffSlide for other tiled
+            TIFFs and for URLs, Pillow for plain images.
+        mpp: microns per l0 pixel, in place of what the file says.
+
+    Returns:
+        An open slide for the use of one thread; a context manager. `info.mpp` is None where it is unknown.
+
+    Raises:
+        SlideError: the file is missing, damaged or not a slide.
+        UsageError: there is no such reader, or the mpp is not positive.
+    """
+    if reader is not None and reader not in READERS:
+        raise UsageError(f"unknown reader {reader!r}; choose one of {', '.join(READERS)}")
+    location = str(path)
+    if "://" not in location:
+        location = _find_file(Path(path))
+    name = reader or choose_reader(location)
+    scale = Scale(float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
+    if scale is not None and not all(math.isfinite(value) and value > 0 for value in (scale.x, scale.y)):
+        raise UsageError(f"mpp must be a positive number of microns, got {scale.x:g}, {scale.y:g}")
+    return _load(name)(location, scale)
+
+
+def _load(name: str) -> Callable[[str, Scale | None], Slide]:
+    module, attribute = READERS[name].split(":")
+    return cast(Callable[[str, Scale | None], Slide], getattr(import_module(module), attribute))
+
+
+def choose_reader(path: str) -> str:
+    """Return the name of the reader for a file or URL.
+
+    Raises:
+        SlideError: no reader takes this file.
+    """
+    if "://" in path:
+        return "tiffslide"
+    if _suits_openslide(path):
+        return "openslide"
+    head = _read_head(Path(path), 16)
+    if head.startswith(TIFF_MAGIC):
+        return _choose_tiff_reader(path)
+    if head.startswith(IMAGE_MAGIC):
+        return "image"
+    raise SlideError(
+        f"{path}: not a slide or image that can be read (SVS, NDPI, MRXS, SCN, TIFF, DICOM, PNG, JPEG)"
+    )
+
+
+def _suits_openslide(path: str) -> bool:
+    import openslide
+
+    vendor = openslide.OpenSlide.detect_format(path)
+    if vendor != "generic-tiff":
+        return vendor is not None
+    # Of these OpenSlide also claims some whose compression it cannot read, such as JPEG XL.
+    try:
+        openslide.OpenSlide(path).close()
+    except openslide.OpenSlideError:
+        return False
+    return True
+
+
+def _choose_tiff_reader(path: str) -> str:
+    import tifffile
+
+    from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            check_whole(path, tiff)
+            pyramid = len(tiff.series[0].levels) > 1
+            plain = len(tiff.pages) == 1 and not tiff.pages.first.is_tiled
+    except TIFF_ERRORS as error:
+        raise SlideError(f"{path}: damaged or incomplete TIFF: {' '.join(str(error).split())}") from error
+    return "image" if plain and not pyramid else "tiffslide"
+
+
+def _find_file(path: Path) -> str:
+    """Return the file to open for a local path, which may be the folder of a DICOM series."""
+    if path.is_dir():
+        return str(_find_series(path))
+    if not path.exists():
+        raise SlideError(f"{path}: no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise SlideError(f"{path}: the file is empty")
+        _read_head(path, 1)
+    except PermissionError as error:
+        raise SlideError(f"{path}: no permission to read this file") from error
+    return str(path)
+
+
+def _find_series(folder: Path) -> Path:
+    heads = {path: _read_head(path, DICOM_HEAD_BYTES) for path in sorted(folder.iterdir()) if path.is_file()}
+    series: dict[bytes, Path] = {}
+    for path, head in heads.items():
+        if head[DICOM_MAGIC_AT:].startswith(b"DICM"):
+            series.setdefault(_series_uid(head), path)
+    if not series:
+        raise SlideError(f"{folder}: this folder holds no DICOM series; give a slide file")
+    if len(series) > 1:
+        raise SlideError(
+            f"{folder}: this folder holds {len(series)} DICOM series; give a file of the one to open"
+        )
+    return next(iter(series.values()))
+
+
+def _series_uid(head: bytes) -> bytes:
+    at = head.find(SERIES_UID_TAG)
+    if at < 0:
+        return b""
+    start = at + len(SERIES_UID_TAG) + 2
+    return head[start : start + int.from_bytes(head[start - 2 : start], "little")].rstrip(b"\0 ")
+
+
+def _read_head(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)

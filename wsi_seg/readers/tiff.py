@@ -1,0 +1,50 @@
+"""Whether a TIFF file is whole, before any of it is read."""
+
+from __future__ import annotations
+
+import logging
+
+import tifffile
+
+from wsi_seg.errors import SlideError
+
+# tifffile logs what it finds wrong; unless the application listens, that goes to stderr beside our own error.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+# What tifffile raises on damaged files, besides its own error.
+TIFF_ERRORS = (tifffile.TiffFileError, OSError, RuntimeError, ValueError, LookupError, TypeError)
+
+
+def check_whole(path: str, tiff: tifffile.TiffFile) -> None:
+    """Check that the file holds all pages it lists and all pixels of its first pyramid.
+
+    Raises:
+        SlideError: the file ends too early.
+    """
+    size = tiff.filehandle.size
+    if not len(tiff.pages):
+        raise SlideError(f"{path}: incomplete TIFF; the file ends after {size} bytes, before its page table")
+    if not tiff.is_ndpi and _next_page(tiff) != 0:
+        raise SlideError(f"{path}: incomplete TIFF; the file ends after {size} bytes, within its page table")
+    for level in tiff.series[0].levels:
+        page = level.pages[0]
+        if page is None:
+            continue
+        end = max(
+            (at + count for at, count in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0
+        )
+        if end > size:
+            raise SlideError(
+                f"{path}: incomplete TIFF; pixels end at byte {end}, the file after {size} bytes"
+            )
+
+
+def _next_page(tiff: tifffile.TiffFile) -> int:
+    """Return the offset of a page beyond the last one found; 0 at the proper end of the table."""
+    at = tiff.pages.next_page_offset
+    if at is None:
+        return 0
+    tiff.filehandle.seek(at)
+    return int.from_bytes(
+        tiff.filehandle.read(tiff.tiff.offsetsize), "little" if tiff.byteorder == "<" else "big"
+    )
