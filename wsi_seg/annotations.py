@@ -1,0 +1,151 @@
+"""Regions drawn by somebody: the reader of QuPath's GeoJSON.
+
+QuPath writes a FeatureCollection, a single Feature or a bare list of features, plain or gzipped.
+Positions are those of the file; what our own exporter subtracted from level-0 positions comes with them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely import MultiPolygon, Polygon
+
+from wsi_seg.errors import MaskError
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+# Name of our member at the top of a FeatureCollection; QuPath ignores it.
+OWN_MEMBER = "wsi_seg"
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One drawn region."""
+
+    geometry: Polygon | MultiPolygon
+    """Valid, area above zero, in the file's coordinates."""
+    name: str | None
+    """Name of its classification; None when it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """All drawn regions of one file."""
+
+    items: tuple[Annotation, ...]
+    """At least one."""
+    subtracted_l0: tuple[float, float] | None
+    """What must be added to get l0 positions, when the file says so (files of this package do)."""
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Read the polygons of a GeoJSON file as QuPath writes it; points and lines beside them are left out.
+
+    A polygon that crosses itself, as drawn by hand, is made valid; all that its line encircles counts.
+
+    Raises:
+        MaskError: not there, not GeoJSON, damaged, or without any polygon that has an area.
+    """
+    document = load_json(path)
+    features = _features(document, path)
+    items = [item for index, f in enumerate(features) if (item := _annotation(f, index, path)) is not None]
+    if not items:
+        kinds = sorted({_kind(f) for f in features})
+        found = f"{len(features)} features of kind {', '.join(kinds)}" if features else "no features"
+        raise MaskError(
+            f"{path}: no polygon with an area (found {found}); draw areas in QuPath and export them"
+        )
+    return Annotations(tuple(items), _subtracted(document, path))
+
+
+def load_json(path: Path) -> Any:
+    """Return the JSON document of a plain or gzipped file.
+
+    Raises:
+        MaskError: the file cannot be read or is not JSON.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MaskError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        return json.loads(gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise MaskError(f"{path}: damaged gzip file ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise MaskError(f"{path}: not JSON ({error}); give a GeoJSON file as exported by QuPath") from error
+
+
+def _features(document: Any, path: Path) -> list[dict[str, Any]]:
+    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
+        features = document.get("features")
+    elif isinstance(document, dict) and document.get("type") == "Feature":
+        features = [document]
+    else:
+        features = document
+    if not isinstance(features, list) or not all(
+        isinstance(f, dict) and f.get("type") == "Feature" for f in features
+    ):
+        raise MaskError(f"{path}: JSON, but neither a FeatureCollection, a Feature nor a list of features")
+    return features
+
+
+def _kind(feature: dict[str, Any]) -> str:
+    geometry = feature.get("geometry")
+    return str(geometry.get("type")) if isinstance(geometry, dict) else "none"
+
+
+def _annotation(feature: dict[str, Any], index: int, path: Path) -> Annotation | None:
+    if _kind(feature) not in ("Polygon", "MultiPolygon"):
+        return None
+    try:
+        geometry = shapely.from_geojson(json.dumps(feature["geometry"]))
+    except shapely.GEOSException as error:
+        reason = str(error).splitlines()[0]
+        raise MaskError(f"{path}: feature {index} has a damaged geometry ({reason})") from error
+    polygonal = polygonal_part(shapely.force_2d(geometry))
+    return None if polygonal is None else Annotation(polygonal, _name(feature.get("properties")))
+
+
+def polygonal_part(geometry: shapely.Geometry) -> Polygon | MultiPolygon | None:
+    """Return the valid, areal part of a geometry, or None when it has no area."""
+    if not shapely.is_valid(geometry):
+        # "structure": where parts overlap or a line crosses itself, all that was encircled counts.
+        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    polygons = [part for part in parts if isinstance(part, Polygon) and part.area > 0]
+    if len(polygons) > 1:
+        return MultiPolygon(polygons)
+    return polygons[0] if polygons else None
+
+
+def _name(properties: Any) -> str | None:
+    classification = properties.get("classification") if isinstance(properties, dict) else None
+    if not isinstance(classification, dict):
+        return None
+    names = classification.get("names")
+    if isinstance(names, list) and names:
+        return ": ".join(map(str, names))
+    name = classification.get("name")
+    return name if isinstance(name, str) else None
+
+
+def _subtracted(document: Any, path: Path) -> tuple[float, float] | None:
+    own = document.get(OWN_MEMBER) if isinstance(document, dict) else None
+    if not isinstance(own, dict) or "subtracted_l0" not in own:
+        return None
+    pair = own["subtracted_l0"]
+    if (
+        not isinstance(pair, list)
+        or len(pair) != 2
+        or not all(isinstance(v, int | float) and math.isfinite(v) for v in pair)
+    ):
+        raise MaskError(f"{path}: member {OWN_MEMBER}.subtracted_l0 is {pair!r}, expected two numbers")
+    return float(pair[0]), float(pair[1])

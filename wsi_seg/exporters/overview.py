@@ -1,0 +1,196 @@
+"""The overview picture: the slide at low power with the classes as a tint and the regions outlined.
+
+Beside the frames of `geometry` there is one more here: `pic`, pixels of the picture of the slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from wsi_seg.classes import RGB, ClassGroup
+from wsi_seg.errors import OutputError
+from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose
+from wsi_seg.maps import Maps
+from wsi_seg.polygons import Region
+from wsi_seg.slide import MapFrame, Slide, read_thumbnail
+
+# Small slides are enlarged until the longer side has this many pixels, so that outlines and text are crisp.
+LEAST_SIDE = 1200
+MOST_ENLARGED = 4
+
+# How much of the class colour is mixed into the slide's.
+TINT = 0.28
+
+# Outlines are drawn this many times larger and then reduced, which smooths them.
+SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The slide at low power."""
+
+    pixels: NDArray[np.uint8]
+    """RGB (h, w, 3)."""
+    map_per_pic: tuple[float, float]
+    """Map pixels per picture pixel, x and y."""
+
+
+def write_overview(
+    path: Path,
+    slide: Slide,
+    regions: Sequence[Region],
+    *,
+    frame: MapFrame,
+    maps: Maps,
+    notice: str = "",
+    max_side: int = 2000,
+) -> None:
+    """Write a PNG to show: slide, class tint, region outlines, scale bar and legend.
+
+    Memory does not grow with the slide.
+
+    Args:
+        path: the file to write; replaced when it exists.
+        slide: an open slide.
+        regions: in map pixels of `frame`; each group is outlined in its colour and gets a line in the legend.
+        frame: the map frame of the slide.
+        maps: the maps with their pyramids.
+        notice: a sentence about the model, put under the picture.
+        max_side: longest side of the slide's picture in pixels.
+
+    Raises:
+        SlideError: the slide cannot be read.
+        OutputError: the file cannot be written.
+    """
+    picture = _read_picture(slide, frame, max_side)
+    labels = _labels_under(picture, maps)
+    pixels = _tint(picture.pixels, labels, maps)
+    line_pic = max(1.5, max(pixels.shape[:2]) / 900)
+    for group in _groups(regions):
+        rings = [r for region in regions if region.group == group for r in _rings_pic(region, picture)]
+        pixels = _outline(pixels, rings, group.color, line_pic)
+    sheet = Sheet(
+        title=slide.info.name,
+        facts=_facts(slide, frame),
+        groups=[_total(group, regions) for group in _groups(regions)],
+        classes=_shares(labels, maps),
+        tint=TINT,
+        notice=notice,
+        um_per_pic=frame.mpp * picture.map_per_pic[0],
+    )
+    _save(compose(Image.fromarray(pixels), sheet), path)
+
+
+def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
+    pixels, l0_per_pic = read_thumbnail(slide, max_side)
+    side = max(pixels.shape[:2])
+    enlarged = int(np.clip(min(LEAST_SIDE, max_side) // side, 1, MOST_ENLARGED))
+    if enlarged > 1:
+        size = (pixels.shape[1] * enlarged, pixels.shape[0] * enlarged)
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    map_per_pic = l0_per_pic / frame.l0_per_map
+    return _Picture(pixels, (map_per_pic.x / enlarged, map_per_pic.y / enlarged))
+
+
+def _labels_under(picture: _Picture, maps: Maps) -> NDArray[np.uint8]:
+    """Return for each picture pixel the label under its centre, from the level that is just fine enough."""
+    finer = [
+        i for i in range(maps.level_count) if maps.layout.downsample("classes", i) <= min(picture.map_per_pic)
+    ]
+    level = max(finer, default=0)
+    labels = np.asarray(maps.array("classes", level)[:])
+    cells = []
+    for axis, map_per_pic in enumerate(reversed(picture.map_per_pic)):
+        centres = (np.arange(picture.pixels.shape[axis]) + 0.5) * map_per_pic
+        index = np.floor(centres / maps.layout.downsample("classes", level)).astype(np.int64)
+        cells.append(np.minimum(index, labels.shape[axis] - 1))
+    under: NDArray[np.uint8] = labels[np.ix_(*cells)]
+    return under
+
+
+def _tint(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
+    """Mix the class colours into the picture; what was not analysed stays as it is."""
+    color = np.zeros((256, 3), np.uint16)
+    weight = np.zeros((256, 1), np.uint16)
+    for tissue_class in maps.classes:
+        color[tissue_class.code] = tissue_class.color
+        weight[tissue_class.code] = round(TINT * 256)
+    strips = []
+    for y in range(0, len(pixels), 256):  # in strips, to need no second picture of 16 bits
+        part, codes = pixels[y : y + 256].astype(np.uint16), labels[y : y + 256]
+        strips.append(((part * (256 - weight[codes]) + color[codes] * weight[codes]) >> 8).astype(np.uint8))
+    return np.concatenate(strips)
+
+
+def _rings_pic(region: Region, picture: _Picture) -> list[NDArray[np.float64]]:
+    """Return outline and holes as (n, 2) picture positions, without vertices that cannot be seen."""
+    scale = np.array(picture.map_per_pic)
+    moved = shapely.transform(region.polygon, lambda xy: xy / scale)
+    rings = shapely.simplify(shapely.get_rings(moved), 0.2)
+    return [shapely.get_coordinates(ring) for ring in rings]
+
+
+def _outline(
+    pixels: NDArray[np.uint8], rings: Sequence[NDArray[np.float64]], color: RGB, line_pic: float
+) -> NDArray[np.uint8]:
+    """Draw rings in `color` with a white rim that sets them off from any tissue."""
+    out = Image.fromarray(pixels)
+    for width, ink, opacity in ((2.2 * line_pic, (255, 255, 255), 0.75), (line_pic, color, 1.0)):
+        alpha = _line_coverage(out.size, rings, width).point(lambda v, o=opacity: round(v * o))
+        out.paste(Image.new("RGB", out.size, ink), mask=alpha)
+    return np.asarray(out)
+
+
+def _line_coverage(size: tuple[int, int], rings: Sequence[NDArray[np.float64]], width: float) -> Image.Image:
+    large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    draw = ImageDraw.Draw(large)
+    for ring in rings:
+        # Pillow draws between whole pixels; an odd width has a pixel in its middle.
+        points = [tuple(xy) for xy in np.floor(ring * SUPERSAMPLING).tolist()]
+        draw.line(points, fill=255, width=2 * round(width * SUPERSAMPLING / 2) + 1, joint="curve")
+    return large.reduce(SUPERSAMPLING)
+
+
+def _groups(regions: Sequence[Region]) -> list[ClassGroup]:
+    """Return the groups of the regions, in the order in which they come."""
+    return list(dict.fromkeys(region.group for region in regions))
+
+
+def _total(group: ClassGroup, regions: Sequence[Region]) -> GroupTotal:
+    areas = [region.area_um2 for region in regions if region.group == group]
+    return GroupTotal(group.qupath_name, group.color, len(areas), sum(areas))
+
+
+def _shares(labels: NDArray[np.uint8], maps: Maps) -> list[ClassShare]:
+    """Return the share of each class in what was analysed, largest first."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    analysed = max(1, int(counts[1:].sum()))
+    shares = [ClassShare(c.name, c.color, counts[c.code] / analysed) for c in maps.classes if counts[c.code]]
+    return sorted(shares, key=lambda share: -share.share)
+
+
+def _facts(slide: Slide, frame: MapFrame) -> str:
+    l0, mpp = slide.info.size, slide.info.mpp
+    if mpp is None:
+        return f"{l0.width} × {l0.height} px"
+    return (
+        f"{l0.width * mpp.x / 1000:.3g} × {l0.height * mpp.y / 1000:.3g} mm"
+        f" · {mpp.x:.3g} µm/px · segmented at {frame.mpp:.3g} µm/px"
+    )
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        image.save(aside, format="PNG")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write the overview ({error.strerror or error})") from error

@@ -1,0 +1,133 @@
+"""How the maps of a slide are cut into levels, blocks and shards; plain arithmetic, free of zarr."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from wsi_seg.classes import RGB, TissueClass
+from wsi_seg.errors import UsageError
+from wsi_seg.geometry import Size
+
+Kind = Literal["probabilities", "classes", "tissue"]
+KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue")
+
+ProbabilityDtype = Literal["uint8", "float32"]
+
+# Longest side, in pixels, of the coarsest label level: one screen.
+COARSEST_SIDE = 512
+
+# Sides of the inner chunks, in pixels: what a viewer reads at once.
+LABEL_CHUNK = 512
+PROBABILITY_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayout:
+    """What a store holds and how it is cut; plain data that can be written as JSON."""
+
+    name: str
+    map_size: Size
+    mpp: float
+    """Microns per full-resolution map pixel."""
+    block: int
+    """Side of a block in full-resolution map pixels."""
+    probability_downsample: int
+    """Full-resolution map pixels per probability pixel: 1, 2, 4, 8, …; divides `block`."""
+    probability_dtype: ProbabilityDtype
+    """`uint8` stands for value / 255."""
+    classes: tuple[TissueClass, ...]
+    """Class of each probability channel."""
+
+    def __post_init__(self) -> None:
+        ds = self.probability_downsample
+        if ds < 1 or ds & (ds - 1):
+            raise UsageError(f"probability downsample {ds} must be 1, 2, 4, 8, …")
+        if self.block < 1 or self.block % ds:
+            raise UsageError(f"block {self.block} must be a multiple of the probability downsample {ds}")
+        if self.probability_dtype not in ("uint8", "float32"):
+            raise UsageError(f"probabilities are stored as uint8 or float32, not {self.probability_dtype!r}")
+
+    @property
+    def level_count(self) -> int:
+        """Levels of each pyramid."""
+        return level_count(self.map_size)
+
+    def downsample(self, kind: Kind, level: int) -> int:
+        """Return full-resolution map pixels per pixel of this level."""
+        return (self.probability_downsample if kind == "probabilities" else 1) << level
+
+    def shard_side(self, kind: Kind) -> int:
+        """Return the side of a shard in pixels of its own level, the same on every level."""
+        return self.block // self.downsample(kind, 0)
+
+    def chunk_side(self, kind: Kind) -> int:
+        """Return the side of an inner chunk: the largest divisor of the shard's side that is small enough."""
+        side, most = self.shard_side(kind), PROBABILITY_CHUNK if kind == "probabilities" else LABEL_CHUNK
+        return next(d for d in range(min(side, most), 0, -1) if side % d == 0)
+
+    def size(self, kind: Kind, level: int) -> Size:
+        return level_size(self.map_size, self.downsample(kind, level))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> MapLayout:
+        """Return the layout of which `data` is the JSON.
+
+        Raises:
+            KeyError, TypeError: something is missing or of the wrong type.
+            UsageError: a value is wrong.
+        """
+        classes = tuple(TissueClass(c["code"], c["name"], _rgb(c["color"])) for c in data["classes"])
+        return cls(**{**data, "map_size": Size(**data["map_size"]), "classes": classes})
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One shard of one pyramid level; plain data."""
+
+    kind: Kind
+    level: int
+    ix: int
+    iy: int
+
+
+def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
+    """Return an upper estimate of the store's bytes: as if nothing compressed.
+
+    Args:
+        layout: of the store.
+        analysed_fraction: share of the blocks that are analysed; others take no room.
+    """
+    channels, item = len(layout.classes), np.dtype(layout.probability_dtype).itemsize
+    values = 0
+    for level in range(layout.level_count):
+        labels, image = layout.size("classes", level), layout.size("probabilities", level)
+        values += 2 * labels.width * labels.height + channels * item * image.width * image.height
+    # Shard indices take 16 bytes for each inner chunk of 64 kB or more; metadata a few kB a level.
+    return int(values * analysed_fraction * 1.001) + layout.level_count * 16_384
+
+
+def _rgb(color: Sequence[int]) -> RGB:
+    red, green, blue = color
+    return red, green, blue
+
+
+def level_count(size: Size) -> int:
+    """Return how many levels it takes to halve `size` until its longer side is at most `COARSEST_SIDE`."""
+    side, count = max(size.width, size.height), 1
+    while side > COARSEST_SIDE:
+        side = -(-side // 2)
+        count += 1
+    return count
+
+
+def level_size(size: Size, downsample: int) -> Size:
+    """Return `size` at 1 / `downsample`; a pixel that is only partly inside counts."""
+    return Size(-(-size.width // downsample), -(-size.height // downsample))

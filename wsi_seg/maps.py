@@ -1,0 +1,259 @@
+"""The maps of one slide as one OME-Zarr 0.5 store (Zarr v3): probabilities, class labels and tissue.
+
+    maps.zarr/              image: class probabilities (c, y, x), at 1 / probability_downsample of the map
+      0, 1, …               its levels, each half the one before
+      labels/classes/0, …   uint8 (y, x): class codes, 0 = not analysed; level 0 at full map resolution
+      labels/tissue/0, …    uint8 (y, x): 1 = analysed tissue, 0 = background
+
+Ownership: at level 0 a block is exactly one shard of each array, and shards keep their side in pixels on all
+levels. Whoever writes a shard writes all of it and nobody else does, so no lock is needed, and writing again
+gives the same bytes. zarr's local store writes a shard to a temporary sibling file and renames it, so a
+shard is there whole or not at all. Shards and inner chunks without any value but 0 are not written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import zarr
+import zarr.errors
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from wsi_seg.classes import TissueClass
+from wsi_seg.errors import OutputError, UsageError
+from wsi_seg.geometry import Box
+from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
+from wsi_seg.ome import image_metadata, label_metadata, labels_metadata
+from wsi_seg.pyramid import halve_labels, halve_probabilities
+from wsi_seg.tiling import Block
+
+__all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remove_partial_files"]
+
+PATHS: dict[Kind, str] = {"probabilities": "", "classes": "labels/classes/", "tissue": "labels/tissue/"}
+
+NOT_ANALYSED = TissueClass(0, "not_analysed", (0, 0, 0))
+BACKGROUND = TissueClass(0, "background", (0, 0, 0))
+TISSUE = TissueClass(1, "tissue", (0, 160, 160))
+
+# Attribute of the root group that holds the MapLayout.
+LAYOUT_KEY = "wsi_seg"
+
+ZSTD_LEVEL = 3
+
+
+def create_maps(path: Path, layout: MapLayout) -> None:
+    """Create an empty store at `path`, whole or not at all.
+
+    Raises:
+        OutputError: `path` exists or cannot be written.
+    """
+    if path.exists():
+        raise OutputError(f"{path}: already exists; choose another output folder or remove it")
+    aside = path.with_name(path.name + ".partial")
+    with _writing(path):
+        if aside.exists():
+            shutil.rmtree(aside)
+        root = zarr.open_group(aside, mode="w-", zarr_format=3, attributes=_root_attributes(layout))
+        root.create_group("labels", attributes={"ome": labels_metadata(["classes", "tissue"])})
+        root.create_group("labels/classes", attributes=_label_attributes(layout, "classes"))
+        root.create_group("labels/tissue", attributes=_label_attributes(layout, "tissue"))
+        for kind in KINDS:
+            for level in range(layout.level_count):
+                _create_array(root, layout, kind, level)
+        aside.rename(path)
+
+
+def _root_attributes(layout: MapLayout) -> dict[str, Any]:
+    downsamples = _downsamples(layout, "probabilities")
+    ome = image_metadata(layout.name, layout.mpp, downsamples, layout.classes, layout.probability_dtype)
+    return {"ome": ome, LAYOUT_KEY: layout.to_json()}
+
+
+def _label_attributes(layout: MapLayout, kind: Kind) -> dict[str, Any]:
+    values, zero = (layout.classes, NOT_ANALYSED) if kind == "classes" else ((TISSUE,), BACKGROUND)
+    return {"ome": label_metadata(kind, layout.mpp, _downsamples(layout, kind), (zero, *values))}
+
+
+def _downsamples(layout: MapLayout, kind: Kind) -> list[int]:
+    return [layout.downsample(kind, level) for level in range(layout.level_count)]
+
+
+def _create_array(root: zarr.Group, layout: MapLayout, kind: Kind, level: int) -> None:
+    size, side = layout.size(kind, level), layout.shard_side(kind)
+    channels = (len(layout.classes),) if kind == "probabilities" else ()
+    chunk = layout.chunk_side(kind)
+    root.create_array(
+        f"{PATHS[kind]}{level}",
+        shape=(*channels, size.height, size.width),
+        dtype=layout.probability_dtype if kind == "probabilities" else "uint8",
+        chunks=(*(1 for _ in channels), chunk, chunk),
+        shards=(*channels, side, side),
+        compressors=ZstdCodec(level=ZSTD_LEVEL),
+        fill_value=0,
+        dimension_names=("c", "y", "x") if channels else ("y", "x"),
+        config={"write_empty_chunks": False},
+    )
+
+
+@dataclass(frozen=True)
+class Maps:
+    """An opened store. Arrays open on first use; threads may share one as long as no two write one shard."""
+
+    path: Path
+    layout: MapLayout
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, path: Path, mode: Literal["r", "r+"] = "r") -> Maps:
+        """Open the store at `path`.
+
+        Raises:
+            OutputError: there is no store, it is damaged, or it was not made by this package.
+        """
+        try:
+            group = zarr.open_group(path, mode=mode, zarr_format=3)
+            layout = MapLayout.from_json(cast(dict[str, Any], group.attrs[LAYOUT_KEY]))
+        except OSError as error:
+            raise OutputError(f"{path}: cannot open the maps ({error.strerror or error})") from error
+        except (zarr.errors.BaseZarrError, KeyError, TypeError, ValueError, UsageError) as error:
+            raise OutputError(
+                f"{path}: these are no maps of wsi_seg, or they are damaged ({error})"
+            ) from error
+        return cls(path, layout, group)
+
+    @property
+    def mpp(self) -> float:
+        return self.layout.mpp
+
+    @property
+    def classes(self) -> tuple[TissueClass, ...]:
+        return self.layout.classes
+
+    @property
+    def probability_downsample(self) -> int:
+        return self.layout.probability_downsample
+
+    @property
+    def level_count(self) -> int:
+        return self.layout.level_count
+
+    @cached_property
+    def labels(self) -> zarr.Array[Any]:
+        """Class codes: uint8 (y, x) at full map resolution; 0 = not analysed."""
+        return self.array("classes")
+
+    @cached_property
+    def tissue(self) -> zarr.Array[Any]:
+        """Analysed tissue: uint8 (y, x) at full map resolution; 0 or 1."""
+        return self.array("tissue")
+
+    @cached_property
+    def probabilities(self) -> zarr.Array[Any]:
+        """Class probabilities: (c, y, x) at 1 / `probability_downsample` of the map."""
+        return self.array("probabilities")
+
+    def array(self, kind: Kind, level: int = 0) -> zarr.Array[Any]:
+        """Return one level of one pyramid."""
+        return cast("zarr.Array[Any]", self.group[f"{PATHS[kind]}{level}"])
+
+    def write_block(
+        self,
+        block: Block,
+        *,
+        labels: NDArray[np.uint8],
+        tissue: NDArray[np.bool_] | NDArray[np.uint8],
+        probabilities: NDArray[np.uint8] | NDArray[np.float32],
+    ) -> None:
+        """Write the shard of each array at level 0 that this block owns.
+
+        Args:
+            block: one of `cut_blocks(layout.map_size, layout.block)`.
+            labels: uint8 (h, w), class codes.
+            tissue: (h, w), true or 1 where tissue was analysed.
+            probabilities: (classes, ceil(h / ds), ceil(w / ds)) of the layout's type.
+
+        Raises:
+            ValueError: a shape or type does not fit.
+            OutputError: the shard cannot be written.
+        """
+        values: dict[Kind, NDArray[Any]] = {
+            "probabilities": probabilities,
+            "classes": labels,
+            "tissue": tissue.astype(np.uint8, copy=False),
+        }
+        arrays = {"probabilities": self.probabilities, "classes": self.labels, "tissue": self.tissue}
+        for kind, value in values.items():
+            region = self._region(ShardRef(kind, 0, block.ix, block.iy))
+            expected = (*arrays[kind].shape[:-2], region.height, region.width)
+            if value.shape != expected or value.dtype != arrays[kind].dtype:
+                raise ValueError(f"{kind}: {value.dtype} {value.shape}, but {expected} was expected")
+            with _writing(self.path):
+                arrays[kind][(..., *_slices(region))] = value
+
+    def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
+        """Yield the shards of a level ≥ 1 of all three pyramids.
+
+        They are built in any order, once all shards of the level below are there.
+        """
+        for kind in KINDS:
+            size, side = self.layout.size(kind, level), self.layout.shard_side(kind)
+            for iy in range(-(-size.height // side)):
+                for ix in range(-(-size.width // side)):
+                    yield ShardRef(kind, level, ix, iy)
+
+    def build_shard(self, shard: ShardRef) -> None:
+        """Write one shard of a level ≥ 1 from the (up to) four shards below it.
+
+        Raises:
+            OutputError: the shard cannot be written.
+        """
+        below, array = self.array(shard.kind, shard.level - 1), self.array(shard.kind, shard.level)
+        region = self._region(shard)
+        height, width = below.shape[-2:]
+        source = Box(2 * region.x0, 2 * region.y0, min(2 * region.x1, width), min(2 * region.y1, height))
+        if shard.kind == "probabilities":
+            value = np.empty((array.shape[0], region.height, region.width), array.dtype)
+            for channel in range(len(value)):  # one at a time keeps memory low
+                value[channel] = halve_probabilities(_read(below, (channel, *_slices(source))))
+        else:
+            value = halve_labels(_read(below, _slices(source)))
+        with _writing(self.path):
+            array[(..., *_slices(region))] = value
+
+    def _region(self, shard: ShardRef) -> Box:
+        side, size = self.layout.shard_side(shard.kind), self.layout.size(shard.kind, shard.level)
+        whole = Box(0, 0, size.width, size.height)
+        return Box.at(shard.ix * side, shard.iy * side, side, side).intersect(whole)
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return slice(box.y0, box.y1), slice(box.x0, box.x1)
+
+
+def _read(array: zarr.Array[Any], region: tuple[int | slice, ...]) -> NDArray[Any]:
+    return np.asarray(array[region])
+
+
+def remove_partial_files(path: Path) -> None:
+    """Remove what a killed writer left behind: shards under a temporary name. Only while nobody writes."""
+    with _writing(path):
+        for leftover in path.rglob("*.partial"):
+            leftover.unlink()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a refused or failed write into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot write the maps ({reason})") from error

@@ -1,0 +1,75 @@
+"""Halving of label maps and probabilities, in exact arithmetic. Arrays are (y, x)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the area mean of each 2 × 2 pixels; at an odd edge, of the pixels that exist.
+
+    Args:
+        values: uint8 or float32, (h, w).
+
+    Returns:
+        (ceil(h / 2), ceil(w / 2)) of the same type; uint8 is rounded, one half up.
+    """
+    a, b, c, d = _quarters(values)
+    if values.dtype == np.uint8:
+        total = a.astype(np.uint16)
+        for part in (b, c, d):
+            total += part
+        total += 2
+        total >>= 2
+        return total.astype(np.uint8)
+    # Pairs in a fixed order, so that the result does not depend on the machine.
+    mean: NDArray[Any] = ((a + b) + (c + d)) * np.float32(0.25)
+    return mean
+
+
+def halve_labels(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return for each 2 × 2 pixels the label that stands for them.
+
+    0 (not analysed, background) stands for four pixels of which two or more are 0, so the covered area does
+    not grow from level to level, and class labels and tissue keep covering the same pixels. Otherwise it is
+    the most frequent label that is not 0; of equally frequent ones, the first in reading order.
+
+    Args:
+        values: uint8, (h, w).
+
+    Returns:
+        uint8, (ceil(h / 2), ceil(w / 2)).
+    """
+    quarters = _quarters(values)
+    best = quarters[0].copy()
+    best_votes = _votes(best, quarters)
+    for candidate in quarters[1:]:
+        votes = _votes(candidate, quarters)
+        better = votes > best_votes
+        best[better] = candidate[better]
+        best_votes[better] = votes[better]
+    covered = sum((q != 0).astype(np.uint8) for q in quarters)
+    best[covered <= 2] = 0
+    return best
+
+
+def _votes(candidate: NDArray[np.uint8], quarters: tuple[NDArray[np.uint8], ...]) -> NDArray[np.uint8]:
+    votes = np.zeros(candidate.shape, np.uint8)
+    for quarter in quarters:
+        votes += candidate == quarter
+    votes[candidate == 0] = 0
+    return votes
+
+
+def _quarters(values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Return the four pixels of each 2 × 2, in reading order.
+
+    Repeating the last row or column weighs the pixels that exist just as leaving the missing ones out would.
+    """
+    height, width = values.shape
+    if height % 2 or width % 2:
+        values = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
+    return values[::2, ::2], values[::2, 1::2], values[1::2, ::2], values[1::2, 1::2]

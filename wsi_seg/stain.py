@@ -1,0 +1,176 @@
+"""Tissue in a low-power picture of an H&E slide, told by its colour.
+
+Glass, dust, shadows and scanner-black are without colour; stained tissue is not. The signal is the colour
+in optical density, max - min over R, G, B of log10(glass / value), which neither the brightness nor the
+tint of the glass changes. Its threshold is Otsu's (1979, IEEE Trans. Syst. Man Cybern. 9:62-66, doi:
+10.1109/TSMC.1979.4310076), held within absolute limits, because Otsu always splits: in a blank slide it
+would split noise, and in a slide full of tissue it would split tissue.
+
+Ink is told by which colours it absorbs. Haematoxylin and eosin both absorb green the most; blue and green
+ink do not. Red ink lets all red through while it absorbs the others; blood at this power does not. Ink mixed
+from the stain's own colours (purple) cannot be told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+# Otsu's threshold is held within these limits of the signal (optical density).
+LEAST_SIGNAL = 0.035
+MOST_SIGNAL = 0.06
+
+# What counts as glass: bright, nearly without colour, but not the pure white that readers paint where a
+# slide holds nothing.
+GLASS_VALUE = 190
+GLASS_COLOUR = 26
+PAINTED_WHITE = 254
+GLASS_SHARE = 0.002
+DEFAULT_GLASS = 243.0
+
+# Rows that are measured at a time.
+STRIP = 256
+
+# Sizes in µm and µm².
+CLOSING_UM = 24.0
+SPECK_UM2 = 5_000.0
+HOLE_UM2 = 100_000.0
+MARGIN_UM = 8.0
+INK_EDGE_UM = 48.0
+
+# In a picture that is itself only a speck, a part this large is no speck.
+SPECK_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What is measured at each pixel, (h, w)."""
+
+    colour: NDArray[np.float32]
+    """Largest minus smallest optical density over R, G, B."""
+    ink: NDArray[np.bool_]
+    """Absorbs as strong blue, green or red ink does."""
+    pale_ink: NDArray[np.bool_]
+    """May be ink mixed with glass, when next to strong ink."""
+
+
+def detect_tissue(pixels: NDArray[np.uint8], cell_um: float) -> NDArray[np.bool_]:
+    """Return which pixels hold tissue.
+
+    Lumina and fat cells inside tissue are filled, specks are dropped, and a small margin is added.
+
+    Args:
+        pixels: uint8 RGB (h, w, 3), best at about 8 µm a pixel.
+        cell_um: side of a pixel in µm.
+
+    Returns:
+        bool (h, w).
+    """
+    signals = measure(pixels)
+    excluded = find_ink(signals, cell_um) | _find_black(pixels)
+    colour = signals.colour
+    colour[excluded] = 0
+    ndimage.gaussian_filter(colour, 1.0, output=colour)
+    threshold = float(np.clip(otsu_threshold(colour[~excluded]), LEAST_SIGNAL, MOST_SIGNAL))
+    tissue = (colour > threshold) & ~excluded
+    tissue = _close(tissue, max(1, round(CLOSING_UM / cell_um)))
+    speck = min(SPECK_UM2 / cell_um**2, SPECK_SHARE * colour.size)
+    tissue = _drop_small(tissue, speck)
+    tissue = _fill_holes(tissue, HOLE_UM2 / cell_um**2)
+    tissue = ndimage.binary_dilation(tissue, iterations=max(1, round(MARGIN_UM / cell_um)))
+    return _drop_small(tissue & ~excluded, speck)
+
+
+def otsu_threshold(values: NDArray[np.float32]) -> float:
+    """Return the value that splits a histogram into two classes of least variance (Otsu 1979).
+
+    Args:
+        values: any shape; may be empty (then 0).
+    """
+    if values.size == 0:
+        return 0.0
+    counts, edges = np.histogram(values, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts).astype(np.float64)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(edges[1 + int(np.nanargmax(np.where(above > 0, between, 0)))])
+
+
+def measure(pixels: NDArray[np.uint8]) -> Signals:
+    """Measure the colour of each pixel of a uint8 RGB picture (h, w, 3)."""
+    glass = _glass(pixels)
+    # Below 10 the noise of the camera, not the tissue, decides.
+    tables = [np.maximum(np.log10(g / np.maximum(np.arange(256), 10)), 0).astype(np.float32) for g in glass]
+    shape = pixels.shape[:2]
+    signals = Signals(np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, bool))
+    for start in range(0, shape[0], STRIP):  # in strips, which keeps memory low
+        rows = slice(start, start + STRIP)
+        red, green, blue = (table[pixels[rows, :, c]] for c, table in enumerate(tables))
+        most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        signals.colour[rows] = most - least
+        blue_ink = (red - green > 0.12) & (red - blue > 0.2)
+        green_ink = np.minimum(red, blue) - green > 0.06
+        red_ink = (green > 0.6) & (red < 0.1 * green) & (blue > 0.65 * green)
+        signals.ink[rows] = blue_ink | green_ink | red_ink
+        signals.pale_ink[rows] = (red > green) | (blue > 0.6 * green)
+    return signals
+
+
+def find_ink(signals: Signals, cell_um: float) -> NDArray[np.bool_]:
+    """Return the pixels of pen strokes with their pale edges, (h, w); `cell_um` is a pixel's side in µm."""
+    strong = ndimage.binary_opening(signals.ink, np.ones((2, 2), bool))
+    if not strong.any():
+        return strong
+    steps = max(1, round(INK_EDGE_UM / cell_um))
+    ink: NDArray[np.bool_] = ndimage.binary_dilation(strong, iterations=steps, mask=signals.pale_ink | strong)
+    return ndimage.binary_dilation(ink)
+
+
+def _glass(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return R, G, B of empty glass: the median of the brighter part of what can be glass."""
+    low, high = pixels.min(axis=2), pixels.max(axis=2)
+    candidates = pixels[(low >= GLASS_VALUE) & (high - low <= GLASS_COLOUR) & (low < PAINTED_WHITE)]
+    if len(candidates) <= GLASS_SHARE * low.size:
+        return np.full(3, DEFAULT_GLASS)
+    brightness = candidates.sum(axis=1, dtype=np.int32)
+    brighter = candidates[brightness >= np.quantile(brightness, 0.75)]
+    return np.asarray(np.median(brighter, axis=0), np.float64)
+
+
+def _find_black(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return scanner-black borders and black ink, with the pixel next to them that mixes with glass."""
+    low, high = pixels.min(axis=2), pixels.max(axis=2)
+    black = (high < 40) | ((high < 110) & (high - low < 20))
+    opened = ndimage.binary_opening(black, np.ones((2, 2), bool))
+    return ndimage.binary_dilation(opened)
+
+
+def _close(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Close gaps; a mask that reaches the border keeps reaching it."""
+    grown = ndimage.binary_dilation(mask, iterations=steps)
+    return ndimage.binary_erosion(grown, iterations=steps, border_value=1) | mask
+
+
+def _fill_holes(mask: NDArray[np.bool_], most_pixels: float) -> NDArray[np.bool_]:
+    """Fill enclosed gaps of fewer pixels; what is open to the border is no hole."""
+    parts, _ = ndimage.label(~mask)
+    fill = np.bincount(parts.ravel()) < most_pixels
+    for border in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
+        fill[border] = False
+    fill[0] = False
+    return mask | fill[parts]
+
+
+def _drop_small(mask: NDArray[np.bool_], least_pixels: float) -> NDArray[np.bool_]:
+    """Drop connected parts of fewer pixels."""
+    parts, _ = ndimage.label(mask)
+    keep = np.bincount(parts.ravel()) >= least_pixels
+    keep[0] = False
+    kept: NDArray[np.bool_] = keep[parts]
+    return kept

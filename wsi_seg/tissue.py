@@ -1,0 +1,178 @@
+"""Where a slide has tissue: found at low power, or given as drawn regions.
+
+A mask is a grid of cells laid over the slide in the l0 frame: cell (i, j) covers l0
+[i · l0_per_cell.x, (i + 1) · l0_per_cell.x) × [j · l0_per_cell.y, (j + 1) · l0_per_cell.y).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_seg.annotations import Annotations, read_annotations
+from wsi_seg.errors import MaskError, UsageError
+from wsi_seg.geometry import Box, RealBox, Scale
+from wsi_seg.rasterize import rasterize_mask
+from wsi_seg.slide import MapFrame, Slide, SlideInfo, read_thumbnail
+from wsi_seg.stain import detect_tissue
+
+Origin = Literal["bounds", "level0"]
+
+# Cells of detected and of drawn tissue, in µm, and the most cells along the longer side of a slide.
+DETECTED_CELL_UM = 8.0
+DRAWN_CELL_UM = 4.0
+DETECTED_SIDE = 4096
+DRAWN_SIDE = 16384
+# Cells along the longer side when the slide does not say its resolution.
+UNSCALED_SIDE = 2048
+
+MASK_ENDINGS = (".geojson", ".json", ".gz")
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMask:
+    """Cells of a slide that hold tissue; what lies beyond `mask` is none."""
+
+    mask: NDArray[np.bool_]
+    """(h, w), True where there is tissue."""
+    l0_per_cell: Scale
+    """l0 pixels per cell."""
+    source: str
+    """`otsu`, `none` or the path of the file with regions."""
+    origin_cell: tuple[int, int] = (0, 0)
+    """Column and row, in the grid of the whole slide, of `mask[0, 0]`."""
+
+    def any_in(self, box_l0: RealBox) -> bool:
+        """Return whether any cell that meets the box holds tissue.
+
+        It is never False for a box in which `sample` finds tissue.
+        """
+        rows, columns = self._cells(box_l0).within(self._extent)
+        return bool(self.mask[rows, columns].any())
+
+    def crop(self, box_l0: RealBox) -> TissueMask:
+        """Return the part that answers for this box as the whole does."""
+        cells = self._cells(box_l0)
+        rows, columns = cells.within(self._extent)
+        part = np.ascontiguousarray(self.mask[rows, columns])
+        return TissueMask(part, self.l0_per_cell, self.source, (cells.x0, cells.y0))
+
+    def sample(self, frame: MapFrame, box_map: Box) -> NDArray[np.bool_]:
+        """Return for each map pixel of the box whether its centre lies in tissue.
+
+        Returns:
+            bool (box_map.height, box_map.width); False outside the slide.
+        """
+        height, width = self.mask.shape
+        columns = _cell_of_centre(box_map.x0, box_map.x1, frame.l0_per_map.x / self.l0_per_cell.x)
+        rows = _cell_of_centre(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
+        columns -= self.origin_cell[0]
+        rows -= self.origin_cell[1]
+        out = np.zeros((box_map.height, box_map.width), bool)
+        has_row, has_column = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        out[np.ix_(has_row, has_column)] = self.mask[np.ix_(rows[has_row], columns[has_column])]
+        return out
+
+    def area_um2(self, mpp: Scale) -> float:
+        """Return the area of the tissue in µm², given microns per l0 pixel."""
+        cell = self.l0_per_cell * mpp
+        return float(np.count_nonzero(self.mask)) * cell.x * cell.y
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what the mask says and where; the source's name is left out."""
+        where = (self.mask.shape, self.l0_per_cell.x, self.l0_per_cell.y, self.origin_cell)
+        return hashlib.sha256(repr(where).encode() + np.packbits(self.mask).tobytes()).hexdigest()
+
+    @property
+    def _extent(self) -> Box:
+        return Box.at(*self.origin_cell, self.mask.shape[1], self.mask.shape[0])
+
+    def _cells(self, box_l0: RealBox) -> Box:
+        """Return the cells that meet the box, as far as `mask` has them; never with negative sides."""
+        found = _in_cells(box_l0, self.l0_per_cell).outward().intersect(self._extent)
+        return Box.at(*self.origin_cell, 0, 0) if found.empty else found
+
+
+def _in_cells(box_l0: RealBox, l0_per_cell: Scale) -> RealBox:
+    return RealBox(
+        box_l0.x0 / l0_per_cell.x,
+        box_l0.y0 / l0_per_cell.y,
+        box_l0.x1 / l0_per_cell.x,
+        box_l0.y1 / l0_per_cell.y,
+    )
+
+
+def _cell_of_centre(start_map: int, stop_map: int, cells_per_map: float) -> NDArray[np.int64]:
+    centres = (np.arange(start_map, stop_map, dtype=np.float64) + 0.5) * cells_per_map
+    return np.floor(centres).astype(np.int64)
+
+
+def find_tissue(slide: Slide, method: str = "otsu", *, origin: Origin = "bounds") -> TissueMask:
+    """Return the tissue of a slide.
+
+    Args:
+        slide: an open slide.
+        method: `otsu` (detected at low power, see `wsi_seg.stain`), `none` (the whole slide), or the path of
+            a QuPath GeoJSON file whose areas are to be analysed.
+        origin: what positions in that file count from: `bounds` (the non-empty region, as in QuPath, where
+            the slide has one) or `level0`. A file that says what was subtracted is believed.
+
+    Raises:
+        UsageError: no such method.
+        MaskError: the file cannot be used, or its areas lie outside the slide.
+        SlideError: the slide cannot be read.
+    """
+    info = slide.info
+    if method == "none":
+        return TissueMask(np.ones((1, 1), bool), Scale(info.size.width, info.size.height), "none")
+    if method == "otsu":
+        pixels, l0_per_cell = read_thumbnail(slide, _cells_along(info, DETECTED_CELL_UM, DETECTED_SIDE))
+        cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
+        return TissueMask(detect_tissue(pixels, cell_um or DETECTED_CELL_UM), l0_per_cell, "otsu")
+    if method.lower().endswith(MASK_ENDINGS) or Path(method).exists():
+        return _drawn_tissue(info, Path(method), origin)
+    raise UsageError(f"unknown tissue method {method!r}; use otsu, none or the path of a GeoJSON file")
+
+
+def _cells_along(info: SlideInfo, cell_um: float, most: int) -> int:
+    """Return how many cells the longer side of the slide gets."""
+    side = max(info.size.width, info.size.height)
+    cells = UNSCALED_SIDE if info.mpp is None else math.ceil(side * max(info.mpp.x, info.mpp.y) / cell_um)
+    return max(1, min(cells, most, side))
+
+
+def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin) -> TissueMask:
+    side = max(info.size.width, info.size.height) / _cells_along(info, DRAWN_CELL_UM, DRAWN_SIDE)
+    l0_per_cell = Scale(side, side)
+    geometries_l0 = _drawn_l0(info, read_annotations(path), origin)
+    x0, y0, x1, y1 = shapely.total_bounds(geometries_l0)
+    inside = RealBox(max(x0, 0), max(y0, 0), min(x1, info.size.width), min(y1, info.size.height))
+    if inside.x0 >= inside.x1 or inside.y0 >= inside.y1:
+        raise MaskError(
+            f"{path}: all regions lie outside the slide {info.name} "
+            f"({info.size.width} × {info.size.height} px): x {x0:.0f} … {x1:.0f}, y {y0:.0f} … {y1:.0f}; "
+            "is it the file of another slide, or was it drawn at another resolution?"
+        )
+    box = _in_cells(inside, l0_per_cell).outward()
+    in_cells = shapely.transform(geometries_l0, lambda xy: xy / (l0_per_cell.x, l0_per_cell.y))
+    mask = rasterize_mask(list(in_cells), box)
+    return TissueMask(mask, l0_per_cell, str(path), (box.x0, box.y0))
+
+
+def _drawn_l0(info: SlideInfo, annotations: Annotations, origin: Origin) -> NDArray[Any]:
+    """Return the drawn areas in l0 pixels."""
+    subtracted_l0 = np.zeros(2)
+    if annotations.subtracted_l0 is not None:
+        subtracted_l0[:] = annotations.subtracted_l0
+    elif origin == "bounds" and info.bounds is not None:
+        subtracted_l0[:] = info.bounds.x0, info.bounds.y0
+    geometries = np.array([item.geometry for item in annotations.items], dtype=object)
+    moved: NDArray[Any] = shapely.transform(geometries, lambda xy: xy + subtracted_l0)
+    return moved
