@@ -1,0 +1,185 @@
+"""What lies inside regions: class shares and mean probability, in one pass over the maps.
+
+A pixel belongs to a region by the pixel-centre rule of `rasterize`. A region too small to hold any pixel
+centre is measured at the one pixel under a point inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import Point, Polygon
+
+from wsi_seg.classes import NOT_ANALYSED, TissueClass
+from wsi_seg.geometry import Box
+from wsi_seg.rasterize import Edges, fill_edges, polygon_edges
+
+# Map pixels a side that are held at a time.
+BLOCK = 1024
+
+FULL = 255
+
+
+@dataclass(frozen=True, slots=True)
+class GroupField:
+    """Probability that a place belongs to any class of a group: the sum of its channels, read on demand.
+
+    uint8 (value / 255) from uint8 channels, else float; never above full scale, though sums of rounded
+    channels can be.
+    """
+
+    probabilities: Any
+    """(c, y, x) array, NumPy or Zarr."""
+    channels: tuple[int, ...]
+    downsample: int
+    """Map pixels per pixel."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.probabilities.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self.probabilities.dtype)
+        return dtype
+
+    @property
+    def full(self) -> int:
+        """Value that stands for probability one."""
+        return FULL if self.dtype == np.uint8 else 1
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[Any]:
+        wide = np.dtype(np.uint16) if self.dtype == np.uint8 else self.dtype
+        parts = [np.asarray(self.probabilities[(channel, *key)]) for channel in self.channels]
+        total = np.add.reduce(parts, axis=0, dtype=wide)
+        return np.asarray(np.minimum(total, self.full), self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelField:
+    """Class codes of a map, read on demand as positions in `classes`."""
+
+    labels: Any
+    """uint8 (y, x) array, NumPy or Zarr; 0 = not analysed."""
+    classes: tuple[TissueClass, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.labels.shape)
+
+    @property
+    def columns(self) -> int:
+        """Positions: one for each class, one for other codes, one for pixels that were not analysed."""
+        return len(self.classes) + 2
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.intp]:
+        position = np.full(256, len(self.classes), np.intp)
+        position[[c.code for c in self.classes]] = np.arange(len(self.classes))
+        position[NOT_ANALYSED] = len(self.classes) + 1
+        codes: NDArray[np.uint8] = np.asarray(self.labels[key])
+        return position[codes]
+
+    def shares(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """Return the share of each class among analysed pixels; classes without pixels are left out."""
+        analysed = int(counts[:-1].sum())
+        pairs = zip(self.classes, counts.tolist(), strict=False)
+        return {c.name: count / analysed for c, count in pairs if count}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Measurements of one region, explained at `polygons.Region`."""
+
+    mean_probability: float
+    shares: dict[str, float]
+
+
+def measure_regions(polygons: Sequence[Polygon], labels: LabelField, group: GroupField) -> list[Measured]:
+    """Measure disjoint regions; each block of the maps that they touch is read once.
+
+    Args:
+        polygons: in map pixels, neither overlapping nor touching.
+        labels: of the whole map.
+        group: the regions' group.
+
+    Returns:
+        One for each polygon.
+    """
+    tally = _Tally(len(polygons), labels.columns)
+    edges = polygon_edges(polygons, np.arange(1, len(polygons) + 1))
+    side = max(1, BLOCK // group.downsample)
+    for box, ids in _rasters(edges.shrunk(group.downsample), group.shape, side):
+        tally.add_probability(ids, group[box.y0 : box.y1, box.x0 : box.x1])
+    for box, ids in _rasters(edges, labels.shape, BLOCK):
+        tally.add_labels(ids, labels[box.y0 : box.y1, box.x0 : box.x1])
+    _measure_small(polygons, tally, labels, group)
+    means = np.minimum(tally.probability / tally.pixels / group.full, 1.0).tolist()
+    return [Measured(mean, labels.shares(counts)) for mean, counts in zip(means, tally.labels, strict=True)]
+
+
+def _rasters(edges: Edges, shape: tuple[int, ...], side: int) -> Iterator[tuple[Box, NDArray[np.int32]]]:
+    """Yield each block of a (height, width) map that holds any region, with the region ids of its pixels."""
+    height, width = shape
+    for y0 in range(0, height, side):
+        y1 = min(y0 + side, height)
+        strip = edges.crossing_rows(y0, y1)
+        for x0 in range(0, width, side):
+            box = Box(x0, y0, min(x0 + side, width), y1)
+            ids = fill_edges(strip, box)
+            if ids.any():
+                yield box, ids
+
+
+class _Tally:
+    """Counts and sums of a group's regions, filled block by block."""
+
+    def __init__(self, regions: int, columns: int) -> None:
+        self.labels = np.zeros((regions, columns), np.int64)
+        """Label pixels of each region in each column of `LabelField`."""
+        self.pixels = np.zeros(regions, np.int64)
+        """Probability pixels of each region."""
+        self.probability = np.zeros(regions, np.float64)
+        """Sum over those, in the field's units."""
+
+    def add_labels(self, ids: NDArray[np.int32], columns: NDArray[np.intp]) -> None:
+        present, position, inside = _present(ids)
+        width = self.labels.shape[1]
+        counts = np.bincount(position * width + columns[inside], minlength=len(present) * width)
+        self.labels[present] += counts.reshape(-1, width)
+
+    def add_probability(self, ids: NDArray[np.int32], values: NDArray[Any]) -> None:
+        present, position, inside = _present(ids)
+        self.pixels[present] += np.bincount(position)
+        self.probability[present] += np.bincount(position, values[inside])
+
+
+def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Return the regions in a raster, each inside pixel's position in that list, and which are inside."""
+    inside = ids > 0
+    region = ids[inside] - 1
+    present = np.flatnonzero(np.bincount(region))
+    position = np.zeros(present[-1] + 1, np.intp)
+    position[present] = np.arange(len(present))
+    return present, position[region], inside
+
+
+def _measure_small(polygons: Sequence[Polygon], tally: _Tally, labels: LabelField, group: GroupField) -> None:
+    """Give regions without any pixel centre the one pixel under a point inside them."""
+    for i in np.flatnonzero((tally.pixels == 0) | (tally.labels.sum(axis=1) == 0)).tolist():
+        point = shapely.point_on_surface(polygons[i])
+        if tally.pixels[i] == 0:
+            pixel = _pixel(point, group.shape, group.downsample)
+            tally.pixels[i], tally.probability[i] = 1, group[pixel].item()
+        if tally.labels[i].sum() == 0:
+            tally.labels[i, labels[_pixel(point, labels.shape, 1)].item()] = 1
+
+
+def _pixel(point: Point, shape: tuple[int, ...], downsample: int) -> tuple[slice, slice]:
+    row = min(int(point.y / downsample), shape[0] - 1)
+    column = min(int(point.x / downsample), shape[1] - 1)
+    return slice(row, row + 1), slice(column, column + 1)

@@ -1,0 +1,194 @@
+"""From maps to regions: which parts of the slide belong to a class, as measured polygons.
+
+Positions are map pixels (see `geometry`). Everything is read block by block; memory holds one block and
+the polygons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import Polygon
+
+from wsi_seg.classes import ClassGroup, TissueClass
+from wsi_seg.contours import Field, RingLimits, trace_contours
+from wsi_seg.errors import UsageError
+from wsi_seg.measurements import FULL, GroupField, LabelField, Measured, measure_regions
+
+
+class MapArrays(Protocol):
+    """The maps of one slide, as far as tracing needs them; arrays may be NumPy or Zarr."""
+
+    @property
+    def mpp(self) -> float:
+        """Microns per map pixel."""
+
+    @property
+    def classes(self) -> tuple[TissueClass, ...]:
+        """Class of each probability channel."""
+
+    @property
+    def labels(self) -> Any:
+        """uint8 (y, x): class codes at full map resolution, 0 = not analysed."""
+
+    @property
+    def probabilities(self) -> Any:
+        """(c, y, x): uint8 (value / 255) or float32; pixel i covers map pixels [ds * i, ds * (i + 1))."""
+
+    @property
+    def probability_downsample(self) -> int:
+        """Map pixels per probability pixel, the `ds` above; the last pixel may be only partly inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSettings:
+    """How regions are cut out of the maps."""
+
+    threshold: float = 0.5
+    """Probability from which on a place belongs to the group; at one half, groups without a common class
+    cannot overlap. Not used for labels."""
+    min_area_um2: float = 1000.0
+    """Smaller regions are left out. The default is that of about five tumour cells; less is noise to a
+    network that sees 0.5 µm per pixel."""
+    min_hole_um2: float = 1000.0
+    """Smaller holes are filled; by default what would also be too small for a region."""
+    tolerance_um: float = 1.0
+    """How far outlines may move for the sake of fewer vertices. The default is far below a cell and half a
+    probability pixel of the default maps, and leaves a few percent of the vertices."""
+    source: Literal["probabilities", "labels"] = "probabilities"
+    """Trace group probabilities (smooth outlines, any threshold) or the most probable class of each pixel."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UsageError(f"threshold must be above 0 and at most 1, got {self.threshold:g}")
+        for name in ("min_area_um2", "min_hole_um2", "tolerance_um"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} must be zero or more, got {value:g}")
+        if self.source not in ("probabilities", "labels"):
+            raise UsageError(f"source must be probabilities or labels, got {self.source!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One connected region of a group."""
+
+    polygon: Polygon
+    """Valid, in map pixels."""
+    group: ClassGroup
+    area_um2: float
+    """Area of `polygon`, without its holes."""
+    perimeter_um: float
+    """Length of the outline and of the holes' outlines."""
+    mean_probability: float
+    """Mean of the group's probability over the probability pixels whose centre lies inside, 0 … 1."""
+    shares: dict[str, float]
+    """Class name to its share of the analysed label pixels whose centre lies inside, in the order of the
+    model's classes, without those that do not occur; empty when nothing inside was analysed."""
+
+
+def trace(
+    maps: MapArrays, groups: Sequence[ClassGroup], settings: TraceSettings | None = None
+) -> list[Region]:
+    """Return the measured regions of each group, in the order of `groups`, each from top to bottom.
+
+    Regions of one group neither overlap nor touch, before and after simplification.
+
+    Raises:
+        UsageError: a group has no class of these maps.
+    """
+    settings, groups = settings or TraceSettings(), tuple(dict.fromkeys(groups))
+    fields = [_group_field(maps, group) for group in groups]  # all checked before the first is traced
+    labels = LabelField(maps.labels, maps.classes)
+    regions: list[Region] = []
+    for group, field in zip(groups, fields, strict=True):
+        polygons = _outlines(maps, group, field, settings)
+        measured = measure_regions(polygons, labels, field)
+        regions += [_region(p, group, maps.mpp, m) for p, m in zip(polygons, measured, strict=True)]
+    return regions
+
+
+def _region(polygon: Polygon, group: ClassGroup, mpp: float, values: Measured) -> Region:
+    area, perimeter = polygon.area * mpp**2, polygon.length * mpp
+    return Region(polygon, group, area, perimeter, values.mean_probability, values.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupLabels:
+    """1 where the label belongs to the group, else 0."""
+
+    labels: Any
+    codes: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.labels.shape)
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
+        table = np.zeros(256, np.uint8)
+        table[list(self.codes)] = 1
+        codes: NDArray[np.uint8] = np.asarray(self.labels[key])
+        return table[codes]
+
+
+def _group_field(maps: MapArrays, group: ClassGroup) -> GroupField:
+    channels = tuple(i for i, c in enumerate(maps.classes) if c.code in group.codes)
+    if not channels:
+        names = ", ".join(c.name for c in maps.classes)
+        raise UsageError(f"group {group.name!r} has no class of these maps; they hold {names}")
+    return GroupField(maps.probabilities, channels, maps.probability_downsample)
+
+
+def _outlines(
+    maps: MapArrays, group: ClassGroup, probability: GroupField, settings: TraceSettings
+) -> list[Polygon]:
+    """Return the simplified polygons of one group in map pixels, sorted by top, then left."""
+    height, width = maps.labels.shape
+    field: Field
+    if settings.source == "labels":
+        field, threshold, scale = _GroupLabels(maps.labels, group.codes), 1.0, 1
+    else:
+        field, scale = probability, maps.probability_downsample
+        # A hair less, so that 0.6 of 255 means 153 whatever its floating-point product.
+        threshold = settings.threshold * (FULL - 1e-9 if probability.dtype == np.uint8 else 1)
+    um2_per_pixel = (maps.mpp * scale) ** 2
+    limits = RingLimits(settings.min_area_um2 / um2_per_pixel, settings.min_hole_um2 / um2_per_pixel)
+    polygons = trace_contours(field, threshold, extent=(width / scale, height / scale), limits=limits)
+    traced = shapely.transform(shapely.normalize(np.asarray(polygons, dtype=object)), lambda xy: xy * scale)
+    simplified = simplify_together(_sorted(traced), settings.tolerance_um / maps.mpp)
+    return list(simplified[shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2])
+
+
+def _sorted(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+    x0, y0, x1, y1 = shapely.bounds(polygons).reshape(-1, 4).T
+    return polygons[np.lexsort((x1, y1, x0, y0))]
+
+
+def simplify_together(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
+    """Simplify disjoint polygons so that they stay valid and disjoint.
+
+    Args:
+        polygons: (n,) disjoint polygons; one may lie in a hole of another.
+        tolerance: how far an outline may move, in the unit of the polygons.
+
+    Returns:
+        (n,) polygons in the same order.
+    """
+    while len(polygons) and tolerance > 0:
+        # As one geometry, for only then outlines of different polygons are kept from crossing.
+        together = shapely.simplify(shapely.multipolygons(polygons), tolerance, preserve_topology=True)
+        if shapely.is_valid(together) and shapely.get_num_geometries(together) == len(polygons):
+            return np.asarray(shapely.get_parts(together))
+        # GEOS is meant to keep this, and older versions did not in every case: ask for less.
+        tolerance = tolerance / 2 if tolerance > 1e-3 else 0.0
+    return polygons
