@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi_seg.blocks import BlockSettings, segment_block
+from wsi_seg.errors import ModelError, UsageError
+from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.slide import map_frame, pick_level, read_region
+from wsi_seg.stitch import StitchSettings, blend_window
+from wsi_seg.testing.predictors import Darkness, Identity, Position
+from wsi_seg.testing.slides import ArraySlide, area_mean
+from wsi_seg.tiling import Block, Grid, cut_blocks
+from wsi_seg.tissue import TissueMask, find_tissue
+
+CODES = (5, 9, 200)
+
+
+def texture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def stitched(
+    slide: ArraySlide, predictor: Any, stitch: StitchSettings, side: int, codes: tuple[int, ...], mpp: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Segment all blocks of a slide and put their arrays together."""
+    frame = map_frame(slide.info, mpp)
+    tissue = find_tissue(slide, "none")
+    d = stitch.probability_downsample
+    plan = BlockSettings(frame, stitch, codes, pick_level(slide.info, frame), batch=2)
+    labels = np.zeros((frame.size.height, frame.size.width), np.uint8)
+    shape = (len(codes), -(-frame.size.height // d), -(-frame.size.width // d))
+    probabilities = np.zeros(shape, stitch.probability_dtype)
+    for block in cut_blocks(frame.size, side):
+        part = tissue.crop(frame.to_l0(block.box))
+        maps = segment_block(slide, block, part, predictor, plan)
+        b = block.box
+        labels[b.y0 : b.y1, b.x0 : b.x1] = maps.labels
+        probabilities[:, b.y0 // d : -(-b.y1 // d), b.x0 // d : -(-b.x1 // d)] = maps.probabilities
+    return labels, probabilities
+
+
+sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
+grids = st.sampled_from([(64, 0), (64, 32), (96, 32), (128, 64)])
+blends = st.sampled_from(["crop", "gaussian", "mean"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, grids, blends, st.sampled_from([64, 128, 256]), st.sampled_from([1, 2, 4]))
+def test_identity_comes_back(
+    size: tuple[int, int], grid: tuple[int, int], blend: Any, side: int, downsample: int
+) -> None:
+    pixels = texture(*size)
+    slide = ArraySlide(pixels, mpp=0.5)
+    stitch = StitchSettings(Grid(*grid), blend, downsample, "float32")
+    labels, probabilities = stitched(slide, Identity(), stitch, side, CODES)
+    for channel in range(3):
+        plane = pixels[..., channel].astype(np.float64) / 255
+        for y, x in ((0, 0), (-1, -1), (probabilities.shape[1] // 2, probabilities.shape[2] // 2)):
+            y, x = y % probabilities.shape[1], x % probabilities.shape[2]
+            cell = plane[y * downsample : (y + 1) * downsample, x * downsample : (x + 1) * downsample]
+            assert probabilities[channel, y, x] == pytest.approx(cell.mean(), abs=1e-5)
+    if blend == "crop":
+        expected = np.array(CODES, np.uint8)[pixels.argmax(axis=-1)]
+        assert np.array_equal(labels, expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, grids, blends, st.integers(0, 10))
+def test_bytes_do_not_depend_on_the_block(
+    size: tuple[int, int], grid: tuple[int, int], blend: Any, seed: int
+) -> None:
+    slide = ArraySlide(texture(*size, seed), mpp=0.31)
+    stitch = StitchSettings(Grid(*grid), blend, 4)
+    results = [stitched(slide, Position(), stitch, side, CODES[:2]) for side in (64, 96, 512)]
+    for labels, probabilities in results[1:]:
+        assert np.array_equal(labels, results[0][0])
+        assert np.array_equal(probabilities, results[0][1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.2, 0.6), st.integers(0, 5))
+def test_identity_at_any_resolution_equals_one_read(mpp: float, seed: int) -> None:
+    slide = ArraySlide(texture(257, 190, seed), mpp=mpp)
+    frame = map_frame(slide.info, 0.5)
+    whole = read_region(slide, frame, frame.box)
+    _, probabilities = stitched(slide, Identity(), StitchSettings(Grid(64, 32), "crop", 1), 64, CODES)
+    # A last row or column whose centre lies beyond the slide is not analysed.
+    height = round(frame.size.height - 0.5 < 190 / frame.l0_per_map.y) + frame.size.height - 1
+    width = round(frame.size.width - 0.5 < 257 / frame.l0_per_map.x) + frame.size.width - 1
+    assert np.array_equal(probabilities[:, :height, :width], whole.transpose(2, 0, 1)[:, :height, :width])
+
+
+def test_crop_takes_every_pixel_from_its_own_tile() -> None:
+    grid = Grid(64, 32)
+    slide = ArraySlide(texture(200, 130), mpp=0.5)
+    _, probabilities = stitched(slide, Position(), StitchSettings(grid, "crop", 1, "float32"), 128, (1, 2))
+    tile = Position()(np.zeros((1, 64, 64, 3), np.uint8))[0, 0]
+    for y, x in ((0, 0), (31, 32), (64, 95), (129, 199)):
+        expected = tile[y % grid.stride + grid.halo, x % grid.stride + grid.halo]
+        assert probabilities[0, y, x] == expected
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "mean"])
+def test_blending_is_the_weighted_mean_of_all_tiles(blend: Any) -> None:
+    stitch = StitchSettings(Grid(64, 32), blend, 1, "float32")
+    slide = ArraySlide(texture(150, 100), mpp=0.5)
+    _, probabilities = stitched(slide, Position(), stitch, 64, (1, 2))
+    tile = Position()(np.zeros((1, 64, 64, 3), np.uint8))[0, 0]
+    window = blend_window(stitch)
+    total = np.zeros((100, 150))
+    weight = np.zeros((100, 150))
+    for one in stitch.grid.tiles_with_input_in(Box(0, 0, 150, 100)):
+        part = one.input.intersect(Box(0, 0, 150, 100))
+        inner, outer = part.within(one.input), part.within(Box(0, 0, 150, 100))
+        total[outer] += (tile * window)[inner]
+        weight[outer] += window[inner]
+    assert np.allclose(probabilities[0], total / weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian", "mean"])
+def test_blank_ground_is_not_predicted_and_not_counted(blend: Any) -> None:
+    pixels = np.full((256, 256, 3), 255, np.uint8)
+    pixels[:, :100] = 90
+    slide = ArraySlide(pixels, mpp=0.5)
+    frame = map_frame(slide.info, 0.5)
+    mask = np.zeros((32, 32), bool)
+    mask[:, :12] = True  # cells of 8 pixels: columns 0 … 95
+    tissue = TissueMask(mask, Scale(8, 8), "test")
+    seen: list[int] = []
+
+    def predictor(tiles: np.ndarray) -> np.ndarray:
+        seen.append(len(tiles))
+        return Darkness()(tiles)
+
+    plan = BlockSettings(frame, StitchSettings(Grid(64, 0), blend, 4), (1, 2), 0, batch=1)
+    maps = segment_block(slide, Block(0, 0, Box(0, 0, 256, 256)), tissue, predictor, plan)
+    assert sum(seen) == maps.tiles == 8  # two of four columns of tiles
+    assert (maps.labels[:, :96] == 1).all()
+    assert not maps.labels[:, 96:].any()
+    assert not maps.probabilities[:, :, 24:].any()
+    assert np.array_equal(maps.tissue, np.arange(256)[None] < np.full((256, 1), 96))
+
+
+def test_a_cell_partly_outside_tissue_is_the_mean_of_its_tissue() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 2:] = 255
+    slide = ArraySlide(pixels, mpp=0.5)
+    mask = np.zeros((64, 64), bool)
+    mask[:, :2] = True
+    plan = BlockSettings(map_frame(slide.info, 0.5), StitchSettings(Grid(64, 0), "crop", 4), (1, 2), 0, 1)
+    tissue = TissueMask(mask, Scale(1, 1), "test")
+    maps = segment_block(slide, Block(0, 0, Box(0, 0, 64, 64)), tissue, Darkness(), plan)
+    assert (maps.probabilities[0, :, 0] == 255).all()
+    assert not maps.probabilities[:, :, 1:].any()
+
+
+def test_torch_and_numpy_give_the_same_bytes() -> None:
+    torch = pytest.importorskip("torch")
+    slide = ArraySlide(texture(300, 200), mpp=0.5)
+    for blend in ("crop", "gaussian"):
+        stitch = StitchSettings(Grid(64, 32), blend, 4)
+        here = stitched(slide, Position(), stitch, 128, (1, 2))
+        there = stitched(slide, lambda t: torch.from_numpy(Position()(t)), stitch, 128, (1, 2))
+        assert np.array_equal(here[0], there[0])
+        assert np.array_equal(here[1], there[1])
+
+
+def test_uint8_probabilities_are_rounded_area_means() -> None:
+    pixels = texture(64, 64)
+    slide = ArraySlide(pixels, mpp=0.5)
+    _, probabilities = stitched(slide, Identity(), StitchSettings(Grid(64, 0), "crop", 4), 64, CODES)
+    exact = area_mean(pixels, 4).astype(int).transpose(2, 0, 1)
+    assert np.abs(probabilities.astype(int) - exact).max() <= 1
+
+
+def test_a_predictor_with_other_channels_is_named() -> None:
+    slide = ArraySlide(texture(64, 64), mpp=0.5)
+    with pytest.raises(ModelError, match=r"\(2, 2, 64, 64\), expected \(2, 3, 64, 64\)"):
+        stitched(slide, Darkness(), StitchSettings(Grid(64, 0)), 64, CODES)
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "word"), [(100, 0, "multiple of 32"), (64, 33, "even"), (64, 48, "half")]
+)
+def test_grids_that_make_no_sense(tile: int, overlap: int, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        Grid(tile, overlap)
+
+
+def test_settings_that_make_no_sense() -> None:
+    with pytest.raises(UsageError, match="unknown blend"):
+        StitchSettings(Grid(64, 0), "median")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="must divide"):
+        StitchSettings(Grid(64, 0), "crop", 5)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([64, 448, 1792]))
+@settings(max_examples=50, deadline=None)
+def test_blocks_cover_the_map_once(width: int, height: int, side: int) -> None:
+    blocks = list(cut_blocks(Size(width, height), side))
+    assert sum(b.box.width * b.box.height for b in blocks) == width * height
+    assert len({(b.ix, b.iy) for b in blocks}) == len(blocks)

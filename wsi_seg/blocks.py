@@ -1,0 +1,142 @@
+"""Segment one block: read, cut tiles, predict, stitch. A pure function of slide, block and predictor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.errors import ModelError
+from wsi_seg.geometry import Box
+from wsi_seg.plan import needed_tiles
+from wsi_seg.slide import MapFrame, Slide, read_region
+from wsi_seg.stitch import StitchSettings, new_stitcher
+from wsi_seg.tiling import Block, Tile
+from wsi_seg.tissue import TissueMask
+
+
+class Predictor(Protocol):
+    """A network, or anything that stands in for one."""
+
+    def __call__(self, tiles: NDArray[np.uint8], /) -> Any:
+        """Return float32 probabilities (N, C, H, W) of RGB tiles uint8 (N, H, W, 3).
+
+        The result may be an array of any library that follows the array API, on any device.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSettings:
+    """What every block of a plan has in common."""
+
+    frame: MapFrame
+    stitch: StitchSettings
+    codes: tuple[int, ...]
+    """Label value of each output channel."""
+    level: int
+    """Slide level to read from."""
+    batch: int
+    """Tiles per forward pass; a last, smaller batch is filled up, so that shapes never change."""
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """The finished arrays of one block."""
+
+    labels: NDArray[np.uint8]
+    """(h, w) class codes, 0: not analysed."""
+    tissue: NDArray[np.bool_]
+    """(h, w)"""
+    probabilities: NDArray[Any]
+    """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32"""
+    tiles: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time per stage: read, predict, stitch."""
+
+
+def segment_block(
+    slide: Slide,
+    block: Block,
+    tissue: TissueMask,
+    predictor: Predictor,
+    settings: BlockSettings,
+    check: Callable[[], None] = lambda: None,
+) -> BlockMaps:
+    """Segment one block of the map.
+
+    Args:
+        slide: an open slide of this thread.
+        block: pixels to fill.
+        tissue: mask of at least the block's part of the slide.
+        predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
+        settings: frame, grid, blending, codes, batch.
+        check: called before each batch; raises to stop.
+
+    Raises:
+        SlideError: the pixels cannot be read.
+        ModelError: the predictor's output has other channels or another size than expected.
+    """
+    seconds = {"read": 0.0, "predict": 0.0, "stitch": 0.0}
+    frame, stitch = settings.frame, settings.stitch
+    analysed = tissue.sample(frame, block.box)
+    tiles = needed_tiles(block, tissue, frame, stitch)
+    stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes))
+    if tiles:
+        box_map = _cover([tile.input for tile in tiles])
+        with _timed(seconds, "read"):
+            region = read_region(slide, frame, box_map, settings.level)
+        for start in range(0, len(tiles), settings.batch):
+            check()
+            group = tiles[start : start + settings.batch]
+            with _timed(seconds, "predict"):
+                probabilities = predictor(_stack(region, box_map, group, settings.batch))
+            _check_shape(probabilities, group[0], settings)
+            with _timed(seconds, "stitch"):
+                for tile, one in zip(group, probabilities, strict=False):
+                    stitcher.add(tile, one)
+    with _timed(seconds, "stitch"):
+        channel, probabilities = stitcher.finish()
+        labels = np.array((0, *settings.codes), np.uint8)[channel]
+    return BlockMaps(labels, analysed, probabilities, len(tiles), seconds)
+
+
+def _cover(boxes: list[Box]) -> Box:
+    return Box(
+        min(box.x0 for box in boxes),
+        min(box.y0 for box in boxes),
+        max(box.x1 for box in boxes),
+        max(box.y1 for box in boxes),
+    )
+
+
+def _stack(region: NDArray[np.uint8], region_map: Box, tiles: list[Tile], batch: int) -> NDArray[np.uint8]:
+    """Cut tiles out of a region; fill up to `batch` with zeros so that the network sees one shape."""
+    side = tiles[0].input.width
+    out = np.zeros((batch, side, side, 3), np.uint8)
+    for row, tile in enumerate(tiles):
+        out[row] = region[tile.input.within(region_map)]
+    return out
+
+
+def _check_shape(probabilities: Any, tile: Tile, settings: BlockSettings) -> None:
+    expected = (settings.batch, len(settings.codes), tile.input.height, tile.input.width)
+    if tuple(probabilities.shape) != expected:
+        raise ModelError(
+            f"the model returned an array of shape {tuple(probabilities.shape)}, expected {expected} "
+            "(batch, classes of the card, tile height, tile width)"
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,68 @@
+"""The command line. Each command imports what it needs when it runs, so `--help` and `info` are quick."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from wsi_seg import __version__
+from wsi_seg.cli.export import export
+from wsi_seg.cli.inspect import info, models, validate
+from wsi_seg.cli.run import run
+from wsi_seg.cli.seams import check_seams
+from wsi_seg.cli.train import train
+from wsi_seg.errors import Interrupted, WsiSegError
+
+app = typer.Typer(
+    name="wsi-seg",
+    help="Segment whole-slide images: OME-Zarr class maps and polygons that QuPath opens in the right place.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"wsi-seg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def _reporting(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn what a command returns or raises into an exit code; a foreseen error is one line on stderr."""
+
+    @functools.wraps(command)
+    def run_command(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except WsiSegError as error:
+            typer.echo(f"error: {error}", err=True)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            typer.echo("error: interrupted", err=True)
+            code = Interrupted.exit_code
+        raise typer.Exit(code)
+
+    return run_command
+
+
+for _command in (run, info, export, models, validate, train, check_seams):
+    app.command(_command.__name__.replace("_", "-"))(_reporting(_command))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

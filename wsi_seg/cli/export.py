@@ -1,0 +1,47 @@
+"""`wsi-seg export`: other classes, threshold or tolerance from finished maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsi_seg.cli.options import (
+    ClassesOption,
+    ConfigOption,
+    GroupsOption,
+    SetOption,
+    ThresholdOption,
+    names,
+    parse_settings,
+)
+
+
+def export(
+    results: Annotated[Path, typer.Argument(help="Results folder of one slide, OUT/<slide name>.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="GeoJSON file; by default RESULTS/<classes>_<threshold>.geojson."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    groups: GroupsOption = None,
+    classes: ClassesOption = None,
+    threshold: ThresholdOption = None,
+    set_: SetOption = None,
+) -> int:
+    """Write polygons again from finished maps; the network does not run and the run's files stay."""
+    from wsi_seg.config import read_run_config
+    from wsi_seg.export import export_regions
+
+    asked = {"groups": names(groups), "classes": names(classes), "threshold": threshold}
+    if classes is not None and groups is None:
+        asked["groups"] = []
+    settings = read_run_config(config, {**asked, **parse_settings(set_)}).region_settings()
+    what = "+".join((*settings.groups, *settings.classes))
+    path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
+    summary = export_regions(results, settings, path)
+    typer.echo(f"{summary.count} regions → {path}")
+    return 0

@@ -1,0 +1,78 @@
+"""Commands that only look: `info`, `models`, `validate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsi_seg.cli.options import JsonOption, MppOption
+from wsi_seg.errors import OutputError
+
+
+def info(
+    slide: Annotated[str, typer.Argument(help="Slide file, folder of a DICOM series, or URL.")],
+    mpp: MppOption = None,
+    reader: Annotated[str | None, typer.Option(help="openslide, tiffslide or image.")] = None,
+    json_: JsonOption = False,
+) -> int:
+    """Show what a slide says about itself: size, levels, microns per pixel, bounds."""
+    from wsi_seg.readers import open_slide
+
+    with open_slide(slide, reader=reader, mpp=mpp) as opened:
+        facts = opened.info
+    if json_:
+        typer.echo(json.dumps(dataclasses.asdict(facts), indent=2))
+        return 0
+    microns = f"{facts.mpp.x:g} × {facts.mpp.y:g} µm/px" if facts.mpp else "unknown, pass --mpp"
+    bounds = facts.bounds
+    lines = [
+        f"{facts.path}",
+        f"  reader       {facts.reader} ({facts.vendor})",
+        f"  size         {facts.size.width} × {facts.size.height} px",
+        f"  mpp          {microns} ({facts.mpp_source})",
+        f"  bounds       {f'x {bounds.x0}…{bounds.x1}, y {bounds.y0}…{bounds.y1}' if bounds else 'none'}",
+        f"  fingerprint  {facts.fingerprint}",
+        *(
+            f"  level {i}      {level.size.width} × {level.size.height} px, downsample {level.downsample.x:g}"
+            for i, level in enumerate(facts.levels)
+        ),
+    ]
+    typer.echo("\n".join(lines))
+    return 0
+
+
+def models(json_: JsonOption = False) -> int:
+    """List the bundled models with their cards."""
+    from wsi_seg.models.registry import list_models
+
+    cards = list_models()
+    if json_:
+        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2, ensure_ascii=False))
+        return 0
+    for card in cards:
+        typer.echo(
+            f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
+            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}"
+        )
+    return 0
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(help="A .geojson file, or a folder that holds some.")],
+) -> int:
+    """Check GeoJSON files against the rules by which QuPath reads them."""
+    from wsi_seg.exporters.check import check_geojson
+
+    files = sorted({*path.rglob("*.geojson"), *path.rglob("*.geojson.gz")}) if path.is_dir() else [path]
+    if not files:
+        raise OutputError(f"{path}: no .geojson file in this folder")
+    bad = 0
+    for file in files:
+        problems = check_geojson(file)
+        bad += bool(problems)
+        typer.echo("\n".join([f"{file}: {'ok' if not problems else f'{len(problems)} problems'}", *problems]))
+    return 1 if bad else 0

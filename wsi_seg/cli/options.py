@@ -1,0 +1,60 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from wsi_seg.errors import UsageError
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win over it.")
+]
+MppOption = Annotated[
+    float | None, typer.Option(help="Microns per level-0 pixel, where the slide does not say.")
+]
+GroupsOption = Annotated[str | None, typer.Option(help="Class groups to trace, separated by commas.")]
+ClassesOption = Annotated[str | None, typer.Option(help="Single classes to trace, separated by commas.")]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Probability from which on a place belongs to a region.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of configs/run.yaml; repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Turn KEY=VALUE pairs into values, read as YAML.
+
+    Raises:
+        UsageError: a pair has no "=" or its value is no YAML.
+    """
+    values = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r}: write KEY=VALUE, such as --set tile=1024")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair!r}: the value cannot be read as YAML") from error
+    return values
+
+
+def names(text: str | None) -> list[str] | None:
+    """Turn "tumor,stroma" into names; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr: warnings, or with -v what is being done."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )

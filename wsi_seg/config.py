@@ -1,0 +1,97 @@
+"""The configuration of a run: YAML and flags in, `RunSettings` out. Nothing below knows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsi_seg.geometry import Scale
+from wsi_seg.layout import ProbabilityDtype
+from wsi_seg.plan import PlanSettings
+from wsi_seg.polygons import TraceSettings
+from wsi_seg.settings import Origin, RegionSettings, RunSettings
+from wsi_seg.stitch import Blend
+from wsi_seg.yaml_config import read_yaml, validated
+
+DEFAULT_WORKERS = 2
+_TRACE = TraceSettings()
+
+
+class RunConfig(BaseModel):
+    """Everything a run can be told, flat, as in `configs/run.yaml`; a flag wins over the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "bcss-demo"
+    mpp: float | None = Field(default=None, gt=0)
+    reader: str | None = None
+    tissue: str = "otsu"
+    origin: Origin = "bounds"
+    groups: tuple[str, ...] = ("tumor",)
+    classes: tuple[str, ...] = ()
+    threshold: float = _TRACE.threshold
+    min_area_um2: float = _TRACE.min_area_um2
+    min_hole_um2: float = _TRACE.min_hole_um2
+    tolerance_um: float = _TRACE.tolerance_um
+    source: Literal["probabilities", "labels"] = _TRACE.source
+    tile: int | None = Field(default=None, gt=0)
+    overlap: int | None = Field(default=None, ge=0)
+    block: int | None = Field(default=None, gt=0)
+    blend: Blend = "crop"
+    batch: int = Field(default=1, ge=1)
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int | None = Field(default=None, ge=1)
+    scheduler: str = "threads"
+    probability_downsample: int = Field(default=4, ge=1)
+    probability_dtype: ProbabilityDtype = "uint8"
+    allow_upsampling: bool = False
+
+    def region_settings(self) -> RegionSettings:
+        """Return what is traced and how."""
+        trace = TraceSettings(
+            threshold=self.threshold,
+            min_area_um2=self.min_area_um2,
+            min_hole_um2=self.min_hole_um2,
+            tolerance_um=self.tolerance_um,
+            source=self.source,
+        )
+        return RegionSettings(self.groups, self.classes, trace, self.origin)
+
+    def run_settings(self, device: str, precision: str, overwrite: bool) -> RunSettings:
+        """Return the settings of a run on a resolved device and precision."""
+        plan = PlanSettings(
+            tile=self.tile,
+            overlap=self.overlap,
+            block=self.block,
+            blend=self.blend,
+            batch=self.batch,
+            device=device,
+            precision=precision,
+            workers=self.workers or DEFAULT_WORKERS,
+            probability_downsample=self.probability_downsample,
+            probability_dtype=self.probability_dtype,
+            allow_upsampling=self.allow_upsampling,
+        )
+        return RunSettings(
+            mpp=None if self.mpp is None else Scale(self.mpp, self.mpp),
+            reader=self.reader,
+            tissue=self.tissue,
+            plan=plan,
+            regions=self.region_settings(),
+            scheduler=self.scheduler,
+            overwrite=overwrite,
+        )
+
+
+def read_run_config(path: Path | None, flags: dict[str, Any] | None = None) -> RunConfig:
+    """Return the configuration of a file, if any, with flags on top; flags that are None were not given.
+
+    Raises:
+        UsageError: the file cannot be read, a key is unknown, or a value is wrong.
+    """
+    values = read_yaml(path) if path is not None else {}
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    return validated(RunConfig, {**values, **given}, str(path) if path is not None else "settings")

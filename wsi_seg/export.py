@@ -1,0 +1,49 @@
+"""Polygons from finished maps, without running the network again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from wsi_seg.card import ModelCard
+from wsi_seg.errors import OutputError
+from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
+from wsi_seg.maps import Maps
+from wsi_seg.polygons import trace
+from wsi_seg.results import MANIFEST, MAPS, read_json
+from wsi_seg.settings import RegionSettings
+from wsi_seg.slide import MapFrame, SlideInfo
+
+
+def export_regions(results: Path, settings: RegionSettings, path: Path) -> GeoJSONSummary:
+    """Trace the maps of a results folder with other settings and write them as GeoJSON.
+
+    Args:
+        results: a folder that `segment_slide` made.
+        settings: classes, threshold, tolerance, origin.
+        path: `.geojson` or `.geojson.gz` file to write.
+
+    Raises:
+        OutputError: the folder holds no results, or `path` cannot be written.
+        UsageError: the model has no such class.
+    """
+    manifest = read_json(results / MANIFEST)
+    card = _part(ModelCard, manifest, results, "model", "card")
+    slide = _part(SlideInfo, manifest, results, "slide")
+    frame = _part(MapFrame, manifest, results, "frame")
+    groups = settings.resolve(card)
+    regions = trace(Maps.open(results / MAPS), groups, settings.trace)
+    return write_geojson(regions, path, slide=slide, frame=frame, origin=settings.origin)
+
+
+def _part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
+    try:
+        for key in keys:
+            manifest = manifest[key]
+        return TypeAdapter(kind).validate_python(manifest)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise OutputError(
+            f"{results / MANIFEST}: {'.'.join(keys)} is missing or damaged; run wsi-seg run again"
+        ) from error

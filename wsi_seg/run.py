@@ -1,0 +1,215 @@
+"""The main job: one slide in, one results folder out. The whole direction of the package on one page.
+
+slide ──open──▶ plan ──blocks──▶ Dask graph ──▶ OME-Zarr maps ──trace──▶ polygons ──▶ GeoJSON
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from wsi_seg.card import WEIGHTS_NAME, read_card
+from wsi_seg.classes import ClassGroup
+from wsi_seg.exporters.geojson import write_geojson
+from wsi_seg.exporters.overview import write_overview
+from wsi_seg.jobs import BlockRecord, PredictorRecipe
+from wsi_seg.maps import Maps, create_maps
+from wsi_seg.models.registry import find_model, model_hash
+from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
+from wsi_seg.polygons import Region, trace
+from wsi_seg.readers import open_slide
+from wsi_seg.report import RunFacts, manifest, run_key, summarise
+from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
+from wsi_seg.segment import Execution, build_pyramids, segment_blocks
+from wsi_seg.settings import RunSettings
+from wsi_seg.slide import Slide
+from wsi_seg.tissue import TissueMask, find_tissue
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as a run needs it: facts for the plan, a recipe for the workers."""
+
+    facts: ModelFacts
+    predictor: PredictorRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """What became of one slide."""
+
+    slide: str
+    status: Literal["done", "skipped", "incomplete"]
+    folder: Path
+    summary: dict[str, Any]
+
+
+class Progress(Protocol):
+    """Told what happens; the command line draws a bar from it."""
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None: ...
+
+    def block_done(self, record: BlockRecord) -> None: ...
+
+    def stage(self, name: str) -> None: ...
+
+
+def load_model(reference: str, device: str, precision: str) -> Model:
+    """Find a model and read its card; the weights are loaded by the workers.
+
+    Args:
+        reference: bundled name, model folder, `hf://owner/name[@revision]`, or `.pth` file with a card.
+        device: a resolved device, such as `cpu` or `cuda:0`.
+        precision: a resolved precision: `float32`, `bf16` or `fp16`.
+
+    Raises:
+        ModelError: there is no such model, or its card is wrong.
+    """
+    folder = find_model(reference)
+    weights = folder / WEIGHTS_NAME
+    facts = ModelFacts(read_card(folder), model_hash(folder), weights.stat().st_size)
+    arguments = (("reference", str(folder)), ("device", device), ("precision", precision))
+    return Model(facts, PredictorRecipe("wsi_seg.models.predictor:load_predictor", arguments))
+
+
+def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
+    """Find tissue and plan; nothing is written."""
+    tissue = find_tissue(slide, settings.tissue, origin=settings.regions.origin)
+    return tissue, plan_segmentation(slide.info, tissue, model.facts, settings.plan)
+
+
+def segment_slide(
+    path: str | Path,
+    out: Path,
+    model: Model,
+    settings: RunSettings,
+    progress: Progress | None = None,
+) -> SlideResult:
+    """Do the whole job on one slide.
+
+    Args:
+        path: slide file, folder of a DICOM series, or URL.
+        out: folder that gets a folder named after the slide.
+        model: from `load_model`.
+        settings: see `RunSettings`.
+        progress: told what happens.
+
+    Returns:
+        The result; `skipped` when whole results of the same slide, model and settings are there.
+
+    Raises:
+        WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
+    """
+    groups = settings.regions.resolve(model.facts.card)
+    with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
+        run = _SlideRun(slide, out, model, settings, groups, progress or _Silent())
+        if not settings.overwrite and run.folder.holds(run.key):
+            return SlideResult(str(path), "skipped", run.folder.final, run.folder.read_summary())
+        run.fill_maps()
+        run.trace_regions()
+        summary = run.finish()
+    failed = any(record.error for record in run.records)
+    return SlideResult(str(path), "incomplete" if failed else "done", run.folder.final, summary)
+
+
+class _Silent:
+    """Progress that nobody watches."""
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        return None
+
+    def block_done(self, record: BlockRecord) -> None:
+        return None
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+class _SlideRun:
+    """One slide on its way through the stages."""
+
+    def __init__(
+        self,
+        slide: Slide,
+        out: Path,
+        model: Model,
+        settings: RunSettings,
+        groups: tuple[ClassGroup, ...],
+        progress: Progress,
+    ) -> None:
+        self.started = datetime.now(UTC)
+        self.seconds: dict[str, float] = {}
+        self.slide, self.model, self.settings, self.groups = slide, model, settings, groups
+        self.progress = progress
+        self.folder = ResultsFolder(out, slide.info.name)
+        with self._timed("plan"):
+            self.tissue, self.plan = prepare(slide, model, settings)
+        self.key = run_key(self.plan, groups, settings)
+        self.store = self.folder.partial / MAPS
+        self.records: list[BlockRecord] = []
+        self.regions: list[Region] = []
+
+    def fill_maps(self) -> None:
+        """Predict the blocks that an earlier run has not finished, then the pyramids."""
+        done = self.folder.begin(self.plan, self.key, self.settings.overwrite)
+        if not self.store.exists():
+            create_maps(self.store, self.plan.layout)
+        self.records = list(done)
+        self.progress.start(self.plan, sum(record.tiles for record in done))
+        execution = Execution(self.plan, self.store, self.settings.scheduler)
+        with self._timed("blocks"):
+            segment_blocks(execution, self.tissue, self.model.predictor, done, self._block_done)
+        with self._timed("pyramids"):
+            build_pyramids(execution)
+
+    def _block_done(self, record: BlockRecord) -> None:
+        self.folder.record(record)
+        self.records.append(record)
+        self.progress.block_done(record)
+
+    def trace_regions(self) -> None:
+        """Trace the regions and write what people look at."""
+        maps = Maps.open(self.store)
+        with self._timed("polygons"):
+            self.regions = trace(maps, self.groups, self.settings.regions.trace)
+            write_geojson(
+                self.regions,
+                self.folder.partial / POLYGONS,
+                slide=self.slide.info,
+                frame=self.plan.frame,
+                origin=self.settings.regions.origin,
+            )
+        with self._timed("overview"):
+            write_overview(
+                self.folder.partial / OVERVIEW,
+                self.slide,
+                self.regions,
+                frame=self.plan.frame,
+                maps=maps,
+                notice=self.model.facts.card.notice,
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Write summary and manifest, and rename the results into place."""
+        facts = RunFacts(
+            self.plan, self.model.facts, self.settings, self.groups, self.records, self.seconds, self.started
+        )
+        summary = summarise(facts, self.regions)
+        write_json(self.folder.partial / SUMMARY, summary)
+        write_json(self.folder.partial / MANIFEST, manifest(facts, self.key))
+        self.folder.finish()
+        return summary
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        self.progress.stage(stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - start

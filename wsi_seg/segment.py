@@ -1,0 +1,105 @@
+"""Carry out a plan: the jobs of all blocks, then of all pyramid levels, through the Dask graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_seg.blocks import BlockSettings
+from wsi_seg.graph import execute
+from wsi_seg.jobs import BlockJob, BlockRecord, PredictorRecipe, SlideRecipe, run_block
+from wsi_seg.layout import ShardRef
+from wsi_seg.maps import Maps
+from wsi_seg.plan import SegmentationPlan
+from wsi_seg.tissue import TissueMask
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Where a plan is carried out, and into which store."""
+
+    plan: SegmentationPlan
+    store: Path
+    scheduler: str = "threads"
+
+    @property
+    def store_path(self) -> str:
+        return str(self.store.absolute())
+
+
+def segment_blocks(
+    execution: Execution,
+    tissue: TissueMask,
+    predictor: PredictorRecipe,
+    done: Sequence[BlockRecord],
+    on_record: Callable[[BlockRecord], None],
+) -> None:
+    """Fill level 0 of the maps, one task a block; blocks in `done` are left as they are.
+
+    Raises:
+        Interrupted, ModelError, OutputError: see `jobs.run_block`.
+    """
+    finished = {(record.ix, record.iy) for record in done}
+    jobs = [
+        (key, job)
+        for key, job in _block_jobs(execution, tissue, predictor)
+        if (job.block.ix, job.block.iy) not in finished
+    ]
+    execute(
+        run_block,
+        jobs,
+        scheduler=execution.scheduler,
+        workers=execution.plan.workers,
+        on_result=on_record,
+    )
+
+
+def _block_jobs(
+    execution: Execution, tissue: TissueMask, predictor: PredictorRecipe
+) -> Iterator[tuple[str, BlockJob]]:
+    plan = execution.plan
+    slide = SlideRecipe(plan.slide.path, plan.slide.reader, plan.slide.mpp)
+    settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
+    for planned in plan.blocks:
+        block = planned.block
+        yield (
+            f"block-{plan.key[:16]}-{block.iy}-{block.ix}",
+            BlockJob(
+                block=block,
+                tissue=tissue.crop(plan.frame.to_l0(block.box)),
+                slide=slide,
+                predictor=predictor,
+                settings=settings,
+                maps_path=execution.store_path,
+            ),
+        )
+
+
+def build_pyramids(execution: Execution) -> None:
+    """Build the coarser levels of all maps, level by level, one task a shard.
+
+    Raises:
+        Interrupted, OutputError: see `maps.Maps.build_shard`.
+    """
+    plan = execution.plan
+    maps = Maps.open(execution.store)
+    for level in range(1, maps.level_count):
+        filled = {(p.block.ix >> level, p.block.iy >> level) for p in plan.blocks}
+        jobs = [
+            (f"shard-{plan.key[:16]}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (execution.store_path, s))
+            for s in maps.pyramid_shards(level)
+            if (s.ix, s.iy) in filled
+        ]
+        execute(
+            _build_shard,
+            jobs,
+            scheduler=execution.scheduler,
+            workers=plan.workers,
+            on_result=lambda _: None,
+        )
+
+
+def _build_shard(job: tuple[str, ShardRef]) -> None:
+    path, shard = job
+    Maps.open(Path(path), mode="r+").build_shard(shard)

@@ -1,0 +1,58 @@
+"""What a user may choose about a run, as frozen values; the command line and YAML are turned into these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wsi_seg.card import ModelCard
+from wsi_seg.classes import ClassGroup, find_classes, find_groups
+from wsi_seg.errors import UsageError
+from wsi_seg.geometry import Scale
+from wsi_seg.plan import PlanSettings
+from wsi_seg.polygons import TraceSettings
+
+Origin = Literal["bounds", "level0"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSettings:
+    """Which regions become polygons, and how."""
+
+    groups: tuple[str, ...] = ("tumor",)
+    """Class groups of the model card."""
+    classes: tuple[str, ...] = ()
+    """Single classes of the model card."""
+    trace: TraceSettings = field(default_factory=TraceSettings)
+    origin: Origin = "bounds"
+    """Frame of the GeoJSON: `bounds` subtracts the slide's bounds as QuPath does, `level0` does not."""
+
+    def resolve(self, card: ModelCard) -> tuple[ClassGroup, ...]:
+        """Return the groups and classes to trace.
+
+        Raises:
+            UsageError: the model has no group or class of a name, or none was asked for.
+        """
+        found = find_groups(self.groups, card.class_groups)
+        found += find_classes(self.classes, card.tissue_classes)
+        if not found:
+            raise UsageError(
+                "no groups and no classes to trace; name at least one with --groups or --classes"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Everything about a run but the slide, the model and the place of the results."""
+
+    mpp: Scale | None = None
+    """Microns per l0 pixel, where the slide does not say or says it wrong."""
+    reader: str | None = None
+    tissue: str = "otsu"
+    """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyse."""
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    regions: RegionSettings = field(default_factory=RegionSettings)
+    scheduler: str = "threads"
+    """`threads`, `synchronous`, or the address of a Dask scheduler."""
+    overwrite: bool = False

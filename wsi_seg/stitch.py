@@ -1,0 +1,211 @@
+"""Put tile predictions together into one block of labels and probabilities.
+
+The code is written against the array API, so it runs where the prediction is: NumPy arrays, or torch
+tensors on any device. Only what is stored (uint8 labels, quantised probabilities) leaves the device.
+Every step works pixel by pixel in a fixed order, so the bytes of a map pixel do not depend on the block
+that it was computed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
+
+from wsi_seg.errors import UsageError
+from wsi_seg.geometry import Box
+from wsi_seg.layout import ProbabilityDtype
+from wsi_seg.tiling import Grid, Tile
+
+Blend = Literal["crop", "gaussian", "mean"]
+
+# Standard deviation of the Gaussian window as a share of the tile side (Isensee et al. 2021, nnU-Net,
+# doi:10.1038/s41592-020-01008-z), and the least weight, so that no sum of weights is 0.
+GAUSSIAN_SHARE = 1 / 8
+LEAST_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class StitchSettings:
+    """How tiles become maps."""
+
+    grid: Grid
+    blend: Blend = "crop"
+    """`crop` keeps each tile's core; `gaussian` and `mean` average overlapping tiles."""
+    probability_downsample: int = 4
+    """Map pixels per probability pixel on each axis."""
+    probability_dtype: ProbabilityDtype = "uint8"
+
+    def __post_init__(self) -> None:
+        if self.blend not in get_args(Blend):
+            raise UsageError(f"unknown blend {self.blend!r}; use one of {', '.join(get_args(Blend))}")
+        if self.probability_downsample < 1 or self.grid.stride % self.probability_downsample:
+            raise UsageError(
+                f"probability_downsample {self.probability_downsample} must divide "
+                f"tile - overlap = {self.grid.stride}"
+            )
+
+
+class Stitcher(Protocol):
+    """Collects the predicted tiles of one block."""
+
+    def add(self, tile: Tile, probabilities: Any) -> None:
+        """Add one tile: float32 (C, tile, tile) in any array library."""
+        ...
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Return channel indices + 1 (0: not analysed) and probabilities of the whole block."""
+        ...
+
+
+def new_stitcher(
+    settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+) -> Stitcher:
+    """Return the stitcher for one block.
+
+    Args:
+        settings: grid and blending.
+        box_map: the block's pixels; its top left is a multiple of `probability_downsample`.
+        analysed: bool (box.height, box.width), True where there is tissue.
+        channels: number of network outputs C.
+
+    `finish` returns uint8 (h, w), the most probable channel + 1 or 0 where not analysed, and (C, ⌈h/d⌉,
+    ⌈w/d⌉): the mean over the analysed pixels of each d × d cell, 0 where there are none; uint8 is
+    ⌊255 p + ½⌋.
+    """
+    maker = _CropStitcher if settings.blend == "crop" else _BlendStitcher
+    return maker(settings, box_map, analysed, channels)
+
+
+def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
+    """Return the float32 (tile, tile) weights of `gaussian` and `mean` blending, all positive."""
+    side = settings.grid.tile
+    if settings.blend != "gaussian":
+        return np.ones((side, side), np.float32)
+    offset = np.arange(side) + 0.5 - side / 2
+    line = np.exp(-0.5 * (offset / (side * GAUSSIAN_SHARE)) ** 2)
+    return np.maximum(np.outer(line, line), LEAST_WEIGHT).astype(np.float32)
+
+
+class _Output:
+    """The block's arrays, padded so that both sides are multiples of the downsampling."""
+
+    def __init__(
+        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+    ) -> None:
+        d = settings.probability_downsample
+        self.settings = settings
+        self.shape = (box_map.height, box_map.width)
+        rows, columns = -(-box_map.height // d), -(-box_map.width // d)
+        self.box = Box.at(box_map.x0, box_map.y0, columns * d, rows * d)
+        self.analysed = np.zeros((rows * d, columns * d), bool)
+        self.analysed[: box_map.height, : box_map.width] = analysed
+        self.labels = np.zeros((rows * d, columns * d), np.uint8)
+        self.probabilities = np.zeros((channels, rows, columns), settings.probability_dtype)
+
+    def put(self, part_map: Box, probabilities: Any) -> None:
+        """Store float32 (C, h, w) probabilities of a part whose sides are multiples of d."""
+        d = self.settings.probability_downsample
+        rows, columns = part_map.within(self.box)
+        mask = self.analysed[rows, columns]
+        if not mask.any():
+            return
+        xp = array_namespace(probabilities)
+        best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
+        labels = _numpy(best) + np.uint8(1)
+        small = _area_mean(probabilities, mask, d)
+        if self.settings.probability_dtype == "uint8":
+            small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
+        if not mask.all():
+            labels *= mask
+        self.labels[rows, columns] = labels
+        self.probabilities[:, rows.start // d : rows.stop // d, columns.start // d : columns.stop // d] = (
+            _numpy(small)
+        )
+
+    def cut(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        return self.labels[: self.shape[0], : self.shape[1]], self.probabilities
+
+
+class _CropStitcher:
+    """Each pixel comes from the one tile whose core holds it; nothing is accumulated."""
+
+    def __init__(
+        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+    ) -> None:
+        self._out = _Output(settings, box_map, analysed, channels)
+
+    def add(self, tile: Tile, probabilities: Any) -> None:
+        part = tile.core.intersect(self._out.box)
+        if not part.empty:
+            rows, columns = part.within(tile.input)
+            self._out.put(part, probabilities[:, rows, columns])
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        return self._out.cut()
+
+
+class _BlendStitcher:
+    """Weighted mean of all tiles over a pixel, added up tile by tile in the order of the grid."""
+
+    def __init__(
+        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+    ) -> None:
+        self._out = _Output(settings, box_map, analysed, channels)
+        self._sum: Any = None
+        self._weight: Any = None
+        self._window: Any = None
+
+    def add(self, tile: Tile, probabilities: Any) -> None:
+        xp = array_namespace(probabilities)
+        if self._sum is None:
+            where = device(probabilities)
+            shape = self._out.labels.shape
+            self._sum = xp.zeros((probabilities.shape[0], *shape), dtype=xp.float32, device=where)
+            self._weight = xp.zeros(shape, dtype=xp.float32, device=where)
+            self._window = xp.asarray(blend_window(self._out.settings), device=where)
+        part = tile.input.intersect(self._out.box)
+        rows, columns = part.within(tile.input)
+        to_rows, to_columns = part.within(self._out.box)
+        window = self._window[rows, columns]
+        self._sum[:, to_rows, to_columns] += probabilities[:, rows, columns] * window
+        self._weight[to_rows, to_columns] += window
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        if self._sum is not None:
+            xp = array_namespace(self._sum)
+            # Where no tile was predicted there is no tissue, and `put` masks it.
+            weight = xp.where(self._weight > 0, self._weight, xp.ones_like(self._weight))
+            self._out.put(self._out.box, self._sum / weight)
+        return self._out.cut()
+
+
+def _area_mean(probabilities: Any, mask: NDArray[np.bool_], d: int) -> Any:
+    """Return the mean of (C, h, w) over the masked pixels of each d × d cell: (C, h/d, w/d)."""
+    if d == 1 and mask.all():
+        return probabilities
+    xp = array_namespace(probabilities)
+    if mask.all():
+        return _cell_sum(probabilities, d) / (d * d)
+    weight = xp.asarray(mask.astype(np.float32), device=device(probabilities))[None]
+    count = _cell_sum(weight, d)
+    return _cell_sum(probabilities * weight, d) / xp.where(count > 0, count, xp.ones_like(count))
+
+
+def _cell_sum(values: Any, d: int) -> Any:
+    """Sum each d × d cell by additions in a fixed order (a library's own reduction may vary with shape)."""
+    rows = values[:, 0::d, :]
+    for offset in range(1, d):
+        rows = rows + values[:, offset::d, :]
+    cells = rows[:, :, 0::d]
+    for offset in range(1, d):
+        cells = cells + rows[:, :, offset::d]
+    return cells
+
+
+def _numpy(array: Any) -> NDArray[Any]:
+    """Return a NumPy copy or view of an array of any library, on the host."""
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

@@ -1,0 +1,48 @@
+"""Stand-ins for a network, in NumPy: they make geometry visible and tests quick."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Identity:
+    """Gives the image back: three classes whose "probabilities" are R, G and B / 255."""
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, 3, H, W) of uint8 (N, H, W, 3)."""
+        return (tiles.astype(np.float32) / 255).transpose(0, 3, 1, 2)
+
+
+class Darkness:
+    """Two classes: dark tissue ("tumor") against the rest, by mean brightness; sums to 1."""
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
+        dark = 1 - tiles.astype(np.float32).mean(axis=-1) / 255
+        return np.stack([dark, 1 - dark], axis=1)
+
+
+class Position:
+    """A prediction that depends on the place in the tile, so that a wrong placement shows.
+
+    Class 1 falls off linearly from the tile's centre to its border; class 2 is the rest.
+    """
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
+        n, height, width, _ = tiles.shape
+        y = np.abs(np.linspace(-1, 1, height, dtype=np.float32))[:, None]
+        x = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[None]
+        near = np.broadcast_to(1 - np.maximum(y, x), (n, height, width))
+        return np.stack([near, 1 - near], axis=1)
+
+
+def identity() -> Identity:
+    """Recipe `wsi_seg.testing.predictors:identity`."""
+    return Identity()
+
+
+def darkness() -> Darkness:
+    """Recipe `wsi_seg.testing.predictors:darkness`."""
+    return Darkness()
