@@ -23,3 +23,45 @@ def sample_svs() -> Path:
     from wsi_seg.data import sample_slide
 
     return sample_slide()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a small, untrained but real network: 4 classes at 0.5 µm/px."""
+    import torch
+
+    from wsi_seg.card import CardClass, CardGroup, ModelCard
+    from wsi_seg.classes import BCSS
+    from wsi_seg.models.network import build_network, save_network
+
+    torch.manual_seed(5)
+    card = ModelCard(
+        name="tiny",
+        notice="untrained",
+        encoder="resnet18",
+        architecture_options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+        classes=tuple(CardClass(code=c.code, name=c.name, color=c.color) for c in BCSS[:4]),
+        groups=(
+            CardGroup(name="tumor", codes=(1,), color=(200, 0, 0)),
+            CardGroup(name="other", codes=(2, 3, 4), color=(255, 200, 0)),
+        ),
+        mpp=0.5,
+        tile=128,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    network = build_network(card)
+    with torch.no_grad():  # spread the untrained logits, so that every class wins somewhere
+        network.segmentation_head[0].weight.mul_(8)
+    save_network(network, card, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pyramidal slide of 4096 × 4096 pixels at 0.25 µm/px, a third of it tissue."""
+    from wsi_seg.geometry import Size
+    from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+    path = tmp_path_factory.mktemp("slides") / "made.svs"
+    make_slide(path, SlideSpec(size=Size(4096, 4096), mpp=0.25, tissue=0.35, seed=3))
+    return path

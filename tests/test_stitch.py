@@ -25,7 +25,12 @@ def texture(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def stitched(
-    slide: ArraySlide, predictor: Any, stitch: StitchSettings, side: int, codes: tuple[int, ...], mpp: float = 0.5
+    slide: ArraySlide,
+    predictor: Any,
+    stitch: StitchSettings,
+    side: int,
+    codes: tuple[int, ...],
+    mpp: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Segment all blocks of a slide and put their arrays together."""
     frame = map_frame(slide.info, mpp)

@@ -73,6 +73,8 @@ class ModelCard(_Model):
     """Microns per pixel of the network's input."""
     tile: int = Field(default=512, ge=32)
     """Side of a square input tile in map pixels; a multiple of 32."""
+    overlap: int | None = Field(default=None, ge=0, multiple_of=2)
+    """Pixels that neighbouring tiles share; should reach as far as the network looks. None: 3/8 of a tile."""
     normalization: Normalization = Field(default_factory=Normalization)
     training_data: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)

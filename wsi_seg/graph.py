@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-import dask
+from dask.base import compute
 from dask.callbacks import Callback
+from dask.delayed import delayed
 
 from wsi_seg.errors import Interrupted, MissingExtraError, UsageError
 from wsi_seg.jobs import allow_start, request_stop
@@ -69,13 +70,13 @@ def _execute_here(
     workers: int,
     on_result: Callable[[Result], None],
 ) -> None:
-    tasks = [dask.delayed(function, pure=True, traverse=False)(job, dask_key_name=key) for key, job in jobs]
+    tasks = [delayed(function, pure=True, traverse=False)(job, dask_key_name=key) for key, job in jobs]
 
     def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
         on_result(result)
 
     with Callback(posttask=finished):
-        dask.compute(*tasks, scheduler=scheduler, num_workers=workers, optimize_graph=False)
+        compute(*tasks, scheduler=scheduler, num_workers=workers, optimize_graph=False)
 
 
 def _execute_distributed(
@@ -103,7 +104,8 @@ def _execute_distributed(
         def submit(pair: tuple[str, Job]) -> Any:
             return client.submit(function, pair[1], key=pair[0], retries=RETRIES, pure=True)
 
-        flight = as_completed([submit(pair) for pair in islice(todo, threads * IN_FLIGHT_PER_THREAD)])
+        first = [submit(pair) for pair in islice(todo, threads * IN_FLIGHT_PER_THREAD)]
+        flight = as_completed(first, loop=client.loop)
         for future in flight:
             on_result(future.result())
             future.release()

@@ -10,6 +10,7 @@ import importlib
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,7 +161,7 @@ class _MapsCache(threading.local):
 
     def get(self, path: str) -> Maps:
         if self._maps is None or path != self._path:
-            self._maps, self._path = Maps.open(path, mode="r+"), path
+            self._maps, self._path = Maps.open(Path(path), mode="r+"), path
         return self._maps
 
 

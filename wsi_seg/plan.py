@@ -20,7 +20,10 @@ from wsi_seg.tissue import TissueMask
 
 # A block is a whole number of strides nearest to this many map pixels: no tile is then predicted twice.
 BLOCK_TARGET = 2048
-DEFAULT_OVERLAP = 128
+# Share of a tile that overlaps its neighbours where the card does not say: with a U-Net of five halvings
+# and tiles of 1024 px the stitched labels then equal an undivided forward pass on more than 99.9 % of
+# pixels (`wsi-seg check-seams`). Kept to multiples of 64, so that all tiles have one phase of the network.
+DEFAULT_OVERLAP_SHARE = 3 / 8
 # Stretching level-0 pixels by more than this needs --allow-upsampling.
 UPSAMPLING_LIMIT = 1.25
 
@@ -209,8 +212,10 @@ def _resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tup
 def _choose_grid(card: ModelCard, settings: PlanSettings) -> Grid:
     tile = settings.tile or card.tile
     overlap = settings.overlap
+    if overlap is None and tile == card.tile:
+        overlap = card.overlap
     if overlap is None:
-        overlap = min(DEFAULT_OVERLAP, tile // 4 // 64 * 64)
+        overlap = int(tile * DEFAULT_OVERLAP_SHARE) // 64 * 64
     return Grid(tile, overlap)
 
 

@@ -80,11 +80,12 @@ class ResultsFolder:
     def partial(self) -> Path:
         return self.out / f".{self.name}.partial"
 
-    def holds(self, key: str) -> bool:
-        """Tell whether whole results of the run with this key are there.
+    def holds(self, key: str, overwrite: bool) -> bool:
+        """Tell whether whole results of the run with this key are there, to be kept.
 
         Raises:
-            OutputError: the folder holds something else, or the results of another run.
+            OutputError: the folder holds something else, or the results of another run that are not to be
+                overwritten.
         """
         if not self.final.exists():
             return False
@@ -92,6 +93,8 @@ class ResultsFolder:
             raise OutputError(
                 f"{self.final}: exists but holds no results of wsi-seg; choose another output folder"
             )
+        if overwrite:
+            return False
         if read_json(self.final / MANIFEST).get("key") != key:
             raise OutputError(
                 f"{self.final}: holds results of another slide, model or settings; "
@@ -161,6 +164,11 @@ class ResultsFolder:
             self.partial.rename(self.final)
             if old.exists():
                 shutil.rmtree(old)
+
+    def discard_if_nothing_done(self) -> None:
+        """Remove the partial folder when it holds no finished block that a next run could keep."""
+        if self.partial.exists() and not (self.partial / JOURNAL).exists():
+            self._remove(self.partial)
 
     def _remove(self, folder: Path) -> None:
         with writing_to(folder):

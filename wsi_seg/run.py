@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from wsi_seg.card import WEIGHTS_NAME, read_card
 from wsi_seg.classes import ClassGroup
+from wsi_seg.errors import WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import write_overview
 from wsi_seg.jobs import BlockRecord, PredictorRecipe
@@ -108,11 +109,15 @@ def segment_slide(
     groups = settings.regions.resolve(model.facts.card)
     with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
         run = _SlideRun(slide, out, model, settings, groups, progress or _Silent())
-        if not settings.overwrite and run.folder.holds(run.key):
+        if run.folder.holds(run.key, settings.overwrite):
             return SlideResult(str(path), "skipped", run.folder.final, run.folder.read_summary())
-        run.fill_maps()
-        run.trace_regions()
-        summary = run.finish()
+        try:
+            run.fill_maps()
+            run.trace_regions()
+            summary = run.finish()
+        except WsiSegError:
+            run.folder.discard_if_nothing_done()
+            raise
     failed = any(record.error for record in run.records)
     return SlideResult(str(path), "incomplete" if failed else "done", run.folder.final, summary)
 

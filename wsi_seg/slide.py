@@ -329,12 +329,22 @@ def _resample(crop: Image.Image, cell_level: RealBox, crop_level: Box, side: int
     return np.asarray(resized)
 
 
-def read_thumbnail(slide: Slide, max_side: int) -> tuple[NDArray[np.uint8], Scale]:
+def read_thumbnail(
+    slide: Slide, max_side: int, *, unreadable: int | None = None
+) -> tuple[NDArray[np.uint8], Scale]:
     """Read the whole slide at low power, strip by strip, so that memory does not grow with the slide.
+
+    Args:
+        slide: an open slide.
+        max_side: longest side of the thumbnail in pixels.
+        unreadable: grey value 0 … 255 to show for parts that cannot be read; None raises for them.
 
     Returns:
         uint8 RGB whose longer side is at most `max_side`, and the l0 pixels per thumbnail pixel (exact:
         pixel (i, j) covers l0 [i * scale.x, (i + 1) * scale.x) × …).
+
+    Raises:
+        SlideError: a part cannot be read, and `unreadable` is None.
     """
     info = slide.info
     if max_side < 1:
@@ -349,7 +359,12 @@ def read_thumbnail(slide: Slide, max_side: int) -> tuple[NDArray[np.uint8], Scal
     for y in range(0, height, CELL):
         for x in range(0, width, CELL):
             cell = Box.at(x, y, CELL, CELL).intersect(frame.box)
-            out[cell.within(frame.box)] = read_region(slide, frame, cell, level)
+            try:
+                out[cell.within(frame.box)] = read_region(slide, frame, cell, level)
+            except SlideError:
+                if unreadable is None:
+                    raise
+                out[cell.within(frame.box)] = unreadable
     return out, scale
 
 

@@ -67,6 +67,8 @@ def validate(
     """Check GeoJSON files against the rules by which QuPath reads them."""
     from wsi_seg.exporters.check import check_geojson
 
+    if not path.exists():
+        raise OutputError(f"{path}: no such file or folder")
     files = sorted({*path.rglob("*.geojson"), *path.rglob("*.geojson.gz")}) if path.is_dir() else [path]
     if not files:
         raise OutputError(f"{path}: no .geojson file in this folder")

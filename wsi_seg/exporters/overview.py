@@ -31,6 +31,9 @@ TINT = 0.28
 # Outlines are drawn this many times larger and then reduced, which smooths them.
 SUPERSAMPLING = 4
 
+# Grey of what cannot be read.
+UNREADABLE = 128
+
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
@@ -89,7 +92,8 @@ def write_overview(
 
 
 def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
-    pixels, l0_per_pic = read_thumbnail(slide, max_side)
+    # A damaged slide still gets its picture; the manifest says which blocks failed.
+    pixels, l0_per_pic = read_thumbnail(slide, max_side, unreadable=UNREADABLE)
     side = max(pixels.shape[:2])
     enlarged = int(np.clip(min(LEAST_SIDE, max_side) // side, 1, MOST_ENLARGED))
     if enlarged > 1:

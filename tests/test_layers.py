@@ -1,0 +1,204 @@
+"""Imports point one way: a module may import from its own layer and from those above it in `LAYERS`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
+
+# Modules and packages of wsi_seg; a package stands for all that is in it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "geometry", "classes", "data"),
+    ("slide", "card", "tiling", "metrics", "layout", "yaml_config"),
+    (
+        "readers",
+        "tissue",
+        "stain",
+        "annotations",
+        "rasterize",
+        "contours",
+        "measurements",
+        "polygons",
+        "stitch",
+        "plan",
+        "pyramid",
+    ),
+    ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings"),
+    ("models", "training", "graph"),
+    ("segment", "run", "evaluate", "export", "report", "seams"),
+    ("config", "cli", "viewer"),
+)
+# The contracts of readers, models and exporters; they may import everything, and only tests import them.
+CONTRACTS = "testing"
+# Two sides of one layer that do not know each other.
+APART = (("models", "training"), ("graph",))
+# Heavy libraries and where they may be imported.
+HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    (
+        "torch",
+        "torchvision",
+        "segmentation_models_pytorch",
+        "timm",
+        "lightning",
+        "pytorch_lightning",
+        "safetensors.torch",
+    ): ("models", "training", CONTRACTS),
+    ("dask", "distributed"): ("graph", CONTRACTS),
+}
+# Imported by `wsi-seg info` and by planning; they start in a fraction of a second.
+LIGHT = ("readers", "tissue", "plan", "polygons")
+
+_LAYER_OF = {name: number for number, names in enumerate(LAYERS, start=1) for name in names}
+_REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)(?::\w+)?")
+
+
+def find_modules(package: Path) -> dict[str, Path]:
+    """Return the dotted name of every module of a package folder."""
+    modules = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+def imports(name: str, modules: Mapping[str, Path]) -> set[str]:
+    """Return all that a module imports, lazily too, and the modules it names as "module:attribute"."""
+    path = modules[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(_imported_from(node, package, modules))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            reference = _REFERENCE.fullmatch(node.value)
+            if reference and reference[1] in modules:
+                found.add(reference[1])
+    return found - {name}
+
+
+def _imported_from(node: ast.ImportFrom, package: str, modules: Mapping[str, Path]) -> Iterator[str]:
+    base = node.module or ""
+    if node.level:
+        above = package.split(".")[: len(package.split(".")) - node.level + 1]
+        base = ".".join([*above, base] if base else above)
+    for alias in node.names:
+        inner = f"{base}.{alias.name}"
+        # Whether `safetensors.torch` is a module or an attribute is unknown here; its name is enough.
+        yield inner if inner in modules or base not in modules else base
+
+
+def part_of(module: str) -> str:
+    """Return the module or package directly under wsi_seg; "" for wsi_seg itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def faults(package: Path) -> list[str]:
+    """Return one sentence for every rule that an import in a package breaks."""
+    modules = find_modules(package)
+    arrows = {name: imports(name, modules) for name in modules}
+    found = []
+    for name in modules:
+        if part_of(name) not in {"", CONTRACTS, *_LAYER_OF}:
+            found.append(f"{name} has no layer; add {part_of(name)!r} to LAYERS in tests/test_layers.py")
+        for target in sorted(arrows[name]):
+            inside = target in modules
+            fault = _wrong_arrow(part_of(name), part_of(target)) if inside else _wrong_home(name, target)
+            if fault:
+                found.append(f"{name} imports {target}: {fault}")
+    inner = {name: [t for t in targets if t in modules] for name, targets in arrows.items()}
+    try:
+        TopologicalSorter(inner).prepare()
+    except CycleError as error:
+        found.append(f"modules import each other: {' <- '.join(error.args[1])}")
+    return found
+
+
+def _wrong_arrow(source: str, target: str) -> str:
+    if target == "" or source in (CONTRACTS, target):
+        return ""
+    if target == CONTRACTS:
+        return f"{CONTRACTS} is for tests only"
+    if source == "":
+        return "wsi_seg/__init__.py imports nothing, so that importing any part of it stays quick"
+    if source not in _LAYER_OF or target not in _LAYER_OF:
+        return ""  # reported as a module without a layer
+    if _LAYER_OF[target] > _LAYER_OF[source]:
+        return f"{source} is in layer {_LAYER_OF[source]}, {target} in layer {_LAYER_OF[target]}"
+    for one, other in (APART, APART[::-1]):
+        if source in one and target in other:
+            return f"{source} and {target} must not know each other"
+    return ""
+
+
+def _wrong_home(name: str, target: str) -> str:
+    for libraries, homes in HOMES.items():
+        for library in libraries:
+            if f"{target}.".startswith(f"{library}.") and part_of(name) not in homes:
+                return f"{library} may only be imported in {', '.join(homes)}"
+    return ""
+
+
+def test_imports_follow_the_layers() -> None:
+    assert faults(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "fault"),
+    [
+        ("geometry.py", "from wsi_seg.slide import Slide", "geometry is in layer 1, slide in layer 2"),
+        ("plan.py", "def f():\n    from wsi_seg import run", "imports wsi_seg.run: plan is in layer 3"),
+        ("plan.py", "import wsi_seg.maps", "plan is in layer 3, maps in layer 4"),
+        ("readers/deep/x.py", "from ...run import f", "readers is in layer 3, run in layer 6"),
+        ("jobs.py", "LOADER = 'wsi_seg.models:load'", "jobs is in layer 4, models in layer 5"),
+        ("models/__init__.py", "import wsi_seg.graph", "models and graph must not know each other"),
+        ("graph.py", "from wsi_seg.models import load", "graph and models must not know each other"),
+        ("stitch.py", "def f():\n    import torch.nn as nn", "torch may only be imported in models"),
+        ("stitch.py", "from safetensors import torch", "safetensors.torch may only be imported"),
+        ("run.py", "from dask.callbacks import Callback", "dask may only be imported in graph"),
+        ("cli.py", "from wsi_seg.testing import x", "testing is for tests only"),
+        ("__init__.py", "from wsi_seg.errors import WsiSegError", "imports nothing"),
+        ("nowhere.py", "", "wsi_seg.nowhere has no layer; add 'nowhere' to LAYERS"),
+        ("plan.py", "def f():\n    import wsi_seg.tissue", "modules import each other"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, path: str, code: str, fault: str) -> None:
+    package = tmp_path / "wsi_seg"
+    empty = ("__init__", "errors", "slide", "maps", "run", "graph", "plan", "testing")
+    packages = ("models", "readers", "readers/deep")
+    files = {f"{name}.py": "" for name in empty} | {f"{name}/__init__.py": "" for name in packages}
+    files |= {"tissue.py": "from wsi_seg import plan", path: code}
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    found = faults(package)
+    assert len(found) == 1 and fault in found[0]
+
+
+def test_allowed_imports_are_no_fault(tmp_path: Path) -> None:
+    package = tmp_path / "wsi_seg"
+    (package / "models").mkdir(parents=True)
+    (package / "errors.py").write_text(
+        "import numpy, torchinfo, safetensors\nfrom safetensors import safe_open"
+    )
+    (package / "models" / "__init__.py").write_text("import torch, wsi_seg.errors\nfrom . import net")
+    (package / "models" / "net.py").write_text("from wsi_seg import errors\nimport safetensors.torch")
+    assert faults(package) == []
+
+
+def test_planning_needs_neither_torch_nor_dask() -> None:
+    code = (
+        f"import sys; from wsi_seg import {', '.join(LIGHT)}; from wsi_seg.readers import openslide, image; "
+        "print([name for name in ('torch', 'dask', 'distributed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

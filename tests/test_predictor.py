@@ -1,0 +1,134 @@
+"""Predictors: probabilities, devices, precisions, threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_seg.card import read_card
+from wsi_seg.errors import ModelError, UsageError
+from wsi_seg.models import predictor as predictor_module
+from wsi_seg.models.network import load_network, normalized
+from wsi_seg.models.predictor import load_predictor, resolve_device, resolve_precision
+from wsi_seg.testing.models import random_model, some_tiles
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return random_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_predictor_says_what_it_is(model_folder):
+    made = load_predictor(str(model_folder), device="cpu", precision="bf16")
+    assert (made.card, made.device, made.precision) == (read_card(model_folder), "cpu", "bf16")
+
+
+def test_predictor_equals_the_plain_network(model_folder):
+    card, tiles = read_card(model_folder), some_tiles(2)
+    with torch.no_grad():
+        logits = load_network(model_folder)(normalized(torch.from_numpy(tiles), card.normalization))
+    exact = logits.softmax(1)
+    assert torch.allclose(load_predictor(str(model_folder), "cpu", "float32")(tiles), exact, atol=1e-5)
+    half = load_predictor(str(model_folder), "cpu", "bf16")(tiles)
+    assert not torch.equal(half, exact)
+    assert float((half - exact).abs().max()) < 0.1
+    assert float((half - exact).abs().mean()) < 0.005
+
+
+def test_predictor_takes_any_memory_layout(model_folder):
+    made = load_predictor(str(model_folder), "cpu", "float32")
+    tiles = some_tiles(2)
+    turned = np.ascontiguousarray(tiles[:, ::-1])[:, ::-1]
+    turned.setflags(write=False)
+    assert torch.equal(made(turned), made(tiles))
+
+
+def test_threads_share_a_predictor(model_folder):
+    made = load_predictor(str(model_folder), "cpu", "float32")
+    inside, most = 0, 0
+
+    def count(*_):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+
+    def leave(*_):
+        nonlocal inside
+        inside -= 1
+
+    made._network.register_forward_pre_hook(count)
+    made._network.register_forward_hook(leave)
+    batches = [np.roll(some_tiles(1), i, axis=1) for i in range(6)]
+    expected = [made(batch) for batch in batches]
+    with ThreadPoolExecutor(3) as pool:
+        assert all(map(torch.equal, pool.map(made, batches), expected))
+    assert most == 1
+
+
+def test_out_of_memory_is_a_model_error(model_folder):
+    made = load_predictor(str(model_folder), "cpu", "float32")
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried …")
+
+    made._network.register_forward_pre_hook(fail)
+    with pytest.raises(ModelError, match="batch of 2 tiles of 64×64"):
+        made(some_tiles(2))
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(UsageError, match="no CUDA device"):
+            resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == resolve_device("cuda") == "cuda:0"
+    assert resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(UsageError, match="CUDA devices here: 2"):
+        resolve_device("cuda:2")
+    for name in ("gpu", "", "cuda:", "cuda:x", "cpu:0", "CPU"):
+        with pytest.raises(UsageError, match="unknown device"):
+            resolve_device(name)
+
+
+def test_precisions(monkeypatch):
+    monkeypatch.setattr(predictor_module, "_cpu_has_bf16", lambda: True)
+    assert resolve_precision("auto", "cpu") == "bf16"
+    monkeypatch.setattr(predictor_module, "_cpu_has_bf16", lambda: False)
+    assert resolve_precision("auto", "cpu") == "float32"
+    assert resolve_precision("bf16", "cpu") == "bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert resolve_precision("auto", "cuda:0") == "bf16"
+    assert resolve_precision("fp16", "cuda:0") == "fp16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert resolve_precision("auto", "cuda:0") == "float32"
+    with pytest.raises(UsageError, match=r"fp16.*CUDA"):
+        resolve_precision("fp16", "cpu")
+    with pytest.raises(UsageError, match="unknown precision 'float16'"):
+        resolve_precision("float16", "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_cuda_agrees_with_the_cpu(precision, model_folder):
+    tiles = some_tiles(3)
+    made = load_predictor(str(model_folder), "cuda", precision)
+    out = made(tiles)
+    assert out.dtype == torch.float32 and out.device.type == "cuda"
+    assert torch.equal(out, made(tiles))
+    exact = load_predictor(str(model_folder), "cpu", "float32")(tiles)
+    assert float((out.cpu() - exact).abs().mean()) < (1e-4 if precision == "float32" else 0.005)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_batch_statistics_keep_their_digits(precision, model_folder):
+    network = load_network(model_folder)
+    exact = {name: t.clone() for name, t in network.state_dict().items() if "running" in name}
+    cast = predictor_module._cast(network, predictor_module.DTYPES[precision]).state_dict()
+    assert exact and all(torch.equal(cast[name], t) for name, t in exact.items())

@@ -1,0 +1,199 @@
+"""What the repository promises beside its code: configurations, versions, packaged files, dependencies."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hatchling.builders.wheel import WheelBuilder
+
+import wsi_seg
+from wsi_seg.card import WEIGHTS_NAME, read_card
+from wsi_seg.config import RunConfig, read_run_config
+from wsi_seg.data import sample_slide
+from wsi_seg.models.registry import BUNDLED, bundled_names
+from wsi_seg.training.config import read_train_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.y*ml"))
+MODULES = sorted((REPOSITORY / "wsi_seg").rglob("*.py"))
+
+SAMPLE_MD5 = "1ad6e35c9d17e4d85fb7e3143b328efe"
+MOST_LINES = 400
+BUNDLED_BYTES = 16 * 2**20
+
+# Distributions whose import name is another.
+IMPORT_NAMES = {"openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml"}
+# Distributions that another one loads; see the reasons in pyproject.toml.
+LOADED_BY_OTHERS = {"aiohttp", "imagecodecs", "openslide-bin"}
+
+# Pieces are joined here so that this file does not hold what it forbids.
+PRIVATE = re.compile(
+    "|".join(
+        [
+            *(rf"(?<![\w.\-/]){folder}/" for folder in ("/wo" + "rk", "/ro" + "ot", "/ho" + "me")),
+            *(
+                re.escape(host)
+                for host in ("py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org")
+            ),
+        ]
+    )
+)
+
+
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    return table
+
+
+def repository_files() -> list[Path]:
+    """Files that git knows or would add."""
+    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    paths = [REPOSITORY / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
+    if path.name.startswith("train"):
+        assert read_train_config(path).data_dir == tmp_path
+    elif path.name.startswith("run"):
+        assert read_run_config(path).model in bundled_names()
+    else:
+        pytest.fail(f"{path.name}: name it run*.yaml or train*.yaml, so that it is known how to load it")
+
+
+def test_run_configuration_shows_every_key_at_its_default() -> None:
+    path = REPOSITORY / "configs" / "run.yaml"
+    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == set(RunConfig.model_fields)
+    assert read_run_config(path) == RunConfig()
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = re.findall(r"^## \[([\d.]+)\]", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert {project()["version"], citation["version"], changes[0]} == {wsi_seg.__version__}
+
+
+def test_sample_slide_is_the_one_in_its_notice() -> None:
+    digest = hashlib.md5(sample_slide().read_bytes(), usedforsecurity=False).hexdigest()
+    assert digest == SAMPLE_MD5
+    assert digest in (sample_slide().parent / "NOTICE.txt").read_text(encoding="utf-8")
+
+
+def test_bundled_models_are_whole_small_and_honest() -> None:
+    assert "bcss-demo" in bundled_names()
+    for name in bundled_names():
+        card = read_card(BUNDLED / name)
+        assert card.name == name
+        assert (BUNDLED / name / WEIGHTS_NAME).stat().st_size < BUNDLED_BYTES
+        assert card.license and card.notice and card.training_data and card.metrics
+
+
+def test_no_file_names_a_machine_or_a_package_host() -> None:
+    found = []
+    for path in repository_files():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
+            if PRIVATE.search(line):
+                found.append(f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()[:80]}")
+    assert found == []
+
+
+def test_modules_are_short() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {str(path): count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_wheel_holds_every_file_of_the_package() -> None:
+    builder = WheelBuilder(str(REPOSITORY))
+    packed = {file.distribution_path for file in builder.recurse_included_files()}
+    package = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "wsi_seg").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"wsi_seg/py.typed", "wsi_seg/data/CMU-1-Small-Region.svs", "wsi_seg/data/NOTICE.txt"} <= package
+    assert packed == package
+
+
+def test_dependencies_are_those_that_are_imported() -> None:
+    required, extras = project()["dependencies"], project()["optional-dependencies"]
+    optional = [line for name in ("cloud", "distributed", "train") for line in extras[name]]
+    declared = {_distribution(line) for line in [*required, *optional]}
+    imported = {name for path in MODULES for name in _imported(path)} - {"wsi_seg", *sys.stdlib_module_names}
+    by_import = {IMPORT_NAMES.get(name, name.replace("-", "_")): name for name in declared}
+    assert {name for name in imported if name not in by_import} == set(), "imported but not declared"
+    unused = {name for module, name in by_import.items() if module not in imported}
+    assert unused == LOADED_BY_OTHERS, "declared but not imported"
+
+
+def test_dependencies_have_a_lower_bound_and_no_place() -> None:
+    extras = project()["optional-dependencies"]
+    for line in [*project()["dependencies"], *(line for lines in extras.values() for line in lines)]:
+        assert re.fullmatch(r"[\w-]+>=\d[\w.]*|wsi-seg\[[\w,]+\]", line), line
+
+
+def test_make_explains_itself_and_refuses_an_old_python(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    said = _make("help")
+    assert said.returncode == 0
+    for target in ("venv", "demo", "test", "lint", "format", "clean"):
+        assert f"make {target} " in said.stdout
+    old = tmp_path / "python3.8"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.8.10" || exit 1\n')
+    old.chmod(0o755)
+    refused = _make("venv", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}")
+    assert refused.returncode != 0
+    assert "3.11 or newer" in refused.stderr and "Python 3.8.10" in refused.stderr
+    missing = _make("venv", "PYTHON=no-such-python", f"VENV={tmp_path / 'venv'}")
+    assert missing.returncode != 0 and "no interpreter no-such-python" in missing.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def _make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # MAKEFLAGS of an outer make (`make test`) would change what the inner one prints.
+    outer = {
+        key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"
+    }
+    return subprocess.run(
+        ["make", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=outer
+    )
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
+
+
+def _imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names

@@ -1,0 +1,248 @@
+"""The main job through its Python API: what it leaves behind, and that nothing changes its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaozarrs
+from ome_zarr_models import open_ome_zarr
+
+from wsi_seg.errors import Interrupted, OutputError, SlideError, UsageError
+from wsi_seg.geometry import Scale
+from wsi_seg.jobs import BlockRecord
+from wsi_seg.maps import Maps
+from wsi_seg.plan import PlanSettings, SegmentationPlan
+from wsi_seg.results import JOURNAL, MAPS, POLYGONS
+from wsi_seg.run import Model, SlideResult, load_model, segment_slide
+from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.testing.geojson import assert_geojson
+
+SETTINGS = RunSettings(plan=PlanSettings(block=512, overlap=32))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Model:
+    return load_model(str(tiny_model), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def quiet(made_svs: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+    """The undisturbed run that others are compared with."""
+    return segment_slide(made_svs, tmp_path_factory.mktemp("quiet"), model, SETTINGS)
+
+
+def tree_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def run_again(made_svs: Path, out: Path, model: Model, settings: RunSettings = SETTINGS) -> SlideResult:
+    return segment_slide(made_svs, out, model, settings)
+
+
+def test_results_are_whole_and_valid(quiet: SlideResult) -> None:
+    assert quiet.status == "done"
+    names = {path.name for path in quiet.folder.iterdir()}
+    assert names == {"maps.zarr", "polygons.geojson", "overview.png", "summary.json", "manifest.json"}
+    assert [p.name for p in quiet.folder.parent.iterdir()] == ["made"]
+    yaozarrs.validate_zarr_store(str(quiet.folder / MAPS))
+    open_ome_zarr(str(quiet.folder / MAPS))
+    assert_geojson(quiet.folder / POLYGONS)
+
+
+def test_summary_agrees_with_the_maps(quiet: SlideResult) -> None:
+    maps = Maps.open(quiet.folder / MAPS)
+    labels, tissue = np.asarray(maps.labels[:]), np.asarray(maps.tissue[:])
+    assert np.array_equal(labels > 0, tissue > 0)
+    mm2 = 0.5**2 / 1e6
+    assert quiet.summary["tissue_area_mm2"] == pytest.approx(np.count_nonzero(tissue) * mm2, abs=1e-6)
+    for tissue_class in maps.classes:
+        area = np.count_nonzero(labels == tissue_class.code) * mm2
+        assert quiet.summary["class_area_mm2"].get(tissue_class.name, 0) == pytest.approx(area, abs=1e-6)
+    features = json.loads((quiet.folder / POLYGONS).read_text())["features"]
+    assert len(features) == quiet.summary["regions"]["tumor"]["count"] > 0
+    assert len(quiet.summary["class_area_mm2"]) > 1
+
+
+def test_manifest_says_what_was_done(quiet: SlideResult, model: Model, made_svs: Path) -> None:
+    manifest = json.loads((quiet.folder / "manifest.json").read_text())
+    assert manifest["slide"]["path"] == str(made_svs)
+    assert manifest["slide"]["mpp"] == {"x": 0.25, "y": 0.25}
+    assert manifest["slide"]["mpp_source"] == "openslide"
+    assert manifest["model"]["digest"] == model.facts.digest
+    assert manifest["settings"]["plan"]["block"] == 512
+    assert manifest["blocks_failed"] == []
+    assert manifest["versions"]["torch"]
+
+
+def test_every_scheduler_gives_the_same_bytes(
+    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    expected = tree_hash(quiet.folder / MAPS)
+    alone = run_again(made_svs, tmp_path / "one", model, replace(SETTINGS, scheduler="synchronous"))
+    assert tree_hash(alone.folder / MAPS) == expected
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+        settings = replace(SETTINGS, scheduler=cluster.scheduler_address)
+        far = run_again(made_svs, tmp_path / "far", model, settings)
+    assert tree_hash(far.folder / MAPS) == expected
+    assert (far.folder / POLYGONS).read_bytes() == (quiet.folder / POLYGONS).read_bytes()
+
+
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_block_size_does_not_change_a_pixel(made_svs: Path, model: Model, tmp_path: Path, blend: Any) -> None:
+    arrays = []
+    for block in (1024, 2048):
+        settings = RunSettings(plan=PlanSettings(block=block, overlap=32, blend=blend))
+        maps = Maps.open(run_again(made_svs, tmp_path / f"{blend}{block}", model, settings).folder / MAPS)
+        arrays.append([np.asarray(a[:]) for a in (maps.labels, maps.probabilities, maps.tissue)])
+    assert arrays[0][0].any()
+    for one, other in zip(*arrays, strict=True):
+        assert np.array_equal(one, other)
+
+
+class StopAfter:
+    """Presses Ctrl-C once so many blocks are done."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+        self.tiles_done = -1
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        self.tiles_done = tiles_done
+
+    def block_done(self, record: BlockRecord) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
+    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match="same command"):
+        segment_slide(made_svs, tmp_path, model, SETTINGS, StopAfter(3))
+    partial = tmp_path / ".made.partial"
+    assert not (tmp_path / "made").exists()
+    done = (partial / JOURNAL).read_text().splitlines()
+    assert len(done) >= 3
+    with (partial / JOURNAL).open("a") as journal:
+        journal.write('{"ix": 0, "iy"')  # a line cut short by a power loss
+    watcher = StopAfter(-1)
+    result = segment_slide(made_svs, tmp_path, model, SETTINGS, watcher)
+    assert watcher.tiles_done == sum(json.loads(line)["tiles"] for line in done) > 0
+    assert not partial.exists()
+    assert tree_hash(result.folder / MAPS) == tree_hash(quiet.folder / MAPS)
+    assert (result.folder / POLYGONS).read_bytes() == (quiet.folder / POLYGONS).read_bytes()
+    for key in ("class_area_mm2", "tissue_area_mm2", "tiles", "blocks", "regions"):
+        assert result.summary[key] == quiet.summary[key]
+
+
+def test_whole_results_are_skipped_and_never_mixed(made_svs: Path, model: Model, tmp_path: Path) -> None:
+    first = run_again(made_svs, tmp_path, model)
+    before = tree_hash(first.folder)
+    again = run_again(made_svs, tmp_path, model)
+    assert again.status == "skipped"
+    assert again.summary == first.summary
+    other = replace(SETTINGS, regions=RegionSettings(groups=("other",)))
+    with pytest.raises(OutputError, match="--overwrite"):
+        run_again(made_svs, tmp_path, model, other)
+    assert tree_hash(first.folder) == before
+    replaced = run_again(made_svs, tmp_path, model, replace(other, overwrite=True))
+    assert replaced.status == "done"
+    assert list(replaced.summary["regions"]) == ["other"]
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_an_unfinished_run_of_other_settings_is_not_mixed(
+    made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        segment_slide(made_svs, tmp_path, model, SETTINGS, StopAfter(1))
+    other = replace(SETTINGS, plan=replace(SETTINGS.plan, overlap=0))
+    with pytest.raises(OutputError, match="unfinished run with other settings"):
+        run_again(made_svs, tmp_path, model, other)
+    assert run_again(made_svs, tmp_path, model, replace(other, overwrite=True)).status == "done"
+
+
+def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no results of wsi-seg"):
+        run_again(made_svs, tmp_path, model)
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+    with pytest.raises(OutputError, match="holds no results of wsi-seg"):
+        run_again(made_svs, tmp_path, model, replace(SETTINGS, overwrite=True))
+    assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
+
+
+def test_unreadable_tiles_fail_their_blocks_only(
+    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    import tifffile
+
+    damaged = tmp_path / "made.svs"
+    content = bytearray(made_svs.read_bytes())
+    with tifffile.TiffFile(made_svs) as tiff:
+        page = tiff.pages[0]
+        row = page.imagewidth // page.tilewidth
+        hit = page.dataoffsets[row * (row // 2) + row // 2]
+    # No JPEG any more. Tiles of a made slide share their bytes, so this hits several places.
+    content[hit : hit + 16] = bytes(16)
+    damaged.write_bytes(content)
+    result = run_again(damaged, tmp_path / "out", model)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    failed = {(f["ix"], f["iy"]) for f in manifest["blocks_failed"]}
+    assert result.status == "incomplete"
+    assert failed
+    assert all("made.svs" in f["reason"] for f in manifest["blocks_failed"])
+    good, bad = Maps.open(quiet.folder / MAPS).labels, Maps.open(result.folder / MAPS).labels
+    for iy in range(4):
+        for ix in range(4):
+            part = (slice(iy * 512, iy * 512 + 512), slice(ix * 512, ix * 512 + 512))
+            expected = np.zeros((512, 512), np.uint8) if (ix, iy) in failed else np.asarray(good[part])
+            assert np.array_equal(np.asarray(bad[part]), expected)
+
+
+def test_a_blank_slide_ends_well(model: Model, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (700, 500), (244, 243, 245)).save(tmp_path / "blank.png")
+    settings = replace(SETTINGS, mpp=_mpp(0.5))
+    result = run_again(tmp_path / "blank.png", tmp_path / "out", model, settings)
+    assert result.status == "done"
+    assert result.summary["tiles"] == 0
+    assert result.summary["tissue_area_mm2"] == 0
+    assert json.loads((result.folder / POLYGONS).read_text())["features"] == []
+    yaozarrs.validate_zarr_store(str(result.folder / MAPS))
+
+
+def test_a_slide_too_coarse_for_the_model_is_refused(model: Model, made_svs: Path, tmp_path: Path) -> None:
+    coarse = replace(SETTINGS, mpp=_mpp(1.0))
+    with pytest.raises(SlideError, match=r"2\.00× coarser .* --allow-upsampling"):
+        run_again(made_svs, tmp_path, model, coarse)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_groups_are_named_before_anything_happens(
+    made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="unknown group 'tumr'; did you mean tumor"):
+        run_again(made_svs, tmp_path, model, replace(SETTINGS, regions=RegionSettings(groups=("tumr",))))
+    assert not list(tmp_path.iterdir())
+
+
+def _mpp(value: float) -> Scale:
+    return Scale(value, value)

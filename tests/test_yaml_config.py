@@ -1,0 +1,84 @@
+"""Configuration files: what is wrong in them is said in one line."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from wsi_seg.errors import UsageError
+from wsi_seg.yaml_config import read_yaml, validated
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Inner(Section):
+    colour: str = "red"
+    width: int = Field(default=1, ge=1)
+
+
+class Outer(Section):
+    name: str
+    one: Inner = Inner()
+    many: tuple[Inner, ...] = ()
+    maybe: Inner | None = None
+    table: dict[str, Inner] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Outer:
+        if self.name == "bad":
+            raise ValueError("bad is no name")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nam": "x"}, "unknown key 'nam'; did you mean 'name'?"),
+        ({"name": "x", "one": {"color": "b"}}, "unknown key 'one.color'; did you mean 'colour'?"),
+        ({"name": "x", "many": [{}, {"with": 2}]}, "unknown key 'many.1.with'; did you mean 'width'?"),
+        ({"name": "x", "maybe": {"widht": 2}}, "unknown key 'maybe.widht'; did you mean 'width'?"),
+        ({"name": "x", "table": {"k": {"widht": 2}}}, "unknown key 'table.k.widht'; did you mean 'width'?"),
+        ({}, "key 'name' is missing"),
+        ({"name": "bad"}, "bad is no name"),
+        ({"name": "x", "many": [{"width": 0}]}, "many.0.width: Input should be greater than"),
+        ({"name": "x", "one": {"width": "wide"}}, "(got 'wide')"),
+        ({"name": "x", "one": 3}, "one: Input should be"),
+    ],
+)
+def test_first_error_in_one_line(values, message):
+    with pytest.raises(UsageError) as caught:
+        validated(Outer, values, "my.yaml")
+    text = str(caught.value)
+    assert text.startswith("my.yaml: ") and message in text and "\n" not in text
+
+
+def test_right_values():
+    made = validated(Outer, {"name": "x", "many": [{"width": 3}]}, "my.yaml")
+    assert made == Outer(name="x", many=(Inner(width=3),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\nb: 2", "no valid YAML"),
+        (b"- a\n- b\n", "must be a mapping"),
+        (b"\xff\xfe\xfa", "no valid YAML"),
+        (b"a: !!python/object/apply:os.getcwd []", "no valid YAML"),
+    ],
+)
+def test_files_that_are_no_configuration(content, message, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_yaml(path)
+    text = str(caught.value)
+    assert text.startswith(str(path)) and message in text and "\n" not in text
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(UsageError, match=r"no\.yaml: cannot read the configuration"):
+        read_yaml(tmp_path / "no.yaml")
+    (tmp_path / "empty.yaml").write_text("# nothing but a comment\n")
+    assert read_yaml(tmp_path / "empty.yaml") == {}

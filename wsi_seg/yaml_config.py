@@ -1,0 +1,87 @@
+"""YAML files as checked values: what is wrong in them is said in one line, with the nearest right key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from wsi_seg.errors import UsageError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping.
+
+    Raises:
+        UsageError: the file cannot be read, is no valid YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: the configuration must be a mapping of keys to values")
+    return values
+
+
+def validated(cls: type[M], values: Mapping[str, Any], where: str) -> M:
+    """Return `values` as a `cls`.
+
+    Args:
+        cls: a pydantic model; it may hold other models, also in tuples, lists, dictionaries and unions.
+        values: keys and values as read from YAML.
+        where: start of the error message, such as the file's path.
+
+    Raises:
+        UsageError: a key is unknown or missing, or a value is wrong; the first of these is named.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {explain(cls, error)}") from error
+
+
+def explain(cls: type[BaseModel], error: ValidationError) -> str:
+    """Return the first error of a validation of `cls` in one line."""
+    errors = error.errors()
+    # A misspelt key may be reported as a missing one as well; the misspelling says more.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    location = first["loc"]
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _keys_at(cls, location[:-1]), n=1, cutoff=0.0)
+        return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if isinstance(first["input"], Mapping):
+        return f"{key}: {message}" if key else message
+    return f"{key or 'configuration'}: {message} (got {first['input']!r:.80})"
+
+
+def _keys_at(cls: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the keys that the model at `location` inside `cls` knows."""
+    section = cls
+    for part in location:
+        field = section.model_fields.get(str(part))
+        if field is not None:
+            section = next(_models_in(field.annotation), section)
+    return list(section.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the pydantic models that occur in a type, from the outside in."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
