@@ -60,16 +60,14 @@ class RunConfig(BaseModel):
         )
         return RegionSettings(self.groups, self.classes, trace, self.origin)
 
-    def run_settings(self, device: str, precision: str, overwrite: bool) -> RunSettings:
-        """Return the settings of a run on a resolved device and precision."""
+    def run_settings(self, overwrite: bool = False) -> RunSettings:
+        """Return the settings of a run."""
         plan = PlanSettings(
             tile=self.tile,
             overlap=self.overlap,
             block=self.block,
             blend=self.blend,
             batch=self.batch,
-            device=device,
-            precision=precision,
             workers=self.workers or DEFAULT_WORKERS,
             probability_downsample=self.probability_downsample,
             probability_dtype=self.probability_dtype,

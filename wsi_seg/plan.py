@@ -44,8 +44,6 @@ class PlanSettings:
     block: int | None = None
     blend: Blend = "crop"
     batch: int = 1
-    device: str = "cpu"
-    precision: str = "float32"
     workers: int = 2
     probability_downsample: int = 4
     probability_dtype: ProbabilityDtype = "uint8"
@@ -60,6 +58,10 @@ class ModelFacts:
     digest: str
     """Hash of weights and card."""
     weights_bytes: int
+    device: str = "cpu"
+    """Where it runs: `cpu` or `cuda:N`."""
+    precision: str = "float32"
+    """`float32`, `bf16` or `fp16`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,8 @@ def plan_segmentation(
         stitch=stitch,
         layout=layout,
         batch=settings.batch,
-        device=settings.device,
-        precision=settings.precision,
+        device=model.device,
+        precision=model.precision,
         workers=settings.workers,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
@@ -264,9 +266,9 @@ def _project_memory(
     canvas = 0 if stitch.blend == "crop" else side * side * 4 * (2 * channels + 2)
     per_block = source + reach * reach * 3 + maps + canvas
     tile_pixels = stitch.grid.tile**2 * settings.batch
-    forward = tile_pixels * (ACTIVATION_BYTES[settings.precision] + channels * 4 * 4)
-    weights = 2 * model.weights_bytes * (2 if settings.precision == "float32" else 1)
-    if settings.device != "cpu":
+    forward = tile_pixels * (ACTIVATION_BYTES[model.precision] + channels * 4 * 4)
+    weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
+    if model.device != "cpu":
         forward = tile_pixels * channels * 4  # the rest is the device's own memory
     return math.ceil(BASE_BYTES + weights + forward + settings.workers * (per_block + READER_CACHE_BYTES))
 

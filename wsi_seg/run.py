@@ -60,21 +60,26 @@ class Progress(Protocol):
     def stage(self, name: str) -> None: ...
 
 
-def load_model(reference: str, device: str, precision: str) -> Model:
+def load_model(reference: str, device: str = "auto", precision: str = "auto") -> Model:
     """Find a model and read its card; the weights are loaded by the workers.
 
     Args:
         reference: bundled name, model folder, `hf://owner/name[@revision]`, or `.pth` file with a card.
-        device: a resolved device, such as `cpu` or `cuda:0`.
-        precision: a resolved precision: `float32`, `bf16` or `fp16`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
 
     Raises:
         ModelError: there is no such model, or its card is wrong.
+        UsageError: the device or precision is unknown or not available.
     """
+    from wsi_seg.models.predictor import resolve_device, resolve_precision
+
     folder = find_model(reference)
-    weights = folder / WEIGHTS_NAME
-    facts = ModelFacts(read_card(folder), model_hash(folder), weights.stat().st_size)
-    arguments = (("reference", str(folder)), ("device", device), ("precision", precision))
+    where = resolve_device(device)
+    number = resolve_precision(precision, where)
+    size = (folder / WEIGHTS_NAME).stat().st_size
+    facts = ModelFacts(read_card(folder), model_hash(folder), size, where, number)
+    arguments = (("reference", str(folder.absolute())), ("device", where), ("precision", number))
     return Model(facts, PredictorRecipe("wsi_seg.models.predictor:load_predictor", arguments))
 
 

@@ -71,7 +71,6 @@ def run(
     Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed, 130 interrupted.
     """
     from wsi_seg.config import read_run_config
-    from wsi_seg.models.predictor import resolve_device, resolve_precision
     from wsi_seg.run import load_model
 
     set_up_logging(verbose)
@@ -81,9 +80,8 @@ def run(
         "scheduler": scheduler, "allow_upsampling": allow_upsampling or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
-    where = resolve_device(resolved.device)
-    chosen = load_model(resolved.model, where, resolve_precision(resolved.precision, where))
-    settings = resolved.run_settings(where, dict(chosen.predictor.arguments)["precision"], overwrite)
+    chosen = load_model(resolved.model, resolved.device, resolved.precision)
+    settings = resolved.run_settings(overwrite)
     settings.regions.resolve(chosen.facts.card)
     if dry_run:
         return _print_plans(slides, chosen, settings, json_)

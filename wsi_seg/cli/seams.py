@@ -26,16 +26,15 @@ def check_seams(
     """Compare the stitched map with one forward pass over the region with most tissue."""
     from wsi_seg.blocks import BlockSettings
     from wsi_seg.config import read_run_config
-    from wsi_seg.models.predictor import load_predictor, resolve_device, resolve_precision
+    from wsi_seg.models.predictor import load_predictor
     from wsi_seg.readers import open_slide
     from wsi_seg.run import load_model, prepare
     from wsi_seg.seams import densest_region, measure_seams
 
     flags = {"model": model, "mpp": mpp, "precision": precision, **parse_settings(set_)}
     resolved = read_run_config(config, flags)
-    device = resolve_device(resolved.device)
-    chosen = load_model(resolved.model, device, resolve_precision(resolved.precision, device))
-    settings = resolved.run_settings(device, dict(chosen.predictor.arguments)["precision"], False)
+    chosen = load_model(resolved.model, resolved.device, resolved.precision)
+    settings = resolved.run_settings()
     predictor = load_predictor(**dict(chosen.predictor.arguments))
     with open_slide(slide, reader=settings.reader, mpp=settings.mpp) as opened:
         tissue, plan = prepare(opened, chosen, settings)

@@ -11,7 +11,7 @@ class Identity:
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, 3, H, W) of uint8 (N, H, W, 3)."""
-        return (tiles.astype(np.float32) / 255).transpose(0, 3, 1, 2)
+        return (tiles.astype(np.float32) / np.float32(255)).transpose(0, 3, 1, 2)
 
 
 class Darkness:
@@ -19,7 +19,7 @@ class Darkness:
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
-        dark = 1 - tiles.astype(np.float32).mean(axis=-1) / 255
+        dark = 1 - tiles.mean(axis=-1, dtype=np.float32) / np.float32(255)
         return np.stack([dark, 1 - dark], axis=1)
 
 

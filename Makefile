@@ -1,0 +1,69 @@
+# Everything runs in $(VENV), an environment made here with venv and pip.
+#   make test PYTHON=python3.12      another interpreter
+#   make test ARGS="-k polygons"     arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+RESULTS ?= results
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SAMPLE := CMU-1-Small-Region
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+venv: $(VENV)/.wsi-seg ## make the environment and install wsi-seg into it
+
+demo: $(VENV)/.wsi-seg ## segment the sample slide with the bundled model into results/
+	$(BIN)/wsi-seg run "$$($(BIN)/python -c 'from wsi_seg.data import sample_slide; print(sample_slide())')" \
+	    -o $(RESULTS) --overwrite
+	@test -s $(RESULTS)/$(SAMPLE)/polygons.geojson
+	@test -s $(RESULTS)/$(SAMPLE)/overview.png
+	@echo
+	@echo "to look at:          $(RESULTS)/$(SAMPLE)/overview.png"
+	@echo "to open in QuPath:   $(RESULTS)/$(SAMPLE)/polygons.geojson"
+
+test: $(VENV)/.wsi-seg-test ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.wsi-seg-dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.wsi-seg-dev ## put the code into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and caches, not results
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: pip runs again only when pyproject.toml changes. The install is editable, so code needs no other.
+
+$(VENV)/.made:
+	@command -v "$(PYTHON)" > /dev/null || \
+	    { echo "make: no interpreter $(PYTHON); name one of Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "make: wsi-seg needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1);" \
+	           "name another: make PYTHON=python3.12" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.wsi-seg: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.wsi-seg-test: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e '.[test]'
+	@touch $@ $(VENV)/.wsi-seg
+
+$(VENV)/.wsi-seg-dev: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/.wsi-seg-test $(VENV)/.wsi-seg

@@ -1,0 +1,177 @@
+"""Networks: built from a card, saved to and loaded from a model folder."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from wsi_seg.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
+from wsi_seg.errors import ModelError
+
+HEAD_KEY = "segmentation_head.0.weight"
+RESERVED_OPTIONS = ("activation", "aux_params")  # a network here returns logits, and nothing else
+SHOWN = 3  # tensors named in an error message
+
+
+def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Module:
+    """Build the network that a card describes.
+
+    Args:
+        card: architecture, encoder, options and classes.
+        encoder_weights: None for random weights; a name such as "imagenet" makes
+            segmentation-models-pytorch download them.
+
+    Returns:
+        A module float (N, 3, H, W) -> logits (N, len(card.classes), H, W), H and W multiples of 32.
+
+    Raises:
+        ModelError: the architecture, the encoder or an option is unknown or wrong.
+    """
+    try:
+        network: nn.Module = smp.create_model(
+            card.architecture,
+            encoder_name=card.encoder,
+            encoder_weights=encoder_weights,
+            in_channels=3,
+            classes=len(card.classes),
+            **card.architecture_options,
+        )
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model {card.name!r}: cannot build architecture {card.architecture!r} with encoder "
+            f"{card.encoder!r}: {reason}"
+        ) from error
+    _check_options(network, card)
+    return network
+
+
+def _check_options(network: nn.Module, card: ModelCard) -> None:
+    """Refuse options that would be taken without being used, or that change what the network returns."""
+    known = set(inspect.signature(type(network).__init__).parameters) - {"self", "kwargs", *RESERVED_OPTIONS}
+    passed_on = card.encoder.startswith("tu-")  # timm checks the rest itself
+    for name in card.architecture_options:
+        if name in RESERVED_OPTIONS or (name not in known and not passed_on):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ModelError(
+                f"model {card.name!r}: architecture {card.architecture!r} has no option {name!r}; "
+                f"did you mean {near[0]!r}?"
+            )
+
+
+def load_network(folder: Path) -> nn.Module:
+    """Build the network of a model folder and load its weights, as float32, in evaluation mode.
+
+    Raises:
+        ModelError: card or weights are missing or damaged, or the weights do not fit the card.
+    """
+    card = read_card(folder)
+    weights = read_weights(folder / WEIGHTS_NAME)
+    network = build_network(card)
+    load_weights(network, card, weights, folder / WEIGHTS_NAME)
+    return network.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such weights file")
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: the weights cannot be read ({error}); copy the model again") from error
+
+
+def load_weights(network: nn.Module, card: ModelCard, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load `weights` into `network`; every tensor must fit.
+
+    Raises:
+        ModelError: names the tensors that differ.
+    """
+    expected = network.state_dict()
+    head = weights.get(HEAD_KEY)
+    if head is not None and HEAD_KEY in expected and head.shape[0] != expected[HEAD_KEY].shape[0]:
+        raise ModelError(
+            f"{path}: the weights predict {head.shape[0]} classes but the card of {card.name!r} names "
+            f"{len(card.classes)}; correct `classes` in the card"
+        )
+    difference = describe_difference(expected, weights)
+    if difference:
+        raise ModelError(
+            f"{path}: the weights do not fit {card.architecture} with encoder {card.encoder}: {difference}"
+        )
+    network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+
+
+def describe_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Return in words how the names and shapes of two sets of tensors differ; "" when they agree."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} is {_shape(found[name])} instead of {_shape(expected[name])}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    parts = []
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
+        if names:
+            more = ", …" if len(names) > SHOWN else ""
+            parts.append(f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})")
+    return "; ".join(parts)
+
+
+def load_encoder(network: nn.Module, path: Path) -> None:
+    """Load a safetensors file of encoder weights, a classifier's `fc.*` left out.
+
+    Raises:
+        ModelError: the file cannot be read or does not fit.
+    """
+    weights = {name: t for name, t in read_weights(path).items() if not name.startswith("fc.")}
+    encoder = network.get_submodule("encoder")
+    expected = encoder.state_dict()
+    difference = describe_difference(expected, weights)
+    if difference:
+        raise ModelError(f"{path}: the weights do not fit the encoder: {difference}")
+    encoder.load_state_dict({name: t.to(expected[name].dtype) for name, t in weights.items()})
+
+
+def save_network(network: nn.Module, card: ModelCard, folder: Path) -> None:
+    """Write a model folder: weights in half precision where they fit into it, and the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: _halved(tensor) for name, tensor in network.state_dict().items()}
+    # safetensors' own `save_file` makes files that only their owner may read.
+    (folder / WEIGHTS_NAME).write_bytes(save(weights, metadata={"format": "pt"}))
+    card.write(folder)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.to(torch.float16)
+    # A running variance may exceed 65504; such a tensor stays as it is.
+    return half if bool(torch.isfinite(half).all()) else tensor.to(torch.float32)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(str(side) for side in tensor.shape) or "scalar"
+
+
+def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:
+    """Turn uint8 (N, H, W, 3) tiles into the network's float32 (N, 3, H, W) input, on their device."""
+    mean = torch.tensor(normalization.mean, device=tiles.device)
+    std = torch.tensor(normalization.std, device=tiles.device)
+    # Dimensions are swapped last, so the result lies in memory as channels-last convolutions want it.
+    return ((tiles.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -1,0 +1,161 @@
+"""Predictors: a network with its weights on a device, as a function from tiles to probabilities."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsi_seg.card import ModelCard, read_card
+from wsi_seg.errors import ModelError, UsageError
+from wsi_seg.models.network import load_network, normalized
+from wsi_seg.models.registry import find_model
+
+Precision = Literal["float32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Predictor:
+    """Callable: uint8 RGB (N, H, W, 3) -> float32 probabilities (N, C, H, W) on `device`.
+
+    One forward pass at a time: calls from several threads wait for each other. The result of a tile does
+    not depend on the other tiles of its batch, and is the same each time for batches of one shape.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard, device: str, precision: Precision) -> None:
+        self.card = card
+        self.device = device
+        self.precision = precision
+        self._dtype = DTYPES[precision]
+        self._network = _cast(network.eval(), self._dtype).to(
+            device=device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        self._lock = threading.Lock()
+
+    def __call__(self, tiles: NDArray[np.uint8], /) -> Tensor:
+        """Return softmax probabilities of RGB tiles.
+
+        Args:
+            tiles: uint8 (N, H, W, 3), H and W multiples of 32.
+
+        Raises:
+            ModelError: the device has not enough memory.
+        """
+        with self._lock, torch.inference_mode(), _repeatable(self.device):
+            try:
+                pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device)
+                logits = self._network(normalized(pixels, self.card.normalization).to(self._dtype))
+                return cast(Tensor, logits.float().softmax(dim=1))
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "
+                    f"{tiles.shape[2]}×{tiles.shape[1]} pixels; use a smaller batch"
+                ) from error
+
+
+def load_predictor(reference: str, device: str = "auto", precision: str = "auto") -> Predictor:
+    """Load a model onto a device.
+
+    Args:
+        reference: as for `registry.find_model`.
+        device: see `resolve_device`.
+        precision: see `resolve_precision`.
+
+    Raises:
+        UsageError: the device or the precision is unknown or unavailable.
+        ModelError: the model is missing or damaged.
+    """
+    where = resolve_device(device)
+    number = resolve_precision(precision, where)
+    folder: Path = find_model(reference)
+    return Predictor(load_network(folder), read_card(folder), where, number)
+
+
+def resolve_device(name: str) -> str:
+    """Return the device that `name` stands for: "cpu" or "cuda:N".
+
+    Args:
+        name: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: the name is unknown or there is no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    if name == "cpu":
+        return name
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+    index = int(number or 0)
+    if index >= count:
+        there = f"CUDA devices here: {count}" if count else "no CUDA device is available"
+        raise UsageError(f"device {name!r}: {there}; use auto or cpu")
+    return f"cuda:{index}"
+
+
+def resolve_precision(name: str, device: str) -> Precision:
+    """Return the number format of the forward pass: "float32", "bf16" or "fp16".
+
+    Args:
+        name: one of these, or "auto": bf16 where the device computes it in hardware, else float32.
+        device: from `resolve_device`.
+
+    Raises:
+        UsageError: the name is unknown, or the device does not offer this precision.
+    """
+    cuda = device.startswith("cuda")
+    if name == "auto":
+        return "bf16" if (_cuda_has_bf16(device) if cuda else _cpu_has_bf16()) else "float32"
+    if name not in get_args(Precision):
+        raise UsageError(f"unknown precision {name!r}; use one of auto, {', '.join(get_args(Precision))}")
+    if name == "fp16" and not cuda:
+        raise UsageError(f"precision 'fp16' needs a CUDA device, not {device!r}; use bf16 or float32")
+    return cast(Precision, name)
+
+
+def _cuda_has_bf16(device: str) -> bool:
+    # bfloat16 came to the tensor cores with compute capability 8.0; before, it is emulated.
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; False where that cannot be told."""
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast the weights; batch normalisation keeps float32, as a short mantissa would bend its statistics."""
+    if dtype == torch.float32:
+        return network
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    exact = [{name: t.clone() for name, t in norm.state_dict().items()} for norm in norms]
+    network = network.to(dtype)
+    for norm, state in zip(norms, exact, strict=True):
+        # Widening the type alone would bring back the type, not the digits that the cast took.
+        norm.float().load_state_dict(state)
+    return network
+
+
+def _repeatable(device: str) -> AbstractContextManager[None]:
+    """Let cuDNN choose the same deterministic algorithms each time."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    return cast(
+        AbstractContextManager[None],
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    )

@@ -1,0 +1,79 @@
+"""Random changes of colour, stain, sharpness and blank ground, on batches and on their device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsi_seg.training.config import AugmentationConfig
+
+# Optical density of haematoxylin, eosin and a residual stain in R, G, B, one stain per row.
+# Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution",
+# Anal Quant Cytol Histol 23:291-299, 2001 (H and E; the residual is their DAB vector).
+STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+
+
+class Augmentation:
+    """Callable on (images, targets): float (N, 3, H, W) in 0 … 1 and int64 (N, H, W)."""
+
+    def __init__(self, config: AugmentationConfig, blank_target: int, seed: int) -> None:
+        self._config = config
+        self._blank_target = blank_target
+        self._random = torch.Generator().manual_seed(seed)
+        self._stains = torch.tensor(STAINS)
+
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self._config.stain:
+            images = self._change_stain(images)
+        if self._config.color:
+            images = self._change_color(images)
+        if self._config.blur:
+            images = self._blur(images)
+        images = images.clamp(0, 1)
+        return self._blank(images, targets) if self._config.blank else (images, targets)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self._random)
+
+    def _change_stain(self, images: Tensor) -> Tensor:
+        n = images.shape[0]
+        gain = 1 + self._config.stain * (2 * self._uniform(n, 3) - 1)
+        offset = self._config.stain / 10 * (2 * self._uniform(n, 3) - 1)
+        # Density -> stains -> gain -> density is one 3 × 3 matrix for each image.
+        matrix = torch.linalg.inv(self._stains) @ torch.diag_embed(gain) @ self._stains
+        shift = offset @ self._stains
+        density = -torch.log(images.clamp(min=1 / 256))
+        changed = torch.einsum("nchw,ncd->ndhw", density, matrix.to(images))
+        return torch.exp(-(changed + shift.to(images)[:, :, None, None]).clamp(min=0))
+
+    def _change_color(self, images: Tensor) -> Tensor:
+        factor = 1 + self._config.color * (2 * self._uniform(2, images.shape[0], 1, 1, 1).to(images) - 1)
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        return ((images - mean) * factor[0] + mean) * factor[1]
+
+    def _blur(self, images: Tensor) -> Tensor:
+        chosen = self._uniform(images.shape[0]) < self._config.blur
+        if not bool(chosen.any()):
+            return images
+        line = torch.tensor([0.25, 0.5, 0.25]).to(images)
+        kernel = (line[:, None] * line).expand(3, 1, 3, 3)
+        out = images.clone()
+        padded = functional.pad(images[chosen], (1, 1, 1, 1), mode="replicate")
+        out[chosen] = functional.conv2d(padded, kernel, groups=3)
+        return out
+
+    def _blank(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace one side of some crops by near-white, whose target is `blank_target`."""
+        images, targets = images.clone(), targets.clone()
+        side = images.shape[-1]
+        for i in range(images.shape[0]):
+            chance, share, shade, noise = self._uniform(4).tolist()
+            if chance >= self._config.blank:
+                continue
+            width = 1 + int(share * side / 2)
+            grain = torch.randn(3, images.shape[-2], width, generator=self._random)
+            white = 1 - 0.08 * shade + 0.02 * noise * grain
+            images[i, :, :, :width] = white.clamp(0, 1).to(images)
+            targets[i, :, :width] = self._blank_target
+        return images, targets
