@@ -73,8 +73,10 @@ def imports(name: str, modules: Mapping[str, Path]) -> set[str]:
     """Return all that a module imports, lazily too, and the modules it names as "module:attribute"."""
     path = modules[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    # The package itself hands out names of all layers on first use: only what it imports at once counts.
+    for node in ast.walk(tree) if "." in name else _at_once(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -86,6 +88,13 @@ def imports(name: str, modules: Mapping[str, Path]) -> set[str]:
     return found - {name}
 
 
+def _at_once(tree: ast.Module) -> Iterator[ast.AST]:
+    for node in tree.body:
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if not typing_only and not isinstance(node, ast.FunctionDef):
+            yield from ast.walk(node)
+
+
 def _imported_from(node: ast.ImportFrom, package: str, modules: Mapping[str, Path]) -> Iterator[str]:
     base = node.module or ""
     if node.level:
@@ -93,8 +102,11 @@ def _imported_from(node: ast.ImportFrom, package: str, modules: Mapping[str, Pat
         base = ".".join([*above, base] if base else above)
     for alias in node.names:
         inner = f"{base}.{alias.name}"
-        # Whether `safetensors.torch` is a module or an attribute is unknown here; its name is enough.
-        yield inner if inner in modules or base not in modules else base
+        # Of an attribute the module counts. But names that the package hands out to its users are no
+        # attributes here: within it they come from where they are defined.
+        handed_out = base == PACKAGE.name and alias.name != "__version__"
+        attribute = base in modules and inner not in modules and not handed_out
+        yield base if attribute else inner
 
 
 def part_of(module: str) -> str:
@@ -111,8 +123,7 @@ def faults(package: Path) -> list[str]:
         if part_of(name) not in {"", CONTRACTS, *_LAYER_OF}:
             found.append(f"{name} has no layer; add {part_of(name)!r} to LAYERS in tests/test_layers.py")
         for target in sorted(arrows[name]):
-            inside = target in modules
-            fault = _wrong_arrow(part_of(name), part_of(target)) if inside else _wrong_home(name, target)
+            fault = _wrong_arrow(name, target) if target in modules else _wrong_home(name, target)
             if fault:
                 found.append(f"{name} imports {target}: {fault}")
     inner = {name: [t for t in targets if t in modules] for name, targets in arrows.items()}
@@ -123,13 +134,14 @@ def faults(package: Path) -> list[str]:
     return found
 
 
-def _wrong_arrow(source: str, target: str) -> str:
+def _wrong_arrow(name: str, imported: str) -> str:
+    source, target = part_of(name), part_of(imported)
     if target == "" or source in (CONTRACTS, target):
         return ""
     if target == CONTRACTS:
         return f"{CONTRACTS} is for tests only"
     if source == "":
-        return "wsi_seg/__init__.py imports nothing, so that importing any part of it stays quick"
+        return "wsi_seg/__init__.py imports on use only, so that importing any part of it stays quick"
     if source not in _LAYER_OF or target not in _LAYER_OF:
         return ""  # reported as a module without a layer
     if _LAYER_OF[target] > _LAYER_OF[source]:
@@ -141,6 +153,8 @@ def _wrong_arrow(source: str, target: str) -> str:
 
 
 def _wrong_home(name: str, target: str) -> str:
+    if target.startswith(f"{PACKAGE.name}."):
+        return "import it from the module where it is defined"
     for libraries, homes in HOMES.items():
         for library in libraries:
             if f"{target}.".startswith(f"{library}.") and part_of(name) not in homes:
@@ -166,7 +180,9 @@ def test_imports_follow_the_layers() -> None:
         ("stitch.py", "from safetensors import torch", "safetensors.torch may only be imported"),
         ("run.py", "from dask.callbacks import Callback", "dask may only be imported in graph"),
         ("cli.py", "from wsi_seg.testing import x", "testing is for tests only"),
-        ("__init__.py", "from wsi_seg.errors import WsiSegError", "imports nothing"),
+        ("__init__.py", "from wsi_seg.errors import WsiSegError", "imports on use only"),
+        ("__init__.py", "import torch", "torch may only be imported in models"),
+        ("graph.py", "from wsi_seg import open_slide", "import it from the module where it is defined"),
         ("nowhere.py", "", "wsi_seg.nowhere has no layer; add 'nowhere' to LAYERS"),
         ("plan.py", "def f():\n    import wsi_seg.tissue", "modules import each other"),
     ],
@@ -187,10 +203,16 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, code: str, fault: st
 def test_allowed_imports_are_no_fault(tmp_path: Path) -> None:
     package = tmp_path / "wsi_seg"
     (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "if TYPE_CHECKING:\n    from wsi_seg.errors import E\n"
+        "def __getattr__(name):\n    import wsi_seg.models\n"
+    )
     (package / "errors.py").write_text(
         "import numpy, torchinfo, safetensors\nfrom safetensors import safe_open"
     )
-    (package / "models" / "__init__.py").write_text("import torch, wsi_seg.errors\nfrom . import net")
+    (package / "models" / "__init__.py").write_text(
+        "import torch\nfrom wsi_seg import __version__, errors\nfrom . import net"
+    )
     (package / "models" / "net.py").write_text("from wsi_seg import errors\nimport safetensors.torch")
     assert faults(package) == []
 

@@ -151,6 +151,18 @@ def test_dependencies_are_those_that_are_imported() -> None:
     assert unused == LOADED_BY_OTHERS, "declared but not imported"
 
 
+def test_tests_and_scripts_import_what_the_test_extra_installs() -> None:
+    lines = [
+        *project()["dependencies"],
+        *(line for lines in project()["optional-dependencies"].values() for line in lines),
+    ]
+    declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in map(_distribution, lines)}
+    own = {"wsi_seg", "scripts", "benchmarks", *(path.stem for path in (REPOSITORY / "tests").glob("*.py"))}
+    for folder in ("tests", "scripts", "benchmarks"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            assert _imported(path) - sys.stdlib_module_names - own - declared == set(), path
+
+
 def test_dependencies_have_a_lower_bound_and_no_place() -> None:
     extras = project()["optional-dependencies"]
     for line in [*project()["dependencies"], *(line for lines in extras.values() for line in lines)]:

@@ -144,7 +144,7 @@ def plan_segmentation(
     card = model.card
     frame = map_frame(info, card.mpp)
     warnings = _resolution_warnings(info, frame, settings.allow_upsampling)
-    grid = _choose_grid(card, settings)
+    grid = choose_grid(card, settings.tile, settings.overlap)
     stitch = StitchSettings(grid, settings.blend, settings.probability_downsample, settings.probability_dtype)
     side = _choose_block(grid, settings)
     layout = MapLayout(
@@ -211,14 +211,14 @@ def _resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tup
     return tuple(warnings)
 
 
-def _choose_grid(card: ModelCard, settings: PlanSettings) -> Grid:
-    tile = settings.tile or card.tile
-    overlap = settings.overlap
-    if overlap is None and tile == card.tile:
+def choose_grid(card: ModelCard, tile: int | None = None, overlap: int | None = None) -> Grid:
+    """Return the grid of a model: what is asked for, else what its card says, else the default overlap."""
+    side = tile or card.tile
+    if overlap is None and side == card.tile:
         overlap = card.overlap
     if overlap is None:
-        overlap = int(tile * DEFAULT_OVERLAP_SHARE) // 64 * 64
-    return Grid(tile, overlap)
+        overlap = int(side * DEFAULT_OVERLAP_SHARE) // 64 * 64
+    return Grid(side, overlap)
 
 
 def _choose_block(grid: Grid, settings: PlanSettings) -> int:

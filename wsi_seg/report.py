@@ -39,6 +39,9 @@ class RunFacts:
     settings: RunSettings
     groups: tuple[ClassGroup, ...]
     records: Sequence[BlockRecord]
+    """Of all blocks, those of an earlier, interrupted run included."""
+    tiles_before: int
+    """Tiles predicted by the earlier run."""
     seconds: dict[str, float]
     """Wall time per stage of the driver."""
     started: datetime
@@ -90,7 +93,7 @@ def summarise(facts: RunFacts, regions: Sequence[Region]) -> dict[str, Any]:
         "blocks_failed": len(failed),
         "seconds": {stage: round(value, 3) for stage, value in facts.seconds.items()},
         "worker_seconds": {stage: round(value, 3) for stage, value in busy.items()},
-        "tiles_per_second": round(tiles / blocks_wall, 3) if blocks_wall > 0 else None,
+        "tiles_per_second": round((tiles - facts.tiles_before) / blocks_wall, 3) if blocks_wall > 0 else None,
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
     }
 

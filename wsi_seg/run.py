@@ -19,7 +19,7 @@ from wsi_seg.errors import WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import write_overview
 from wsi_seg.jobs import BlockRecord, PredictorRecipe
-from wsi_seg.maps import Maps, create_maps
+from wsi_seg.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import Region, trace
@@ -113,7 +113,7 @@ def segment_slide(
     """
     groups = settings.regions.resolve(model.facts.card)
     with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
-        run = _SlideRun(slide, out, model, settings, groups, progress or _Silent())
+        run = _SlideRun(path, slide, out, model, settings, groups, progress or _Silent())
         if run.folder.holds(run.key, settings.overwrite):
             return SlideResult(str(path), "skipped", run.folder.final, run.folder.read_summary())
         try:
@@ -125,6 +125,11 @@ def segment_slide(
             raise
     failed = any(record.error for record in run.records)
     return SlideResult(str(path), "incomplete" if failed else "done", run.folder.final, summary)
+
+
+def _results_name(path: str | Path, slide: Slide) -> str:
+    """Name results after the slide file, or the folder of a DICOM series, whose files have no telling names."""
+    return Path(path).absolute().name if Path(path).is_dir() else slide.info.name
 
 
 class _Silent:
@@ -145,6 +150,7 @@ class _SlideRun:
 
     def __init__(
         self,
+        path: str | Path,
         slide: Slide,
         out: Path,
         model: Model,
@@ -156,21 +162,26 @@ class _SlideRun:
         self.seconds: dict[str, float] = {}
         self.slide, self.model, self.settings, self.groups = slide, model, settings, groups
         self.progress = progress
-        self.folder = ResultsFolder(out, slide.info.name)
+        self.folder = ResultsFolder(out, _results_name(path, slide))
         with self._timed("plan"):
             self.tissue, self.plan = prepare(slide, model, settings)
         self.key = run_key(self.plan, groups, settings)
         self.store = self.folder.partial / MAPS
         self.records: list[BlockRecord] = []
         self.regions: list[Region] = []
+        self.tiles_before = 0
+        self.vanished = 0
 
     def fill_maps(self) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
         done = self.folder.begin(self.plan, self.key, self.settings.overwrite)
-        if not self.store.exists():
+        if self.store.exists():
+            remove_partial_files(self.store)
+        else:
             create_maps(self.store, self.plan.layout)
         self.records = list(done)
-        self.progress.start(self.plan, sum(record.tiles for record in done))
+        self.tiles_before = sum(record.tiles for record in done)
+        self.progress.start(self.plan, self.tiles_before)
         execution = Execution(self.plan, self.store, self.settings.scheduler)
         with self._timed("blocks"):
             segment_blocks(execution, self.tissue, self.model.predictor, done, self._block_done)
@@ -187,13 +198,14 @@ class _SlideRun:
         maps = Maps.open(self.store)
         with self._timed("polygons"):
             self.regions = trace(maps, self.groups, self.settings.regions.trace)
-            write_geojson(
+            written = write_geojson(
                 self.regions,
                 self.folder.partial / POLYGONS,
                 slide=self.slide.info,
                 frame=self.plan.frame,
                 origin=self.settings.regions.origin,
             )
+            self.vanished = written.vanished
         with self._timed("overview"):
             write_overview(
                 self.folder.partial / OVERVIEW,
@@ -207,9 +219,16 @@ class _SlideRun:
     def finish(self) -> dict[str, Any]:
         """Write summary and manifest, and rename the results into place."""
         facts = RunFacts(
-            self.plan, self.model.facts, self.settings, self.groups, self.records, self.seconds, self.started
+            self.plan,
+            self.model.facts,
+            self.settings,
+            self.groups,
+            self.records,
+            self.tiles_before,
+            self.seconds,
+            self.started,
         )
-        summary = summarise(facts, self.regions)
+        summary = {**summarise(facts, self.regions), "regions_too_thin_to_write": self.vanished}
         write_json(self.folder.partial / SUMMARY, summary)
         write_json(self.folder.partial / MANIFEST, manifest(facts, self.key))
         self.folder.finish()

@@ -16,11 +16,10 @@ from wsi_seg.card import ModelCard
 from wsi_seg.geometry import Box
 from wsi_seg.metrics import Counts, count_classes, mean_score, rounded
 from wsi_seg.models.network import normalized
-from wsi_seg.tiling import Grid
+from wsi_seg.plan import choose_grid
 from wsi_seg.training.config import DatasetConfig, TrainConfig
 from wsi_seg.training.datasets import Dataset, Region
 
-OVERLAP = 128
 IGNORED_CODE = 255
 
 
@@ -72,13 +71,13 @@ def predict_channels(network: nn.Module, card: ModelCard, image: NDArray[np.uint
     Args:
         network: in evaluation mode.
         card: its card.
-        image: uint8 RGB (H, W, 3) at the model's resolution. It is cut into the card's tiles, of which
-            the outer 64 (a quarter of a small tile) serve as context only; beyond the image it is mirrored.
+        image: uint8 RGB (H, W, 3) at the model's resolution. It is cut into tiles as for
+            a slide, their overlap serving as context only; beyond the image it is mirrored.
 
     Returns:
         uint8 (H, W).
     """
-    grid = Grid(card.tile, min(OVERLAP, card.tile // 2))
+    grid = choose_grid(card)
     height, width = image.shape[:2]
     box = Box(0, 0, width, height)
     cover = [tile.input for tile in grid.tiles_with_core_in(box)]
