@@ -128,7 +128,7 @@ def segment_slide(
 
 
 def _results_name(path: str | Path, slide: Slide) -> str:
-    """Name results after the slide file, or the folder of a DICOM series, whose files have no telling names."""
+    """Name results after the slide file, or after the folder of a DICOM series, whose files are numbered."""
     return Path(path).absolute().name if Path(path).is_dir() else slide.info.name
 
 
