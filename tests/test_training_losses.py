@@ -18,7 +18,7 @@ from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss
 
 # --- augmentation -------------------------------------------------------------------------------------
 
-OFF = AugmentationConfig(scale=0, stain=0, color=0, blur=0, blank=0)
+OFF = AugmentationConfig(scale=0, stain=0, color=0, blur=0, chroma=0, jpeg=0, blank=0)
 
 
 def batch(n: int = 3, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def test_no_augmentation_changes_nothing():
     assert torch.equal(out, images) and torch.equal(labels, targets)
 
 
-@pytest.mark.parametrize("name", ["stain", "color", "blur", "blank"])
+@pytest.mark.parametrize("name", ["stain", "color", "blur", "chroma", "jpeg", "blank"])
 def test_each_augmentation_is_bounded_repeatable_and_keeps_its_input(name):
     config = OFF.model_copy(update={name: 0.9})
     images, targets = batch()
@@ -46,6 +46,17 @@ def test_each_augmentation_is_bounded_repeatable_and_keeps_its_input(name):
     assert torch.equal(images, before[0]) and torch.equal(targets, before[1])
     if name != "blank":
         assert torch.equal(labels, targets)
+
+
+def test_coarse_colour_keeps_the_luma():
+    images, targets = batch()
+    images = images * 0.4 + 0.3  # far from black and white, so that nothing is clipped
+    out, _ = Augmentation(OFF.model_copy(update={"chroma": 1.0}), IGNORED, 3)(images, targets)
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    assert torch.allclose((out * weights).sum(1), (images * weights).sum(1), atol=1e-5)
+    assert float((out - out.mean(1, keepdim=True)).var()) < float(
+        (images - images.mean(1, keepdim=True)).var()
+    )
 
 
 def test_blank_ground_is_white_and_labelled_so():

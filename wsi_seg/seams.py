@@ -32,7 +32,7 @@ class SeamReport:
 
 
 def measure_seams(
-    slide: Slide, predictor: Predictor, settings: BlockSettings, box_map: Box, context: int = 256
+    slide: Slide, predictor: Predictor, settings: BlockSettings, box_map: Box, context: int = 512
 ) -> SeamReport:
     """Compare the stitched prediction of a region with that of one undivided image.
 

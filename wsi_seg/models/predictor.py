@@ -50,7 +50,7 @@ class Predictor:
         """
         with self._lock, torch.inference_mode(), _repeatable(self.device):
             try:
-                pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self.device)
+                pixels = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.device)
                 logits = self._network(normalized(pixels, self.card.normalization).to(self._dtype))
                 return cast(Tensor, logits.float().softmax(dim=1))
             except torch.OutOfMemoryError as error:

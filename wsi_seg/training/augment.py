@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,6 +16,12 @@ from wsi_seg.training.config import AugmentationConfig
 # Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution",
 # Anal Quant Cytol Histol 23:291-299, 2001 (H and E; the residual is their DAB vector).
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+
+# Weights of R, G and B in luma (ITU-R BT.601, as in JPEG), and sides of the cells that average colour.
+LUMA = (0.299, 0.587, 0.114)
+CHROMA_CELLS = (2, 4, 8)
+# Range of the quality factor, libjpeg's scale; slide scanners use 30 to 95.
+JPEG_QUALITY = (30, 95)
 
 
 class Augmentation:
@@ -30,7 +40,11 @@ class Augmentation:
             images = self._change_color(images)
         if self._config.blur:
             images = self._blur(images)
+        if self._config.chroma:
+            images = self._smooth_chroma(images)
         images = images.clamp(0, 1)
+        if self._config.jpeg:
+            images = self._encode(images)
         return self._blank(images, targets) if self._config.blank else (images, targets)
 
     def _uniform(self, *shape: int) -> Tensor:
@@ -62,6 +76,43 @@ class Augmentation:
         padded = functional.pad(images[chosen], (1, 1, 1, 1), mode="replicate")
         out[chosen] = functional.conv2d(padded, kernel, groups=3)
         return out
+
+    def _smooth_chroma(self, images: Tensor) -> Tensor:
+        """Coarsen the colour of some crops, but not their luma: fine colour is mostly encoder noise."""
+        images = images.clone()
+        luma_of = torch.tensor(LUMA).to(images)[:, None, None]
+        for i in range(images.shape[0]):
+            chance, which = self._uniform(2).tolist()
+            if chance >= self._config.chroma:
+                continue
+            side = CHROMA_CELLS[int(which * len(CHROMA_CELLS))]
+            luma = (images[i] * luma_of).sum(0, keepdim=True)
+            coarse = functional.avg_pool2d(
+                (images[i] - luma)[None], side, ceil_mode=True, count_include_pad=False
+            )
+            fine = functional.interpolate(coarse, scale_factor=side, mode="bilinear", align_corners=False)
+            images[i] = luma + fine[0, :, : images.shape[2], : images.shape[3]]
+        return images
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Pass some crops through JPEG: scanners and archives differ in quality and colour resolution."""
+        images = images.clone()
+        for i in range(images.shape[0]):
+            chance, quality, subsampled = self._uniform(3).tolist()
+            if chance >= self._config.jpeg:
+                continue
+            low, high = JPEG_QUALITY
+            pixels = (images[i].permute(1, 2, 0) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+            stream = BytesIO()
+            Image.fromarray(pixels).save(
+                stream,
+                "JPEG",
+                quality=round(low + quality * (high - low)),
+                subsampling="4:2:0" if subsampled < 0.5 else "4:4:4",
+            )
+            decoded = np.asarray(Image.open(stream)).copy()
+            images[i] = torch.from_numpy(decoded).permute(2, 0, 1).to(images) / 255
+        return images
 
     def _blank(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Replace one side of some crops by near-white, whose target is `blank_target`."""

@@ -47,6 +47,10 @@ class AugmentationConfig(_Section):
     """Brightness and contrast, each drawn from 1 ± color."""
     blur: float = Field(default=0.2, ge=0, le=1)
     """Share of crops that are slightly blurred."""
+    chroma: float = Field(default=0.5, ge=0, le=1)
+    """Share of crops whose colour, not brightness, is averaged over 2, 4 or 8 pixels."""
+    jpeg: float = Field(default=0.5, ge=0, le=1)
+    """Share of crops that are encoded as JPEG once more, with and without subsampled colour."""
     blank: float = Field(default=0.1, ge=0, le=1)
     """Share of crops of which a part is replaced by blank glass."""
 

@@ -1,0 +1,67 @@
+"""The bundled model on real slides: what the README promises of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from wsi_seg.blocks import BlockSettings
+from wsi_seg.cli import app
+from wsi_seg.maps import Maps
+from wsi_seg.models.predictor import load_predictor
+from wsi_seg.plan import choose_grid
+from wsi_seg.readers import open_slide
+from wsi_seg.results import MAPS, POLYGONS
+from wsi_seg.run import load_model, segment_slide
+from wsi_seg.seams import densest_region, measure_seams
+from wsi_seg.settings import RunSettings
+from wsi_seg.slide import map_frame
+from wsi_seg.stitch import StitchSettings
+from wsi_seg.testing.geojson import assert_geojson
+from wsi_seg.tissue import find_tissue
+
+
+@pytest.fixture(scope="module")
+def demo(sample_svs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the demo's command."""
+    out = tmp_path_factory.mktemp("demo")
+    result = CliRunner().invoke(app, ["run", str(sample_svs), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "demonstration, not for clinical use" in result.stderr
+    return out / "CMU-1-Small-Region"
+
+
+def test_the_demo_finds_regions(demo: Path) -> None:
+    assert_geojson(demo / POLYGONS)
+    features = json.loads((demo / POLYGONS).read_text())["features"]
+    assert features
+    assert {f["properties"]["classification"]["name"] for f in features} == {"Tumor"}
+    summary = json.loads((demo / "summary.json").read_text())
+    assert 0.5 < summary["tissue_area_mm2"] < 0.9
+    assert summary["peak_memory_mib"] > 0
+
+
+def test_stitched_labels_equal_an_undivided_forward_pass(sample_svs: Path) -> None:
+    predictor = load_predictor("bcss-demo", "cpu", "float32")
+    with open_slide(sample_svs) as slide:
+        frame = map_frame(slide.info, predictor.card.mpp)
+        stitch = StitchSettings(choose_grid(predictor.card))
+        settings = BlockSettings(frame, stitch, predictor.card.codes, 0, 1)
+        box = densest_region(find_tissue(slide), settings, 768)
+        report = measure_seams(slide, predictor, settings, box)
+    assert report.equal_labels >= 0.999
+
+
+def test_dicom_and_svs_of_one_region_agree(demo: Path, data_dir: Path, tmp_path: Path) -> None:
+    # The series was encoded again: the two differ by 3 grey levels on average.
+    series = data_dir / "slides" / "CMU-1-Small-Region-dicom"
+    result = segment_slide(series, tmp_path, load_model("bcss-demo"), RunSettings())
+    assert result.folder.name == series.name
+    one = np.asarray(Maps.open(demo / MAPS).labels[:])
+    other = np.asarray(Maps.open(result.folder / MAPS).labels[:])
+    assert one.shape == other.shape
+    assert (one == other).mean() >= 0.99
