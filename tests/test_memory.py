@@ -1,0 +1,33 @@
+"""Memory of a whole run in a process of its own: flat in the slide's size, and as projected at most."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from wsi_seg.geometry import Size
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+COMMAND = [sys.executable, "-c", "from wsi_seg.cli import main; main()", "run"]
+
+
+def run_alone(slide: Path, out: Path, model: Path, *more: str) -> Any:
+    arguments = [*COMMAND, str(slide), "-o", str(out), "--model", str(model), "--precision", "float32"]
+    done = subprocess.run([*arguments, "--json", *more], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)[0]
+
+
+def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -> None:
+    peaks = []
+    for size in (8192, 32_768):
+        slide = make_slide(tmp_path / f"{size}.svs", SlideSpec(size=Size(size, size), tissue=0.03, seed=2))
+        settings = ("--set", "overlap=32")
+        plan = run_alone(slide, tmp_path, tiny_model, "--dry-run", *settings)
+        summary = run_alone(slide, tmp_path, tiny_model, *settings)["summary"]
+        assert summary["tiles"] == plan["tiles"] > 50
+        assert summary["peak_memory_mib"] * 2**20 <= plan["projected_memory_bytes"]
+        peaks.append(summary["peak_memory_mib"])
+    assert peaks[1] <= 1.1 * peaks[0]
