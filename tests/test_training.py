@@ -146,6 +146,7 @@ def test_a_network_learns_made_tissue(made_data, tmp_path):
     assert losses[-1] < losses[0]
     card = read_card(out)
     held = card.metrics["holdout"]["full"]
+    assert f"held-out Dice full: tumor {held['classes']['tumor']['dice']:.2f}" in card.held_out
     assert held["mean_dice"] > 0.85 and set(held["classes"]) == {c.name for c in CLASSES}
     assert "right-most 20%" in held["note"] and "optimistic" in held["note"]
     assert "partial" not in card.metrics["holdout"]

@@ -78,7 +78,9 @@ class ModelCard(_Model):
     normalization: Normalization = Field(default_factory=Normalization)
     training_data: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)
-    """Held-out metrics, with a sentence that says on what."""
+    """Held-out metrics, with a sentence that says on what; see `held_out`."""
+    held_out: str = ""
+    """The metrics in one line, printed once per run."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelCard:

@@ -85,8 +85,9 @@ def run(
     settings.regions.resolve(chosen.facts.card)
     if dry_run:
         return _print_plans(slides, chosen, settings, json_)
-    if chosen.facts.card.notice:
-        typer.echo(f"{chosen.facts.card.name}: {chosen.facts.card.notice}", err=True)
+    card = chosen.facts.card
+    if card.notice or card.held_out:
+        typer.echo(f"{card.name}: {'; '.join(filter(None, (card.notice, card.held_out)))}", err=True)
     return _run_all(slides, output, chosen, settings, json_)
 
 

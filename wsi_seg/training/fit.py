@@ -19,7 +19,7 @@ from wsi_seg.errors import MissingExtraError, OutputError
 from wsi_seg.models.network import build_network, load_encoder, save_network
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.datasets import Crops, Dataset, load_dataset
-from wsi_seg.training.holdout import evaluate_holdout
+from wsi_seg.training.holdout import describe_holdout, evaluate_holdout
 
 CONFIG_NAME = "train.yaml"
 
@@ -59,7 +59,8 @@ def train(config: TrainConfig, out: Path) -> Path:
     # Saved before it is evaluated: whatever goes wrong from here on, the training is not lost.
     save_network(network, config.model.model_copy(update={"metrics": metrics}), out)
     metrics["holdout"] = evaluate_holdout(network, datasets, config)
-    config.model.model_copy(update={"metrics": metrics}).write(out)
+    held_out = "; ".join(filter(None, (config.model.held_out, describe_holdout(metrics["holdout"]))))
+    config.model.model_copy(update={"metrics": metrics, "held_out": held_out}).write(out)
     return out
 
 

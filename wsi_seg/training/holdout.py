@@ -37,6 +37,15 @@ def evaluate_holdout(network: nn.Module, datasets: Sequence[Dataset], config: Tr
     return scores
 
 
+def describe_holdout(scores: dict[str, Any]) -> str:
+    """Return the Dice of every class in one line, "" where nothing was held out."""
+    parts = [
+        f"{name}: " + ", ".join(f"{c} {s['dice']:.2f}" for c, s in score["classes"].items())
+        for name, score in scores.items()
+    ]
+    return f"held-out Dice {'; '.join(parts)}" if parts else ""
+
+
 def holdout_note(source: DatasetConfig) -> str:
     """Return the sentence that says what was held out of a data set."""
     known = "" if source.known_class is None else f"; its masks know only {source.known_class} and the rest"
