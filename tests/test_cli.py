@@ -75,6 +75,9 @@ def test_run_json_is_json_alone(small_png: Path, tiny_model: Path, tmp_path: Pat
     assert first["summary"]["tiles"] >= 1
     assert second["status"] == "failed"
     assert "absent.svs" in second["reason"]
+    alone = call("run", tmp_path / "absent.svs", "-o", tmp_path / "out", "--model", tiny_model, "--json")
+    refused(alone, 1, "absent.svs")
+    assert [slide["status"] for slide in json.loads(alone.stdout)] == ["failed"]
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

@@ -10,7 +10,7 @@ from wsi_seg.blocks import BlockSettings, Predictor, segment_block
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Box, RealBox, Scale
 from wsi_seg.slide import Slide, read_region
-from wsi_seg.stitch import StitchSettings
+from wsi_seg.stitch import StitchSettings, to_numpy
 from wsi_seg.tiling import Block
 from wsi_seg.tissue import TissueMask
 
@@ -58,7 +58,7 @@ def measure_seams(
     box = _widened(box_map)
     whole_map = box.grown(context)
     image = read_region(slide, settings.frame, whole_map, settings.level)
-    whole = np.asarray(predictor(image[None])[0])[(slice(None), *box.within(whole_map))]
+    whole = to_numpy(predictor(image[None])[0])[(slice(None), *box.within(whole_map))]
     stitch = StitchSettings(grid, settings.stitch.blend, 1, "float32")
     everywhere = TissueMask(np.ones((1, 1), bool), _one_cell(slide), "none")
     one = BlockSettings(settings.frame, stitch, settings.codes, settings.level, settings.batch)

@@ -115,7 +115,7 @@ class _Output:
             return
         xp = array_namespace(probabilities)
         best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
-        labels = _numpy(best) + np.uint8(1)
+        labels = to_numpy(best) + np.uint8(1)
         small = _area_mean(probabilities, mask, d)
         if self.settings.probability_dtype == "uint8":
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
@@ -123,7 +123,7 @@ class _Output:
             labels *= mask
         self.labels[rows, columns] = labels
         self.probabilities[:, rows.start // d : rows.stop // d, columns.start // d : columns.stop // d] = (
-            _numpy(small)
+            to_numpy(small)
         )
 
     def cut(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -206,6 +206,6 @@ def _cell_sum(values: Any, d: int) -> Any:
     return cells
 
 
-def _numpy(array: Any) -> NDArray[Any]:
+def to_numpy(array: Any) -> NDArray[Any]:
     """Return a NumPy copy or view of an array of any library, on the host."""
     return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

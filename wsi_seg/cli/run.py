@@ -141,8 +141,6 @@ def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSet
         except Interrupted:
             raise
         except WsiSegError as error:
-            if len(slides) == 1:
-                raise
             typer.echo(f"error: {error}", err=True)
             failures.append((path, error))
         else:
@@ -151,7 +149,7 @@ def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSet
     if as_json:
         typer.echo(json.dumps(_as_json(results, failures), indent=2, ensure_ascii=False))
     if not results:
-        return EXIT_NOTHING_DONE
+        return failures[0][1].exit_code if len(failures) == 1 else EXIT_NOTHING_DONE
     whole = not failures and all(result.status != "incomplete" for result in results)
     return 0 if whole else EXIT_SOME_FAILED
 
