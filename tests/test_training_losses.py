@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from wsi_seg.training.augment import STAINS, Augmentation
 from wsi_seg.training.config import AugmentationConfig
 from wsi_seg.training.datasets import IGNORED, not_class
-from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss
+from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss, squared_difference
 
 # --- augmentation -------------------------------------------------------------------------------------
 
@@ -168,3 +168,11 @@ def test_a_sure_mistake_has_a_finite_loss_and_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(100 - math.log(3), rel=1e-5)
     assert bool(torch.isfinite(logits.grad).all()) and float(logits.grad[0, 2, 0, 0]) == pytest.approx(1)
+
+
+def test_squared_difference_compares_the_halves_of_a_batch():
+    same = torch.randn(2, 3, 4, 4)
+    assert float(squared_difference(torch.cat([same, same]))) == 0
+    sure = torch.zeros(2, 3, 1, 1)
+    sure[0, 0], sure[1, 1] = 100, 100
+    assert float(squared_difference(sure)) == pytest.approx(2)

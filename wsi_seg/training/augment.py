@@ -34,6 +34,11 @@ class Augmentation:
         self._stains = torch.tensor(STAINS)
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images, targets = self.blank(images, targets)
+        return self.recolour(images), targets
+
+    def recolour(self, images: Tensor) -> Tensor:
+        """Change what an image looks like and not what it shows: stain, colour, sharpness, encoding."""
         if self._config.stain:
             images = self._change_stain(images)
         if self._config.color:
@@ -43,9 +48,7 @@ class Augmentation:
         if self._config.chroma:
             images = self._smooth_chroma(images)
         images = images.clamp(0, 1)
-        if self._config.jpeg:
-            images = self._encode(images)
-        return self._blank(images, targets) if self._config.blank else (images, targets)
+        return self._encode(images) if self._config.jpeg else images
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._random)
@@ -114,8 +117,10 @@ class Augmentation:
             images[i] = torch.from_numpy(decoded).permute(2, 0, 1).to(images) / 255
         return images
 
-    def _blank(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def blank(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Replace one side of some crops by near-white, whose target is `blank_target`."""
+        if not self._config.blank:
+            return images, targets
         images, targets = images.clone(), targets.clone()
         side = images.shape[-1]
         for i in range(images.shape[0]):

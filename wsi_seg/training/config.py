@@ -64,6 +64,8 @@ class TrainConfig(_Section):
     """Folder under which data and encoder weights lie; relative to the configuration file."""
     encoder_weights: Path | None = None
     """Safetensors file of encoder weights to start from, relative to `data_dir`; None: random."""
+    start_from: str | None = None
+    """Model of the same architecture to start from: a bundled name or a model folder."""
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     ignored_codes: tuple[int, ...] = (0, 7, 15)
     """Mask codes of zero weight: BCSS outside_roi, exclude, undetermined."""
@@ -79,6 +81,9 @@ class TrainConfig(_Section):
     weight_decay: float = Field(default=1e-2, ge=0)
     dice_weight: float = Field(default=0.5, ge=0)
     """Weight of the soft Dice loss beside the cross-entropy's 1."""
+    consistency: float = Field(default=0.0, ge=0)
+    """Weight of the squared difference between the predictions for two recoloured copies of a crop. Above 0,
+    a batch holds each of its crops twice, and so half as many different ones."""
     precision: str = Field(default="bf16-mixed", pattern="^(bf16-mixed|16-mixed|32-true)$")
     accelerator: str = "auto"
     threads: int | None = Field(default=None, ge=1)

@@ -15,8 +15,10 @@ import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from wsi_seg.card import WEIGHTS_NAME
 from wsi_seg.errors import MissingExtraError, OutputError
-from wsi_seg.models.network import build_network, load_encoder, save_network
+from wsi_seg.models.network import build_network, load_encoder, load_weights, read_weights, save_network
+from wsi_seg.models.registry import find_model
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.datasets import Crops, Dataset, load_dataset
 from wsi_seg.training.holdout import describe_holdout, evaluate_holdout
@@ -50,6 +52,9 @@ def train(config: TrainConfig, out: Path) -> Path:
     network = build_network(config.model)
     if config.encoder_weights is not None:
         load_encoder(network, config.data_dir / config.encoder_weights)
+    if config.start_from is not None:
+        weights = find_model(config.start_from) / WEIGHTS_NAME
+        load_weights(network, config.model, read_weights(weights), weights)
     _start_folder(out, config)
     started = time.monotonic()
     fit(network, datasets, config, out)

@@ -51,3 +51,16 @@ def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
         p = probability[:, channel] * known
         losses.append(1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1))
     return torch.stack(losses).mean() if losses else logits.sum() * 0
+
+
+def squared_difference(logits: Tensor) -> Tensor:
+    """Mean over pixels of the squared difference of probabilities, first half of the batch against second.
+
+    Args:
+        logits: float (2 N, C, H, W); items i and i + N show the same place.
+
+    Returns:
+        A scalar in 0 … 2.
+    """
+    one, other = logits.float().softmax(1).chunk(2)
+    return (one - other).square().sum(1).mean()

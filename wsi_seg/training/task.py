@@ -13,7 +13,7 @@ from wsi_seg.card import Normalization
 from wsi_seg.training.augment import Augmentation
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.datasets import IGNORED, not_class
-from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss
+from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss, squared_difference
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -29,14 +29,17 @@ class SegmentationTask(lightning.LightningModule):
         """Return the loss of one batch."""
         kind = batch[0].device.type
         with torch.autocast(kind, enabled=False):
-            images, targets = self._augment(batch[0].float() / 255, batch[1])
-            images = _standardized(images, self._config.model.normalization)
+            images, targets = self._augment.blank(batch[0].float() / 255, batch[1])
+            if self._config.consistency:
+                images, targets = _twice(images), _twice(targets)
+            images = _standardized(self._augment.recolour(images), self._config.model.normalization)
         logits = self.network(images.contiguous(memory_format=torch.channels_last))
         with torch.autocast(kind, enabled=False):
             cross_entropy = partial_cross_entropy(logits, targets)
             dice = soft_dice_loss(logits, targets)
-        self.log_dict({"cross_entropy": cross_entropy, "dice": dice})
-        return cross_entropy + self._config.dice_weight * dice
+            difference = squared_difference(logits) if self._config.consistency else logits.new_zeros(())
+        self.log_dict({"cross_entropy": cross_entropy, "dice": dice, "difference": difference})
+        return cross_entropy + self._config.dice_weight * dice + self._config.consistency * difference
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with one learning-rate cycle over the run."""
@@ -46,6 +49,12 @@ class SegmentationTask(lightning.LightningModule):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: one_cycle(s, config.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _twice(batch: Tensor) -> Tensor:
+    """Return the first half of a batch followed by itself."""
+    half = batch[: max(1, len(batch) // 2)]
+    return torch.cat([half, half])
 
 
 def blank_target(config: TrainConfig) -> int:
