@@ -1,6 +1,6 @@
 """Make the picture of the README from the demo's results.
 
-    python scripts/make_readme_picture.py results/CMU-1-Small-Region
+python scripts/make_readme_picture.py results/CMU-1-Small-Region
 """
 
 from __future__ import annotations
