@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from wsi_seg.cli import app
 from wsi_seg.testing.geojson import assert_geojson
 
+MAIN = "from wsi_seg.cli import main; main()"
+
 
 def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments])
@@ -282,7 +284,9 @@ def test_a_full_disk_ends_with_one_line_and_can_be_taken_up(
 
 
 def test_ctrl_c_stops_soon_and_the_next_run_goes_on(made_svs: Path, tiny_model: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", "from wsi_seg.cli import main; main()", "run", str(made_svs), "-o",
+    # A background job of a shell ignores Ctrl-C, and so would the tests' children: take it back.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + MAIN
+    arguments = [sys.executable, "-c", code, "run", str(made_svs), "-o",
                  str(tmp_path), "--model", str(tiny_model), "--precision", "float32", "-w", "1",
                  "--set", "block=256", "--set", "overlap=64"]  # fmt: skip
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)

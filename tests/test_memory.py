@@ -24,7 +24,7 @@ def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -
     peaks = []
     for size in (8192, 32_768):
         slide = make_slide(tmp_path / f"{size}.svs", SlideSpec(size=Size(size, size), tissue=0.03, seed=2))
-        settings = ("--set", "overlap=32")
+        settings = ("--set", "overlap=32", "--set", "block=512")
         plan = run_alone(slide, tmp_path, tiny_model, "--dry-run", *settings)
         summary = run_alone(slide, tmp_path, tiny_model, *settings)["summary"]
         assert summary["tiles"] == plan["tiles"] > 50

@@ -29,10 +29,10 @@ UPSAMPLING_LIMIT = 1.25
 
 # Resident memory of the interpreter with torch, zarr and the readers loaded, and of a reader's own tile
 # cache; measured with benchmarks/memory.py.
-BASE_BYTES = 700 * 2**20
+BASE_BYTES = 950 * 2**20
 READER_CACHE_BYTES = 64 * 2**20
 # Bytes of live activations per input pixel of one tile in the widest part of a U-Net, by precision.
-ACTIVATION_BYTES = {"float32": 1400, "bf16": 900, "fp16": 900}
+ACTIVATION_BYTES = {"float32": 1000, "bf16": 600, "fp16": 600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +258,7 @@ def _project_memory(
     channels = len(model.card.codes)
     reach = min(side, max(frame.size.width, frame.size.height)) + stitch.grid.overlap + 128
     scale = frame.l0_per_map / info.levels[level].downsample
-    source = reach * reach * scale.x * scale.y * (4 + 3 + 3)  # RGBA from the reader, RGB, and its copy
+    source = reach * reach * scale.x * scale.y * (4 + 4 + 3 + 3 + 3)  # RGBA, its copy, RGB, copies
     item = 4 if stitch.probability_dtype == "float32" else 1
     maps = (
         side * side * (1 + 1 + 1) * 2 + side * side * channels * item * 2 / stitch.probability_downsample**2
