@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -68,7 +70,9 @@ def main() -> None:
             f"  projected {row['projected_mib']:>6} MiB  blocks {row['seconds']['blocks']:.0f} s",
             flush=True,
         )
-    result = {"machine": platform.machine(), "python": platform.python_version(), "rows": rows}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    command = "python benchmarks/memory.py " + shlex.join(sys.argv[1:])
+    result = {"machine": machine, "python": platform.python_version(), "command": command, "rows": rows}
     result["ratio_of_peaks"] = round(rows[-1]["peak_mib"] / rows[0]["peak_mib"], 3)
     print(f"ratio of peaks {result['ratio_of_peaks']}")
     if arguments.output:
