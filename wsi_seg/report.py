@@ -7,11 +7,13 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import resource
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import wsi_seg
@@ -139,5 +141,11 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
 
 def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux ru_maxrss may still hold the size of the process that started this one; VmHWM does not.
+        kib = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if kib is not None:
+            return int(kib[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
