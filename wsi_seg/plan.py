@@ -11,7 +11,6 @@ from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import SlideError, UsageError
-from wsi_seg.geometry import Scale
 from wsi_seg.layout import MapLayout, ProbabilityDtype, output_bytes
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.stitch import Blend, StitchSettings
@@ -279,8 +278,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def mpp_scale(value: float | Scale | None) -> Scale | None:
-    """Return microns per pixel for both axes from one number."""
-    return Scale(value, value) if isinstance(value, int | float) else value
