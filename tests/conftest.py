@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: threads that wait for each other give way instead of spinning, which on a busy
+# machine with few cores takes ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
+from wsi_seg.maps import Maps
 from wsi_seg.testing.geojson import assert_geojson
 
 MAIN = "from wsi_seg.cli import main; main()"
@@ -118,6 +119,33 @@ def test_export_with_other_settings_leaves_the_run_alone(done: Path) -> None:
     assert (done / "again.geojson").read_bytes() == before
 
 
+def test_augmentation_and_uncertainty_from_plan_to_export(
+    small_png: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    common = ("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5, "--precision", "float32",
+              "--set", "min_area_um2=0", "--set", "probability_dtype=float32")  # fmt: skip
+    planned = call(*common, "--tta", "--uncertainty", "--dry-run").stdout
+    assert "augmentation" in planned and "uncertainty" in planned
+    assert call(*common, "--tta", "--uncertainty").exit_code == 0
+    results = tmp_path / "small"
+    manifest = json.loads((results / "manifest.json").read_text())
+    assert manifest["plan"]["tta"] is True and manifest["plan"]["stitch"]["uncertainty"] is True
+    maps = Maps.open(results / "maps.zarr")
+    probabilities, uncertainty = np.asarray(maps.probabilities[:-1]), maps.uncertainty[:]
+    assert 0 < uncertainty.max() <= 1 and not uncertainty[np.asarray(probabilities.sum(0)) == 0].any()
+    refused(call(*common, "--uncertainty"), 1, "another slide, model or settings")  # without --tta
+    config = tmp_path / "run.yaml"
+    config.write_text("tta: true\nuncertainty: true\n")
+    assert "skipped" in call(*common, "-c", config).stdout
+    assert call(*common, "--uncertainty", "--overwrite").exit_code == 0
+    assert not np.array_equal(np.asarray(Maps.open(results / "maps.zarr").probabilities[:-1]), probabilities)
+    out = tmp_path / "other.geojson"
+    assert call("export", results, "--groups", "other", "--set", "min_area_um2=0", "-o", out).exit_code == 0
+    assert_geojson(out)
+    for feature in json.loads(out.read_text())["features"]:
+        assert 0 < feature["properties"]["measurements"]["Mean uncertainty"] <= 1
+
+
 def test_validate_tells_good_from_bad(done: Path, tmp_path: Path) -> None:
     good = call("validate", done)
     assert good.exit_code == 0
@@ -154,7 +182,14 @@ def test_check_seams_reports_equality(small_png: Path, tiny_model: Path) -> None
     result = call("check-seams", small_png, "--model", tiny_model, "--mpp", 0.5, "--side", 128, "--json",
                   "--set", "tile=256", "--set", "overlap=128")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert 0.9 < json.loads(result.stdout)["equal_labels"] <= 1
+    plain = json.loads(result.stdout)
+    assert 0.9 < plain["equal_labels"] <= 1
+    augmented = call("check-seams", small_png, "--model", tiny_model, "--mpp", 0.5, "--side", 128, "--json",
+                     "--set", "tile=256", "--set", "overlap=128", "--set", "tta=true",
+                     "--set", "uncertainty=true")  # fmt: skip
+    assert augmented.exit_code == 0, augmented.output
+    assert 0.9 < json.loads(augmented.stdout)["equal_labels"] <= 1
+    assert json.loads(augmented.stdout) != plain
 
 
 def run_bad(slide: Path, out: Path, *more: object) -> Any:

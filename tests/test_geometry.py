@@ -59,3 +59,10 @@ def test_scales() -> None:
     assert Scale(0.5, 0.6) / Scale(0.25, 0.2) == Scale(2, 0.6 / 0.2)
     assert Scale(2, 3) * Scale(4, 5) == Scale(8, 15)
     assert Box(0, 0, 0, 5).empty and Box(0, 0, 5, -1).empty and not Box(0, 0, 1, 1).empty
+
+
+@given(st.integers(-99, 99), st.integers(1, 99), st.integers(1, 40))
+def test_aligned_boxes_are_the_smallest_that_cover(x: int, width: int, step: int) -> None:
+    wide = Box(x, 0, x + width, 1).aligned(step)
+    assert wide.x0 % step == wide.x1 % step == 0
+    assert wide.x0 <= x < wide.x0 + step and wide.x1 - step < x + width <= wide.x1

@@ -26,15 +26,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rasterize",
         "contours",
         "measurements",
+        "outlines",
         "polygons",
+        "rings",
         "stitch",
         "plan",
         "pyramid",
     ),
-    ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings"),
+    ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings", "datasets"),
     ("models", "training", "graph"),
-    ("segment", "run", "evaluate", "export", "report", "seams"),
-    ("config", "cli", "viewer"),
+    ("segment", "run", "evaluate", "train", "explain", "export", "report", "seams"),
+    ("config", "cli", "viewer", "__main__"),
 )
 # The contracts of readers, models and exporters; they may import everything, and only tests import them.
 CONTRACTS = "testing"
@@ -50,6 +52,7 @@ HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
         "lightning",
         "pytorch_lightning",
         "safetensors.torch",
+        "captum",
     ): ("models", "training", CONTRACTS),
     ("dask", "distributed"): ("graph", CONTRACTS),
 }
@@ -219,7 +222,8 @@ def test_allowed_imports_are_no_fault(tmp_path: Path) -> None:
 
 def test_planning_needs_neither_torch_nor_dask() -> None:
     code = (
-        f"import sys; from wsi_seg import {', '.join(LIGHT)}; from wsi_seg.readers import openslide, image; "
+        f"import sys; from wsi_seg import {', '.join(LIGHT)}; "
+        "from wsi_seg.readers import openslide, tiled_tiff, image; "
         "print([name for name in ('torch', 'dask', 'distributed') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

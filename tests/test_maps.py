@@ -47,7 +47,7 @@ def content(lay: MapLayout, seed: int = 0) -> dict[tuple[int, int], dict[str, np
     for block in cut_blocks(lay.map_size, lay.block):
         h, w, ds = block.box.height, block.box.width, lay.probability_downsample
         labels = rng.integers(0, 4, (h, w), dtype=np.uint8)
-        shape = (len(lay.classes), -(-h // ds), -(-w // ds))
+        shape = (len(lay.channels), -(-h // ds), -(-w // ds))
         if lay.probability_dtype == "uint8":
             probabilities = rng.integers(0, 256, shape, dtype=np.uint8)
         else:
@@ -81,8 +81,9 @@ def tree_hash(path: Path) -> dict[str, str]:
         layout(2000, 1, block=64, probability_downsample=8),
         layout(700, 600, block=320, probability_downsample=1, probability_dtype="float32"),
         layout(classes=BCSS, probability_downsample=2),
+        layout(uncertainty=True),
     ],
-    ids=["usual", "smaller-than-block", "thin", "float", "bcss"],
+    ids=["usual", "smaller-than-block", "thin", "float", "bcss", "uncertainty"],
 )
 def test_store_is_valid_ome_zarr(tmp_path: Path, lay: MapLayout) -> None:
     path = tmp_path / "maps.zarr"
@@ -232,6 +233,35 @@ def test_channels_and_labels_carry_names_and_colours(tmp_path: Path) -> None:
     assert rgba[1] == [200, 0, 0, 255] and rgba[0][3] == 0
     assert json.loads((tmp_path / "m.zarr/0/zarr.json").read_text())["dimension_names"] == ["c", "y", "x"]
     assert "consolidated_metadata" not in json.loads((tmp_path / "m.zarr/zarr.json").read_text())
+
+
+def test_uncertainty_is_a_channel_after_the_classes(tmp_path: Path) -> None:
+    lay = layout(uncertainty=True)
+    maps = fill(tmp_path / "m.zarr", lay)
+    assert maps.classes == THREE and Maps.open(tmp_path / "m.zarr").layout == lay
+    assert maps.probabilities.shape == (4, 176, 325)
+    for block in cut_blocks(lay.map_size, lay.block):
+        expected = content(lay)[block.ix, block.iy]["probabilities"][3]
+        y, x = block.box.y0 // 4, block.box.x0 // 4
+        key = (slice(y, y + expected.shape[0]), slice(x, x + expected.shape[1]))
+        np.testing.assert_array_equal(maps.uncertainty[key], expected)
+    whole = maps.uncertainty[:]
+    assert (whole.shape, whole.dtype) == (maps.uncertainty.shape, np.uint8)
+    np.testing.assert_array_equal(maps.array("probabilities", 1)[3], halve_probabilities(whole))
+    root = json.loads((tmp_path / "m.zarr/zarr.json").read_text())["attributes"]["ome"]
+    channels = root["omero"]["channels"]
+    assert [c["label"] for c in channels] == [*(c.name for c in THREE), "uncertainty"]
+    assert (channels[3]["color"], channels[3]["active"]) == ("FFFFFF", False)
+    classes = json.loads((tmp_path / "m.zarr/labels/classes/zarr.json").read_text())["attributes"]["ome"]
+    assert len(classes["image-label"]["properties"]) == 4  # not analysed, and the three classes
+
+
+def test_maps_without_uncertainty_have_none_also_those_of_before_it_was_known(tmp_path: Path) -> None:
+    create_maps(tmp_path / "m.zarr", layout())
+    group = zarr.open_group(tmp_path / "m.zarr", mode="r+")
+    group.attrs["wsi_seg"] = {k: v for k, v in group.attrs["wsi_seg"].items() if k != "uncertainty"}
+    maps = Maps.open(tmp_path / "m.zarr")
+    assert maps.layout == layout() and maps.uncertainty is None
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))

@@ -80,14 +80,16 @@ def test_card_that_cannot_be_built(change, named):
     assert "\n" not in str(caught.value) and "'m'" in str(caught.value)
 
 
-def test_saved_in_half_precision_unless_too_large(tmp_path):
+def test_weights_are_saved_as_they_run_in_bfloat16_and_normalisation_exactly(tmp_path):
     card = ModelCard(name="m", encoder=LITE)
     network = build_network(card)
     variance = next(name for name in network.state_dict() if name.endswith("running_var"))
-    network.state_dict()[variance][0] = 1e6
+    network.state_dict()[variance][0] = 1 + 1e-6
     save_network(network, card, tmp_path)
     loaded = load_network(tmp_path).state_dict()
-    assert float(loaded[variance][0]) == 1e6
+    assert torch.equal(loaded[variance], network.state_dict()[variance])
+    head = "segmentation_head.0.weight"
+    assert torch.equal(loaded[head], network.state_dict()[head].bfloat16().float())
     assert all(t.dtype in (torch.float32, torch.int64) for t in loaded.values())
     assert (tmp_path / WEIGHTS_NAME).stat().st_size < 16e6
 

@@ -12,7 +12,7 @@ from wsi_seg.errors import OutputError
 from wsi_seg.exporters import figure
 from wsi_seg.exporters.overview import write_overview
 from wsi_seg.maps import MapLayout, Maps, create_maps
-from wsi_seg.polygons import Region
+from wsi_seg.outlines import GroupOutlines
 from wsi_seg.slide import MapFrame, map_frame
 from wsi_seg.testing.slides import ArraySlide
 from wsi_seg.tiling import cut_blocks
@@ -21,8 +21,8 @@ TUMOR, STROMA = BCSS_GROUPS[:2]
 GREY = 200
 
 
-def region(polygon: Polygon, group: ClassGroup = TUMOR, mpp: float = 0.5) -> Region:
-    return Region(polygon, group, polygon.area * mpp**2, polygon.length * mpp, 0.9, {"tumor": 1.0})
+def region(polygon: Polygon, group: ClassGroup = TUMOR, mpp: float = 0.5) -> GroupOutlines:
+    return GroupOutlines(group, 1, polygon.area * mpp**2, [polygon])
 
 
 def make(tmp_path: Path, width: int = 1600, height: int = 1000) -> tuple[ArraySlide, MapFrame, Maps]:

@@ -64,10 +64,16 @@ def test_projected_memory_does_not_grow_with_the_slide() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"block": 4096}, {"blend": "gaussian"}, {"workers": 4}, {"batch": 8}, {"tile": 1024}]
-)
+    "more", [{"block": 4096}, {"blend": "gaussian"}, {"workers": 4}, {"batch": 8}, {"tile": 1024},
+             {"uncertainty": True}, {"model": replace(MODEL, tta=True)}],
+)  # fmt: skip
 def test_what_takes_more_memory_is_projected_to(more: dict[str, Any]) -> None:
     assert plan(**more).projected_memory_bytes > plan().projected_memory_bytes
+
+
+def test_what_the_uncertainty_is_summed_from_is_projected() -> None:
+    more = plan(uncertainty=True, workers=1).projected_memory_bytes - plan(workers=1).projected_memory_bytes
+    assert more >= 3 * 4 * plan().layout.block ** 2  # one channel, its logarithm and the sum, as float32
 
 
 def test_projected_output_counts_every_stored_byte() -> None:
@@ -78,6 +84,8 @@ def test_projected_output_counts_every_stored_byte() -> None:
     probabilities = 21 * 5_000**2
     assert full.projected_output_bytes == output_bytes(full.layout)
     assert full.projected_output_bytes == pytest.approx((labels + probabilities) * 4 / 3, rel=0.02)
+    more = plan(uncertainty=True).projected_output_bytes - full.projected_output_bytes
+    assert more == pytest.approx(5_000**2 * 4 / 3, rel=0.02)
 
 
 def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None:
@@ -92,10 +100,12 @@ def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None
         plan(0.5, batch=2),
         plan(0.5, probability_downsample=2),
         plan(0.5, probability_dtype="float32"),
+        plan(0.5, uncertainty=True),
         plan(0.5, slide=replace(info(), fingerprint="g")),
         plan(0.5, slide=info(mpp=0.2501)),
         plan(0.5, model=replace(MODEL, digest="other")),
         plan(0.5, model=replace(MODEL, precision="bf16")),
+        plan(0.5, model=replace(MODEL, tta=True)),
     ]
     assert len({base.key, *(other.key for other in others)}) == len(others) + 1
 

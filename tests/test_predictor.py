@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 
-from wsi_seg.card import read_card
+from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.models import predictor as predictor_module
 from wsi_seg.models.network import load_network, normalized
-from wsi_seg.models.predictor import load_predictor, resolve_device, resolve_precision
+from wsi_seg.models.predictor import Predictor, load_predictor, resolve_device, resolve_precision
 from wsi_seg.testing.models import random_model, some_tiles
+
+CLASSES = tuple(CardClass(code=code, name=f"class {code}", color=(code, 0, 0)) for code in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,63 @@ def test_predictor_equals_the_plain_network(model_folder):
     assert not torch.equal(half, exact)
     assert float((half - exact).abs().max()) < 0.1
     assert float((half - exact).abs().mean()) < 0.005
+
+
+def eight_views(tiles: np.ndarray) -> list[np.ndarray]:
+    """A tile (N, H, W, …) turned and flipped in all ways, one transposition or reversal at a time."""
+    views = []
+    for swapped in (tiles, tiles.swapaxes(1, 2)):
+        for rows in (1, -1):
+            for columns in (1, -1):
+                views.append(swapped[:, ::rows, ::columns])
+    return views
+
+
+def test_augmentation_at_test_time_is_the_mean_of_eight_views_turned_back(model_folder):
+    plain = load_predictor(str(model_folder), "cpu", "float32")
+    tiles = some_tiles(2)
+    total = np.zeros((2, 64, 64, 21))
+    for swap in (False, True):
+        for rows in (1, -1):
+            for columns in (1, -1):
+                view = (tiles.swapaxes(1, 2) if swap else tiles)[:, ::rows, ::columns]
+                out = plain(view).numpy().transpose(0, 2, 3, 1)[:, ::rows, ::columns]
+                total += out.swapaxes(1, 2) if swap else out
+    made = load_predictor(str(model_folder), "cpu", "float32", tta=True)
+    found = made(tiles)
+    assert made.tta and not plain.tta
+    assert found.dtype == torch.float32
+    assert np.allclose(found.numpy().transpose(0, 2, 3, 1), total / 8, atol=1e-5)
+    assert float((found - plain(tiles)).abs().max()) > 0.01
+    assert torch.equal(found, made(tiles))
+
+
+def test_augmented_predictions_turn_with_the_input(model_folder):
+    made = load_predictor(str(model_folder), "cpu", "float32", tta=True)
+    tiles = some_tiles(1)
+    found = made(tiles).numpy().transpose(0, 2, 3, 1)
+    for view, expected in zip(eight_views(tiles), eight_views(found), strict=True):
+        assert np.allclose(made(view).numpy().transpose(0, 2, 3, 1), expected, atol=1e-5)
+    long = made(np.ascontiguousarray(tiles[:, :32]))  # an image need not be square
+    assert long.shape == (1, 21, 32, 64)
+
+
+def test_augmentation_changes_nothing_where_the_network_turns_with_its_input():
+    """A network that looks at single pixels gives the same with and without."""
+    card = ModelCard(name="pointwise", groups=(), classes=CLASSES, normalization=Normalization())
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, len(CLASSES), 1)
+    plain, augmented = (Predictor(network, card, "cpu", "float32", tta) for tta in (False, True))
+    tiles = some_tiles(2)
+    assert torch.allclose(augmented(tiles), plain(tiles), atol=1e-6)
+
+
+def test_image_labels_are_averaged_over_the_views(tmp_path):
+    folder = random_model(tmp_path / "labels", image_labels=("benign", "malignant"))
+    plain, augmented = (load_predictor(str(folder), "cpu", "float32", tta) for tta in (False, True))
+    tiles = some_tiles(2)
+    mean = torch.stack([plain.classify(view) for view in eight_views(tiles)]).mean(0)
+    assert torch.allclose(augmented.classify(tiles), mean, atol=1e-5)
 
 
 def test_predictor_takes_any_memory_layout(model_folder):
@@ -132,3 +193,20 @@ def test_batch_statistics_keep_their_digits(precision, model_folder):
     exact = {name: t.clone() for name, t in network.state_dict().items() if "running" in name}
     cast = predictor_module._cast(network, predictor_module.DTYPES[precision]).state_dict()
     assert exact and all(torch.equal(cast[name], t) for name, t in exact.items())
+
+
+def test_colour_is_averaged_and_brightness_is_not() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 12, 15, 3), np.uint8)
+    plain = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
+    out = normalized(torch.from_numpy(pixels), plain.model_copy(update={"chroma_box": 5}))[0].numpy()
+    values = pixels[0] / 255
+    weights = np.array([0.299, 0.587, 0.114])
+    luma = values @ weights
+    for y, x in np.ndindex(12, 15):
+        box = (slice(max(0, y - 2), y + 3), slice(max(0, x - 2), x + 3))
+        expected = luma[y, x] + (values[box] - luma[box][..., None]).mean(axis=(0, 1))
+        assert out[:, y, x] == pytest.approx(expected, abs=1e-5)
+    same = normalized(torch.from_numpy(pixels), plain)[0].numpy()
+    assert np.allclose(same, values.transpose(2, 0, 1))
+    with pytest.raises(ValidationError, match="chroma_box 4 must be odd"):
+        Normalization(chroma_box=4)

@@ -59,6 +59,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory, sample_svs: Path) -> dict[s
 
 
 CASES = [
+    *(("tiff", kind) for kind in ("sample", "odd", "svs", "jp2")),  # more of them in test_tiled_tiff.py
     *(("openslide", kind) for kind in ("sample", "odd", "svs", "jp2", "scn")),
     *(("tiffslide", kind) for kind in ("sample", "odd", "svs", "jp2", "scn", "coded")),
     *(("image", kind) for kind in ("png", "jpg", "tif")),
@@ -79,10 +80,11 @@ def test_contract_dicom(check: Callable[[Opener], None], data_dir: Path) -> None
 @pytest.mark.parametrize(
     ("kind", "reader", "vendor"),
     [
-        ("sample", "openslide", "aperio"),
-        ("svs", "openslide", "aperio"),
+        ("sample", "tiff", "aperio"),
+        ("svs", "tiff", "aperio"),
+        ("jp2", "tiff", "aperio"),
+        ("odd", "tiff", "generic-tiff"),
         ("scn", "openslide", "leica"),
-        ("odd", "openslide", "generic-tiff"),
         ("coded", "tiffslide", "generic-tiff"),
         ("png", "image", "png"),
         ("jpg", "image", "jpeg"),
@@ -189,7 +191,7 @@ def test_mpp_of_the_user_wins(sample_svs: Path) -> None:
 
 
 def test_mpp_of_each_axis_and_of_an_image(slides: dict[str, Path], tmp_path: Path) -> None:
-    for reader in ("openslide", "tiffslide"):
+    for reader in ("tiff", "openslide", "tiffslide"):
         with open_slide(slides["odd"], reader=reader) as slide:
             assert slide.info.mpp is not None
             assert (slide.info.mpp.x, slide.info.mpp.y) == pytest.approx((0.25, 0.26), rel=1e-6)
@@ -222,7 +224,7 @@ def test_bounds(slides: dict[str, Path]) -> None:
             assert slide.info.bounds is None
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
 def test_fingerprint_follows_the_pixels_not_the_path(reader: str, tmp_path: Path, sample_svs: Path) -> None:
     copy = tmp_path / "other name.svs"
     copy.write_bytes(sample_svs.read_bytes())
@@ -331,7 +333,7 @@ def test_truncated_png(slides: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_unknown_reader_and_bad_mpp(sample_svs: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown reader 'bioformats'; choose one of openslide"):
+    with pytest.raises(UsageError, match=r"unknown reader 'bioformats'; choose one of tiff, openslide"):
         open_slide(sample_svs, reader="bioformats")
     for mpp in (0, -0.5, float("nan"), Scale(0.5, 0)):
         with pytest.raises(UsageError, match="mpp must be"):
@@ -374,7 +376,7 @@ def test_slide_is_readable_again_after_a_bad_tile(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[at : at + count] = b"\0" * count
     path.write_bytes(content)
-    for reader in ("openslide", "tiffslide"):
+    for reader in ("tiff", "openslide", "tiffslide"):
         with open_slide(path, reader=reader) as slide:
             good, bad = Box(600, 100, 700, 200), Box(10, 20, 30, 40)
             before = slide.read_level(0, good)

@@ -18,14 +18,22 @@ import yaml
 from hatchling.builders.wheel import WheelBuilder
 
 import wsi_seg
-from wsi_seg.card import WEIGHTS_NAME, read_card
+from wsi_seg.card import WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.config import RunConfig, read_run_config
 from wsi_seg.data import sample_slide
+from wsi_seg.models.network import build_network
 from wsi_seg.models.registry import BUNDLED, bundled_names
-from wsi_seg.training.config import read_train_config
+from wsi_seg.testing.made_data import MADE
+from wsi_seg.training.config import (
+    AugmentationConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+    read_train_config,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.y*ml"))
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.y*ml"))
 MODULES = sorted((REPOSITORY / "wsi_seg").rglob("*.py"))
 
 SAMPLE_MD5 = "1ad6e35c9d17e4d85fb7e3143b328efe"
@@ -33,9 +41,11 @@ MOST_LINES = 400
 BUNDLED_BYTES = 16 * 2**20
 
 # Distributions whose import name is another.
-IMPORT_NAMES = {"openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {
+    "openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn",
+}  # fmt: skip
 # Distributions that another one loads; see the reasons in pyproject.toml.
-LOADED_BY_OTHERS = {"aiohttp", "imagecodecs", "openslide-bin"}
+LOADED_BY_OTHERS = {"aiohttp", "openslide-bin", "tensorboard"}
 
 # Pieces are joined here so that this file does not hold what it forbids.
 PRIVATE = re.compile(
@@ -73,15 +83,38 @@ def repository_files() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
 def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
-    if path.name.startswith("train"):
-        assert read_train_config(path).data_dir == tmp_path
-    elif path.name.startswith("run"):
+    if path.name == "run.yaml":
         assert read_run_config(path).model in bundled_names()
-    else:
-        pytest.fail(f"{path.name}: name it run*.yaml or train*.yaml, so that it is known how to load it")
+        return
+    config = read_train_config(path)
+    assert config.data_dir == tmp_path and config.model.notice
+    build_network(config.model)
+    name = path.name.replace("_", "-").removesuffix(".yaml")
+    bundled = {
+        "bcss-unet-efficientnet-lite0": "bcss-demo-first",
+        "bcss-unet-efficientnet-lite0-tune": "bcss-demo",
+    }
+    assert config.model.name == bundled.get(name, name)
+
+
+def test_train_configuration_shows_every_key() -> None:
+    values = yaml.safe_load((REPOSITORY / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    assert set(values) == set(TrainConfig.model_fields)
+    for section, model in (
+        ("model", ModelCard),
+        ("augmentation", AugmentationConfig),
+        ("loss", LossConfig),
+        ("optimizer", OptimizerConfig),
+    ):
+        assert set(values[section]) == set(model.model_fields), section
+        defaults = {k: f.default for k, f in model.model_fields.items()}
+        if model is not ModelCard:
+            assert model(**values[section]) == model(**defaults), section
+    kinds = {dataset["kind"] for dataset in values["datasets"]}
+    assert kinds == set(MADE)
 
 
 def test_run_configuration_shows_every_key_at_its_default() -> None:
@@ -142,8 +175,10 @@ def test_wheel_holds_every_file_of_the_package() -> None:
 
 def test_dependencies_are_those_that_are_imported() -> None:
     required, extras = project()["dependencies"], project()["optional-dependencies"]
-    optional = [line for name in ("cloud", "distributed", "train") for line in extras[name]]
-    declared = {_distribution(line) for line in [*required, *optional]}
+    optional = [
+        line for name in ("cloud", "distributed", "explain", "report", "train") for line in extras[name]
+    ]
+    declared = {_distribution(line) for line in [*required, *optional]} - {"wsi-seg"}
     imported = {name for path in MODULES for name in _imported(path)} - {"wsi_seg", *sys.stdlib_module_names}
     by_import = {IMPORT_NAMES.get(name, name.replace("-", "_")): name for name in declared}
     assert {name for name in imported if name not in by_import} == set(), "imported but not declared"

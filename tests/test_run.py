@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaozarrs
 from ome_zarr_models import open_ome_zarr
+from PIL import Image
 
 from wsi_seg.errors import Interrupted, OutputError, SlideError, UsageError
 from wsi_seg.geometry import Scale
@@ -77,6 +78,7 @@ def test_manifest_says_what_was_done(quiet: SlideResult, model: Model, made_svs:
     assert manifest["slide"]["path"] == str(made_svs)
     assert manifest["slide"]["mpp"] == {"x": 0.25, "y": 0.25}
     assert manifest["slide"]["mpp_source"] == "openslide"
+    assert manifest["slide"]["reader"] == "tiff"
     assert manifest["model"]["digest"] == model.facts.digest
     assert manifest["settings"]["plan"]["block"] == 512
     assert manifest["blocks_failed"] == []
@@ -102,7 +104,7 @@ def test_every_scheduler_gives_the_same_bytes(
 def test_block_size_does_not_change_a_pixel(made_svs: Path, model: Model, tmp_path: Path, blend: Any) -> None:
     arrays = []
     for block in (1024, 2048):
-        settings = RunSettings(plan=PlanSettings(block=block, overlap=32, blend=blend))
+        settings = RunSettings(plan=PlanSettings(block=block, overlap=32, blend=blend, uncertainty=True))
         maps = Maps.open(run_again(made_svs, tmp_path / f"{blend}{block}", model, settings).folder / MAPS)
         arrays.append([np.asarray(a[:]) for a in (maps.labels, maps.probabilities, maps.tissue)])
     assert arrays[0][0].any()
@@ -246,3 +248,14 @@ def test_unknown_groups_are_named_before_anything_happens(
 
 def _mpp(value: float) -> Scale:
     return Scale(value, value)
+
+
+def test_another_slide_under_the_same_name_is_opened_anew(model: Model, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    settings = replace(SETTINGS, mpp=Scale(0.5, 0.5), tissue="none")
+    labels = []
+    for out in ("one", "two"):
+        Image.fromarray(random.integers(0, 256, (96, 96, 3), np.uint8)).save(tmp_path / "slide.png")
+        folder = segment_slide(tmp_path / "slide.png", tmp_path / out, model, settings).folder
+        labels.append(np.asarray(Maps.open(folder / MAPS).labels[:]))
+    assert not np.array_equal(*labels)

@@ -76,7 +76,7 @@ def centre_of_darkness(pixels: NDArray[np.uint8]) -> tuple[float, float]:
     return float((x * weight).sum() / weight.sum()), float((y * weight).sum() / weight.sum())
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
 @pytest.mark.parametrize("factors", [(1,), (1, 2, 4), (1, 4)])
 @pytest.mark.parametrize(("mpp", "asked"), RESOLUTIONS)
 def test_landmarks_come_out_where_the_frame_says(
@@ -97,7 +97,7 @@ def test_landmarks_come_out_where_the_frame_says(
             assert box.y0 + found_y == pytest.approx(expected_y, abs=0.25)
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
 @quick
 @given(mpp_x=st.floats(0.1, 1), ratio=st.floats(0.9, 1.1), asked=st.floats(0.2, 3))
 def test_landmarks_at_any_scale(reader: str, mpp_x: float, ratio: float, asked: float, folder: Path) -> None:
@@ -132,7 +132,7 @@ def whole_map(path: Path, reader: str, mpp: Scale, asked: float) -> tuple[NDArra
         return read_region(slide, frame, box), box
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
 @pytest.mark.parametrize(("mpp", "asked"), RESOLUTIONS)
 @quick
 @given(data=st.data())
@@ -169,8 +169,10 @@ def test_a_whole_factor_on_each_axis() -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (300, 800, 3), dtype=np.uint8)
     slide = ArraySlide(pixels, Scale(0.25, 0.5))
     frame = map_frame(slide.info, 1.0)
-    mean = pixels.reshape(150, 2, 200, 4, 3).mean(axis=(1, 3))
-    assert np.array_equal(read_region(slide, frame, frame.box), np.floor(mean + 0.5).astype(np.uint8))
+    mean = np.floor(pixels.reshape(150, 2, 200, 4, 3).mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+    assert np.array_equal(read_region(slide, frame, frame.box), mean)
+    part = Box(30, 70, 90, 100)
+    assert np.array_equal(read_region(slide, frame, part), mean[part.within(frame.box)])
 
 
 def test_equal_resolution_is_copied() -> None:
@@ -392,12 +394,19 @@ def test_thumbnail_of_a_single_level_slide_reads_in_bounded_pieces(side: int) ->
     assert slide.largest <= (2.3 * slide_module.SOURCE_SIDE) ** 2
 
 
-def test_region_of_a_single_level_slide_reads_in_bounded_pieces() -> None:
+@pytest.mark.parametrize("mpp", [5.0, 5.1])
+def test_region_of_a_single_level_slide_reads_in_bounded_pieces(mpp: float) -> None:
     slide = BlankSlide(Size(50_000, 50_000))
-    frame = map_frame(slide.info, 5.0)
+    frame = map_frame(slide.info, mpp)
     pixels = read_region(slide, frame, Box(100, 100, 1000, 900))  # type: ignore[arg-type]
     assert (pixels == 200).all()
     assert slide.largest <= (2.3 * slide_module.SOURCE_SIDE) ** 2
+
+
+def test_a_whole_factor_reads_no_other_pixels() -> None:
+    slide = BlankSlide(Size(5000, 5000))
+    read_region(slide, map_frame(slide.info, 0.5), Box(100, 100, 612, 612))  # type: ignore[arg-type]
+    assert slide.largest == 1024 * 1024
 
 
 def test_read_region_can_be_told_the_level() -> None:

@@ -11,7 +11,7 @@ from wsi_seg.blocks import BlockSettings, segment_block
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.slide import map_frame, pick_level, read_region
-from wsi_seg.stitch import StitchSettings, blend_window
+from wsi_seg.stitch import StitchSettings, blend_window, normalised_entropy
 from wsi_seg.testing.predictors import Darkness, Identity, Position
 from wsi_seg.testing.slides import ArraySlide, area_mean
 from wsi_seg.tiling import Block, Grid, cut_blocks
@@ -38,7 +38,8 @@ def stitched(
     d = stitch.probability_downsample
     plan = BlockSettings(frame, stitch, codes, pick_level(slide.info, frame), batch=2)
     labels = np.zeros((frame.size.height, frame.size.width), np.uint8)
-    shape = (len(codes), -(-frame.size.height // d), -(-frame.size.width // d))
+    stored = len(codes) + stitch.uncertainty
+    shape = (stored, -(-frame.size.height // d), -(-frame.size.width // d))
     probabilities = np.zeros(shape, stitch.probability_dtype)
     for block in cut_blocks(frame.size, side):
         part = tissue.crop(frame.to_l0(block.box))
@@ -80,7 +81,7 @@ def test_bytes_do_not_depend_on_the_block(
     size: tuple[int, int], grid: tuple[int, int], blend: Any, seed: int
 ) -> None:
     slide = ArraySlide(texture(*size, seed), mpp=0.31)
-    stitch = StitchSettings(Grid(*grid), blend, 4)
+    stitch = StitchSettings(Grid(*grid), blend, 4, "float32", uncertainty=True)
     results = [stitched(slide, Position(), stitch, side, CODES[:2]) for side in (64, 96, 512)]
     for labels, probabilities in results[1:]:
         assert np.array_equal(labels, results[0][0])
@@ -162,6 +163,75 @@ def test_a_cell_partly_outside_tissue_is_the_mean_of_its_tissue() -> None:
     maps = segment_block(slide, Block(0, 0, Box(0, 0, 64, 64)), tissue, Darkness(), plan)
     assert (maps.probabilities[0, :, 0] == 255).all()
     assert not maps.probabilities[:, :, 1:].any()
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """The oracle: float64, over the first axis, terms of probability 0 left out."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(probabilities > 0, probabilities * np.log(probabilities), 0.0)
+    return -terms.sum(axis=0) / np.log(len(probabilities))
+
+
+class Mixture:
+    """Three classes whose probabilities are the shares of red, green and blue; 0 and 1 where one is pure."""
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        total = np.maximum(tiles.sum(axis=-1, keepdims=True, dtype=np.float32), 1)
+        return (tiles / total).astype(np.float32).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("blend", ["crop", "gaussian", "mean"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_uncertainty_is_the_normalised_entropy(library: str, blend: Any, dtype: Any) -> None:
+    torch = pytest.importorskip("torch")
+    pixels = texture(150, 90)
+    pixels[:8, :8] = (255, 0, 0)  # sure
+    pixels[:8, 8:16] = 77  # as unsure as can be
+    slide = ArraySlide(pixels, mpp=0.5)
+
+    def predict(tiles: np.ndarray) -> Any:
+        return torch.from_numpy(Mixture()(tiles)) if library == "torch" else Mixture()(tiles)
+
+    stitch = StitchSettings(Grid(64, 32), blend, 2, dtype, uncertainty=True)
+    labels, channels = stitched(slide, predict, stitch, 64, CODES)
+    full = 255 if dtype == "uint8" else 1
+    exact = entropy(Mixture()(pixels[None])[0].astype(np.float64)).reshape(45, 2, 75, 2).mean((1, 3))
+    assert channels.shape == (4, 45, 75)
+    assert np.abs(channels[3] / full - exact).max() <= (0.5 / 255 + 1e-5 if dtype == "uint8" else 1e-5)
+    assert (channels[3, :4, :4] == 0).all() and (channels[3, :4, 4:8] >= full * (1 - 1e-6)).all()
+    plain = stitched(slide, predict, StitchSettings(Grid(64, 32), blend, 2, dtype), 64, CODES)
+    assert np.array_equal(labels, plain[0]) and np.array_equal(channels[:3], plain[1])
+
+
+def test_uncertainty_of_the_blend_is_that_of_the_blended_probabilities() -> None:
+    stitch = StitchSettings(Grid(64, 32), "gaussian", 1, "float32", uncertainty=True)
+    _, channels = stitched(ArraySlide(texture(150, 100), mpp=0.5), Position(), stitch, 64, (1, 2))
+    assert np.allclose(channels[2], entropy(channels[:2].astype(np.float64)), atol=1e-5)
+
+
+def test_uncertainty_counts_only_analysed_pixels() -> None:
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    pixels[:, 2:] = (0, 0, 255)
+    mask = np.zeros((64, 64), bool)
+    mask[:, :2] = True
+    slide = ArraySlide(pixels, mpp=0.5)
+    stitch = StitchSettings(Grid(64, 0), "crop", 4, uncertainty=True)
+    plan = BlockSettings(map_frame(slide.info, 0.5), stitch, CODES, 0, 1)
+    tissue = TissueMask(mask, Scale(1, 1), "test")
+    maps = segment_block(slide, Block(0, 0, Box(0, 0, 64, 64)), tissue, Mixture(), plan)
+    assert (maps.probabilities[3, :, 0] == 255).all()  # not half of it, though half of the cell is sure
+    assert not maps.probabilities[:, :, 1:].any()
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0, 1.0], [1.0000001, 0.0], [0.37, 0.37, 0.37]])
+def test_entropy_stays_between_0_and_1(values: list[float]) -> None:
+    found = normalised_entropy(np.array(values, np.float32)[:, None, None])
+    assert found.shape == (1, 1) and found.dtype == np.float32
+    assert found.item() == pytest.approx(
+        min(entropy(np.array(values)), 1) if len(values) > 1 else 0, abs=1e-6
+    )
+    assert 0 <= found.item() <= 1
 
 
 def test_torch_and_numpy_give_the_same_bytes() -> None:

@@ -1,10 +1,15 @@
-"""Training runs: from a configuration to a model folder, and the evaluation of what was held out."""
+"""Training runs: from a configuration to a model folder, whole or interrupted."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +17,36 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
+from typer.testing import CliRunner
 
-from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
+from wsi_seg.card import CardClass, CardGroup, ModelCard, read_card
+from wsi_seg.cli import app
+from wsi_seg.datasets.bcss import BcssRegions
+from wsi_seg.datasets.masks import MaskedImages
+from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.split import Split
 from wsi_seg.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
+from wsi_seg.models.network import read_weights, save_network
 from wsi_seg.models.predictor import load_predictor
-from wsi_seg.training.config import DatasetConfig, TrainConfig, read_train_config
-from wsi_seg.training.datasets import IGNORED, Dataset, Region, not_class
-from wsi_seg.training.fit import CONFIG_NAME, train
-from wsi_seg.training.holdout import count_region, evaluate_holdout, predict_channels
-from wsi_seg.training.task import one_cycle
+from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config
+from wsi_seg.training.fit import start_network, train
+from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
+from wsi_seg.training.task import SegmentationTask, rate_factor
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 COLORS = {1: (140, 70, 150), 2: (230, 160, 190), 4: (90, 60, 80)}  # tumour, stroma, necrosis as in H&E
-KEPT = CardClass(code=1, name="tumor", color=(200, 0, 0))
 CLASSES = (
-    KEPT,
+    CardClass(code=1, name="tumor", color=(200, 0, 0)),
     CardClass(code=2, name="stroma", color=(150, 200, 150)),
     CardClass(code=4, name="necrosis_or_debris", color=(50, 50, 50)),
 )
+SMALL = {"encoder": "resnet18", "architecture_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}}
 
 
-def write_region(folder: Path, seed: int, partial: bool = False) -> None:
+def write_region(folder: Path, seed: int, partial: bool = False, shape: tuple[int, int] = (6, 10)) -> None:
     """Write a made region: noisy patches of the three colours, and a strip of code 0 of any colour."""
     random = np.random.default_rng(seed)
-    codes = np.kron(random.choice(list(COLORS), (6, 10)), np.ones((24, 24))).astype(np.uint8)
+    codes = np.kron(random.choice(list(COLORS), shape), np.ones((24, 24))).astype(np.uint8)
     image = np.array([COLORS.get(c, (0, 0, 0)) for c in range(5)])[codes]
     image = np.clip(image + random.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
     codes[:10] = 0
@@ -48,18 +58,17 @@ def write_region(folder: Path, seed: int, partial: bool = False) -> None:
 
 def made_config(data_dir: Path, **changes) -> TrainConfig:
     values = {
-        "model": ModelCard(
-            name="made", encoder="timm-tf_efficientnet_lite0", classes=CLASSES, groups=(), tile=64
-        ),
+        "model": ModelCard(name="made", classes=CLASSES, groups=(), tile=64, **SMALL),
         "data_dir": data_dir,
         "datasets": (
-            DatasetConfig(name="full", folder=Path("full"), mpp=0.5, holdout=0.2),
-            DatasetConfig(name="partial", folder=Path("partial"), mpp=0.5, known_class="tumor", weight=0.3),
+            BcssRegions(name="full", folder=Path("full"), mpp=0.5, split=Split(by="columns", validation=0.2)),
+            BcssRegions(name="partial", folder=Path("partial"), mpp=0.5, known_class="tumor", weight=0.3),
         ),
         "blank_is_not": "tumor",
-        "crop": 64,
-        "batch": 4,
-        "max_steps": 3,
+        "crop": 32,
+        "batch": 2,
+        "epochs": 3,
+        "steps_per_epoch": 2,
         "precision": "32-true",
         "accelerator": "cpu",
     }
@@ -75,110 +84,309 @@ def made_data(tmp_path_factory) -> Path:
     return folder
 
 
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def table_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 # --- configuration ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("train_*.yaml")), ids=lambda p: p.stem)
-def test_shipped_configurations_load(path, monkeypatch, tmp_path):
-    monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
-    config = read_train_config(path)
-    assert config.data_dir == tmp_path
-    assert config.model.notice == "demonstration, not for clinical use"
-
-
-def test_the_demo_card_tells_the_result_on_a_patient_never_seen(monkeypatch, tmp_path):
-    monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
-    entry = read_train_config(CONFIGS / "train_bcss_demo.yaml").model.metrics["left_out_patient"]
-    assert "without this patient" in entry["note"] and "train_bcss_demo_left_out.yaml" in entry["command"]
-    assert {"dice", "iou", "mcc"} <= set(entry["tumor"])
-
-
-def test_the_left_out_configuration_differs_from_the_demo_in_the_patient_alone(monkeypatch, tmp_path):
-    monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
-    demo, left_out = (read_train_config(CONFIGS / f"train_bcss_demo{end}.yaml") for end in ("", "_left_out"))
-    (patient,) = (d for d in left_out.datasets if d.holdout == 1)
-    assert patient.name == "A1G6" and patient.weight == 0
-    same = {"model": demo.model, "datasets": demo.datasets, "max_steps": demo.max_steps}
-    assert left_out.model_copy(update=same) == demo
-    others = [d for d in demo.datasets if d.name != "A1G6"]
-    assert [d for d in left_out.datasets if d.name != "A1G6"] == others
-    assert left_out.model.encoder == demo.model.encoder
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"bach": 3}, "unknown key 'bach'; did you mean 'batch'?"),
+        ({"optimizer": {"learning_rat": 3}}, "did you mean 'learning_rate'?"),
         ({"blank_is_not": "tumors"}, "class 'tumors' is none of the model's classes"),
-        ({"datasets": [{"name": "a", "folder": "a", "mpp": 1, "weight": 0}]}, "no data set is left"),
+        ({"loss": {"class_weights": {"tumors": 2}}}, "class 'tumors' is none of the model's classes"),
+        ({"datasets": [{"kind": "bcss", "name": "a", "folder": "a", "weight": 0}]}, "no data set is left"),
+        ({"datasets": [{"kind": "bcs", "name": "a", "folder": "a"}]}, "'bcss', 'masks'"),
+        ({"datasets": [{"kind": "bcss", "name": "a", "folder": "a", "mp": 1}]}, "did you mean 'mpp'?"),
         ({"data_dir": "$NOT_SET_ANYWHERE/x"}, "environment variable NOT_SET_ANYWHERE is not set"),
         ({"crop": 100}, "crop: "),
+        ({"steps_per_epoch": None}, "give steps_per_epoch"),
+        ({"thaw_epoch": 2}, "needs freeze_encoder"),
+        ({"freeze_encoder": True, "thaw_epoch": 2, "devices": 2}, "one device only"),
     ],
 )
 def test_wrong_configurations(change, message, tmp_path):
     path = tmp_path / "train.yaml"
-    values = {"model": {"name": "m"}, "datasets": [{"name": "a", "folder": "a", "mpp": 0.5}]} | change
-    path.write_text(yaml.safe_dump(values))
+    values = {
+        "model": {"name": "m"},
+        "datasets": [{"kind": "bcss", "name": "a", "folder": "a"}],
+        "steps_per_epoch": 1,
+    }
+    path.write_text(yaml.safe_dump(values | change))
     with pytest.raises(UsageError) as caught:
         read_train_config(path)
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_data_dir_is_relative_to_the_file(tmp_path):
     values = {
         "model": {"name": "m"},
-        "datasets": [{"name": "a", "folder": "a", "mpp": 0.5}],
+        "datasets": [{"kind": "bcss", "name": "a", "folder": "a"}],
+        "sampling": "regions",
         "data_dir": "../x",
     }
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
-    assert read_train_config(tmp_path / "train.yaml").data_dir == tmp_path / ".." / "x"
+    assert read_train_config(tmp_path / "train.yaml").data_dir == tmp_path.parent / "x"
 
 
-# --- runs ---------------------------------------------------------------------------------------------
+# --- whole runs ---------------------------------------------------------------------------------------
 
 
 def test_a_network_learns_made_tissue(made_data, tmp_path):
-    config = made_config(made_data, max_steps=40, learning_rate=3e-3, checkpoint_steps=20)
+    config = made_config(
+        made_data, epochs=5, steps_per_epoch=15, batch=4, optimizer=OptimizerConfig(learning_rate=5e-3)
+    )
     out = train(config, tmp_path / "model")
-    with (out / "log" / "metrics.csv").open() as file:
-        losses = [float(row["cross_entropy"]) for row in csv.DictReader(file)]
-    assert losses[-1] < 0.2 < np.log(len(CLASSES))  # the loss of an untaught network
-    assert losses[-1] < losses[0]
+    rows = table_of(out)
+    losses = [float(row["cross_entropy"]) for row in rows if row["cross_entropy"]]
+    dice = [float(row["validation_dice"]) for row in rows if row["validation_dice"]]
+    assert len(losses) == 75 and len(dice) == 5
+    assert losses[-1] < 0.3 < np.log(len(CLASSES))  # the loss of an untaught network
+    assert dice[-1] > 0.85
     card = read_card(out)
-    held = card.metrics["holdout"]["full"]
-    assert f"held-out Dice full: tumor {held['classes']['tumor']['dice']:.2f}" in card.held_out
-    assert held["mean_dice"] > 0.85 and set(held["classes"]) == {c.name for c in CLASSES}
-    assert "right-most 20%" in held["note"] and "optimistic" in held["note"]
-    assert "partial" not in card.metrics["holdout"]
-    assert card.metrics["training"]["steps"] == 40
-    assert card.model_copy(update={"metrics": {}, "held_out": ""}) == config.model
-    assert read_train_config(out / CONFIG_NAME) == config
-    assert (out / "checkpoints" / "last.ckpt").is_file()
+    assert card.metrics["training"]["steps"] == 75
+    assert card.model_copy(update={"metrics": {}}) == config.model
+    assert read_train_config(out / CONFIG) == config
+    assert not (out / CHECKPOINTS).exists()
     tiles = np.full((1, 64, 64, 3), COLORS[2], np.uint8)
     probabilities = load_predictor(str(out), "cpu", "float32")(tiles)
     assert float(probabilities[0, 1].mean()) > 0.7
 
 
-def test_the_same_seed_gives_the_same_weights(made_data, tmp_path):
-    config = made_config(
-        made_data, model=made_config(made_data).model.model_copy(update={"metrics": {"a": 1}})
+def test_a_run_can_be_repeated_from_its_folder(made_data, tmp_path):
+    config = made_config(made_data, epochs=1)
+    one = train(config, tmp_path / "one")
+    two = train(read_train_config(one / CONFIG), tmp_path / "two")
+    assert weights_of(one) == weights_of(two)
+    assert weights_of(train(config.model_copy(update={"seed": 5}), tmp_path / "three")) != weights_of(one)
+    listing = json.loads((one / DATA).read_text())
+    used = {(r["dataset"], r["part"], r["region"]) for r in listing["regions"]}
+    assert used == {
+        *((("full", part, f"region{i}")) for part in ("training", "validation") for i in (1, 2)),
+        ("partial", "training", "region3"),
+    }
+    assert set(listing["files_sha256"]) == {f for r in listing["regions"] for f in r["files"]}
+    assert {"torch", "lightning", "wsi-seg"} <= set(
+        json.loads((one / "environment.json").read_text())["packages"]
     )
-    weights = [(train(config, tmp_path / name) / "model.safetensors").read_bytes() for name in ("one", "two")]
-    assert weights[0] == weights[1]
-    assert read_card(tmp_path / "one").metrics["a"] == 1
-    other = train(config.model_copy(update={"seed": 5}), tmp_path / "three")
-    assert (other / "model.safetensors").read_bytes() != weights[0]
+
+
+def test_the_best_epoch_is_kept_and_training_stops_early(made_data, tmp_path):
+    # At this rate the network gets worse after its first epochs.
+    config = made_config(
+        made_data,
+        epochs=12,
+        patience=2,
+        optimizer=OptimizerConfig(name="sgd", learning_rate=3.0, schedule="constant"),
+    )
+    out = train(config, tmp_path / "best")
+    losses = [float(row["validation_loss"]) for row in table_of(out) if row["validation_loss"]]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 3 < 12
+    short = config.model_copy(update={"epochs": best + 1, "patience": None, "keep": "last"})
+    assert weights_of(train(short, tmp_path / "short")) == weights_of(out)
+
+
+def test_a_frozen_encoder_stays_as_it_was_until_it_is_thawed(made_data, tmp_path):
+    config = made_config(made_data, freeze_encoder=True, epochs=2)
+    torch.manual_seed(config.seed)
+    save_network(start_network(config), config.model, tmp_path / "before")
+
+    def encoder(folder: Path) -> dict[str, torch.Tensor]:
+        weights = read_weights(folder / "model.safetensors")
+        return {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+
+    before = encoder(tmp_path / "before")
+    frozen = encoder(train(config, tmp_path / "frozen"))
+    assert all(torch.equal(frozen[name], tensor) for name, tensor in before.items())
+    thawed = encoder(train(config.model_copy(update={"thaw_epoch": 1}), tmp_path / "thawed"))
+    for name in ("encoder.conv1.weight", "encoder.bn1.running_mean"):
+        assert not torch.equal(thawed[name], before[name])
+
+
+def test_the_encoder_can_start_from_a_file_and_learn_more_slowly(made_data, tmp_path):
+    from safetensors.torch import save_file
+
+    config = made_config(made_data)
+    weights = {
+        name: torch.full_like(tensor, 0.25)
+        for name, tensor in start_network(config).get_submodule("encoder").state_dict().items()
+    }
+    save_file(weights, made_data / "encoder.safetensors")
+    network = start_network(config.model_copy(update={"encoder_weights": "encoder.safetensors"}))
+    assert bool((network.get_submodule("encoder").conv1.weight == 0.25).all())
+    optimizer = OptimizerConfig(encoder_factor=0.1, schedule="constant")
+    groups = (
+        SegmentationTask(network, config.model_copy(update={"optimizer": optimizer}), None, 4)
+        .configure_optimizers()["optimizer"]
+        .param_groups
+    )
+    assert [g["lr"] for g in groups] == pytest.approx([1e-3, 1e-4])
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+
+
+def test_classes_of_images_are_learned_beside_masks(tmp_path):
+    random = np.random.default_rng(0)
+    for label, value in (("benign", 90), ("malignant", 170)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(4):
+            mask = np.zeros((48, 48), np.uint8)
+            y, x = random.integers(4, 20, 2)
+            mask[y : y + 20, x : x + 20] = 255
+            image = np.where(mask > 0, value, 20) + random.normal(0, 5, mask.shape)
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(
+                tmp_path / "data" / label / f"{label} ({i}).png"
+            )
+            Image.fromarray(mask).save(tmp_path / "data" / label / f"{label} ({i})_mask.png")
+    classes = (
+        CardClass(code=1, name="lesion", color=(200, 0, 0)),
+        CardClass(code=2, name="background", color=(0, 0, 0)),
+    )
+    card = ModelCard(
+        name="both", classes=classes, groups=(CardGroup(name="lesion", codes=(1,), color=(200, 0, 0)),),
+        tile=32, mpp=1.0, image_labels=("benign", "malignant"), **SMALL,
+    )  # fmt: skip
+    dataset = MaskedImages(
+        name="made", folder=Path("data"), resize=32, mask_class="lesion", background_class="background",
+        split=Split(validation=0.25),
+    )  # fmt: skip
+    config = made_config(
+        tmp_path, model=card, datasets=(dataset,), blank_is_not=None, sampling="regions", steps_per_epoch=8,
+        epochs=8, batch=4, loss=LossConfig(focal=1.0, cross_entropy=0), keep="last",
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+    )  # fmt: skip
+    out = train(config, tmp_path / "model")
+    last = [row for row in table_of(out) if row["validation_label_accuracy"]][-1]
+    assert float(last["validation_label_accuracy"]) == 1 and float(last["validation_dice"]) > 0.8
+    predictor = load_predictor(str(out), "cpu", "float32")
+    tiles = np.full((2, 32, 32, 3), 20, np.uint8)
+    tiles[0, 8:24, 8:24], tiles[1, 8:24, 8:24] = 90, 170
+    assert predictor.classify(tiles).argmax(1).tolist() == [0, 1]
+    assert predictor(tiles).shape == (2, 2, 32, 32)
+
+
+def test_several_processes_train_one_model(made_data, tmp_path):
+    """Two CPU processes of one batch each see what one process with a batch of both sees."""
+    config = made_config(made_data, epochs=1, devices=2)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "wsi_seg", "train", str(tmp_path / "train.yaml")]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "model"), "--no-evaluate"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_card(tmp_path / "model").metrics["training"]["devices"] == 2
+    assert load_predictor(str(tmp_path / "model"), "cpu", "float32")
+
+
+# --- interrupted runs ---------------------------------------------------------------------------------
+
+
+class Killed(RuntimeError):
+    """Stands in for a kill inside this process."""
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_interrupted_run_ends_with_the_same_weights(epoch, made_data, tmp_path, monkeypatch):
+    config = made_config(made_data, epochs=4, ema_decay=0.9, patience=3, loss=LossConfig(consistency=1))
+    whole = train(config, tmp_path / "whole")
+    start = SegmentationTask.on_train_epoch_start
+
+    def killed(task: SegmentationTask) -> None:
+        start(task)
+        if task.current_epoch == epoch:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "on_train_epoch_start", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "stopped")
+    with pytest.raises(
+        OutputError, match=r"stopped: holds an unfinished training; go on with it with --resume"
+    ):
+        train(config, tmp_path / "stopped")
+    torch.manual_seed(123)  # nothing may depend on what was drawn before
+    resumed = train(config, tmp_path / "stopped", resume=True)
+    assert weights_of(resumed) == weights_of(whole)
+    assert table_of(resumed) == table_of(whole)
+    with pytest.raises(OutputError, match="holds a finished training"):
+        train(config, resumed)
+    before = weights_of(resumed)
+    assert train(config, resumed, resume=True) == resumed and weights_of(resumed) == before
+
+
+@pytest.fixture
+def threads():
+    """Sums come out the same only with the same number of threads; tests before this one may have set it."""
+    before = torch.get_num_threads()
+    yield 1
+    torch.set_num_threads(before)
+
+
+def test_a_killed_process_is_resumed(made_data, tmp_path, threads):
+    config = made_config(made_data, epochs=40, keep="last", threads=threads)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "wsi_seg", "train", str(tmp_path / "train.yaml")]
+    with subprocess.Popen([*command, "-o", str(tmp_path / "killed")], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / CHECKPOINTS / LAST).is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    train(config, tmp_path / "killed", resume=True)
+    assert weights_of(tmp_path / "killed") == weights_of(train(config, tmp_path / "whole"))
+
+
+def test_other_settings_or_data_are_not_resumed(made_data, tmp_path, monkeypatch):
+    write_region(tmp_path / "data" / "full", 1)
+    config = made_config(tmp_path / "data", datasets=(made_config(made_data).datasets[0],), epochs=1)
+    out = train(config, tmp_path / "model")
+    with pytest.raises(OutputError, match=r"train\.yaml: the run in this folder has another configuration"):
+        train(config.model_copy(update={"seed": 9}), out, resume=True)
+    write_region(tmp_path / "data" / "full", 1, shape=(7, 10))
+    with pytest.raises(OutputError, match=r"data\.json: the run in this folder has other data"):
+        train(config, out, resume=True)
+    before = weights_of(out)
+    assert weights_of(train(config, out, overwrite=True)) != before
+
+
+# --- bad input ----------------------------------------------------------------------------------------
 
 
 def test_bad_data_stops_a_run_before_anything_is_written(made_data, tmp_path):
-    nowhere = DatasetConfig(name="x", folder=Path("nowhere"), mpp=0.5)
+    def run(**changes) -> None:
+        train(made_config(made_data, **changes), tmp_path / "model")
+
+    full = made_config(made_data).datasets[0]
     with pytest.raises(DataError, match="nowhere: no images"):
-        train(made_config(made_data, datasets=(nowhere,)), tmp_path / "model")
+        run(datasets=(BcssRegions(name="x", folder=Path("nowhere")),))
     with pytest.raises(DataError, match=r"mask code \d is neither"):
-        wrong = DatasetConfig(name="x", folder=Path("full"), mpp=0.5, known_class="tumor")
-        train(made_config(made_data, datasets=(wrong,)), tmp_path / "model")
-    with pytest.raises(ModelError, match=r"encoder\.safetensors"):
-        train(made_config(made_data, encoder_weights=Path("encoder.safetensors")), tmp_path / "model")
+        run(datasets=(full.model_copy(update={"known_class": "tumor"}),))
+    with pytest.raises(DataError, match="no training pixel of class fat; leave such classes out"):
+        fat = CardClass(code=9, name="fat", color=(1, 2, 3))
+        run(model=ModelCard(name="m", classes=(*CLASSES, fat), groups=(), tile=64, **SMALL))
+    with pytest.raises(DataError, match="no region is left to train on"):
+        run(datasets=(full.model_copy(update={"split": Split(test=1.0)}),))
+    with pytest.raises(DataError, match="full: the model has image labels"):
+        card = made_config(made_data).model.model_copy(update={"image_labels": ("a", "b")})
+        run(model=card, datasets=(full,))
+    with pytest.raises(DataError, match="an epoch has 3 crops, fewer than a batch of 8; lower batch"):
+        run(sampling="regions", steps_per_epoch=None, batch=8)
+    with pytest.raises(ModelError, match=r"none\.safetensors: there is no such weights file"):
+        run(encoder_weights="none.safetensors")
     assert not (tmp_path / "model").exists()
 
 
@@ -194,72 +402,56 @@ def test_training_without_lightning_says_how_to_install_it(made_data, tmp_path, 
         train(made_config(made_data), tmp_path / "model")
 
 
-def test_one_cycle():
-    factors = [one_cycle(step, 100) for step in range(101)]
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no mask", "rgbs/region1.png: has no mask; expected "),
+        ("size", "masks/region1.png: the mask has 40×30 pixels but its image "),
+        ("code", "masks/region1.png: mask code 77 is neither a class of the model nor an ignored code"),
+        ("split", "full: the split asks for a test part (test: 0.2), but none of its 1 groups falls into it"),
+        ("class", "no training pixel of class fat; leave such classes out"),
+        ("polygon", "outlines.csv"),
+    ],
+)
+def test_the_command_names_what_is_wrong_in_one_line(fault, message, tmp_path):
+    write_region(tmp_path / "full", 1)
+    mask = tmp_path / "full" / "masks" / "region1.png"
+    changes = {}
+    full = BcssRegions(name="full", folder=Path("full"), mpp=0.5)
+    if fault == "no mask":
+        mask.unlink()
+    elif fault == "size":
+        Image.fromarray(np.ones((30, 40), np.uint8)).save(mask)
+    elif fault == "code":
+        Image.fromarray(np.full((144, 240), 77, np.uint8)).save(mask)
+    elif fault == "split":
+        full = full.model_copy(update={"split": Split(test=0.2)})
+    elif fault == "class":
+        fat = CardClass(code=9, name="fat", color=(1, 2, 3))
+        changes["model"] = ModelCard(name="m", classes=(*CLASSES, fat), groups=(), tile=64, **SMALL)
+    else:
+        (tmp_path / "drawn").mkdir()
+        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "drawn" / "a.png")
+        (tmp_path / "drawn" / "outlines.csv").write_text(
+            "image,class,points\na.png,tumor,100 5 120 5 120 20\n"
+        )
+        full = OutlinedImages(name="full", folder=Path("drawn"), outlines=Path("outlines.csv"), mpp=0.5)
+    config = made_config(tmp_path, datasets=(full,), **changes)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "train.yaml"), "-o", str(tmp_path / "model")])
+    assert result.exit_code == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
+    assert not (tmp_path / "model").exists()
+
+
+# --- schedule -----------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_and_falls():
+    factors = [rate_factor("one_cycle", step, 100) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == factors[9] == 1
     assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[100] == pytest.approx(0) and one_cycle(0, 1) == 1
-
-
-# --- held-out evaluation ------------------------------------------------------------------------------
-
-
-class ByRed(nn.Module):
-    """Stands in for a network: the channel is the red value divided by 100, pixel by pixel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(255.0))
-        self.channels = channels
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        channel = (images[:, 0] * self.scale / 100).round().long()
-        return nn.functional.one_hot(channel, self.channels).permute(0, 3, 1, 2).float()
-
-
-PLAIN = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
-CARD = ModelCard(name="m", tile=64, classes=CLASSES, groups=(), normalization=PLAIN)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (64, 64), (5, 200), (97, 130), (33, 31)])
-def test_tiles_are_put_back_in_place(size):
-    channels = np.random.default_rng(0).integers(0, 3, size).astype(np.uint8)
-    image = np.repeat(channels[..., None] * 100, 3, axis=2)
-    assert np.array_equal(predict_channels(ByRed(3), CARD, image), channels)
-
-
-def region(predicted: list[int], target: list[int]) -> Region:
-    image = np.repeat(np.array([predicted], np.uint8)[..., None] * 100, 3, axis=2)
-    return Region("r", image, np.array([target], np.int16))
-
-
-def test_ignored_pixels_do_not_count(tmp_path):
-    config = made_config(tmp_path, model=CARD)
-    made = region([0, 0, 1, 2, 2], [0, 1, 1, IGNORED, 2])
-    counts = count_region(ByRed(3), made, Dataset("full", None, 1, (), (made,)), config)
-    assert counts.matrix[:, :3].tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
-    assert counts.names == tuple(c.name for c in CLASSES)
-
-
-def test_a_mask_of_one_class_is_scored_on_that_class(tmp_path):
-    config = made_config(tmp_path, model=CARD)
-    other = not_class(0)
-    parts = (region([0, 0, 1], [0, other, other]), region([2, 2], [0, other]))
-    full = Dataset("full", None, 1, (), ())
-    scores = evaluate_holdout(ByRed(3), [full, Dataset("partial", "tumor", 0.3, (), parts)], config)
-    assert list(scores) == ["partial"]
-    tumor = scores["partial"]["classes"]["tumor"]
-    assert (tumor["precision"], tumor["recall"], tumor["pixels"]) == (0.5, 0.5, 2)
-    assert scores["partial"]["classes"]["not tumor"]["pixels"] == 3
-    assert "know only tumor" in scores["partial"]["note"]
-    json.dumps(scores, allow_nan=False)
-
-
-def test_small_tiles_can_be_evaluated(tmp_path):
-    made = region([0, 1, 2], [0, 1, 2])
-    card = CARD.model_copy(update={"tile": 32})
-    config = made_config(tmp_path, model=card)
-    scores = evaluate_holdout(
-        ByRed(3), [Dataset("full", None, 1, (), (made,)), Dataset("partial", "tumor", 1, (), ())], config
-    )
-    assert scores["full"]["accuracy"] == 1
+    assert factors[100] == pytest.approx(0) and rate_factor("one_cycle", 0, 1) == 1
+    assert rate_factor("cosine", 0, 10) == 1 and rate_factor("cosine", 5, 10) == pytest.approx(0.5)
+    assert rate_factor("constant", 7, 10) == 1

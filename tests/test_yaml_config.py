@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -82,3 +84,17 @@ def test_missing_and_empty_files(tmp_path):
         read_yaml(tmp_path / "no.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing but a comment\n")
     assert read_yaml(tmp_path / "empty.yaml") == {}
+
+
+def test_a_file_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: 1\nb: {x: 1, y: {p: 1, q: 2}}\nc: [1, 2]\n")
+    (tmp_path / "more").mkdir()
+    own = tmp_path / "more" / "own.yaml"
+    own.write_text("extends: ../base.yaml\nb: {y: {q: 3}}\nc: [4]\n")
+    assert read_yaml(own) == {"a": 1, "b": {"x": 1, "y": {"p": 1, "q": 3}}, "c": [4]}
+    (tmp_path / "base.yaml").write_text("extends: more/own.yaml\n")
+    with pytest.raises(UsageError, match=r"which leads back to own\.yaml"):
+        read_yaml(own)
+    own.write_text("extends: none.yaml\n")
+    with pytest.raises(UsageError, match=r"none\.yaml: cannot read the configuration"):
+        read_yaml(own)

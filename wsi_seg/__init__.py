@@ -17,6 +17,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from wsi_seg.errors import WsiSegError
+    from wsi_seg.evaluate.config import EvaluateConfig, read_evaluate_config
+    from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model
+    from wsi_seg.evaluate.stored import evaluate_maps
+    from wsi_seg.evaluate.truth import TruthFile
+    from wsi_seg.evaluate.write import write_evaluation
+    from wsi_seg.explain import ExplainSettings, explain_image
     from wsi_seg.export import export_regions
     from wsi_seg.exporters.geojson import write_geojson
     from wsi_seg.geometry import Box, Scale, Size
@@ -31,6 +37,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "WsiSegError": "errors",
+    "EvaluateConfig": "evaluate.config",
+    "read_evaluate_config": "evaluate.config",
+    "EvaluateSettings": "evaluate.model",
+    "evaluate_model": "evaluate.model",
+    "evaluate_maps": "evaluate.stored",
+    "TruthFile": "evaluate.truth",
+    "write_evaluation": "evaluate.write",
+    "ExplainSettings": "explain",
+    "explain_image": "explain",
     "export_regions": "export",
     "write_geojson": "exporters.geojson",
     "Box": "geometry",
@@ -58,6 +73,9 @@ _HOMES = {
 
 __all__ = [
     "Box",
+    "EvaluateConfig",
+    "EvaluateSettings",
+    "ExplainSettings",
     "Maps",
     "PlanSettings",
     "Region",
@@ -70,17 +88,23 @@ __all__ = [
     "SlideInfo",
     "TissueMask",
     "TraceSettings",
+    "TruthFile",
     "WsiSegError",
     "__version__",
+    "evaluate_maps",
+    "evaluate_model",
+    "explain_image",
     "export_regions",
     "find_tissue",
     "load_model",
     "map_frame",
     "open_slide",
     "plan_segmentation",
+    "read_evaluate_config",
     "read_region",
     "segment_slide",
     "trace",
+    "write_evaluation",
     "write_geojson",
 ]
 

@@ -20,6 +20,7 @@ from shapely import MultiPolygon, Polygon
 from wsi_seg.errors import MaskError
 
 GZIP_MAGIC = b"\x1f\x8b"
+POLYGONAL = ("Polygon", "MultiPolygon")
 
 # Name of our member at the top of a FeatureCollection; QuPath ignores it.
 OWN_MEMBER = "wsi_seg"
@@ -40,29 +41,37 @@ class Annotations:
     """All drawn regions of one file."""
 
     items: tuple[Annotation, ...]
-    """At least one."""
+    """At least one, unless an empty file was asked for."""
     subtracted_l0: tuple[float, float] | None
     """What must be added to get l0 positions, when the file says so (files of this package do)."""
+    without_area: tuple[int, ...] = ()
+    """Numbers, from 0, of the file's features that are polygons without an area; they are left out."""
 
 
-def read_annotations(path: Path) -> Annotations:
+def read_annotations(path: Path, *, may_be_empty: bool = False) -> Annotations:
     """Read the polygons of a GeoJSON file as QuPath writes it; points and lines beside them are left out.
 
     A polygon that crosses itself, as drawn by hand, is made valid; all that its line encircles counts.
+
+    Args:
+        path: plain or gzipped.
+        may_be_empty: accept a file without any feature.
 
     Raises:
         MaskError: not there, not GeoJSON, damaged, or without any polygon that has an area.
     """
     document = load_json(path)
     features = _features(document, path)
-    items = [item for index, f in enumerate(features) if (item := _annotation(f, index, path)) is not None]
-    if not items:
+    found = {i: _annotation(f, i, path) for i, f in enumerate(features) if _kind(f) in POLYGONAL}
+    items = tuple(item for item in found.values() if item is not None)
+    if not items and not (may_be_empty and not features):
         kinds = sorted({_kind(f) for f in features})
-        found = f"{len(features)} features of kind {', '.join(kinds)}" if features else "no features"
+        what = f"{len(features)} features of kind {', '.join(kinds)}" if features else "no features"
         raise MaskError(
-            f"{path}: no polygon with an area (found {found}); draw areas in QuPath and export them"
+            f"{path}: no polygon with an area (found {what}); draw areas in QuPath and export them"
         )
-    return Annotations(tuple(items), _subtracted(document, path))
+    without_area = tuple(i for i, item in found.items() if item is None)
+    return Annotations(items, _subtracted(document, path), without_area)
 
 
 def load_json(path: Path) -> Any:
@@ -103,8 +112,6 @@ def _kind(feature: dict[str, Any]) -> str:
 
 
 def _annotation(feature: dict[str, Any], index: int, path: Path) -> Annotation | None:
-    if _kind(feature) not in ("Polygon", "MultiPolygon"):
-        return None
     try:
         geometry = shapely.from_geojson(json.dumps(feature["geometry"]))
     except shapely.GEOSException as error:

@@ -54,7 +54,7 @@ class BlockMaps:
     tissue: NDArray[np.bool_]
     """(h, w)"""
     probabilities: NDArray[Any]
-    """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32"""
+    """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32; C + 1 where the uncertainty is stored too"""
     tiles: int
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time per stage: read, predict, stitch."""

@@ -38,10 +38,19 @@ class CardGroup(_Model):
 
 
 class Normalization(_Model):
-    """Input = (RGB / 255 - mean) / std, channel by channel."""
+    """Input = (RGB / 255 - mean) / std, channel by channel, after `chroma_box`."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    chroma_box: int = Field(default=1, ge=1)
+    """Side in pixels, odd, of the box over which colour is averaged first; brightness stays sharp. Fine
+    colour is mostly what an encoder made of it: JPEG keeps it at half the resolution. 1: no averaging."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> Normalization:
+        if self.chroma_box % 2 == 0:
+            raise ValueError(f"chroma_box {self.chroma_box} must be odd")
+        return self
 
 
 def _bcss_classes() -> tuple[CardClass, ...]:
@@ -69,6 +78,8 @@ class ModelCard(_Model):
     """Further keyword arguments of the architecture, such as decoder_attention_type."""
     classes: tuple[CardClass, ...] = Field(default_factory=_bcss_classes)
     groups: tuple[CardGroup, ...] = Field(default_factory=_bcss_groups)
+    image_labels: tuple[str, ...] = ()
+    """Classes of a whole image, told by a second output of the network; empty: it has none."""
     mpp: float = Field(default=0.5, gt=0)
     """Microns per pixel of the network's input."""
     tile: int = Field(default=512, ge=32)
@@ -87,6 +98,8 @@ class ModelCard(_Model):
         codes = [c.code for c in self.classes]
         if len(set(codes)) != len(codes) or not codes:
             raise ValueError("classes need at least one entry and distinct codes")
+        if len(self.image_labels) == 1 or len(set(self.image_labels)) != len(self.image_labels):
+            raise ValueError("image_labels need two entries or more, all distinct")
         unknown = {code for g in self.groups for code in g.codes} - set(codes)
         if unknown:
             raise ValueError(f"groups name codes without a class: {sorted(unknown)}")

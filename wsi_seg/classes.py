@@ -111,6 +111,19 @@ def find_groups(names: Iterable[str], groups: Iterable[ClassGroup]) -> tuple[Cla
     return tuple(_lookup(name, table, "group") for name in names)
 
 
+def find_class_or_group(
+    name: str, classes: Iterable[TissueClass], groups: Iterable[ClassGroup]
+) -> ClassGroup:
+    """Return the class of this name as a group of its own, or else the group of this name.
+
+    Raises:
+        UsageError: there is neither; the message gives the nearest names.
+    """
+    table = {canonical_name(g.name): g for g in groups}
+    table |= {canonical_name(c.name): ClassGroup(c.name, (c.code,), c.color) for c in classes}
+    return _lookup(name, table, "class or group")
+
+
 def _lookup(name: str, table: dict[str, ClassGroup], kind: str) -> ClassGroup:
     found = table.get(canonical_name(name))
     if found is not None:

@@ -43,10 +43,12 @@ class RunConfig(BaseModel):
     batch: int = Field(default=1, ge=1)
     device: str = "auto"
     precision: str = "auto"
+    tta: bool = False
     workers: int | None = Field(default=None, ge=1)
     scheduler: str = "threads"
     probability_downsample: int = Field(default=4, ge=1)
     probability_dtype: ProbabilityDtype = "uint8"
+    uncertainty: bool = False
     allow_upsampling: bool = False
 
     def region_settings(self) -> RegionSettings:
@@ -71,6 +73,7 @@ class RunConfig(BaseModel):
             workers=self.workers or DEFAULT_WORKERS,
             probability_downsample=self.probability_downsample,
             probability_dtype=self.probability_dtype,
+            uncertainty=self.uncertainty,
             allow_upsampling=self.allow_upsampling,
         )
         return RunSettings(

@@ -14,15 +14,30 @@ nodes), hence rings neither cross nor touch themselves or each other, and fillin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
-import shapely
 from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from shapely import Polygon
+
+from wsi_seg.rings import (
+    NO_LINES,
+    Lines,
+    RingLimits,
+    concatenate,
+    connected,
+    join,
+    large_enough,
+    near_pairs,
+    nest,
+    split_rings,
+    without_straight,
+)
 
 BLOCK = 1024
 
@@ -44,29 +59,6 @@ class Field(Protocol):
 
     def __getitem__(self, key: tuple[slice, slice], /) -> Any:
         """Return the values of a box."""
-
-
-@dataclass(frozen=True, slots=True)
-class RingLimits:
-    """Rings that are too small to be kept, in field px²."""
-
-    outer: float = 0.0
-    hole: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Lines:
-    """Contour lines one after the other: line i has the vertices offsets[i] … offsets[i + 1] - 1."""
-
-    xy: NDArray[np.float64]
-    edge: NDArray[np.int64]
-    """Number of the grid edge that each vertex lies on."""
-    offsets: NDArray[np.int64]
-
-    def pick(self, chosen: NDArray[np.bool_]) -> _Lines:
-        keep = np.repeat(chosen, np.diff(self.offsets))
-        lengths = np.diff(self.offsets)[chosen]
-        return _Lines(self.xy[keep], self.edge[keep], np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def trace_contours(
@@ -94,23 +86,60 @@ def trace_contours(
         Valid polygons in field pixels (pixel i covers [i, i + 1)), in no particular order, neither
         overlapping nor touching.
     """
+    batches = stream_contours(field, threshold, block=block, extent=extent, limits=limits)
+    return [polygon for batch in batches for polygon in batch]
+
+
+def stream_contours(
+    field: Field,
+    threshold: float,
+    *,
+    block: int = BLOCK,
+    extent: tuple[float, float] | None = None,
+    limits: RingLimits | None = None,
+    reach: float = 0.0,
+) -> Iterator[NDArray[np.object_]]:
+    """Yield the polygons of `trace_contours` while the field is read: memory holds what is not whole yet.
+
+    Args:
+        field: see `trace_contours`.
+        threshold: see there.
+        block: see there.
+        extent: see there.
+        limits: see there.
+        reach: in field pixels. Polygons that lie no further apart come together, so that each batch can
+            be changed by half as much without a look at the others.
+
+    Yields:
+        (n,) polygons, after each row of blocks. How they are batched depends on `block`; nothing else does.
+    """
     if not threshold > 0:
         raise ValueError(f"threshold must be above zero, got {threshold}")
     height, width = field.shape
     extent = (float(width), float(height)) if extent is None else extent
-    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]))
+    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]), lru_cache(2)(_node_numbers))
     limits = limits or RingLimits()
-    closed, open_lines = [], []
-    for nodes, x0, y0 in _blocks(field, block):
-        lines = _block_lines(nodes, threshold, grid, (x0, y0))
-        if lines is None:
-            continue
-        is_ring = lines.edge[lines.offsets[:-1]] == lines.edge[lines.offsets[1:] - 1]
-        rings = lines.pick(is_ring)
-        closed.append(rings.pick(_large_enough(_signed_areas(rings), limits)))
-        open_lines.append(lines.pick(~is_ring))
-    joined = _join(_concatenate(open_lines))
-    return _polygons(_concatenate([*closed, joined.pick(_large_enough(_signed_areas(joined), limits))]))
+    rings, open_lines = NO_LINES, NO_LINES
+    for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
+        parts = [_block_lines(nodes, threshold, grid, (x0, y0)) for nodes, x0, _ in blocks]
+        closed, others = split_rings(concatenate(parts))
+        joined, open_lines = join(concatenate([open_lines, others]))
+        whole = [without_straight(large_enough(found, limits)) for found in (closed, joined)]
+        rings = concatenate([rings, *whole])
+        waiting = np.zeros(len(rings), bool)
+        if y0 + block < height:
+            waiting = _waiting(rings, open_lines, grid.y[y0 + block], reach)
+        yield nest(rings.pick(~waiting))
+        rings = rings.pick(waiting)
+
+
+def _waiting(rings: Lines, open_lines: Lines, border: float, reach: float) -> NDArray[np.bool_]:
+    """Tell which rings may yet turn out to be inside or near something that crosses the line y = border."""
+    bounds = np.concatenate([rings.bounds(), open_lines.bounds()])
+    # Open lines end on the border, and what will be found below is no nearer than the border.
+    is_open = bounds[:, 3] + reach >= border
+    number = connected(len(bounds), *near_pairs(bounds, reach))
+    return np.isin(number, number[is_open])[: len(rings)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +148,14 @@ class _Grid:
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
+    numbers: Callable[[tuple[int, ...]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+    """`_node_numbers`, which remembers: contourpy would make them for each block, at half its time."""
+
+
+def _node_numbers(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return column and row, from 0, of each node of a block of this shape."""
+    row, column = np.indices(shape, np.float64)
+    return column, row
 
 
 def _nodes(count: int, extent: float) -> NDArray[np.float64]:
@@ -152,22 +189,21 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
         above = below
 
 
-def _block_lines(
-    nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]
-) -> _Lines | None:
-    """Return the contour lines of one block, each with the inside on the same hand; None without any."""
+def _block_lines(nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]) -> Lines:
+    """Return the contour lines of one block, each with the inside on the same hand."""
     inside = nodes >= threshold
     if inside.all() or not inside.any():
-        return None
+        return NO_LINES
     height = _heights(nodes, inside, threshold)
-    generator = contour_generator(z=height, name="serial", line_type=LineType.ChunkCombinedOffset)
+    column, row = grid.numbers(height.shape)
+    generator = contour_generator(column, row, height, line_type=LineType.ChunkCombinedOffset)
     # Of one chunk: all points, and where each line begins and ends; None for both without lines.
     lines: Any = generator.lines(0.0)
     points, offsets = lines[0][0], lines[1][0]
     if points is None:
-        return None
+        return NO_LINES
     xy, edge = _exact(points, height, grid, corner)
-    return _Lines(xy, edge, offsets.astype(np.int64))
+    return Lines(xy, edge, offsets.astype(np.int64))
 
 
 def _heights(nodes: NDArray[Any], inside: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
@@ -205,94 +241,3 @@ def _exact(
     xy[:, 0] = np.where(across, x0 + part * (grid.x[column + across] - x0), x0)
     xy[:, 1] = np.where(across, y0, y0 + part * (grid.y[row + ~across] - y0))
     return xy, 2 * (row * len(grid.x) + column) + across
-
-
-def _concatenate(lines: list[_Lines]) -> _Lines:
-    starts = np.cumsum([0] + [len(part.edge) for part in lines])
-    return _Lines(
-        np.concatenate([np.empty((0, 2)), *(part.xy for part in lines)]),
-        np.concatenate([np.empty(0, np.int64), *(part.edge for part in lines)]),
-        np.concatenate(
-            [*(part.offsets[:-1] + at for part, at in zip(lines, starts, strict=False)), starts[-1:]]
-        ),
-    )
-
-
-def _join(lines: _Lines) -> _Lines:
-    """Join open lines, each of which ends on the grid edge where exactly one other begins, to rings."""
-    first, last = lines.offsets[:-1], lines.offsets[1:]
-    starting = {edge: line for line, edge in enumerate(lines.edge[first].tolist())}
-    following = [starting[edge] for edge in lines.edge[last - 1].tolist()]
-    order: list[int] = []
-    ring_starts: list[int] = []
-    done = [False] * len(following)
-    for begin in range(len(following)):
-        if done[begin]:
-            continue
-        ring_starts.append(len(order))
-        line = begin
-        while not done[line]:
-            done[line] = True
-            order.append(line)
-            line = following[line]
-    # A line begins with the vertex that the line before it ended with; rings close by themselves later.
-    begins = first[order] + 1
-    lengths = last[order] - begins
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    take = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
-    return _Lines(lines.xy[take], lines.edge[take], offsets[[*ring_starts, len(order)]])
-
-
-def _signed_areas(rings: _Lines) -> NDArray[np.float64]:
-    """Return the area of each ring, negative for holes (shoelace formula)."""
-    if len(rings.offsets) == 1:
-        return np.empty(0)
-    begin = rings.offsets[:-1]
-    # Relative to each ring's first vertex: far from the origin digits would cancel, and the edge that
-    # closes the ring adds nothing.
-    x, y = (rings.xy - np.repeat(rings.xy[begin], np.diff(rings.offsets), axis=0)).T
-    cross = np.zeros(len(x))
-    cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
-    cross[rings.offsets[1:] - 1] = 0.0
-    areas: NDArray[np.float64] = np.add.reduceat(cross, begin) / 2
-    return areas
-
-
-def _large_enough(areas: NDArray[np.float64], limits: RingLimits) -> NDArray[np.bool_]:
-    return np.where(areas > 0, areas >= limits.outer, -areas >= limits.hole)
-
-
-def _polygons(lines: _Lines) -> list[Polygon]:
-    """Nest rings into polygons."""
-    areas = _signed_areas(lines)
-    if len(areas) == 0:
-        return []
-    ring_of = np.repeat(np.arange(len(areas)), np.diff(lines.offsets))
-    rings = np.asarray(shapely.linearrings(lines.xy, indices=ring_of))
-    parent = _parents(rings, lines.xy[lines.offsets[:-1]], np.abs(areas))
-    is_outer = areas > 0
-    # An outer ring directly in an outer one lies in a hole that was filled. A hole directly in a hole has
-    # lost its outer ring to the limits; no polygon takes it.
-    outer = np.flatnonzero(is_outer & ~((parent >= 0) & is_outer[parent]))
-    holes = np.flatnonzero(~is_outer)
-    holes = holes[np.argsort(parent[holes], kind="stable")]
-    splits = np.searchsorted(parent[holes], [outer, outer + 1])
-    return [
-        shapely.Polygon(rings[ring], list(rings[holes[a:b]])) if b > a else shapely.Polygon(rings[ring])
-        for ring, a, b in zip(outer, *splits, strict=True)
-    ]
-
-
-def _parents(
-    rings: NDArray[np.object_], vertices: NDArray[np.float64], areas: NDArray[np.float64]
-) -> NDArray[np.intp]:
-    """Return, for each ring, the smallest ring around it, -1 without one.
-
-    Rings do not touch, so one vertex tells where a ring lies.
-    """
-    tree = shapely.STRtree(np.asarray(shapely.points(vertices)))
-    around, ring = tree.query(shapely.polygons(rings), predicate="contains")
-    order = np.lexsort((-areas[around], ring))
-    parent = np.full(len(rings), -1, np.intp)
-    parent[ring[order]] = around[order]  # the last one written, the smallest, stays
-    return parent

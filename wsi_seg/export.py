@@ -11,34 +11,44 @@ from wsi_seg.card import ModelCard
 from wsi_seg.errors import OutputError
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.maps import Maps
-from wsi_seg.polygons import trace
+from wsi_seg.polygons import iter_regions
 from wsi_seg.results import MANIFEST, MAPS, read_json
 from wsi_seg.settings import RegionSettings
 from wsi_seg.slide import MapFrame, SlideInfo
 
 
-def export_regions(results: Path, settings: RegionSettings, path: Path) -> GeoJSONSummary:
+def export_regions(
+    results: Path, settings: RegionSettings, path: Path, *, compress_large: bool = False
+) -> GeoJSONSummary:
     """Trace the maps of a results folder with other settings and write them as GeoJSON.
 
     Args:
         results: a folder that `segment_slide` made.
         settings: classes, threshold, tolerance, origin.
         path: `.geojson` or `.geojson.gz` file to write.
+        compress_large: see `write_geojson`.
 
     Raises:
         OutputError: the folder holds no results, or `path` cannot be written.
         UsageError: the model has no such class.
     """
     manifest = read_json(results / MANIFEST)
-    card = _part(ModelCard, manifest, results, "model", "card")
-    slide = _part(SlideInfo, manifest, results, "slide")
-    frame = _part(MapFrame, manifest, results, "frame")
+    card = manifest_part(ModelCard, manifest, results, "model", "card")
+    slide = manifest_part(SlideInfo, manifest, results, "slide")
+    frame = manifest_part(MapFrame, manifest, results, "frame")
     groups = settings.resolve(card)
-    regions = trace(Maps.open(results / MAPS), groups, settings.trace)
-    return write_geojson(regions, path, slide=slide, frame=frame, origin=settings.origin)
+    regions = iter_regions(Maps.open(results / MAPS), groups, settings.trace)
+    return write_geojson(
+        regions, path, slide=slide, frame=frame, origin=settings.origin, compress_large=compress_large
+    )
 
 
-def _part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
+def manifest_part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
+    """Return the value at `keys` of the manifest of a results folder as a `kind`, checked.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
     try:
         for key in keys:
             manifest = manifest[key]

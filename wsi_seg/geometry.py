@@ -94,6 +94,15 @@ class Box:
         """Return the box with `margin` pixels more on each side."""
         return Box(self.x0 - margin, self.y0 - margin, self.x1 + margin, self.y1 + margin)
 
+    def aligned(self, step: int) -> Box:
+        """Return the smallest box that covers this one and whose edges are multiples of `step`."""
+        return Box(
+            self.x0 // step * step,
+            self.y0 // step * step,
+            -(-self.x1 // step) * step,
+            -(-self.y1 // step) * step,
+        )
+
     def shifted(self, dx: int, dy: int) -> Box:
         """Return the box moved by (dx, dy)."""
         return Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)

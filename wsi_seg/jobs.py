@@ -32,6 +32,8 @@ class SlideRecipe:
     path: str
     reader: str
     mpp: Scale | None
+    fingerprint: str = ""
+    """Of the slide when it was planned: another file under the same name is opened anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def run_block(job: BlockJob) -> BlockRecord:
 
 
 def _segment_with_retry(job: BlockJob) -> BlockMaps:
-    predictor = _load_predictor(job.predictor)
+    predictor = load_predictor(job.predictor)
     try:
         return _segment(_slide_cache.get(job.slide), predictor, job)
     except SlideError:
@@ -171,7 +173,8 @@ _predictors: dict[PredictorRecipe, Predictor] = {}
 _predictor_lock = threading.Lock()
 
 
-def _load_predictor(recipe: PredictorRecipe) -> Predictor:
+def load_predictor(recipe: PredictorRecipe) -> Predictor:
+    """Return the predictor of a recipe; the last one that this process made is kept."""
     with _predictor_lock:
         if recipe not in _predictors:
             _predictors.clear()

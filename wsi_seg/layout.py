@@ -18,6 +18,9 @@ KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue")
 
 ProbabilityDtype = Literal["uint8", "float32"]
 
+# The channel after those of the classes, where it is stored; no label has its code.
+UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))
+
 # Longest side, in pixels, of the coarsest label level: one screen.
 COARSEST_SIDE = 512
 
@@ -41,7 +44,9 @@ class MapLayout:
     probability_dtype: ProbabilityDtype
     """`uint8` stands for value / 255."""
     classes: tuple[TissueClass, ...]
-    """Class of each probability channel."""
+    """Class of each of the first probability channels."""
+    uncertainty: bool = False
+    """Whether one more channel holds the uncertainty, see `stitch.StitchSettings`."""
 
     def __post_init__(self) -> None:
         ds = self.probability_downsample
@@ -51,6 +56,11 @@ class MapLayout:
             raise UsageError(f"block {self.block} must be a multiple of the probability downsample {ds}")
         if self.probability_dtype not in ("uint8", "float32"):
             raise UsageError(f"probabilities are stored as uint8 or float32, not {self.probability_dtype!r}")
+
+    @property
+    def channels(self) -> tuple[TissueClass, ...]:
+        """What each probability channel holds: the classes, then the uncertainty where it is stored."""
+        return (*self.classes, UNCERTAINTY) if self.uncertainty else self.classes
 
     @property
     def level_count(self) -> int:
@@ -105,7 +115,7 @@ def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
         layout: of the store.
         analysed_fraction: share of the blocks that are analysed; others take no room.
     """
-    channels, item = len(layout.classes), np.dtype(layout.probability_dtype).itemsize
+    channels, item = len(layout.channels), np.dtype(layout.probability_dtype).itemsize
     values = 0
     for level in range(layout.level_count):
         labels, image = layout.size("classes", level), layout.size("probabilities", level)

@@ -1,6 +1,7 @@
 """The maps of one slide as one OME-Zarr 0.5 store (Zarr v3): probabilities, class labels and tissue.
 
-    maps.zarr/              image: class probabilities (c, y, x), at 1 / probability_downsample of the map
+    maps.zarr/              image: class probabilities (c, y, x), at 1 / probability_downsample of the map;
+                            one more channel, "uncertainty", where the layout says so
       0, 1, …               its levels, each half the one before
       labels/classes/0, …   uint8 (y, x): class codes, 0 = not analysed; level 0 at full map resolution
       labels/tissue/0, …    uint8 (y, x): 1 = analysed tissue, 0 = background
@@ -31,6 +32,7 @@ from wsi_seg.classes import TissueClass
 from wsi_seg.errors import OutputError, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
+from wsi_seg.measurements import ChannelSum
 from wsi_seg.ome import image_metadata, label_metadata, labels_metadata
 from wsi_seg.pyramid import halve_labels, halve_probabilities
 from wsi_seg.tiling import Block
@@ -73,7 +75,7 @@ def create_maps(path: Path, layout: MapLayout) -> None:
 
 def _root_attributes(layout: MapLayout) -> dict[str, Any]:
     downsamples = _downsamples(layout, "probabilities")
-    ome = image_metadata(layout.name, layout.mpp, downsamples, layout.classes, layout.probability_dtype)
+    ome = image_metadata(layout.name, layout.mpp, downsamples, layout.channels, layout.probability_dtype)
     return {"ome": ome, LAYOUT_KEY: layout.to_json()}
 
 
@@ -88,7 +90,7 @@ def _downsamples(layout: MapLayout, kind: Kind) -> list[int]:
 
 def _create_array(root: zarr.Group, layout: MapLayout, kind: Kind, level: int) -> None:
     size, side = layout.size(kind, level), layout.shard_side(kind)
-    channels = (len(layout.classes),) if kind == "probabilities" else ()
+    channels = (len(layout.channels),) if kind == "probabilities" else ()
     chunk = layout.chunk_side(kind)
     root.create_array(
         f"{PATHS[kind]}{level}",
@@ -157,8 +159,18 @@ class Maps:
 
     @cached_property
     def probabilities(self) -> zarr.Array[Any]:
-        """Class probabilities: (c, y, x) at 1 / `probability_downsample` of the map."""
+        """Class probabilities: (c, y, x) at 1 / `probability_downsample` of the map.
+
+        Channel i is that of `classes[i]`; after them there may be one more, see `uncertainty`.
+        """
         return self.array("probabilities")
+
+    @property
+    def uncertainty(self) -> ChannelSum | None:
+        """Uncertainty (y, x), stored as the probabilities are and read on demand; None where it is not."""
+        if not self.layout.uncertainty:
+            return None
+        return ChannelSum(self.probabilities, (len(self.classes),), self.probability_downsample)
 
     def array(self, kind: Kind, level: int = 0) -> zarr.Array[Any]:
         """Return one level of one pyramid."""
@@ -178,7 +190,7 @@ class Maps:
             block: one of `cut_blocks(layout.map_size, layout.block)`.
             labels: uint8 (h, w), class codes.
             tissue: (h, w), true or 1 where tissue was analysed.
-            probabilities: (classes, ceil(h / ds), ceil(w / ds)) of the layout's type.
+            probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type.
 
         Raises:
             ValueError: a shape or type does not fit.

@@ -1,4 +1,4 @@
-"""What lies inside regions: class shares and mean probability, in one pass over the maps.
+"""What lies inside regions: class shares, mean probability and uncertainty, in one pass over the maps.
 
 A pixel belongs to a region by the pixel-centre rule of `rasterize`. A region too small to hold any pixel
 centre is measured at the one pixel under a point inside it.
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from shapely import Point, Polygon
+from shapely import Point
 
 from wsi_seg.classes import NOT_ANALYSED, TissueClass
 from wsi_seg.geometry import Box
-from wsi_seg.rasterize import Edges, fill_edges, polygon_edges
+from wsi_seg.rasterize import fill_strip, polygon_edges
 
 # Map pixels a side that are held at a time.
 BLOCK = 1024
@@ -26,8 +26,8 @@ FULL = 255
 
 
 @dataclass(frozen=True, slots=True)
-class GroupField:
-    """Probability that a place belongs to any class of a group: the sum of its channels, read on demand.
+class ChannelSum:
+    """Sum (y, x) of some channels of a map, read on demand: the probability of a group, or the uncertainty.
 
     uint8 (value / 255) from uint8 channels, else float; never above full scale, though sums of rounded
     channels can be.
@@ -53,7 +53,8 @@ class GroupField:
         """Value that stands for probability one."""
         return FULL if self.dtype == np.uint8 else 1
 
-    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[Any]:
+    def __getitem__(self, key: Any, /) -> NDArray[Any]:
+        key = key if isinstance(key, tuple) else (key,)
         wide = np.dtype(np.uint16) if self.dtype == np.uint8 else self.dtype
         parts = [np.asarray(self.probabilities[(channel, *key)]) for channel in self.channels]
         total = np.add.reduce(parts, axis=0, dtype=wide)
@@ -77,8 +78,8 @@ class LabelField:
         """Positions: one for each class, one for other codes, one for pixels that were not analysed."""
         return len(self.classes) + 2
 
-    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.intp]:
-        position = np.full(256, len(self.classes), np.intp)
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint16]:
+        position = np.full(256, len(self.classes), np.uint16)
         position[[c.code for c in self.classes]] = np.arange(len(self.classes))
         position[NOT_ANALYSED] = len(self.classes) + 1
         codes: NDArray[np.uint8] = np.asarray(self.labels[key])
@@ -97,40 +98,51 @@ class Measured:
 
     mean_probability: float
     shares: dict[str, float]
+    mean_uncertainty: float | None = None
 
 
-def measure_regions(polygons: Sequence[Polygon], labels: LabelField, group: GroupField) -> list[Measured]:
+def measure_regions(
+    polygons: NDArray[np.object_],
+    labels: LabelField,
+    group: ChannelSum,
+    uncertainty: ChannelSum | None = None,
+) -> Iterator[Measured]:
     """Measure disjoint regions; each block of the maps that they touch is read once.
 
     Args:
-        polygons: in map pixels, neither overlapping nor touching.
+        polygons: (n,) in map pixels, neither overlapping nor touching.
         labels: of the whole map.
-        group: the regions' group.
+        group: probability of the regions' group.
+        uncertainty: of the same shape, where it is known.
 
-    Returns:
-        One for each polygon.
+    Yields:
+        One for each polygon, in their order.
     """
-    tally = _Tally(len(polygons), labels.columns)
-    edges = polygon_edges(polygons, np.arange(1, len(polygons) + 1))
-    side = max(1, BLOCK // group.downsample)
-    for box, ids in _rasters(edges.shrunk(group.downsample), group.shape, side):
-        tally.add_probability(ids, group[box.y0 : box.y1, box.x0 : box.x1])
-    for box, ids in _rasters(edges, labels.shape, BLOCK):
+    fields = (group,) if uncertainty is None else (group, uncertainty)
+    tally = _Tally(len(polygons), labels.columns, len(fields))
+    for box, ids in _rasters(polygons, group.shape, group.downsample):
+        tally.add_fields(ids, [field[box.y0 : box.y1, box.x0 : box.x1] for field in fields])
+    for box, ids in _rasters(polygons, labels.shape, 1):
         tally.add_labels(ids, labels[box.y0 : box.y1, box.x0 : box.x1])
-    _measure_small(polygons, tally, labels, group)
-    means = np.minimum(tally.probability / tally.pixels / group.full, 1.0).tolist()
-    return [Measured(mean, labels.shares(counts)) for mean, counts in zip(means, tally.labels, strict=True)]
+    _measure_small(polygons, tally, labels, fields)
+    means = np.minimum(tally.sums / tally.pixels / group.full, 1.0).T
+    for mean, counts in zip(means, tally.labels, strict=True):
+        probability, *rest = mean.tolist()
+        yield Measured(probability, labels.shares(counts), *rest)
 
 
-def _rasters(edges: Edges, shape: tuple[int, ...], side: int) -> Iterator[tuple[Box, NDArray[np.int32]]]:
+def _rasters(
+    polygons: NDArray[np.object_], shape: tuple[int, ...], downsample: int
+) -> Iterator[tuple[Box, NDArray[np.int32]]]:
     """Yield each block of a (height, width) map that holds any region, with the region ids of its pixels."""
     height, width = shape
+    side = max(1, BLOCK // downsample)
+    top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2] / downsample
     for y0 in range(0, height, side):
         y1 = min(y0 + side, height)
-        strip = edges.crossing_rows(y0, y1)
-        for x0 in range(0, width, side):
-            box = Box(x0, y0, min(x0 + side, width), y1)
-            ids = fill_edges(strip, box)
+        here = np.flatnonzero((top < y1) & (bottom > y0))
+        edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
+        for box, ids in fill_strip(edges, Box(0, y0, width, y1), side):
             if ids.any():
                 yield box, ids
 
@@ -138,24 +150,25 @@ def _rasters(edges: Edges, shape: tuple[int, ...], side: int) -> Iterator[tuple[
 class _Tally:
     """Counts and sums of a group's regions, filled block by block."""
 
-    def __init__(self, regions: int, columns: int) -> None:
+    def __init__(self, regions: int, columns: int, fields: int) -> None:
         self.labels = np.zeros((regions, columns), np.int64)
         """Label pixels of each region in each column of `LabelField`."""
         self.pixels = np.zeros(regions, np.int64)
         """Probability pixels of each region."""
-        self.probability = np.zeros(regions, np.float64)
-        """Sum over those, in the field's units."""
+        self.sums = np.zeros((fields, regions), np.float64)
+        """Sum of each field over those, in the field's units."""
 
-    def add_labels(self, ids: NDArray[np.int32], columns: NDArray[np.intp]) -> None:
+    def add_labels(self, ids: NDArray[np.int32], columns: NDArray[np.uint16]) -> None:
         present, position, inside = _present(ids)
         width = self.labels.shape[1]
         counts = np.bincount(position * width + columns[inside], minlength=len(present) * width)
         self.labels[present] += counts.reshape(-1, width)
 
-    def add_probability(self, ids: NDArray[np.int32], values: NDArray[Any]) -> None:
+    def add_fields(self, ids: NDArray[np.int32], fields: Sequence[NDArray[Any]]) -> None:
         present, position, inside = _present(ids)
         self.pixels[present] += np.bincount(position)
-        self.probability[present] += np.bincount(position, values[inside])
+        for total, values in zip(self.sums, fields, strict=True):
+            total[present] += np.bincount(position, values[inside])
 
 
 def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
@@ -168,13 +181,15 @@ def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return present, position[region], inside
 
 
-def _measure_small(polygons: Sequence[Polygon], tally: _Tally, labels: LabelField, group: GroupField) -> None:
+def _measure_small(
+    polygons: NDArray[np.object_], tally: _Tally, labels: LabelField, fields: Sequence[ChannelSum]
+) -> None:
     """Give regions without any pixel centre the one pixel under a point inside them."""
     for i in np.flatnonzero((tally.pixels == 0) | (tally.labels.sum(axis=1) == 0)).tolist():
         point = shapely.point_on_surface(polygons[i])
         if tally.pixels[i] == 0:
-            pixel = _pixel(point, group.shape, group.downsample)
-            tally.pixels[i], tally.probability[i] = 1, group[pixel].item()
+            pixel = _pixel(point, fields[0].shape, fields[0].downsample)
+            tally.pixels[i], tally.sums[:, i] = 1, [field[pixel].item() for field in fields]
         if tally.labels[i].sum() == 0:
             tally.labels[i, labels[_pixel(point, labels.shape, 1)].item()] = 1
 

@@ -21,7 +21,7 @@ def image_metadata(
     name: str,
     mpp: float,
     downsamples: Sequence[int],
-    classes: Sequence[TissueClass],
+    channels: Sequence[TissueClass],
     dtype: ProbabilityDtype,
 ) -> dict[str, Any]:
     """Return the `ome` attribute of the image: class probabilities with axes c, y, x.
@@ -30,13 +30,13 @@ def image_metadata(
         name: name of the image.
         mpp: microns per full-resolution map pixel.
         downsamples: for each level, full-resolution map pixels per pixel.
-        classes: one for each channel.
+        channels: name and colour of each; the first is a class.
         dtype: of the probabilities; 255 of uint8 stands for 1.
     """
     return {
         "version": OME_VERSION,
         "multiscales": [_multiscale(name, mpp, downsamples, with_channels=True)],
-        "omero": {"version": OME_VERSION, "channels": [_channel(c, classes, dtype) for c in classes]},
+        "omero": {"version": OME_VERSION, "channels": [_channel(c, channels, dtype) for c in channels]},
     }
 
 
@@ -101,11 +101,13 @@ def _transforms(mpp: float, downsample: int, with_channels: bool) -> list[dict[s
     return transforms
 
 
-def _channel(channel: TissueClass, classes: Sequence[TissueClass], dtype: ProbabilityDtype) -> dict[str, Any]:
+def _channel(
+    channel: TissueClass, channels: Sequence[TissueClass], dtype: ProbabilityDtype
+) -> dict[str, Any]:
     top = 255 if dtype == "uint8" else 1
-    tumor = [c.code for c in classes if canonical_name(c.name) == "tumor"]
+    tumor = [c.code for c in channels if canonical_name(c.name) == "tumor"]
     # Viewers add active channels up; more than one at a time shows a mixture that means nothing.
-    shown = tumor[0] if tumor else classes[0].code
+    shown = tumor[0] if tumor else channels[0].code
     return {
         "label": channel.name,
         "color": hex_color(channel.color),

@@ -46,6 +46,8 @@ class PlanSettings:
     workers: int = 2
     probability_downsample: int = 4
     probability_dtype: ProbabilityDtype = "uint8"
+    uncertainty: bool = False
+    """Store the uncertainty as one more channel after the probabilities."""
     allow_upsampling: bool = False
 
 
@@ -61,6 +63,8 @@ class ModelFacts:
     """Where it runs: `cpu` or `cuda:N`."""
     precision: str = "float32"
     """`float32`, `bf16` or `fp16`."""
+    tta: bool = False
+    """Test-time augmentation: the mean prediction of the eight flips and turns of a tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class SegmentationPlan:
     batch: int
     device: str
     precision: str
+    tta: bool
     workers: int
     tissue_source: str
     tissue_digest: str
@@ -118,6 +123,7 @@ class SegmentationPlan:
             self.batch,
             self.device.split(":")[0],
             self.precision,
+            self.tta,
             self.tissue_digest,
         )
         text = json.dumps([_plain(part) for part in parts], sort_keys=True)
@@ -142,9 +148,15 @@ def plan_segmentation(
     """
     card = model.card
     frame = map_frame(info, card.mpp)
-    warnings = _resolution_warnings(info, frame, settings.allow_upsampling)
+    warnings = resolution_warnings(info, frame, settings.allow_upsampling)
     grid = choose_grid(card, settings.tile, settings.overlap)
-    stitch = StitchSettings(grid, settings.blend, settings.probability_downsample, settings.probability_dtype)
+    stitch = StitchSettings(
+        grid,
+        settings.blend,
+        settings.probability_downsample,
+        settings.probability_dtype,
+        settings.uncertainty,
+    )
     side = _choose_block(grid, settings)
     layout = MapLayout(
         name=info.name,
@@ -154,6 +166,7 @@ def plan_segmentation(
         probability_downsample=stitch.probability_downsample,
         probability_dtype=stitch.probability_dtype,
         classes=card.tissue_classes,
+        uncertainty=stitch.uncertainty,
     )
     planned, total = _plan_blocks(frame, side, tissue, stitch)
     level = pick_level(info, frame)
@@ -169,6 +182,7 @@ def plan_segmentation(
         batch=settings.batch,
         device=model.device,
         precision=model.precision,
+        tta=model.tta,
         workers=settings.workers,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
@@ -192,7 +206,8 @@ def needed_tiles(block: Block, tissue: TissueMask, frame: MapFrame, stitch: Stit
     ]
 
 
-def _resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tuple[str, ...]:
+def resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tuple[str, ...]:
+    """Return what to say about the resolution; SlideError where it is too coarse and not `allowed`."""
     warnings = []
     if info.mpp_estimated and info.mpp is not None:
         warnings.append(
@@ -259,13 +274,15 @@ def _project_memory(
     scale = frame.l0_per_map / info.levels[level].downsample
     source = reach * reach * scale.x * scale.y * (4 + 4 + 3 + 3 + 3)  # RGBA, its copy, RGB, copies
     item = 4 if stitch.probability_dtype == "float32" else 1
-    maps = (
-        side * side * (1 + 1 + 1) * 2 + side * side * channels * item * 2 / stitch.probability_downsample**2
-    )
+    stored = channels + stitch.uncertainty
+    maps = side * side * (1 + 1 + 1) * 2 + side * side * stored * item * 2 / stitch.probability_downsample**2
     canvas = 0 if stitch.blend == "crop" else side * side * 4 * (2 * channels + 2)
+    canvas += side * side * 4 * 4 if stitch.uncertainty else 0  # entropy, and what it is summed from
     per_block = source + reach * reach * 3 + maps + canvas
     tile_pixels = stitch.grid.tile**2 * settings.batch
-    forward = tile_pixels * (ACTIVATION_BYTES[model.precision] + channels * 4 * 4)
+    # With test-time augmentation there are also the sum and the turned copy of a prediction.
+    maps_in_flight = 6 if model.tta else 4
+    forward = tile_pixels * (ACTIVATION_BYTES[model.precision] + channels * 4 * maps_in_flight)
     weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
     if model.device != "cpu":
         forward = tile_pixels * channels * 4  # the rest is the device's own memory

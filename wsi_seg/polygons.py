@@ -7,7 +7,7 @@ the polygons.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from shapely import Polygon
 
 from wsi_seg.classes import ClassGroup, TissueClass
-from wsi_seg.contours import Field, RingLimits, trace_contours
+from wsi_seg.contours import Field, stream_contours
 from wsi_seg.errors import UsageError
-from wsi_seg.measurements import FULL, GroupField, LabelField, Measured, measure_regions
+from wsi_seg.measurements import FULL, ChannelSum, LabelField, Measured, measure_regions
+from wsi_seg.rings import RingLimits, connected, near_pairs
 
 
 class MapArrays(Protocol):
@@ -31,7 +32,7 @@ class MapArrays(Protocol):
 
     @property
     def classes(self) -> tuple[TissueClass, ...]:
-        """Class of each probability channel."""
+        """Class of each of the first probability channels."""
 
     @property
     def labels(self) -> Any:
@@ -44,6 +45,10 @@ class MapArrays(Protocol):
     @property
     def probability_downsample(self) -> int:
         """Map pixels per probability pixel, the `ds` above; the last pixel may be only partly inside."""
+
+    @property
+    def uncertainty(self) -> ChannelSum | None:
+        """Uncertainty in the frame of the probabilities; None where it was not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class Region:
     shares: dict[str, float]
     """Class name to its share of the analysed label pixels whose centre lies inside, in the order of the
     model's classes, without those that do not occur; empty when nothing inside was analysed."""
+    mean_uncertainty: float | None = None
+    """Mean of the uncertainty over the same pixels as `mean_probability`, 0 … 1; None where not stored."""
 
 
 def trace(
@@ -103,20 +110,38 @@ def trace(
     Raises:
         UsageError: a group has no class of these maps.
     """
-    settings, groups = settings or TraceSettings(), tuple(dict.fromkeys(groups))
-    fields = [_group_field(maps, group) for group in groups]  # all checked before the first is traced
+    return list(iter_regions(maps, groups, settings))
+
+
+def iter_regions(
+    maps: MapArrays, groups: Sequence[ClassGroup], settings: TraceSettings | None = None
+) -> Iterator[Region]:
+    """Return an iterator over the regions of `trace`, which holds the polygons of one group at a time.
+
+    Raises:
+        UsageError: a group has no class of these maps; raised before anything is traced.
+    """
+    unique = tuple(dict.fromkeys(groups))
+    fields = [_group_field(maps, group) for group in unique]
+    return _regions(maps, unique, fields, settings or TraceSettings())
+
+
+def _regions(
+    maps: MapArrays, groups: Sequence[ClassGroup], fields: Sequence[ChannelSum], settings: TraceSettings
+) -> Iterator[Region]:
     labels = LabelField(maps.labels, maps.classes)
-    regions: list[Region] = []
     for group, field in zip(groups, fields, strict=True):
         polygons = _outlines(maps, group, field, settings)
-        measured = measure_regions(polygons, labels, field)
-        regions += [_region(p, group, maps.mpp, m) for p, m in zip(polygons, measured, strict=True)]
-    return regions
+        measured = measure_regions(polygons, labels, field, maps.uncertainty)
+        for polygon, values in zip(polygons, measured, strict=True):
+            yield _region(polygon, group, maps.mpp, values)
 
 
 def _region(polygon: Polygon, group: ClassGroup, mpp: float, values: Measured) -> Region:
     area, perimeter = polygon.area * mpp**2, polygon.length * mpp
-    return Region(polygon, group, area, perimeter, values.mean_probability, values.shares)
+    return Region(
+        polygon, group, area, perimeter, values.mean_probability, values.shares, values.mean_uncertainty
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +166,17 @@ class _GroupLabels:
         return table[codes]
 
 
-def _group_field(maps: MapArrays, group: ClassGroup) -> GroupField:
+def _group_field(maps: MapArrays, group: ClassGroup) -> ChannelSum:
     channels = tuple(i for i, c in enumerate(maps.classes) if c.code in group.codes)
     if not channels:
         names = ", ".join(c.name for c in maps.classes)
         raise UsageError(f"group {group.name!r} has no class of these maps; they hold {names}")
-    return GroupField(maps.probabilities, channels, maps.probability_downsample)
+    return ChannelSum(maps.probabilities, channels, maps.probability_downsample)
 
 
 def _outlines(
-    maps: MapArrays, group: ClassGroup, probability: GroupField, settings: TraceSettings
-) -> list[Polygon]:
+    maps: MapArrays, group: ClassGroup, probability: ChannelSum, settings: TraceSettings
+) -> NDArray[np.object_]:
     """Return the simplified polygons of one group in map pixels, sorted by top, then left."""
     height, width = maps.labels.shape
     field: Field
@@ -163,15 +188,29 @@ def _outlines(
         threshold = settings.threshold * (FULL - 1e-9 if probability.dtype == np.uint8 else 1)
     um2_per_pixel = (maps.mpp * scale) ** 2
     limits = RingLimits(settings.min_area_um2 / um2_per_pixel, settings.min_hole_um2 / um2_per_pixel)
-    polygons = trace_contours(field, threshold, extent=(width / scale, height / scale), limits=limits)
-    traced = shapely.transform(shapely.normalize(np.asarray(polygons, dtype=object)), lambda xy: xy * scale)
-    simplified = simplify_together(_sorted(traced), settings.tolerance_um / maps.mpp)
-    return list(simplified[shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2])
+    tolerance = settings.tolerance_um / maps.mpp
+    batches = stream_contours(
+        field,
+        threshold,
+        extent=(width / scale, height / scale),
+        limits=limits,
+        reach=2 * tolerance / scale,
+    )
+    polygons, bounds = [], []
+    for batch in batches:
+        traced = shapely.transform(shapely.normalize(batch), lambda xy: xy * scale)
+        traced = traced[_order(shapely.bounds(traced))]
+        simplified = simplify_together(traced, tolerance)
+        large = shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2
+        polygons.append(simplified[large])
+        bounds.append(shapely.bounds(traced[large]))
+    return np.concatenate(polygons)[_order(np.concatenate(bounds))]
 
 
-def _sorted(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-    x0, y0, x1, y1 = shapely.bounds(polygons).reshape(-1, 4).T
-    return polygons[np.lexsort((x1, y1, x0, y0))]
+def _order(bounds: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the order of boxes (n, 4) from top to bottom, then from left to right."""
+    x0, y0, x1, y1 = bounds.reshape(-1, 4).T
+    return np.lexsort((x1, y1, x0, y0))
 
 
 def simplify_together(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
@@ -184,11 +223,45 @@ def simplify_together(polygons: NDArray[np.object_], tolerance: float) -> NDArra
     Returns:
         (n,) polygons in the same order.
     """
-    while len(polygons) and tolerance > 0:
-        # As one geometry, for only then outlines of different polygons are kept from crossing.
-        together = shapely.simplify(shapely.multipolygons(polygons), tolerance, preserve_topology=True)
-        if shapely.is_valid(together) and shapely.get_num_geometries(together) == len(polygons):
-            return np.asarray(shapely.get_parts(together))
-        # GEOS is meant to keep this, and older versions did not in every case: ask for less.
+    result, left = polygons.copy(), np.arange(len(polygons))
+    near = near_pairs(shapely.bounds(polygons).reshape(-1, 4), 2 * tolerance)
+    group = connected(len(polygons), *near)
+    while len(left) and tolerance > 0:
+        result[left] = _simplify_rings(polygons[left], tolerance)
+        left = left[np.isin(group[left], _invalid(result[left], group[left]))]
+        # GEOS is meant to keep them valid, and older versions did not in every case: ask for less.
         tolerance = tolerance / 2 if tolerance > 1e-3 else 0.0
-    return polygons
+    result[left] = polygons[left]
+    return result
+
+
+def _invalid(polygons: NDArray[np.object_], group: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the groups of polygons that are not valid, or not disjoint."""
+    order = np.argsort(group, kind="stable")
+    numbers, index = np.unique(group[order], return_inverse=True)
+    return numbers[~shapely.is_valid(shapely.multipolygons(polygons[order], indices=index))]
+
+
+def _simplify_rings(polygons: NDArray[np.object_], tolerance: float) -> NDArray[np.object_]:
+    """Return polygons with each ring simplified; rings near each other keep from crossing.
+
+    GEOS compares each ring with all others of a geometry, so a geometry holds only what can meet: outlines
+    move by the tolerance at most.
+    """
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    one, other = near_pairs(shapely.bounds(rings), 2 * tolerance)
+    larger = shapely.get_num_coordinates(rings[one]) > shapely.get_num_coordinates(rings[other])
+    base, small = np.where(larger, one, other), np.where(larger, other, one)
+    shapely.prepare(rings[np.unique(base)])
+    near = shapely.dwithin(rings[base], rings[small], 2 * tolerance)
+    group = connected(len(rings), one[near], other[near])
+    order = np.argsort(group, kind="stable")
+    # Of polygons, for only then may the vertex that a ring begins with be dropped.
+    alone = np.asarray(shapely.polygons(rings[order]))
+    together = shapely.multipolygons(alone, indices=group[order])
+    simple = shapely.get_parts(shapely.simplify(together, tolerance, preserve_topology=True))
+    if len(simple) != len(rings):
+        return polygons
+    result = np.empty_like(rings)
+    result[order] = shapely.get_exterior_ring(simple)
+    return np.asarray(shapely.polygons(result, indices=owner), object).reshape(-1)

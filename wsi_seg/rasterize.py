@@ -10,7 +10,7 @@ number is added or subtracted, and a running sum along each row gives the number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,17 +32,12 @@ class Edges:
     step: NDArray[np.int32]
     """(n,) what is added to the pixels to the right of the edge: plus or minus the polygon's id."""
 
-    def crossing_rows(self, y0: int, y1: int) -> Edges:
-        """Return those that matter for pixel rows y0 … y1 - 1; saves time when filling row by row."""
-        used = (self.lower[:, 1] < y1) & (self.upper[:, 1] > y0)
-        return Edges(self.lower[used], self.upper[used], self.step[used])
-
     def shrunk(self, factor: float) -> Edges:
         """Return the same edges in a frame whose pixels are `factor` times larger."""
         return Edges(self.lower / factor, self.upper / factor, self.step)
 
 
-def polygon_edges(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike) -> Edges:
+def polygon_edges(polygons: Sequence[Polygon | MultiPolygon] | NDArray[np.object_], ids: ArrayLike) -> Edges:
     """Return the edges of polygons, holes included; `ids` has one whole number for each polygon."""
     parts, owner = shapely.get_parts(np.asarray(polygons, dtype=object), return_index=True)
     # With outer rings counter-clockwise and holes clockwise, the inside is always left of the edge.
@@ -63,34 +58,76 @@ def polygon_edges(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike) ->
     )
 
 
-def fill_edges(edges: Edges, box: Box) -> NDArray[np.int32]:
+def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
     """Return, for each pixel of `box`, the sum of the ids of the polygons that hold its centre.
 
     Args:
         edges: of polygons in the pixel frame of `box`.
         box: pixels to fill; memory is four bytes for each plus what the edges that cross it need.
+        step: fill only the pixels step // 2, step // 2 + step, … of both axes, counted from the box's corner.
 
     Returns:
-        int32 (box.height, box.width), 0 outside all polygons.
+        int32 (box.height, box.width), of which every step-th row and column; 0 outside all polygons.
     """
-    out = np.zeros((max(0, box.height), max(0, box.width) + 1), np.int32)
-    first = np.maximum(np.ceil(edges.lower[:, 1] - 0.5), box.y0)
-    last = np.minimum(np.ceil(edges.upper[:, 1] - 0.5), box.y1)
-    left = np.minimum(edges.lower[:, 0], edges.upper[:, 0])
+    rows, columns = (max(0, -(-(side - step // 2) // step)) for side in (box.height, box.width))
+    out = np.zeros((rows, columns + 1), np.int32)
     # Edges to the left of the box count, for the running sum starts with them.
+    row, column, value = _crossings(edges, box, step)
+    np.add.at(out, (row, np.clip(column, 0, columns)), value)
+    return np.cumsum(out[:, :-1], axis=1, dtype=np.int32)
+
+
+def fill_strip(edges: Edges, strip: Box, side: int) -> Iterator[tuple[Box, NDArray[np.int32]]]:
+    """Yield what `fill_edges` returns for the boxes, `side` pixels wide, of a strip, from left to right.
+
+    The running sum goes on from box to box, so that an edge is looked at once however wide the strip is.
+    Boxes that no polygon reaches are left out.
+    """
+    row, column, value = _crossings(edges, strip, 1)
+    order = np.argsort(column, kind="stable")
+    row, column, value = row[order], column[order], value[order]
+    sums = np.zeros((strip.height, 1), np.int32)
+    for x0 in range(0, strip.width, side):
+        width = min(side, strip.width - x0)
+        # Of edges to the left of the strip the columns are below zero.
+        begin, end = np.searchsorted(column, [x0 if x0 else -np.inf, x0 + width])
+        if begin == end and not sums.any():
+            continue
+        out = np.zeros((strip.height, width), np.int32)
+        out[:, :1] = sums
+        np.add.at(out, (row[begin:end], np.maximum(column[begin:end] - x0, 0)), value[begin:end])
+        out = np.cumsum(out, axis=1, dtype=np.int32)
+        sums = out[:, -1:].copy()
+        yield Box.at(strip.x0 + x0, strip.y0, width, strip.height), out
+
+
+def _crossings(
+    edges: Edges, box: Box, step: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]]:
+    """Return where edges cross the filled rows of `box`: row, first column after the edge, and its step.
+
+    Rows and columns count what is filled. Of edges to the right of the box some may be left out.
+    """
+    rows = max(0, -(-(box.height - step // 2) // step))
+    first = np.maximum(_first_after(edges.lower[:, 1], box.y0, step), 0)
+    last = np.minimum(_first_after(edges.upper[:, 1], box.y0, step), rows)
+    left = np.minimum(edges.lower[:, 0], edges.upper[:, 0])
     used = np.flatnonzero((first < last) & (left < box.x1))
-    if box.empty or len(used) == 0:
-        return out[:, : max(0, box.width)]
     lower, upper = edges.lower[used], edges.upper[used]
     slope = (upper[:, 0] - lower[:, 0]) / (upper[:, 1] - lower[:, 1])
-    rows = (last[used] - first[used]).astype(np.intp)
-    edge = np.repeat(np.arange(len(used)), rows)
-    begin = np.cumsum(rows) - rows
+    lengths = (last[used] - first[used]).astype(np.intp)
+    edge = np.repeat(np.arange(len(used)), lengths)
+    begin = np.cumsum(lengths) - lengths
     row = np.arange(len(edge)) - begin[edge] + first[used].astype(np.intp)[edge]
-    x = lower[edge, 0] + (row + 0.5 - lower[edge, 1]) * slope[edge]
-    column = np.clip(np.ceil(x - 0.5), box.x0, box.x1).astype(np.intp)
-    np.add.at(out, (row - box.y0, column - box.x0), edges.step[used][edge])
-    return np.cumsum(out[:, :-1], axis=1, dtype=np.int32)
+    centre_y = box.y0 + step // 2 + row * step + 0.5
+    x = lower[edge, 0] + (centre_y - lower[edge, 1]) * slope[edge]
+    return row, _first_after(x, box.x0, step).astype(np.intp), edges.step[used][edge]
+
+
+def _first_after(position: NDArray[np.float64], start: int, step: int) -> NDArray[np.float64]:
+    """Return the number k of the first pixel start + step // 2 + k · step whose centre is not before it."""
+    pixel = np.ceil(position - 0.5)
+    return np.asarray(np.ceil((pixel - (start + step // 2)) / step))
 
 
 def rasterize_ids(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike, box: Box) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ import platform
 import re
 import resource
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any
 import wsi_seg
 from wsi_seg.classes import ClassGroup
 from wsi_seg.jobs import BlockRecord
+from wsi_seg.outlines import GroupOutlines
 from wsi_seg.plan import ModelFacts, SegmentationPlan
-from wsi_seg.polygons import Region
 from wsi_seg.settings import RunSettings
 
 UM2_PER_MM2 = 1e6
@@ -28,7 +28,7 @@ UM2_PER_MM2 = 1e6
 # Packages whose version can change a result.
 VERSIONED = (
     "numpy", "torch", "segmentation-models-pytorch", "timm", "dask", "zarr", "openslide-python",
-    "openslide-bin", "tiffslide", "pillow", "shapely", "contourpy", "scipy",
+    "openslide-bin", "tifffile", "imagecodecs", "tiffslide", "pillow", "shapely", "contourpy", "scipy",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def run_key(plan: SegmentationPlan, groups: tuple[ClassGroup, ...], settings: Ru
     return hashlib.sha256(json.dumps(regions, sort_keys=True).encode()).hexdigest()
 
 
-def summarise(facts: RunFacts, regions: Sequence[Region]) -> dict[str, Any]:
+def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
     """Return areas in mm², counts, seconds per stage and rates."""
     plan = facts.plan
     pixel_mm2 = plan.frame.mpp**2 / UM2_PER_MM2
@@ -88,7 +88,7 @@ def summarise(facts: RunFacts, regions: Sequence[Region]) -> dict[str, Any]:
             for g in facts.model.card.groups
         },
         "regions": {
-            group.name: _region_summary([r for r in regions if r.group == group]) for group in facts.groups
+            group.name: _region_summary(regions.get(group, GroupOutlines(group))) for group in facts.groups
         },
         "tiles": tiles,
         "blocks": len(facts.records),
@@ -100,11 +100,8 @@ def summarise(facts: RunFacts, regions: Sequence[Region]) -> dict[str, Any]:
     }
 
 
-def _region_summary(regions: Sequence[Region]) -> dict[str, Any]:
-    return {
-        "count": len(regions),
-        "area_mm2": round(sum(r.area_um2 for r in regions) / UM2_PER_MM2, 6),
-    }
+def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
+    return {"count": regions.count, "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6)}
 
 
 def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
@@ -118,11 +115,7 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
         "maps_key": plan.key,
         "started": facts.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "wsi-seg": wsi_seg.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in VERSIONED},
-        },
+        "versions": versions(),
         "slide": dataclasses.asdict(slide),
         "frame": dataclasses.asdict(plan.frame),
         "origin_subtracted_l0": [bounds.x0, bounds.y0] if subtract and bounds is not None else [0, 0],
@@ -136,6 +129,15 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
         "blocks_failed": [
             {"ix": r.ix, "iy": r.iy, "reason": r.error} for r in facts.records if r.error is not None
         ],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, of Python and of what can change a result."""
+    return {
+        "wsi-seg": wsi_seg.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in VERSIONED},
     }
 
 

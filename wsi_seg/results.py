@@ -2,6 +2,7 @@
 
 OUT/<slide>/              whole results, renamed into place at the end
     maps.zarr  polygons.geojson  overview.png  summary.json  manifest.json
+    (polygons.geojson.gz instead where it is large, see `exporters.geojson.COMPRESS_ABOVE`)
 OUT/.<slide>.partial/     the same while it is being made, and after an interruption
     plan.json             what is being done; a run with another plan does not mix with it
     blocks.jsonl          one line for each finished block

@@ -17,12 +17,13 @@ from wsi_seg.card import WEIGHTS_NAME, read_card
 from wsi_seg.classes import ClassGroup
 from wsi_seg.errors import WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.exporters.overview import write_overview
+from wsi_seg.exporters.overview import outline_tolerance, write_overview
 from wsi_seg.jobs import BlockRecord, PredictorRecipe
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.models.registry import find_model, model_hash
+from wsi_seg.outlines import GroupOutlines, keep_outlines
 from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
-from wsi_seg.polygons import Region, trace
+from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
 from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
@@ -60,13 +61,14 @@ class Progress(Protocol):
     def stage(self, name: str) -> None: ...
 
 
-def load_model(reference: str, device: str = "auto", precision: str = "auto") -> Model:
+def load_model(reference: str, device: str = "auto", precision: str = "auto", *, tta: bool = False) -> Model:
     """Find a model and read its card; the weights are loaded by the workers.
 
     Args:
         reference: bundled name, model folder, `hf://owner/name[@revision]`, or `.pth` file with a card.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
+        tta: average the predictions of the eight flips and turns of each tile; eight times the time.
 
     Raises:
         ModelError: there is no such model, or its card is wrong.
@@ -78,8 +80,9 @@ def load_model(reference: str, device: str = "auto", precision: str = "auto") ->
     where = resolve_device(device)
     number = resolve_precision(precision, where)
     size = (folder / WEIGHTS_NAME).stat().st_size
-    facts = ModelFacts(read_card(folder), model_hash(folder), size, where, number)
-    arguments = (("reference", str(folder.absolute())), ("device", where), ("precision", number))
+    facts = ModelFacts(read_card(folder), model_hash(folder), size, where, number, tta)
+    reference = str(folder.absolute())
+    arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))
     return Model(facts, PredictorRecipe("wsi_seg.models.predictor:load_predictor", arguments))
 
 
@@ -168,9 +171,9 @@ class _SlideRun:
         self.key = run_key(self.plan, groups, settings)
         self.store = self.folder.partial / MAPS
         self.records: list[BlockRecord] = []
-        self.regions: list[Region] = []
+        self.regions: dict[ClassGroup, GroupOutlines] = {}
         self.tiles_before = 0
-        self.vanished = 0
+        self.written: dict[str, Any] = {}
 
     def fill_maps(self) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
@@ -196,21 +199,22 @@ class _SlideRun:
     def trace_regions(self) -> None:
         """Trace the regions and write what people look at."""
         maps = Maps.open(self.store)
+        regions = iter_regions(maps, self.groups, self.settings.regions.trace)
         with self._timed("polygons"):
-            self.regions = trace(maps, self.groups, self.settings.regions.trace)
             written = write_geojson(
-                self.regions,
+                keep_outlines(regions, self.regions, outline_tolerance(self.plan.frame)),
                 self.folder.partial / POLYGONS,
                 slide=self.slide.info,
                 frame=self.plan.frame,
                 origin=self.settings.regions.origin,
+                compress_large=True,
             )
-            self.vanished = written.vanished
+        self.written = {"polygons": written.path.name, "regions_too_thin_to_write": written.vanished}
         with self._timed("overview"):
             write_overview(
                 self.folder.partial / OVERVIEW,
                 self.slide,
-                self.regions,
+                list(self.regions.values()),
                 frame=self.plan.frame,
                 maps=maps,
                 notice=self.model.facts.card.notice,
@@ -228,7 +232,7 @@ class _SlideRun:
             self.seconds,
             self.started,
         )
-        summary = {**summarise(facts, self.regions), "regions_too_thin_to_write": self.vanished}
+        summary = {**summarise(facts, self.regions), **self.written}
         write_json(self.folder.partial / SUMMARY, summary)
         write_json(self.folder.partial / MANIFEST, manifest(facts, self.key))
         self.folder.finish()

@@ -55,7 +55,7 @@ def measure_seams(
             f"overlap {grid.overlap} and tile {grid.tile} do not start tiles at multiples of {PHASE}; "
             "use an overlap that is a multiple of 64"
         )
-    box = _widened(box_map)
+    box = box_map.aligned(PHASE)
     whole_map = box.grown(context)
     image = read_region(slide, settings.frame, whole_map, settings.level)
     whole = to_numpy(predictor(image[None])[0])[(slice(None), *box.within(whole_map))]
@@ -71,15 +71,6 @@ def measure_seams(
         equal_labels=float((labels == maps.labels)[inside].mean()),
         mean_difference=float(difference.mean()),
         largest_difference=float(difference.max()),
-    )
-
-
-def _widened(box: Box) -> Box:
-    return Box(
-        box.x0 // PHASE * PHASE,
-        box.y0 // PHASE * PHASE,
-        -(-box.x1 // PHASE) * PHASE,
-        -(-box.y1 // PHASE) * PHASE,
     )
 
 

@@ -59,7 +59,7 @@ def _block_jobs(
     execution: Execution, tissue: TissueMask, predictor: PredictorRecipe
 ) -> Iterator[tuple[str, BlockJob]]:
     plan = execution.plan
-    slide = SlideRecipe(plan.slide.path, plan.slide.reader, plan.slide.mpp)
+    slide = SlideRecipe(plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint)
     settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
     for planned in plan.blocks:
         block = planned.block

@@ -276,11 +276,13 @@ def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None =
     longest = max(scale.x, scale.y, 1.0)
     side = min(CELL, 2 ** max(0, math.floor(math.log2(SOURCE_SIDE / longest))))
     panel_side = max(1, math.floor(2 * SOURCE_SIDE / longest) // side) * side
+    if scale.x.is_integer() and scale.y.is_integer():
+        return _read_means(slide, level, (int(scale.x), int(scale.y)), box_map, panel_side)
     margin = math.ceil(longest) + 1
     out = np.empty((box_map.height, box_map.width, 3), np.uint8)
     for panel_map in _cover(box_map, panel_side):
         # Only the cells that are asked for: a panel is there to bound memory.
-        wanted_map = _aligned(panel_map.intersect(box_map), side)
+        wanted_map = panel_map.intersect(box_map).aligned(side)
         source_level = wanted_map.scaled(scale).outward(margin)
         source = slide.read_level(level, source_level)
         for cell_map in _cover(wanted_map, side):
@@ -293,16 +295,26 @@ def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None =
     return out
 
 
-def _aligned(box: Box, side: int) -> Box:
-    """Return the smallest box of whole cells of `side` pixels, anchored at (0, 0), that covers `box`."""
-    return Box(
-        box.x0 // side * side, box.y0 // side * side, -(-box.x1 // side) * side, -(-box.y1 // side) * side
-    )
+def _read_means(
+    slide: Slide, level: int, factors: tuple[int, int], box_map: Box, panel_side: int
+) -> NDArray[np.uint8]:
+    """Read map pixels that are each the mean of a whole number of level pixels, and no others.
+
+    It pays to read no margin: on both sides of a region one more row of stored tiles may hang on it.
+    """
+    x, y = factors
+    out = np.empty((box_map.height, box_map.width, 3), np.uint8)
+    for panel_map in _cover(box_map, panel_side):
+        part_map = panel_map.intersect(box_map)
+        part_level = Box(part_map.x0 * x, part_map.y0 * y, part_map.x1 * x, part_map.y1 * y)
+        source = Image.fromarray(slide.read_level(level, part_level))
+        out[part_map.within(box_map)] = np.asarray(source.reduce(factors))
+    return out
 
 
 def _cover(box: Box, side: int) -> Iterator[Box]:
     """Yield the cells of `side` pixels, anchored at (0, 0), that cover `box`."""
-    whole = _aligned(box, side)
+    whole = box.aligned(side)
     for y in range(whole.y0, whole.y1, side):
         for x in range(whole.x0, whole.x1, side):
             yield Box.at(x, y, side, side)
@@ -320,10 +332,6 @@ def _resample(crop: Image.Image, cell_level: RealBox, crop_level: Box, side: int
     """
     x0, y0 = cell_level.x0 - crop_level.x0, cell_level.y0 - crop_level.y0
     x1, y1 = cell_level.x1 - crop_level.x0, cell_level.y1 - crop_level.y0
-    factor_x, factor_y = (x1 - x0) / side, (y1 - y0) / side
-    if factor_x.is_integer() and factor_y.is_integer():
-        # The exact area mean; the cell starts at a whole level pixel too.
-        return np.asarray(crop.reduce((int(factor_x), int(factor_y)), (int(x0), int(y0), int(x1), int(y1))))
     # BOX would snap to whole source pixels; HAMMING weighs them by distance and keeps positions exact.
     resized = crop.resize((side, side), Image.Resampling.HAMMING, box=(x0, y0, x1, y1))
     return np.asarray(resized)

@@ -19,6 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+# Optical density of haematoxylin, eosin and DAB in R, G, B, one stain per row: Ruifrok & Johnston,
+# "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 23:291-299, 2001.
+STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+
 # Otsu's threshold is held within these limits of the signal (optical density).
 LEAST_SIGNAL = 0.035
 MOST_SIGNAL = 0.06

@@ -8,6 +8,7 @@ that it was computed in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -27,6 +28,9 @@ Blend = Literal["crop", "gaussian", "mean"]
 GAUSSIAN_SHARE = 1 / 8
 LEAST_WEIGHT = 1e-3
 
+# Smaller probabilities count as this much, so that 0 log 0 is 0; far below what changes an entropy.
+LEAST_PROBABILITY = 1e-30
+
 
 @dataclass(frozen=True, slots=True)
 class StitchSettings:
@@ -38,6 +42,8 @@ class StitchSettings:
     probability_downsample: int = 4
     """Map pixels per probability pixel on each axis."""
     probability_dtype: ProbabilityDtype = "uint8"
+    uncertainty: bool = False
+    """Add a channel with the normalised entropy of the class probabilities, see `normalised_entropy`."""
 
     def __post_init__(self) -> None:
         if self.blend not in get_args(Blend):
@@ -73,8 +79,8 @@ def new_stitcher(
         channels: number of network outputs C.
 
     `finish` returns uint8 (h, w), the most probable channel + 1 or 0 where not analysed, and (C, ⌈h/d⌉,
-    ⌈w/d⌉): the mean over the analysed pixels of each d × d cell, 0 where there are none; uint8 is
-    ⌊255 p + ½⌋.
+    ⌈w/d⌉), with uncertainty (C + 1, …): the mean over the analysed pixels of each d × d cell, 0 where there
+    are none; uint8 is ⌊255 p + ½⌋.
     """
     maker = _CropStitcher if settings.blend == "crop" else _BlendStitcher
     return maker(settings, box_map, analysed, channels)
@@ -88,6 +94,28 @@ def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
     offset = np.arange(side) + 0.5 - side / 2
     line = np.exp(-0.5 * (offset / (side * GAUSSIAN_SHARE)) ** 2)
     return np.maximum(np.outer(line, line), LEAST_WEIGHT).astype(np.float32)
+
+
+def normalised_entropy(probabilities: Any) -> Any:
+    """Return the uncertainty of each pixel: Shannon entropy of its class probabilities over log C.
+
+    0 where one class has probability 1, 1 where all are equally probable, 0 for a single class. Shannon
+    1948, doi:10.1002/j.1538-7305.1948.tb01338.x.
+
+    Args:
+        probabilities: float32 (C, h, w) of any array library; the C of a pixel add up to 1.
+
+    Returns:
+        float32 (h, w), 0 … 1, of the same library.
+    """
+    xp = array_namespace(probabilities)
+    channels = probabilities.shape[0]
+    entropy = xp.zeros_like(probabilities[0])
+    for channel in range(channels):  # one by one: little memory, and always the same order
+        p = probabilities[channel]
+        entropy = entropy - p * xp.log(xp.clip(p, min=LEAST_PROBABILITY))
+    # Rounding, or what does not quite add up to 1, may lead a little beyond both ends.
+    return xp.clip(entropy / math.log(max(channels, 2)), min=0.0, max=1.0)
 
 
 class _Output:
@@ -104,7 +132,8 @@ class _Output:
         self.analysed = np.zeros((rows * d, columns * d), bool)
         self.analysed[: box_map.height, : box_map.width] = analysed
         self.labels = np.zeros((rows * d, columns * d), np.uint8)
-        self.probabilities = np.zeros((channels, rows, columns), settings.probability_dtype)
+        stored = channels + settings.uncertainty
+        self.probabilities = np.zeros((stored, rows, columns), settings.probability_dtype)
 
     def put(self, part_map: Box, probabilities: Any) -> None:
         """Store float32 (C, h, w) probabilities of a part whose sides are multiples of d."""
@@ -117,6 +146,9 @@ class _Output:
         best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
         labels = to_numpy(best) + np.uint8(1)
         small = _area_mean(probabilities, mask, d)
+        if self.settings.uncertainty:
+            entropy = _area_mean(normalised_entropy(probabilities)[None], mask, d)
+            small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
         if not mask.all():

@@ -151,7 +151,7 @@ def _cells_along(info: SlideInfo, cell_um: float, most: int) -> int:
 def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin) -> TissueMask:
     side = max(info.size.width, info.size.height) / _cells_along(info, DRAWN_CELL_UM, DRAWN_SIDE)
     l0_per_cell = Scale(side, side)
-    geometries_l0 = _drawn_l0(info, read_annotations(path), origin)
+    geometries_l0 = drawn_l0(read_annotations(path), info.bounds, origin)
     x0, y0, x1, y1 = shapely.total_bounds(geometries_l0)
     inside = RealBox(max(x0, 0), max(y0, 0), min(x1, info.size.width), min(y1, info.size.height))
     if inside.x0 >= inside.x1 or inside.y0 >= inside.y1:
@@ -166,13 +166,19 @@ def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin) -> TissueMask:
     return TissueMask(mask, l0_per_cell, str(path), (box.x0, box.y0))
 
 
-def _drawn_l0(info: SlideInfo, annotations: Annotations, origin: Origin) -> NDArray[Any]:
-    """Return the drawn areas in l0 pixels."""
+def drawn_l0(annotations: Annotations, bounds: Box | None, origin: Origin) -> NDArray[Any]:
+    """Return the drawn areas in l0 pixels, as an array of valid polygons in the order of the file.
+
+    Args:
+        annotations: as read from a file.
+        bounds: the non-empty region of the slide in l0 pixels, where it states one.
+        origin: what positions count from, unless the file says what was subtracted: see `find_tissue`.
+    """
     subtracted_l0 = np.zeros(2)
     if annotations.subtracted_l0 is not None:
         subtracted_l0[:] = annotations.subtracted_l0
-    elif origin == "bounds" and info.bounds is not None:
-        subtracted_l0[:] = info.bounds.x0, info.bounds.y0
+    elif origin == "bounds" and bounds is not None:
+        subtracted_l0[:] = bounds.x0, bounds.y0
     geometries = np.array([item.geometry for item in annotations.items], dtype=object)
     moved: NDArray[Any] = shapely.transform(geometries, lambda xy: xy + subtracted_l0)
     return moved

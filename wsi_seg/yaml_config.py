@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,9 +20,37 @@ M = TypeVar("M", bound=BaseModel)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping; an empty file is an empty mapping.
 
+    A key `extends` names another such file, relative to this one, whose values hold where this one gives
+    none: mappings are joined key by key, anything else is replaced.
+
     Raises:
-        UsageError: the file cannot be read, is no valid YAML, or holds something else.
+        UsageError: the file, or one that it extends, cannot be read, is no valid YAML, holds something else,
+            or extends itself.
     """
+    return _read_extended(path, ())
+
+
+def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    values = _read_one(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    seen = (*seen, path.resolve())
+    above = path.parent / str(base)
+    if above.resolve() in seen:
+        raise UsageError(f"{path}: extends {str(base)!r}, which leads back to {above.name}")
+    return _joined(_read_extended(above, seen), values)
+
+
+def _joined(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    joined = {**base, **values}
+    for key in base.keys() & values.keys():
+        if isinstance(base[key], dict) and isinstance(values[key], dict):
+            joined[key] = _joined(base[key], values[key])
+    return joined
+
+
+def _read_one(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -32,6 +62,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: the configuration must be a mapping of keys to values")
     return values
+
+
+def expanded_path(text: str, config: Path) -> Path:
+    """Return a path of a configuration file: `$NAME` and `${NAME}` are environment variables, `~` is home.
+
+    Args:
+        text: as it stands in the file.
+        config: that file; a relative path starts in its folder.
+
+    Raises:
+        UsageError: an environment variable is not set.
+    """
+    expanded = os.path.expandvars(text)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        raise UsageError(f"{config}: {text!r}: environment variable {unset.group(1)} is not set")
+    return config.parent / Path(expanded).expanduser()
 
 
 def validated(cls: type[M], values: Mapping[str, Any], where: str) -> M:

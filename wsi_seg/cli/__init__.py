@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from wsi_seg import __version__
+from wsi_seg.cli.evaluate import evaluate
+from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
 from wsi_seg.cli.inspect import info, models, validate
 from wsi_seg.cli.run import run
@@ -16,8 +19,18 @@ from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.train import train
 from wsi_seg.errors import Interrupted, WsiSegError
 
+
+class _Recording(TyperGroup):
+    """Keeps the words of the command line as the root context's `obj`, for commands that store their call."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="wsi-seg",
+    cls=_Recording,
     help="Segment whole-slide images: OME-Zarr class maps and polygons that QuPath opens in the right place.",
     no_args_is_help=True,
     add_completion=False,
@@ -59,7 +72,7 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
     return run_command
 
 
-for _command in (run, info, export, models, validate, train, check_seams):
+for _command in (run, info, export, models, validate, train, evaluate, explain, check_seams):
     app.command(_command.__name__.replace("_", "-"))(_reporting(_command))
 
 

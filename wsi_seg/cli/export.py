@@ -23,7 +23,10 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="GeoJSON file; by default RESULTS/<classes>_<threshold>.geojson."
+            "--output",
+            "-o",
+            help="GeoJSON file (.geojson or .geojson.gz); by default RESULTS/<classes>_<threshold>.geojson, "
+            "with .gz where it is large.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -42,6 +45,6 @@ def export(
     settings = read_run_config(config, {**asked, **parse_settings(set_)}).region_settings()
     what = "+".join((*settings.groups, *settings.classes))
     path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
-    summary = export_regions(results, settings, path)
-    typer.echo(f"{summary.count} regions → {path}")
+    summary = export_regions(results, settings, path, compress_large=output is None)
+    typer.echo(f"{summary.count} regions → {summary.path}")
     return 0

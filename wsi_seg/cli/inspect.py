@@ -16,7 +16,7 @@ from wsi_seg.errors import OutputError
 def info(
     slide: Annotated[str, typer.Argument(help="Slide file, folder of a DICOM series, or URL.")],
     mpp: MppOption = None,
-    reader: Annotated[str | None, typer.Option(help="openslide, tiffslide or image.")] = None,
+    reader: Annotated[str | None, typer.Option(help="tiff, openslide, tiffslide or image.")] = None,
     json_: JsonOption = False,
 ) -> int:
     """Show what a slide says about itself: size, levels, microns per pixel, bounds."""

@@ -50,6 +50,12 @@ def run(
     threshold: ThresholdOption = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Store the entropy of the probabilities as a channel.")
+    ] = False,
     workers: Annotated[int | None, typer.Option("--workers", "-w", help="Blocks in flight.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="threads, synchronous, or tcp://host:port of a Dask scheduler.")
@@ -77,10 +83,11 @@ def run(
     flags: dict[str, Any] = {
         "model": model, "mpp": mpp, "tissue": tissue, "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
-        "scheduler": scheduler, "allow_upsampling": allow_upsampling or None, **parse_settings(set_),
+        "scheduler": scheduler, "allow_upsampling": allow_upsampling or None,
+        "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
-    chosen = load_model(resolved.model, resolved.device, resolved.precision)
+    chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
     settings = resolved.run_settings(overwrite)
     settings.regions.resolve(chosen.facts.card)
     if dry_run:
@@ -116,13 +123,15 @@ def _describe_plan(plan: SegmentationPlan) -> str:
         f"{plan.slide.vendor}, mpp from {plan.slide.mpp_source}",
         f"  map       {plan.frame.size.width} × {plan.frame.size.height} px at {plan.frame.mpp:g} µm/px, "
         f"from level {plan.level}",
-        f"  model     {plan.model} on {plan.device}, {plan.precision}",
+        f"  model     {plan.model} on {plan.device}, {plan.precision}"
+        f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
         f"  tiles     {plan.tiles} of {grid.tile} px, overlap {grid.overlap}, blend {plan.stitch.blend}, "
         f"batch {plan.batch}",
         f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
         f"{plan.workers} in flight",
         f"  memory    at most {plan.projected_memory_bytes / mib:.0f} MiB",
-        f"  output    at most {plan.projected_output_bytes / mib:.0f} MiB before compression",
+        f"  output    at most {plan.projected_output_bytes / mib:.0f} MiB before compression"
+        f"{', with uncertainty' if plan.layout.uncertainty else ''}",
         *(f"  warning   {warning}" for warning in plan.warnings),
     ]
     return "\n".join(lines)

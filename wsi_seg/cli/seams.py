@@ -33,7 +33,7 @@ def check_seams(
 
     flags = {"model": model, "mpp": mpp, "precision": precision, **parse_settings(set_)}
     resolved = read_run_config(config, flags)
-    chosen = load_model(resolved.model, resolved.device, resolved.precision)
+    chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
     settings = resolved.run_settings()
     predictor = load_predictor(**dict(chosen.predictor.arguments))
     with open_slide(slide, reader=settings.reader, mpp=settings.mpp) as opened:

@@ -11,15 +11,26 @@ from wsi_seg.cli.options import VerboseOption, set_up_logging
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/train_bcss_demo.yaml.")],
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/busi_unet.yaml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and its logs.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last whole epoch of an interrupted run.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier training in that folder.")
+    ] = False,
+    evaluate: Annotated[
+        bool, typer.Option(help="Put the metrics of the held-out part into the model's card.")
+    ] = True,
     verbose: VerboseOption = False,
 ) -> int:
     """Train a model and write it as a folder that `wsi-seg run --model` takes."""
+    from wsi_seg.train import train_model
     from wsi_seg.training.config import read_train_config
-    from wsi_seg.training.fit import train as fit
 
     set_up_logging(verbose)
-    folder = fit(read_train_config(config), output)
+    folder = train_model(
+        read_train_config(config), output, resume=resume, overwrite=overwrite, evaluate=evaluate
+    )
     typer.echo(f"model written to {folder}; use it with: wsi-seg run SLIDE -o OUT --model {folder}")
     return 0

@@ -6,10 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from wsi_seg.classes import RGB
+from wsi_seg.errors import OutputError
 
 # Common fonts that know µ and ². Pillow's own does not; where none of these is found it writes plain letters.
 REGULAR = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf")
@@ -35,6 +39,9 @@ SWATCH = 32
 SMALL_LINE = 31
 CLASSES_LISTED = 10
 LEAST_SHARE = 0.005
+
+# Outlines are drawn this many times larger and then reduced, which smooths them.
+SUPERSAMPLING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,27 @@ def draw_scale_bar(picture: Image.Image, um_per_pic: float) -> None:
     draw.rectangle((start, bottom - round(0.85 * size), start + length - 1, bottom - size // 2), fill=INK)
 
 
+def draw_outlines(
+    pixels: NDArray[np.uint8], rings: Sequence[NDArray[np.float64]], color: RGB, line_width: float
+) -> NDArray[np.uint8]:
+    """Draw rings, (n, 2) positions, in `color` with a white rim that sets them off from any tissue."""
+    out = Image.fromarray(pixels)
+    for width, ink, opacity in ((2.2 * line_width, (255, 255, 255), 0.75), (line_width, color, 1.0)):
+        alpha = _line_coverage(out.size, rings, width).point(lambda v, o=opacity: round(v * o))
+        out.paste(Image.new("RGB", out.size, ink), mask=alpha)
+    return np.asarray(out)
+
+
+def _line_coverage(size: tuple[int, int], rings: Sequence[NDArray[np.float64]], width: float) -> Image.Image:
+    large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    draw = ImageDraw.Draw(large)
+    for ring in rings:
+        # Pillow draws between whole pixels; an odd width has a pixel in its middle.
+        points = [tuple(xy) for xy in np.floor(ring * SUPERSAMPLING).tolist()]
+        draw.line(points, fill=255, width=2 * round(width * SUPERSAMPLING / 2) + 1, joint="curve")
+    return large.reduce(SUPERSAMPLING)
+
+
 def round_length(um: float) -> float:
     """Return the largest of 1, 2, 5 × 10ⁿ that is at most `um`."""
     power = 10.0 ** math.floor(math.log10(um))
@@ -251,3 +279,18 @@ def _found(bold: bool) -> str | None:
             continue
         return name
     return None
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        image.save(aside, format="PNG")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write the picture ({error.strerror or error})") from error

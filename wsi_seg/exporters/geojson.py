@@ -12,17 +12,19 @@ import gzip
 import io
 import json
 import math
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import numpy as np
 import shapely
-from shapely import MultiPolygon, Polygon
+from numpy.typing import NDArray
 
 from wsi_seg.annotations import OWN_MEMBER, polygonal_part
 from wsi_seg.errors import OutputError, UsageError
@@ -35,6 +37,12 @@ GRID = 0.01
 # Any fixed namespace: ids are to be the same whenever and wherever a region is written.
 ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "wsi_seg/region")
 
+# Results of a run are compressed when their text is longer, in bytes: 32 MiB, some 50,000 regions.
+COMPRESS_ABOVE = 32 * 2**20
+
+# Regions that are worked on together; more gain nothing.
+BATCH = 1000
+
 Origin = Literal["bounds", "level0"]
 
 
@@ -43,6 +51,7 @@ class GeoJSONSummary:
     """What was written."""
 
     path: Path
+    """The file; with `.gz` at the end where it was large enough to be compressed."""
     count: int
     """Features in the file."""
     counts: dict[str, int]
@@ -53,17 +62,25 @@ class GeoJSONSummary:
 
 
 def write_geojson(
-    regions: Iterable[Region], path: Path, *, slide: SlideInfo, frame: MapFrame, origin: Origin = "bounds"
+    regions: Iterable[Region],
+    path: Path,
+    *,
+    slide: SlideInfo,
+    frame: MapFrame,
+    origin: Origin = "bounds",
+    compress_large: bool = False,
 ) -> GeoJSONSummary:
-    """Write regions as one FeatureCollection; the file appears whole or not at all.
+    """Write regions as one FeatureCollection, as they come; the file appears whole or not at all.
 
     Args:
-        regions: in map pixels of `frame`.
+        regions: in map pixels of `frame`; an iterator is not held in memory.
         path: ends with `.geojson`, or `.geojson.gz` for a compressed file (QuPath opens both).
         slide: the slide they lie on.
         frame: its map frame.
         origin: `bounds` subtracts the slide's bounds-x/y where it has any, as QuPath expects; `level0`
             keeps positions as the reader numbers them.
+        compress_large: turn a `.geojson` above `COMPRESS_ABOVE` into a `.geojson.gz`. Whichever of the two
+            an earlier call has left is removed, so that one remains. False: as `path` says.
 
     Raises:
         UsageError: another ending or origin.
@@ -76,42 +93,82 @@ def write_geojson(
         raise UsageError(f"origin must be bounds or level0, got {origin!r}")
     crop = slide.bounds if origin == "bounds" else None
     subtracted = (float(crop.x0), float(crop.y0)) if crop is not None else (0.0, 0.0)
+    with _aside(path) as aside:
+        with _text(aside, path.name.endswith(".gz")) as file:
+            header = _header(slide, frame, origin, subtracted)
+            file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
+            counts, vanished = _write_features(file, regions, slide, frame, subtracted)
+            file.write("]}")
+        written = _put(aside, path, compress_large)
+    return GeoJSONSummary(written, counts.total(), dict(counts), vanished, subtracted)
+
+
+def _write_features(
+    file: IO[str],
+    regions: Iterable[Region],
+    slide: SlideInfo,
+    frame: MapFrame,
+    subtracted: tuple[float, float],
+) -> tuple[Counter[str], int]:
+    """Return the features written of each group, and how many regions had nothing left to write."""
     counts: Counter[str] = Counter()
     vanished = 0
-    with _writing(path) as file:
-        file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{_header(slide, frame, origin, subtracted)}')
-        file.write(',"features":[')
-        for region in regions:
-            geometry = to_qupath(region.polygon, slide, frame, subtracted)
+    rest = iter(regions)
+    while batch := list(islice(rest, BATCH)):
+        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
+        for region, *shape in zip(batch, shapes, shapely.to_geojson(shapes), _keys(shapes), strict=True):
+            geometry, text, key = shape
             if geometry is None:
                 vanished += 1
                 continue
             file.write("," if counts.total() else "")
             counts[region.group.name] += 1
-            file.write(_feature(region, geometry, slide.fingerprint, counts[region.group.name]))
-        file.write("]}")
-    return GeoJSONSummary(path, counts.total(), dict(counts), vanished, subtracted)
+            identity = uuid.uuid5(ID_NAMESPACE, f"{slide.fingerprint}/{region.group.name}/{key}")
+            file.write(_feature(region, str(identity), text, counts[region.group.name]))
+    return counts, vanished
 
 
 def to_qupath(
-    polygon: Polygon, slide: SlideInfo, frame: MapFrame, subtracted_l0: tuple[float, float]
-) -> Polygon | MultiPolygon | None:
-    """Return a polygon in map pixels as QuPath will have it: moved, cut at the slide's edge, snapped, valid.
+    polygons: NDArray[np.object_], slide: SlideInfo, frame: MapFrame, subtracted_l0: tuple[float, float]
+) -> NDArray[np.object_]:
+    """Return polygons in map pixels as QuPath will have them: moved, cut at the slide's edge, snapped, valid.
 
-    None when nothing is left of it. Snapping may part it where it was thinner than the grid.
+    Args:
+        polygons: (n,)
+        slide: see `write_geojson`.
+        frame: see there.
+        subtracted_l0: x and y to subtract from l0 positions.
+
+    Returns:
+        (n,) Polygon or MultiPolygon; None when nothing is left of it. Snapping may part a polygon where it
+        was thinner than the grid.
     """
     dx, dy = subtracted_l0
     factor, shift = np.array([frame.l0_per_map.x, frame.l0_per_map.y]), np.array([dx, dy])
-    moved: shapely.Geometry | None
-    moved = polygonal_part(shapely.transform(polygon, lambda xy_map: xy_map * factor - shift))
-    if moved is None:
-        return None
+    moved = _polygonal(shapely.transform(polygons, lambda xy_map: xy_map * factor - shift))
     # The map's last column and row may reach beyond the slide by part of a pixel.
     whole = shapely.box(-dx, -dy, slide.size.width - dx, slide.size.height - dy)
-    if not shapely.covers(whole, shapely.box(*shapely.bounds(moved).tolist())):
-        moved = shapely.intersection(moved, whole)
-    snapped = polygonal_part(shapely.set_precision(moved, GRID, mode="valid_output"))
-    return None if snapped is None else shapely.orient_polygons(snapped)
+    x0, y0, x1, y1 = whole.bounds
+    left, top, right, bottom = shapely.bounds(moved).T
+    beyond = (left < x0) | (top < y0) | (right > x1) | (bottom > y1)
+    moved[beyond] = shapely.intersection(moved[beyond], whole)
+    snapped = _polygonal(shapely.set_precision(moved, GRID, mode="valid_output"))
+    return np.asarray(shapely.orient_polygons(snapped), object)
+
+
+def _polygonal(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return `polygonal_part` of each geometry; None stays None."""
+    result = geometries.copy()
+    good = (
+        shapely.is_valid(geometries) & (shapely.get_type_id(geometries) == 3) & (shapely.area(geometries) > 0)
+    )
+    for i in np.flatnonzero(~good & ~shapely.is_missing(geometries)).tolist():
+        result[i] = polygonal_part(geometries[i])
+    return result
+
+
+def _keys(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+    return np.asarray(shapely.to_wkb(geometries, hex=True, byte_order=1), object)
 
 
 def _header(slide: SlideInfo, frame: MapFrame, origin: Origin, subtracted: tuple[float, float]) -> str:
@@ -128,7 +185,7 @@ def _header(slide: SlideInfo, frame: MapFrame, origin: Origin, subtracted: tuple
     )
 
 
-def _feature(region: Region, geometry: Polygon | MultiPolygon, fingerprint: str, number: int) -> str:
+def _feature(region: Region, identity: str, geometry: str, number: int) -> str:
     group = region.group
     properties = {
         "objectType": "annotation",
@@ -137,12 +194,8 @@ def _feature(region: Region, geometry: Polygon | MultiPolygon, fingerprint: str,
         "measurements": _measurements(region),
         "metadata": {"group": group.name, "codes": " ".join(map(str, group.codes))},
     }
-    key = f"{fingerprint}/{group.name}/{shapely.to_wkb(geometry, hex=True, byte_order=1)}"
     # GEOS writes the shortest digits that give back the same number: two decimals on this grid.
-    return (
-        f'{{"type":"Feature","id":"{uuid.uuid5(ID_NAMESPACE, key)}",'
-        f'"geometry":{shapely.to_geojson(geometry)},"properties":{_json(properties)}}}'
-    )
+    return f'{{"type":"Feature","id":"{identity}","geometry":{geometry},"properties":{_json(properties)}}}'
 
 
 def _measurements(region: Region) -> dict[str, float]:
@@ -150,9 +203,15 @@ def _measurements(region: Region) -> dict[str, float]:
         "Area µm^2": round(region.area_um2, 2),
         "Perimeter µm": round(region.perimeter_um, 2),
         "Mean probability": round(region.mean_probability, 4),
+        **_uncertainty(region),
         **{f"Share {name}": round(share, 4) for name, share in region.shares.items()},
     }
     return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _uncertainty(region: Region) -> dict[str, float]:
+    known = region.mean_uncertainty
+    return {} if known is None else {"Mean uncertainty": round(known, 4)}
 
 
 def _json(value: Any) -> str:
@@ -160,13 +219,11 @@ def _json(value: Any) -> str:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[IO[str]]:
-    """Give a text file under a temporary name that becomes `path` when all went well."""
+def _aside(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, under which nothing is left at the end."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as raw, _text(raw, path.name.endswith(".gz")) as file:
-            yield file
-        partial.replace(path)
+        yield partial
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -174,15 +231,37 @@ def _writing(path: Path) -> Iterator[IO[str]]:
             partial.unlink(missing_ok=True)
 
 
+def _put(aside: Path, path: Path, compress_large: bool) -> Path:
+    """Rename a whole file into place, compressed where it should be, and return its name."""
+    if not compress_large or path.name.endswith(".gz"):
+        return aside.replace(path)
+    compressed = path.with_name(path.name + ".gz")
+    if aside.stat().st_size <= COMPRESS_ABOVE:
+        aside.replace(path)
+        compressed.unlink(missing_ok=True)
+        return path
+    with _aside(compressed) as partial:
+        with aside.open("rb") as text, partial.open("wb") as raw, _gzip(raw) as stream:
+            shutil.copyfileobj(text, stream, 2**20)
+        partial.replace(compressed)
+    path.unlink(missing_ok=True)
+    return compressed
+
+
 @contextmanager
-def _text(raw: IO[bytes], compress: bool) -> Iterator[IO[str]]:
+def _text(path: Path, compress: bool) -> Iterator[IO[str]]:
+    with path.open("wb") as raw:
+        stream = _gzip(raw) if compress else raw
+        text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="utf-8", newline="\n")
+        try:
+            yield text
+            text.flush()
+        finally:
+            text.detach()
+            if compress:
+                stream.close()
+
+
+def _gzip(raw: IO[bytes]) -> gzip.GzipFile:
     # Without a time and a name in the gzip header, equal regions give equal bytes.
-    stream = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) if compress else raw
-    text = io.TextIOWrapper(cast(IO[bytes], stream), encoding="utf-8", newline="\n")
-    try:
-        yield text
-        text.flush()
-    finally:
-        text.detach()
-        if compress:
-            stream.close()
+    return gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)

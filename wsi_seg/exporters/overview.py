@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from wsi_seg.classes import RGB, ClassGroup
-from wsi_seg.errors import OutputError
-from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose
+from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
 from wsi_seg.maps import Maps
-from wsi_seg.polygons import Region
+from wsi_seg.outlines import GroupOutlines
 from wsi_seg.slide import MapFrame, Slide, read_thumbnail
+
+# Longest side of the slide's picture in pixels.
+MAX_SIDE = 2000
+
+# How far outlines may be off, in pixels of the picture: not to be seen.
+OUTLINE_TOLERANCE = 0.1
 
 # Small slides are enlarged until the longer side has this many pixels, so that outlines and text are crisp.
 LEAST_SIDE = 1200
@@ -27,9 +31,6 @@ MOST_ENLARGED = 4
 
 # How much of the class colour is mixed into the slide's.
 TINT = 0.28
-
-# Outlines are drawn this many times larger and then reduced, which smooths them.
-SUPERSAMPLING = 4
 
 # Grey of what cannot be read.
 UNREADABLE = 128
@@ -48,12 +49,12 @@ class _Picture:
 def write_overview(
     path: Path,
     slide: Slide,
-    regions: Sequence[Region],
+    groups: Sequence[GroupOutlines],
     *,
     frame: MapFrame,
     maps: Maps,
     notice: str = "",
-    max_side: int = 2000,
+    max_side: int = MAX_SIDE,
 ) -> None:
     """Write a PNG to show: slide, class tint, region outlines, scale bar and legend.
 
@@ -62,7 +63,7 @@ def write_overview(
     Args:
         path: the file to write; replaced when it exists.
         slide: an open slide.
-        regions: in map pixels of `frame`; each group is outlined in its colour and gets a line in the legend.
+        groups: in map pixels of `frame`; each is outlined in its colour and gets a line in the legend.
         frame: the map frame of the slide.
         maps: the maps with their pyramids.
         notice: a sentence about the model, put under the picture.
@@ -76,19 +77,18 @@ def write_overview(
     labels = _labels_under(picture, maps)
     pixels = _tint(picture.pixels, labels, maps)
     line_pic = max(1.5, max(pixels.shape[:2]) / 900)
-    for group in _groups(regions):
-        rings = [r for region in regions if region.group == group for r in _rings_pic(region, picture)]
-        pixels = _outline(pixels, rings, group.color, line_pic)
+    for found in groups:
+        pixels = draw_outlines(pixels, _rings_pic(found, picture), found.group.color, line_pic)
     sheet = Sheet(
         title=slide.info.name,
         facts=_facts(slide, frame),
-        groups=[_total(group, regions) for group in _groups(regions)],
+        groups=[GroupTotal(g.group.qupath_name, g.group.color, g.count, g.area_um2) for g in groups],
         classes=_shares(labels, maps),
         tint=TINT,
         notice=notice,
         um_per_pic=frame.mpp * picture.map_per_pic[0],
     )
-    _save(compose(Image.fromarray(pixels), sheet), path)
+    save_png(compose(Image.fromarray(pixels), sheet), path)
 
 
 def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
@@ -133,43 +133,17 @@ def _tint(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], maps: Maps) -> N
     return np.concatenate(strips)
 
 
-def _rings_pic(region: Region, picture: _Picture) -> list[NDArray[np.float64]]:
-    """Return outline and holes as (n, 2) picture positions, without vertices that cannot be seen."""
+def _rings_pic(found: GroupOutlines, picture: _Picture) -> list[NDArray[np.float64]]:
+    """Return outlines and holes as (n, 2) picture positions, without vertices that cannot be seen."""
     scale = np.array(picture.map_per_pic)
-    moved = shapely.transform(region.polygon, lambda xy: xy / scale)
-    rings = shapely.simplify(shapely.get_rings(moved), 0.2)
-    return [shapely.get_coordinates(ring) for ring in rings]
+    moved = shapely.transform(shapely.get_rings(found.polygons), lambda xy: xy / scale)
+    xy, ring = shapely.get_coordinates(shapely.simplify(moved, OUTLINE_TOLERANCE), return_index=True)
+    return np.split(xy, np.flatnonzero(np.diff(ring)) + 1)
 
 
-def _outline(
-    pixels: NDArray[np.uint8], rings: Sequence[NDArray[np.float64]], color: RGB, line_pic: float
-) -> NDArray[np.uint8]:
-    """Draw rings in `color` with a white rim that sets them off from any tissue."""
-    out = Image.fromarray(pixels)
-    for width, ink, opacity in ((2.2 * line_pic, (255, 255, 255), 0.75), (line_pic, color, 1.0)):
-        alpha = _line_coverage(out.size, rings, width).point(lambda v, o=opacity: round(v * o))
-        out.paste(Image.new("RGB", out.size, ink), mask=alpha)
-    return np.asarray(out)
-
-
-def _line_coverage(size: tuple[int, int], rings: Sequence[NDArray[np.float64]], width: float) -> Image.Image:
-    large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
-    draw = ImageDraw.Draw(large)
-    for ring in rings:
-        # Pillow draws between whole pixels; an odd width has a pixel in its middle.
-        points = [tuple(xy) for xy in np.floor(ring * SUPERSAMPLING).tolist()]
-        draw.line(points, fill=255, width=2 * round(width * SUPERSAMPLING / 2) + 1, joint="curve")
-    return large.reduce(SUPERSAMPLING)
-
-
-def _groups(regions: Sequence[Region]) -> list[ClassGroup]:
-    """Return the groups of the regions, in the order in which they come."""
-    return list(dict.fromkeys(region.group for region in regions))
-
-
-def _total(group: ClassGroup, regions: Sequence[Region]) -> GroupTotal:
-    areas = [region.area_um2 for region in regions if region.group == group]
-    return GroupTotal(group.qupath_name, group.color, len(areas), sum(areas))
+def outline_tolerance(frame: MapFrame) -> float:
+    """Return how far outlines may be off in a picture of at most `MAX_SIDE`, in map pixels."""
+    return OUTLINE_TOLERANCE * max(frame.size.width, frame.size.height) / MAX_SIDE
 
 
 def _shares(labels: NDArray[np.uint8], maps: Maps) -> list[ClassShare]:
@@ -188,13 +162,3 @@ def _facts(slide: Slide, frame: MapFrame) -> str:
         f"{l0.width * mpp.x / 1000:.3g} × {l0.height * mpp.y / 1000:.3g} mm"
         f" · {mpp.x:.3g} µm/px · segmented at {frame.mpp:.3g} µm/px"
     )
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        image.save(aside, format="PNG")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot write the overview ({error.strerror or error})") from error

@@ -12,12 +12,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsi_seg.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
 from wsi_seg.errors import ModelError
 
 HEAD_KEY = "segmentation_head.0.weight"
-RESERVED_OPTIONS = ("activation", "aux_params")  # a network here returns logits, and nothing else
+LABEL_HEAD_KEY = "classification_head.3.weight"
+RESERVED_OPTIONS = ("activation", "aux_params")  # a network here returns logits, as its card says
+LABEL_DROPOUT = 0.2  # of the encoder's pooled features, in training
+# Weights of R, G and B in luma: ITU-R BT.601, as in JPEG.
+LUMA = (0.299, 0.587, 0.114)
 SHOWN = 3  # tensors named in an error message
 
 
@@ -30,11 +35,13 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
             segmentation-models-pytorch download them.
 
     Returns:
-        A module float (N, 3, H, W) -> logits (N, len(card.classes), H, W), H and W multiples of 32.
+        A module float (N, 3, H, W) -> logits (N, len(card.classes), H, W), H and W multiples of 32; for a
+        card with image labels a pair of these and logits (N, len(card.image_labels)). Call it by `forward`.
 
     Raises:
         ModelError: the architecture, the encoder or an option is unknown or wrong.
     """
+    head = {"classes": len(card.image_labels), "pooling": "avg", "dropout": LABEL_DROPOUT}
     try:
         network: nn.Module = smp.create_model(
             card.architecture,
@@ -42,6 +49,7 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
             encoder_weights=encoder_weights,
             in_channels=3,
             classes=len(card.classes),
+            aux_params=head if card.image_labels else None,
             **card.architecture_options,
         )
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -52,6 +60,17 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
         ) from error
     _check_options(network, card)
     return network
+
+
+def forward(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the logits of pixels (N, C, H, W) and of whole images (N, L), None where there are no labels.
+
+    Args:
+        network: from `build_network`.
+        inputs: normalised float (N, 3, H, W).
+    """
+    out = network(inputs)
+    return out if isinstance(out, tuple) else (out, None)
 
 
 def _check_options(network: nn.Module, card: ModelCard) -> None:
@@ -148,21 +167,30 @@ def load_encoder(network: nn.Module, path: Path) -> None:
 
 
 def save_network(network: nn.Module, card: ModelCard, folder: Path) -> None:
-    """Write a model folder: weights in half precision where they fit into it, and the card."""
+    """Write a model folder: the card, and the weights in bfloat16.
+
+    A run in bfloat16 then computes with the very weights of one in float32. Normalisation layers, which keep
+    float32 in every run, are stored in float32.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: _halved(tensor) for name, tensor in network.state_dict().items()}
+    exact = {
+        f"{name}.{key}" if name else key
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for key in module.state_dict()
+    }
+    weights = {
+        name: _stored(tensor, torch.float32 if name in exact else torch.bfloat16)
+        for name, tensor in network.state_dict().items()
+    }
     # safetensors' own `save_file` makes files that only their owner may read.
     (folder / WEIGHTS_NAME).write_bytes(save(weights, metadata={"format": "pt"}))
     card.write(folder)
 
 
-def _halved(tensor: Tensor) -> Tensor:
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    if not tensor.is_floating_point():
-        return tensor
-    half = tensor.to(torch.float16)
-    # A running variance may exceed 65504; such a tensor stays as it is.
-    return half if bool(torch.isfinite(half).all()) else tensor.to(torch.float32)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _shape(tensor: Tensor) -> str:
@@ -173,5 +201,18 @@ def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:
     """Turn uint8 (N, H, W, 3) tiles into the network's float32 (N, 3, H, W) input, on their device."""
     mean = torch.tensor(normalization.mean, device=tiles.device)
     std = torch.tensor(normalization.std, device=tiles.device)
+    pixels = tiles.to(torch.float32) / 255
+    if normalization.chroma_box > 1:
+        pixels = _smooth_chroma(pixels, normalization.chroma_box)
     # Dimensions are swapped last, so the result lies in memory as channels-last convolutions want it.
-    return ((tiles.to(torch.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
+    return ((pixels - mean) / std).permute(0, 3, 1, 2)
+
+
+def _smooth_chroma(pixels: Tensor, side: int) -> Tensor:
+    """Average what is not luma over side × side pixels of float (N, H, W, 3) images; fewer at the border."""
+    luma = (pixels * torch.tensor(LUMA, device=pixels.device)).sum(-1, keepdim=True)
+    chroma = (pixels - luma).permute(0, 3, 1, 2)
+    for box in ((1, side), (side, 1)):
+        around = (box[0] // 2, box[1] // 2)
+        chroma = functional.avg_pool2d(chroma, box, stride=1, padding=around, count_include_pad=False)
+    return luma + chroma.permute(0, 2, 3, 1)

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.models.network import load_network, normalized
+from wsi_seg.models.network import forward, load_network, normalized
 from wsi_seg.models.registry import find_model
 
 Precision = Literal["float32", "bf16", "fp16"]
+# The eight views of a square (the dihedral group): flipped or not, then turned by so many quarters.
+VIEWS = tuple((flip, quarters) for flip in (False, True) for quarters in range(4))
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,12 +29,19 @@ class Predictor:
 
     One forward pass at a time: calls from several threads wait for each other. The result of a tile does
     not depend on the other tiles of its batch, and is the same each time for batches of one shape.
+
+    With test-time augmentation (`tta`) the result is the mean of the probabilities of all eight flips and
+    turns of the tiles, each turned back (Moshkov et al. 2020, doi:10.1038/s41598-020-61808-3).
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, device: str, precision: Precision) -> None:
+    def __init__(
+        self, network: nn.Module, card: ModelCard, device: str, precision: Precision, tta: bool = False
+    ) -> None:
         self.card = card
         self.device = device
         self.precision = precision
+        self.tta = tta
+        self._more_views = VIEWS[1:] if tta else ()
         self._dtype = DTYPES[precision]
         self._network = _cast(network.eval(), self._dtype).to(
             device=device, memory_format=torch.channels_last
@@ -48,11 +57,37 @@ class Predictor:
         Raises:
             ModelError: the device has not enough memory.
         """
+        total = self._pixels(tiles)
+        for view in self._more_views:
+            total += turned_back(self._pixels(turned(tiles, *view)), *view)
+        return total.div_(1 + len(self._more_views))
+
+    def classify(self, tiles: NDArray[np.uint8], /) -> Tensor:
+        """Return softmax probabilities (N, L) of the card's `image_labels` for whole tiles; raises as a call.
+
+        Raises:
+            ModelError: the model has no image labels.
+        """
+        total = self._labels(tiles)
+        for view in self._more_views:
+            total += self._labels(turned(tiles, *view))
+        return total.div_(1 + len(self._more_views))
+
+    def _pixels(self, tiles: NDArray[np.uint8]) -> Tensor:
+        return self._run(tiles)[0].float().softmax(dim=1)
+
+    def _labels(self, tiles: NDArray[np.uint8]) -> Tensor:
+        labels = self._run(tiles)[1]
+        if labels is None:
+            raise ModelError(f"model {self.card.name!r} has no image labels; its card names none")
+        return labels.float().softmax(dim=1)
+
+    def _run(self, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of pixels and of whole tiles."""
         with self._lock, torch.inference_mode(), _repeatable(self.device):
             try:
                 pixels = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.device)
-                logits = self._network(normalized(pixels, self.card.normalization).to(self._dtype))
-                return cast(Tensor, logits.float().softmax(dim=1))
+                return forward(self._network, normalized(pixels, self.card.normalization).to(self._dtype))
             except torch.OutOfMemoryError as error:
                 raise ModelError(
                     f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "
@@ -60,13 +95,27 @@ class Predictor:
                 ) from error
 
 
-def load_predictor(reference: str, device: str = "auto", precision: str = "auto") -> Predictor:
+def turned(tiles: NDArray[np.uint8], flip: bool, quarters: int) -> NDArray[np.uint8]:
+    """Return a view of tiles (N, H, W, 3): left and right swapped if `flip`, then turned counterclockwise."""
+    return np.rot90(tiles[:, :, ::-1] if flip else tiles, quarters, axes=(1, 2))
+
+
+def turned_back(maps: Tensor, flip: bool, quarters: int) -> Tensor:
+    """Return maps (N, C, H, W) of `turned` tiles as maps of the tiles themselves."""
+    maps = torch.rot90(maps, -quarters, (2, 3)) if quarters else maps
+    return maps.flip(3) if flip else maps
+
+
+def load_predictor(
+    reference: str, device: str = "auto", precision: str = "auto", tta: bool = False
+) -> Predictor:
     """Load a model onto a device.
 
     Args:
         reference: as for `registry.find_model`.
         device: see `resolve_device`.
         precision: see `resolve_precision`.
+        tta: see `Predictor`.
 
     Raises:
         UsageError: the device or the precision is unknown or unavailable.
@@ -75,7 +124,7 @@ def load_predictor(reference: str, device: str = "auto", precision: str = "auto"
     where = resolve_device(device)
     number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
-    return Predictor(load_network(folder), read_card(folder), where, number)
+    return Predictor(load_network(folder), read_card(folder), where, number, tta)
 
 
 def resolve_device(name: str) -> str:

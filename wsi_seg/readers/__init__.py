@@ -17,6 +17,7 @@ from wsi_seg.geometry import Scale
 from wsi_seg.slide import Slide
 
 READERS = {
+    "tiff": "wsi_seg.readers.tiled_tiff:TiledTiffReader",
     "openslide": "wsi_seg.readers.openslide:OpenSlideReader",
     "tiffslide": "wsi_seg.readers.tiffslide:TiffSlideReader",
     "image": "wsi_seg.readers.image:ImageReader",
@@ -35,8 +36,9 @@ def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | floa
 
     Args:
         path: a file; a URL that fsspec knows (`https://…`); or a folder that holds one DICOM series.
-        reader: a name of `READERS`. By default OpenSlide for what it recognises, TiffSlide for other tiled
-            TIFFs and for URLs, Pillow for plain images.
+        reader: a name of `READERS`. By default `tiff` for the tiled TIFFs that it understands in full,
+            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs and for URLs,
+            Pillow for plain images.
         mpp: microns per l0 pixel, in place of what the file says.
 
     Returns:
@@ -72,7 +74,7 @@ def choose_reader(path: str) -> str:
     if "://" in path:
         return "tiffslide"
     if _suits_openslide(path):
-        return "openslide"
+        return "tiff" if _suits_tiff(path) else "openslide"
     head = _read_head(Path(path), 16)
     if head.startswith(TIFF_MAGIC):
         return _choose_tiff_reader(path)
@@ -95,6 +97,14 @@ def _suits_openslide(path: str) -> bool:
     except openslide.OpenSlideError:
         return False
     return True
+
+
+def _suits_tiff(path: str) -> bool:
+    if not _read_head(Path(path), 16).startswith(TIFF_MAGIC):
+        return False
+    from wsi_seg.readers.tiled_tiff import why_not
+
+    return why_not(path) is None
 
 
 def _choose_tiff_reader(path: str) -> str:

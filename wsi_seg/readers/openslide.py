@@ -27,9 +27,8 @@ class OpenSlideReader(LevelReader):
     def __init__(self, path: str, mpp: Scale | None = None) -> None:
         self._handle: openslide.OpenSlide | None = _open(path)
         self._steps = [float(step) for step in self._handle.level_downsamples]
-        properties = dict(self._handle.properties)
-        self._background = parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
-        super().__init__(_describe(path, self._handle, properties, mpp))
+        info, self._background = _facts(path, self._handle, mpp)
+        super().__init__(info)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:
@@ -62,6 +61,16 @@ class OpenSlideReader(LevelReader):
             self._handle = None
 
 
+def read_facts(path: str, mpp: Scale | None = None) -> tuple[SlideInfo, tuple[int, int, int]]:
+    """Return what OpenSlide says about a slide, and the RGB that it shows where nothing was scanned.
+
+    Raises:
+        SlideError: OpenSlide does not open the file.
+    """
+    with _open(path) as handle:
+        return _facts(path, handle, mpp)
+
+
 def _open(path: str) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
@@ -71,12 +80,13 @@ def _open(path: str) -> openslide.OpenSlide:
         raise SlideError(f"{path}: damaged or incomplete slide; OpenSlide says: {error}") from error
 
 
-def _describe(
-    path: str, handle: openslide.OpenSlide, properties: Mapping[str, str], mpp: Scale | None
-) -> SlideInfo:
+def _facts(
+    path: str, handle: openslide.OpenSlide, mpp: Scale | None
+) -> tuple[SlideInfo, tuple[int, int, int]]:
+    properties = dict(handle.properties)
     resolved, source = resolve_mpp(mpp, properties)
     levels = make_levels(handle.level_dimensions)
-    return SlideInfo(
+    info = SlideInfo(
         path=path,
         name=default_name(path),
         reader="openslide",
@@ -88,6 +98,7 @@ def _describe(
         bounds=read_bounds(properties, "openslide"),
         fingerprint=_fingerprint(path, properties),
     )
+    return info, parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
 
 
 def _fingerprint(path: str, properties: Mapping[str, str]) -> str:

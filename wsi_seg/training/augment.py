@@ -1,44 +1,122 @@
-"""Random changes of colour, stain, sharpness and blank ground, on batches and on their device."""
+"""Random changes of one crop: geometry, colour, stain, sharpness, encoding and blank ground.
+
+Every change is drawn from the generator that is passed in, so a crop depends on its seed alone.
+"""
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
+from wsi_seg.datasets.region import IGNORED, Pixels, Targets
+from wsi_seg.models.network import LUMA
+from wsi_seg.stain import STAINS
 from wsi_seg.training.config import AugmentationConfig
 
-# Optical density of haematoxylin, eosin and a residual stain in R, G, B, one stain per row.
-# Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution",
-# Anal Quant Cytol Histol 23:291-299, 2001 (H and E; the residual is their DAB vector).
-STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
-
-# Weights of R, G and B in luma (ITU-R BT.601, as in JPEG), and sides of the cells that average colour.
-LUMA = (0.299, 0.587, 0.114)
+# Sides of the cells that average colour.
 CHROMA_CELLS = (2, 4, 8)
 # Range of the quality factor, libjpeg's scale; slide scanners use 30 to 95.
 JPEG_QUALITY = (30, 95)
 
 
-class Augmentation:
-    """Callable on (images, targets): float (N, 3, H, W) in 0 … 1 and int64 (N, H, W)."""
+# Elastic deformation: random vectors on a grid of so many points a side, bicubic in between, as in the U-Net
+# paper (Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28).
+ELASTIC_POINTS = 4
 
-    def __init__(self, config: AugmentationConfig, blank_target: int, seed: int) -> None:
+
+class Geometry:
+    """Magnify, turn, deform and mirror an image together with its targets."""
+
+    def __init__(self, config: AugmentationConfig, side: int) -> None:
+        """Crops of `side` pixels come out."""
+        self._config, self._side = config, side
+        turn = math.radians(min(45.0, config.angle))
+        stretch = (math.cos(turn) + math.sin(turn)) / (1 - config.scale)
+        self.source_side = 2 * math.ceil((side * stretch + 6 * config.elastic) / 2)
+        """Side of the crop that must go in."""
+        steps: list[v2.Transform] = []
+        if config.angle:
+            fill = {tv_tensors.Image: 255, tv_tensors.Mask: IGNORED}
+            steps.append(v2.RandomRotation(config.angle, v2.InterpolationMode.BILINEAR, fill=fill))
+        if config.flip:
+            steps += [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+        self._steps = v2.Compose(steps) if steps else None
+
+    def __call__(self, image: Pixels, target: Targets, random: Generator) -> tuple[Tensor, Tensor]:
+        """Change one crop.
+
+        Args:
+            image: uint8 (source_side, source_side, 3).
+            target: int16 of the same size.
+            random: decides.
+
+        Returns:
+            uint8 (3, side, side) and int64 (side, side).
+        """
+        pixels = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        labels = tv_tensors.Mask(torch.from_numpy(target.astype(np.int64)))
+        turns, magnification = 0, 1.0
+        if self._config.flip:
+            turns = int(torch.randint(4, (), generator=random))
+        if self._config.scale:
+            magnification = (1 - self._config.scale) ** float(2 * torch.rand((), generator=random) - 1)
+        if self._steps is not None:
+            with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+                torch.manual_seed(int(torch.randint(2**31, (), generator=random)))
+                pixels, labels = self._steps(pixels, labels)
+        if self._config.elastic:
+            pixels, labels = self._deformed(pixels, labels, random)
+        pixels, labels = self._magnified(pixels, labels, magnification)
+        return torch.rot90(pixels, turns, (-2, -1)), torch.rot90(labels, turns, (-2, -1))
+
+    def _magnified(self, pixels: Tensor, labels: Tensor, magnification: float) -> tuple[Tensor, Tensor]:
+        """Cut out the middle and bring it to side × side pixels."""
+        side = min(self.source_side, round(self._side / magnification))
+        start = (self.source_side - side) // 2
+        middle = (..., slice(start, start + side), slice(start, start + side))
+        pixels, labels = pixels[middle], labels[middle]
+        if side == self._side:
+            return pixels.as_subclass(Tensor), labels.as_subclass(Tensor)
+        size = [self._side, self._side]
+        pixels = v2.functional.resize_image(pixels, size, v2.InterpolationMode.BILINEAR, antialias=True)
+        nearest = ((torch.arange(self._side) + 0.5) * side / self._side).long()
+        return pixels.as_subclass(Tensor), labels.as_subclass(Tensor)[nearest[:, None], nearest]
+
+    def _deformed(self, pixels: Tensor, labels: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+        points = torch.randn(1, 2, ELASTIC_POINTS, ELASTIC_POINTS, generator=random) * self._config.elastic
+        moved = functional.interpolate(
+            points, size=[self.source_side] * 2, mode="bicubic", align_corners=True
+        )
+        shift = moved.permute(0, 2, 3, 1) * (2 / self.source_side)  # in torch's frame of -1 … 1
+        elastic = v2.functional.elastic_image
+        pixels, labels = pixels.as_subclass(Tensor), labels.as_subclass(Tensor)
+        return (
+            elastic(pixels, shift, v2.InterpolationMode.BILINEAR, [255.0]),
+            elastic(labels[None], shift, v2.InterpolationMode.NEAREST, [float(IGNORED)])[0],
+        )
+
+
+class Appearance:
+    """Change what an image looks like and not what it shows: stain, colour, sharpness, encoding.
+
+    Methods take and return float images (N, 3, H, W) in 0 … 1, each changed in its own way.
+    """
+
+    def __init__(self, config: AugmentationConfig, random: Generator) -> None:
         self._config = config
-        self._blank_target = blank_target
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = random
         self._stains = torch.tensor(STAINS)
 
-    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images, targets = self.blank(images, targets)
-        return self.recolour(images), targets
-
-    def recolour(self, images: Tensor) -> Tensor:
-        """Change what an image looks like and not what it shows: stain, colour, sharpness, encoding."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return changed copies."""
         if self._config.stain:
             images = self._change_stain(images)
         if self._config.color:
@@ -117,19 +195,25 @@ class Augmentation:
             images[i] = torch.from_numpy(decoded).permute(2, 0, 1).to(images) / 255
         return images
 
-    def blank(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace one side of some crops by near-white, whose target is `blank_target`."""
-        if not self._config.blank:
-            return images, targets
-        images, targets = images.clone(), targets.clone()
-        side = images.shape[-1]
-        for i in range(images.shape[0]):
-            chance, share, shade, noise = self._uniform(4).tolist()
-            if chance >= self._config.blank:
-                continue
-            width = 1 + int(share * side / 2)
-            grain = torch.randn(3, images.shape[-2], width, generator=self._random)
-            white = 1 - 0.08 * shade + 0.02 * noise * grain
-            images[i, :, :, :width] = white.clamp(0, 1).to(images)
-            targets[i, :, :width] = self._blank_target
-        return images, targets
+
+def blank_ground(
+    image: Tensor, target: Tensor, share: float, blank_target: int, random: Generator
+) -> tuple[Tensor, Tensor]:
+    """Replace one side of some crops by near-white glass.
+
+    Args:
+        image: float (3, H, W) in 0 … 1.
+        target: int64 (H, W).
+        share: of the crops that are changed, 0 … 1.
+        blank_target: target of glass.
+        random: decides.
+    """
+    chance, width_share, shade, noise = torch.rand(4, generator=random).tolist()
+    if chance >= share:
+        return image, target
+    image, target = image.clone(), target.clone()
+    width = 1 + int(width_share * image.shape[-1] / 2)
+    grain = torch.randn(3, image.shape[-2], width, generator=random)
+    image[:, :, :width] = (1 - 0.08 * shade + 0.02 * noise * grain).clamp(0, 1)
+    target[:, :width] = blank_target
+    return image, target

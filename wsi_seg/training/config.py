@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_seg.card import ModelCard
 from wsi_seg.classes import canonical_name
-from wsi_seg.errors import UsageError
-from wsi_seg.yaml_config import read_yaml, validated
+from wsi_seg.datasets.kinds import AnyDataset
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.yaml_config import expanded_path, read_yaml, validated
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DatasetConfig(_Section):
-    """A folder of images (`rgbs*/`) and masks of the same names (`masks/`)."""
-
-    name: str
-    folder: Path
-    """Relative to `data_dir`."""
-    mpp: float = Field(gt=0)
-    """Microns per pixel of its images and masks."""
-    known_class: str | None = None
-    """None: masks hold class codes. A class name: masks are 1 on this class and 0 on anything else,
-    of which no more is known."""
-    weight: float = Field(default=1.0, ge=0)
-    """Share of the training crops, relative to the other data sets; 0 for evaluation only."""
-    holdout: float = Field(default=0.0, ge=0, le=1)
-    """Share of each image, its right-most columns, that is never trained on and evaluated at the end."""
-
-
 class AugmentationConfig(_Section):
     """Strengths of random changes; 0 turns one off."""
 
+    flip: bool = True
+    """Mirror and turn by right angles; an H&E slide has no upper side."""
+    angle: float = Field(default=0.0, ge=0, le=180)
+    """Crops are turned by up to ± this many degrees."""
     scale: float = Field(default=0.2, ge=0, lt=1)
     """Crops are magnified by a factor in [1 - scale, 1 / (1 - scale)]."""
+    elastic: float = Field(default=0.0, ge=0)
+    """Standard deviation of a smooth random deformation, in pixels (Ronneberger et al. 2015)."""
     stain: float = Field(default=0.25, ge=0)
     """Gain of each stain's optical density is drawn from 1 ± stain, its offset from ± stain / 10."""
     color: float = Field(default=0.1, ge=0)
@@ -55,6 +43,36 @@ class AugmentationConfig(_Section):
     """Share of crops of which a part is replaced by blank glass."""
 
 
+class LossConfig(_Section):
+    """The loss is the sum of these terms, each times its weight; 0 leaves one out."""
+
+    cross_entropy: float = Field(default=1.0, ge=0)
+    dice: float = Field(default=0.5, ge=0)
+    focal: float = Field(default=0.0, ge=0)
+    focal_gamma: float = Field(default=2.0, ge=0)
+    class_weights: Literal["equal", "balanced"] | dict[str, float] = "equal"
+    """Weight of a pixel in cross-entropy and focal loss by its class. balanced: the median frequency of a
+    class divided by that of this one; or a table by class name, 1 for those that it leaves out."""
+    image_label: float = Field(default=1.0, ge=0)
+    """Cross-entropy of the class of the whole image, for models with image labels."""
+    consistency: float = Field(default=0.0, ge=0)
+    """Squared difference between the predictions for two recoloured copies of a crop; above 0 the network
+    sees each crop of a batch twice."""
+
+
+class OptimizerConfig(_Section):
+    """How the weights follow the loss."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of the schedule."""
+    encoder_factor: float = Field(default=1.0, gt=0)
+    """Learning rate of the encoder relative to the rest."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """one_cycle: a linear rise over the first tenth, then a cosine to zero; cosine: the latter alone."""
+
+
 class TrainConfig(_Section):
     """One training run."""
 
@@ -62,69 +80,95 @@ class TrainConfig(_Section):
     """The card of the model to be made; its metrics are completed by the run."""
     data_dir: Path = Path()
     """Folder under which data and encoder weights lie; relative to the configuration file."""
-    encoder_weights: Path | None = None
-    """Safetensors file of encoder weights to start from, relative to `data_dir`; None: random."""
+    encoder_weights: str | None = None
+    """Where the encoder starts: a safetensors file relative to `data_dir`; a name that
+    segmentation-models-pytorch downloads, such as imagenet; None: random."""
     start_from: str | None = None
     """Model of the same architecture to start from: a bundled name or a model folder."""
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    datasets: tuple[AnyDataset, ...] = Field(min_length=1)
     ignored_codes: tuple[int, ...] = (0, 7, 15)
     """Mask codes of zero weight: BCSS outside_roi, exclude, undetermined."""
+    untaught_classes: bool = False
+    """False: a class of the model without a single training pixel is an error."""
     blank_is_not: str | None = None
     """Class that blank glass surely is not; the loss knows no more about it. None: it knows nothing."""
+    sampling: Literal["classes", "regions"] = "classes"
+    """classes: random crops, balanced over data sets by weight and over the classes in each.
+    regions: one crop of every region in each epoch; of a tile as large as the crop, the whole."""
     augmentation: AugmentationConfig = AugmentationConfig()
     crop: int = Field(default=256, ge=32, multiple_of=32)
     """Side of a training crop, in pixels at the model's resolution."""
     batch: int = Field(default=8, ge=2)
-    max_steps: int = Field(default=1000, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of a one-cycle schedule."""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    dice_weight: float = Field(default=0.5, ge=0)
-    """Weight of the soft Dice loss beside the cross-entropy's 1."""
-    consistency: float = Field(default=0.0, ge=0)
-    """Weight of the squared difference between the predictions for two recoloured copies of a crop. Above 0,
-    a batch holds each of its crops twice, and so half as many different ones."""
-    precision: str = Field(default="bf16-mixed", pattern="^(bf16-mixed|16-mixed|32-true)$")
+    """Crops per step on each device."""
+    epochs: int = Field(default=10, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    """None, with sampling by regions: as many as it takes to see every region once."""
+    patience: int | None = Field(default=None, ge=1)
+    """Early stopping: epochs without a better monitored value after which training ends."""
+    monitor: Literal["validation_loss", "validation_dice"] = "validation_loss"
+    """Decides which epoch's weights are kept; needs a validation part."""
+    keep: Literal["best", "last"] = "best"
+    """Weights of the best epoch (without a validation part: the last), or of the last one."""
+    freeze_encoder: bool = False
+    """Keep the encoder as it starts, its normalisation statistics too."""
+    thaw_epoch: int | None = Field(default=None, ge=1)
+    """Epoch, counted from 0, from which a frozen encoder is trained as well; None: never."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights, with this decay per step. None: do not."""
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
     accelerator: str = "auto"
+    devices: int | Literal["auto"] = 1
+    """GPUs, or processes on the CPU."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the network; None: torch's own choice."""
-    checkpoint_steps: int = Field(default=100, ge=1)
-    seed: int = 0
+    loader_workers: int = Field(default=0, ge=0)
+    """Processes that cut and augment crops; 0: the training process itself."""
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         known = {canonical_name(c.name) for c in self.model.classes}
-        for name in (*(d.known_class for d in self.datasets), self.blank_is_not):
+        tables = self.loss.class_weights if isinstance(self.loss.class_weights, dict) else ()
+        for name in (*(d.known_class for d in self.datasets), self.blank_is_not, *tables):
             if name is not None and canonical_name(name) not in known:
                 raise ValueError(f"class {name!r} is none of the model's classes")
-        if not any(d.weight > 0 and d.holdout < 1 for d in self.datasets):
-            raise ValueError("no data set is left to train on")
+        names = [d.name for d in self.datasets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"data sets need distinct names, got {', '.join(names)}")
+        if not any(d.weight > 0 for d in self.datasets):
+            raise ValueError("no data set is left to train on: all have weight 0")
+        if self.sampling == "classes" and self.steps_per_epoch is None:
+            raise ValueError("sampling by classes has no end of its own; give steps_per_epoch")
+        if self.thaw_epoch is not None and not self.freeze_encoder:
+            raise ValueError("thaw_epoch needs freeze_encoder: true")
+        if self.thaw_epoch is not None and self.devices != 1:
+            raise ValueError("thaw_epoch works on one device only; set devices: 1")
         return self
 
-    def code_of(self, name: str) -> int:
-        """Return the code of a class of the model."""
-        return next(c.code for c in self.model.classes if canonical_name(c.name) == canonical_name(name))
+    @property
+    def scheme(self) -> LabelScheme:
+        """What targets mean in this run."""
+        card = self.model
+        return LabelScheme(card.tissue_classes, card.mpp, self.ignored_codes, card.image_labels)
+
+    def channel_of(self, name: str) -> int:
+        """Return the output channel of a class of the model."""
+        names = [canonical_name(c.name) for c in self.model.classes]
+        return names.index(canonical_name(name))
 
 
 def read_train_config(path: Path) -> TrainConfig:
-    """Read a training configuration; `$NAME` and `${NAME}` in paths stand for environment variables.
+    """Read a training configuration; `$NAME` and `${NAME}` in `data_dir` stand for environment variables.
 
     Raises:
         UsageError: the file cannot be read, or a key or value in it is wrong.
     """
     values = read_yaml(path)
     if "data_dir" in values:
-        values["data_dir"] = str(_expand(path, str(values["data_dir"])))
+        values["data_dir"] = str(expanded_path(str(values["data_dir"]), path).resolve())
     return validated(TrainConfig, values, str(path))
-
-
-def _expand(config: Path, text: str) -> Path:
-    expanded = os.path.expandvars(text)
-    unset = re.search(r"\$\{?(\w+)", expanded)
-    if unset:
-        name = unset.group(1)
-        raise UsageError(f"{config}: data_dir {text!r}: environment variable {name} is not set")
-    return config.parent / Path(expanded).expanduser()
 
 
 def resolved(config: TrainConfig) -> dict[str, Any]:

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import logging
+import sys
 import time
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import yaml
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import nn
 
 from wsi_seg.card import WEIGHTS_NAME
-from wsi_seg.errors import MissingExtraError, OutputError
+from wsi_seg.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.models.network import build_network, load_encoder, load_weights, read_weights, save_network
 from wsi_seg.models.registry import find_model
-from wsi_seg.training.config import TrainConfig, resolved
-from wsi_seg.training.datasets import Crops, Dataset, load_dataset
-from wsi_seg.training.holdout import describe_holdout, evaluate_holdout
+from wsi_seg.training.config import TrainConfig
+from wsi_seg.training.crops import training_loader, validation_loader
+from wsi_seg.training.data import TrainingData, class_weights, load_data
+from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
 
-CONFIG_NAME = "train.yaml"
+log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, out: Path) -> Path:
+def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False) -> Path:
     """Train a model and write it as a model folder.
 
     Args:
         config: see `read_train_config`.
-        out: folder that receives `model.safetensors`, `card.json` with held-out metrics, `train.yaml`,
-            `checkpoints/` and `log/`.
+        out: folder that receives `model.safetensors` and `card.json`; `train.yaml`, `data.json` and
+            `environment.json`, from which the run can be repeated; `checkpoints/` and `log/`.
+        resume: go on after the last whole epoch of an interrupted run of the same configuration and data;
+            the weights come out as if it had not been interrupted (on the CPU, with one process and as many
+            threads).
+        overwrite: replace what is in `out`.
 
     Returns:
         `out`.
@@ -41,85 +45,165 @@ def train(config: TrainConfig, out: Path) -> Path:
         MissingExtraError: Lightning is not installed.
         DataError: training data are missing or inconsistent.
         ModelError: the network cannot be built or the encoder's weights do not fit.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds another run.
     """
     if importlib.util.find_spec("lightning") is None:
         raise MissingExtraError("training needs Lightning; install it with: pip install 'wsi-seg[train]'")
+    from lightning.pytorch.utilities import rank_zero_only
+
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    data = load_data(config)
     torch.manual_seed(config.seed)
-    datasets = [load_dataset(d, config) for d in config.datasets]
-    network = build_network(config.model)
-    if config.encoder_weights is not None:
-        load_encoder(network, config.data_dir / config.encoder_weights)
-    if config.start_from is not None:
-        weights = find_model(config.start_from) / WEIGHTS_NAME
-        load_weights(network, config.model, read_weights(weights), weights)
-    _start_folder(out, config)
+    network = start_network(config)
+    folder = TrainingFolder(out, writes=getattr(rank_zero_only, "rank", 0) == 0)
+    checkpoint = folder.begin(config, data, resume, overwrite)
+    if folder.finished:
+        log.info("%s: the training is finished", out)
+        return out
     started = time.monotonic()
-    fit(network, datasets, config, out)
-    seconds = time.monotonic() - started
-    training = {"steps": config.max_steps, "batch": config.batch, "seconds": round(seconds)}
-    metrics = {**config.model.metrics, "training": training}
-    # Saved before it is evaluated: whatever goes wrong from here on, the training is not lost.
-    save_network(network, config.model.model_copy(update={"metrics": metrics}), out)
-    metrics["holdout"] = evaluate_holdout(network, datasets, config)
-    held_out = "; ".join(filter(None, (config.model.held_out, describe_holdout(metrics["holdout"]))))
-    config.model.model_copy(update={"metrics": metrics, "held_out": held_out}).write(out)
+    trainer = fit(network, data, config, out, checkpoint)
+    training = {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "batch": config.batch,
+        "devices": trainer.world_size,
+        "seconds": round(time.monotonic() - started),
+    }
+    if trainer.is_global_zero:
+        card = config.model
+        metrics = {**card.metrics, "training": training}
+        save_network(network, card.model_copy(update={"metrics": metrics}), out)
+        folder.finish()
     return out
 
 
-def fit(network: nn.Module, datasets: list[Dataset], config: TrainConfig, out: Path) -> None:
-    """Fit `network` in place."""
+def start_network(config: TrainConfig) -> nn.Module:
+    """Build the network with the weights that the configuration starts from; raises as `train`."""
+    weights = config.encoder_weights
+    from_file = weights is not None and weights.endswith(".safetensors")
+    try:
+        network = build_network(config.model, None if from_file else weights)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"encoder_weights {weights!r}: cannot be downloaded ({reason})") from error
+    if from_file:
+        load_encoder(network, config.data_dir / str(weights))
+    if config.start_from is not None:
+        path = find_model(config.start_from) / WEIGHTS_NAME
+        load_weights(network, config.model, read_weights(path), path)
+    return network
+
+
+def fit(
+    network: nn.Module, data: TrainingData, config: TrainConfig, out: Path, checkpoint: Path | None
+) -> Any:
+    """Fit `network` in place and return the trainer.
+
+    Args:
+        network: from `start_network`.
+        data: from `load_data`.
+        config: the run.
+        out: receives `checkpoints/` and `log/`.
+        checkpoint: the state to go on from; None: from the start.
+    """
     import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from wsi_seg.training.task import SegmentationTask
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no notes on hardware, no tips
-    checkpoint = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        every_n_train_steps=config.checkpoint_steps,
-        filename="{step}",
-        save_last=True,
-    )
+    earlier = [] if checkpoint is None else logged_until(out / LOG, checkpoint)
+    table = CSVLogger(out, LOG, version="")  # starts a new table
     trainer = lightning.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        devices=config.devices,
+        # Encoders hold layers that a shallow decoder leaves unused.
+        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
         precision=cast(Any, config.precision),
-        max_steps=config.max_steps,
-        logger=CSVLogger(out, name="log", version=""),
-        callbacks=[checkpoint],
-        log_every_n_steps=10,
-        enable_progress_bar=False,
+        max_epochs=config.epochs,
+        logger=[table, TensorBoardLogger(out, LOG, version="tensorboard")],
+        callbacks=_callbacks(config, out, bool(data.validation)),
+        plugins=[_atomic_checkpoints()],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    trainer.fit(SegmentationTask(network, config), _loader(datasets, config))
+    if trainer.is_global_zero:
+        table.experiment.metrics.extend(earlier)
+    if config.thaw_epoch is not None and trainer.world_size > 1:
+        raise UsageError("thaw_epoch works on one device only; set devices: 1")
+    # Steps are those of each device; regions are shared out among the devices.
+    length = data.crops_per_epoch * (trainer.world_size if config.steps_per_epoch is not None else 1)
+    steps = -(-length // (config.batch * trainer.world_size)) * config.epochs
+    weights = class_weights(data, config)
+    task = SegmentationTask(network, config, None if weights is None else torch.from_numpy(weights), steps)
+    validation = validation_loader(data.validation, config) if data.validation else None
+    with warnings.catch_warnings():
+        # Advice on what is meant so: no validation part, few loader workers, a folder that is gone on with.
+        warnings.filterwarnings("ignore", module="lightning")
+        path = None if checkpoint is None else str(checkpoint)
+        trainer.fit(task, training_loader(data.crops, config, length), validation, ckpt_path=path)
+    best = out / CHECKPOINTS / BEST
+    if config.keep == "best" and data.validation and best.is_file():
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        task.load_state_dict(state)
+    return trainer
 
 
-def _start_folder(out: Path, config: TrainConfig) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG_NAME).write_text(yaml.safe_dump(resolved(config), sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot write there ({error.strerror})") from error
+def logged_until(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the rows of an interrupted run's `metrics.csv` up to a checkpoint."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    last = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if int(row["epoch"]) <= last]
 
 
-class _CropDataset(IterableDataset[tuple[Any, Any]]):
-    def __init__(self, crops: Crops) -> None:
-        self._crops = crops
+def _callbacks(config: TrainConfig, out: Path, validated: bool) -> list[Any]:
+    from lightning.pytorch.callbacks import (
+        EarlyStopping,
+        EMAWeightAveraging,
+        ModelCheckpoint,
+        RichProgressBar,
+    )
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return iter(self._crops)
+    mode = "min" if config.monitor == "validation_loss" else "max"
+    callbacks: list[Any] = []
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=True, console_kwargs={"stderr": True}))
+    if config.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+    if validated and config.patience is not None:
+        callbacks.append(EarlyStopping(config.monitor, patience=config.patience, mode=mode))
+    # The best before the last: a run killed in between repeats the epoch, and so finds its best again.
+    monitored = [config.monitor] if validated and config.keep == "best" else []
+    for name, monitor in [*((BEST, m) for m in monitored), (LAST, None)]:
+        checkpoint = ModelCheckpoint(
+            out / CHECKPOINTS,
+            Path(name).stem,
+            monitor=monitor,
+            mode=mode,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        callbacks.append(checkpoint)
+    return callbacks
 
 
-def _loader(datasets: list[Dataset], config: TrainConfig) -> DataLoader[tuple[Any, Any]]:
-    crops = Crops(datasets, config.crop, config.augmentation.scale, config.seed)
-    return DataLoader(_CropDataset(crops), batch_size=config.batch, collate_fn=_collate)
+def _atomic_checkpoints() -> Any:
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+    class AtomicCheckpointIO(TorchCheckpointIO):
+        """Writes a checkpoint beside its place and renames it: a kill leaves the old one or the new one."""
 
-def _collate(items: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(np.stack([image for image, _ in items]))
-    targets = torch.from_numpy(np.stack([target for _, target in items]))
-    return images.permute(0, 3, 1, 2), targets.long()
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            part = f"{path}.part"
+            super().save_checkpoint(checkpoint, part, storage_options)
+            Path(part).replace(path)
+
+    return AtomicCheckpointIO()

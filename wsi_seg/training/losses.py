@@ -1,36 +1,63 @@
-"""Losses for targets that may be complete, partial or unknown (see `datasets`)."""
+"""Losses for targets that may be complete, partial or unknown (see `wsi_seg.datasets.region`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
-def partial_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean of -log p(what is known) over the pixels of which something is known.
+def known_log_probability(logits: Tensor, target: Tensor) -> Tensor:
+    """Return log p(what is known) of every pixel, 0 where nothing is known.
 
-    For a pixel of class c this is the cross-entropy, -log p(c). For one of which only is known that it
-    is not c, it is -log(1 - p(c)), with 1 - p(c) = the sum of the other probabilities, taken as
-    logsumexp of the other logits so that it stays exact where p(c) is close to 1.
+    For a pixel of class c this is log p(c). For one of which only is known that it is not c, it is
+    log(1 - p(c)), with 1 - p(c) = the sum of the other probabilities, taken as logsumexp of the other logits
+    so that it stays exact where p(c) is close to 1.
 
     Args:
         logits: float (N, C, H, W).
         target: int64 (N, H, W): channel, IGNORED (-1), or -2 - channel for "not this channel".
 
     Returns:
-        A scalar; 0 where nothing is known.
+        float32 (N, H, W).
     """
     logits = logits.float()
-    complete = functional.cross_entropy(logits, target.clamp(min=-1), ignore_index=-1, reduction="sum")
+    log_p = logits.log_softmax(1)
+    known = log_p.gather(1, target.clamp(min=0)[:, None])[:, 0]
+    known = torch.where(target >= 0, known, torch.zeros_like(known))
     partial = target <= -2
-    excluded = (-2 - target).clamp(min=0)
-    total = complete
     if bool(partial.any()):
-        pixels = logits.permute(0, 2, 3, 1)[partial]
-        others = pixels.scatter(1, excluded[partial][:, None], float("-inf"))
-        total = total + (pixels.logsumexp(1) - others.logsumexp(1)).sum()
-    return total / (target != -1).sum().clamp(min=1)
+        pixels = log_p.permute(0, 2, 3, 1)[partial]
+        others = pixels.scatter(1, (-2 - target)[partial][:, None], float("-inf"))
+        known = known.masked_scatter(partial, others.logsumexp(1))
+    return known
+
+
+def weighted_mean(values: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Return the mean of pixel values (N, H, W) where something is known; 0 where nothing is.
+
+    Args:
+        values: float (N, H, W).
+        target: as above.
+        class_weights: (C,) weight of a pixel by its class; a partly known pixel weighs 1.
+    """
+    weight = (target != -1).float()
+    if class_weights is not None:
+        by_class = class_weights.to(weight)[target.clamp(min=0)]
+        weight = torch.where(target >= 0, by_class, weight)
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def cross_entropy(log_probability: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Mean of -log p(what is known), from `known_log_probability`."""
+    return weighted_mean(-log_probability, target, class_weights)
+
+
+def focal_loss(
+    log_probability: Tensor, target: Tensor, gamma: float, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean of -(1 - p)^gamma log p (Lin et al. 2017, doi:10.1109/ICCV.2017.324), p of what is known."""
+    doubt = (1 - log_probability.exp()).clamp(min=0) ** gamma
+    return weighted_mean(-doubt * log_probability, target, class_weights)
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:

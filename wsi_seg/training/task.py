@@ -2,76 +2,192 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from wsi_seg.card import Normalization
-from wsi_seg.training.augment import Augmentation
-from wsi_seg.training.config import TrainConfig
-from wsi_seg.training.datasets import IGNORED, not_class
-from wsi_seg.training.losses import partial_cross_entropy, soft_dice_loss, squared_difference
+from wsi_seg.models.network import forward, normalized
+from wsi_seg.training.config import OptimizerConfig, TrainConfig
+from wsi_seg.training.crops import Batch
+from wsi_seg.training.losses import (
+    cross_entropy,
+    focal_loss,
+    known_log_probability,
+    soft_dice_loss,
+    squared_difference,
+    weighted_mean,
+)
+
+log = logging.getLogger(__name__)
+
+BETAS = (0.9, 0.999)
+MOMENTUM = 0.9
 
 
 class SegmentationTask(lightning.LightningModule):
-    """Takes batches of uint8 RGB (N, 3, H, W) and int64 targets (N, H, W)."""
+    """Fits a network to batches; logs the terms of the loss, and Dice, accuracy and loss of validation."""
 
-    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+    def __init__(
+        self, network: nn.Module, config: TrainConfig, class_weights: Tensor | None, total_steps: int
+    ) -> None:
+        """Take the weights (C,) of pixels by class, and the steps of the whole run for the schedule."""
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self._config = config
-        self._augment = Augmentation(config.augmentation, blank_target(config), config.seed)
+        self._class_weights = class_weights
+        self._total_steps = total_steps
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+    # --- training -------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or thaw, and seed what the network draws (dropout) by the epoch, so that a run can go on."""
+        config = self._config
+        torch.manual_seed(config.seed * 100_003 + self.current_epoch)
+        if config.freeze_encoder:
+            thawed = config.thaw_epoch is not None and self.current_epoch >= config.thaw_epoch
+            self._encoder.requires_grad_(thawed)
+
+    def on_train_batch_start(self, _batch: Any, _index: int) -> None:
+        """Keep the statistics of a frozen encoder; Lightning puts all modules into training mode."""
+        frozen = self._config.freeze_encoder and not next(self._encoder.parameters()).requires_grad
+        self._encoder.train(not frozen)
+
+    def on_train_epoch_end(self) -> None:
+        """Write the logs before the checkpoint of this epoch is written."""
+        for logger in self.loggers:
+            logger.save()
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        log.info("epoch %d of %d: %s", self.current_epoch + 1, self._config.epochs, told)
+
+    @property
+    def _encoder(self) -> nn.Module:
+        return self.network.get_submodule("encoder")
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one batch."""
-        kind = batch[0].device.type
-        with torch.autocast(kind, enabled=False):
-            images, targets = self._augment.blank(batch[0].float() / 255, batch[1])
-            if self._config.consistency:
-                images, targets = _twice(images), _twice(targets)
-            images = _standardized(self._augment.recolour(images), self._config.model.normalization)
-        logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        with torch.autocast(kind, enabled=False):
-            cross_entropy = partial_cross_entropy(logits, targets)
-            dice = soft_dice_loss(logits, targets)
-            difference = squared_difference(logits) if self._config.consistency else logits.new_zeros(())
-        self.log_dict({"cross_entropy": cross_entropy, "dice": dice, "difference": difference})
-        return cross_entropy + self._config.dice_weight * dice + self._config.consistency * difference
+        terms = self._terms(*forward(self.network, self._inputs(batch)), batch)
+        if self._config.loss.consistency:
+            logits = terms.pop("logits")
+            terms["consistency"] = self._config.loss.consistency * squared_difference(logits)
+        terms.pop("logits", None)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({"loss": loss, **terms})
+        return loss
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        return normalized(batch.images.permute(0, 2, 3, 1), self._config.model.normalization)
+
+    def _terms(self, logits: Tensor, label_logits: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss, and the logits."""
+        weights = self._config.loss
+        terms = {"logits": logits}
+        with torch.autocast(logits.device.type, enabled=False):
+            log_p = known_log_probability(logits, batch.targets)
+            if weights.cross_entropy:
+                term = cross_entropy(log_p, batch.targets, self._class_weights)
+                terms["cross_entropy"] = weights.cross_entropy * term
+            if weights.focal:
+                term = focal_loss(log_p, batch.targets, weights.focal_gamma, self._class_weights)
+                terms["focal"] = weights.focal * term
+            if weights.dice:
+                terms["dice"] = weights.dice * soft_dice_loss(logits, batch.targets)
+            if weights.image_label and label_logits is not None and bool((batch.labels >= 0).any()):
+                term = functional.cross_entropy(label_logits.float(), batch.labels, ignore_index=-1)
+                terms["image_label"] = weights.image_label * term
+        return terms
+
+    # --- validation -----------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        # True positives, false positives and false negatives per channel, then the four sums of a step.
+        length = 3 * len(self._config.model.classes) + 4
+        self._validation_counts = torch.zeros(length, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Count what is right and wrong; nothing is averaged over batches."""
+        logits, label_logits = forward(self.network, self._inputs(batch))
+        logits = logits.float()
+        known = batch.targets != -1
+        loss = -known_log_probability(logits, batch.targets)
+        loss_sum = weighted_mean(loss, batch.targets) * known.sum()
+        right_labels = labels = torch.zeros((), device=logits.device)
+        if label_logits is not None:
+            has_label = batch.labels >= 0
+            labels = has_label.sum()
+            right_labels = ((label_logits.argmax(1) == batch.labels) & has_label).sum()
+        sums = torch.stack([loss_sum.double(), known.sum().double(), right_labels.double(), labels.double()])
+        counts = _count(logits.argmax(1), batch.targets, logits.shape[1])
+        self._validation_counts += torch.cat([counts, sums])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of all validation pixels together."""
+        counts = self.trainer.strategy.reduce(self._validation_counts.clone(), reduce_op="sum")
+        channels = len(self._config.model.classes)
+        tp, fp, fn = counts[: 3 * channels].view(3, channels)
+        loss, known, right_labels, labels = counts[3 * channels :]
+        support = tp + fn > 0
+        dice = 2 * tp[support] / (2 * tp + fp + fn)[support]
+        metrics = {"validation_loss": loss / known.clamp(min=1)}
+        if bool(support.any()):
+            metrics["validation_dice"] = dice.mean()
+        if labels > 0:
+            metrics["validation_label_accuracy"] = right_labels / labels
+        self.log_dict(metrics)
+
+    # --- optimisation ---------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with one learning-rate cycle over the run."""
-        config = self._config
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: one_cycle(s, config.max_steps))
+        """Return the optimizer and a schedule of its learning rate over the run."""
+        config = self._config.optimizer
+        encoder = list(self._encoder.parameters())
+        inside = {id(p) for p in encoder}
+        rest = [p for p in self.network.parameters() if id(p) not in inside]
+        groups = [
+            {"params": rest, "lr": config.learning_rate},
+            {"params": encoder, "lr": config.learning_rate * config.encoder_factor},
+        ]
+        optimizer = _optimizer(config, groups)
+        total, kind = self._total_steps, config.schedule
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(kind, step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _twice(batch: Tensor) -> Tensor:
-    """Return the first half of a batch followed by itself."""
-    half = batch[: max(1, len(batch) // 2)]
-    return torch.cat([half, half])
+def _optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, betas=BETAS, weight_decay=config.weight_decay)
+    if config.name == "adam":
+        return torch.optim.Adam(groups, betas=BETAS, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True, weight_decay=config.weight_decay)
 
 
-def blank_target(config: TrainConfig) -> int:
-    """Return the target of blank glass."""
-    if config.blank_is_not is None:
-        return IGNORED
-    return not_class(config.model.codes.index(config.code_of(config.blank_is_not)))
-
-
-def one_cycle(step: int, max_steps: int) -> float:
-    """Return the factor of the peak learning rate: linear rise over a tenth, then a cosine to zero."""
-    rise = max(1, max_steps // 10)
+def rate_factor(kind: str, step: int, total_steps: int) -> float:
+    """Return the factor of the peak learning rate at a step, see `OptimizerConfig.schedule`."""
+    if kind == "constant":
+        return 1.0
+    rise = max(1, total_steps // 10) if kind == "one_cycle" else 0
     if step < rise:
         return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, max_steps - rise))))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total_steps - rise))))
 
 
-def _standardized(images: Tensor, normalization: Normalization) -> Tensor:
-    mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
-    return (images - mean.to(images)[:, None, None]) / std.to(images)[:, None, None]
+def _count(predicted: Tensor, target: Tensor, channels: int) -> Tensor:
+    """Return true positives, false positives and false negatives of each channel, float64 (3 · channels,).
+
+    Of a pixel that is only known not to be c, a prediction of c is a false positive; any other is nothing.
+    """
+    complete = target >= 0
+    right = complete & (predicted == target)
+    wrong = complete & ~right
+    partly = (target <= -2) & (predicted == -2 - target)
+    counts = [
+        torch.bincount(values, minlength=channels)
+        for values in (target[right], torch.cat([predicted[wrong], predicted[partly]]), target[wrong])
+    ]
+    return torch.cat(counts).double()

@@ -1,0 +1,292 @@
+"""Large maps: polygons come while the map is read, in little memory, and as if all were traced at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from typer.testing import CliRunner
+
+from wsi_seg.classes import BCSS, BCSS_GROUPS, TissueClass
+from wsi_seg.cli import app
+from wsi_seg.contours import stream_contours, trace_contours
+from wsi_seg.geometry import Box, Size
+from wsi_seg.layout import MapLayout
+from wsi_seg.maps import Maps, create_maps
+from wsi_seg.outlines import GroupOutlines, keep_outlines
+from wsi_seg.polygons import TraceSettings, iter_regions, simplify_together, trace
+from wsi_seg.rasterize import fill_edges, fill_strip, polygon_edges, rasterize_ids
+from wsi_seg.rings import RingLimits
+from wsi_seg.testing.geojson import assert_geojson
+from wsi_seg.tiling import cut_blocks
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> NDArray[np.uint8]:
+    """Noise and blobs, with holes in islands in holes."""
+    shape = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(shape)
+    smooth = ndimage.gaussian_filter(noise, draw(st.sampled_from([0, 0.8, 1.5, 3])))
+    return (smooth >= np.quantile(smooth, draw(st.sampled_from([0.2, 0.5, 0.8])))).astype(np.uint8)
+
+
+def canonical(polygons: Any) -> list[bytes]:
+    return sorted(shapely.to_wkb(shapely.normalize(np.asarray(polygons, dtype=object))))
+
+
+# --- contours ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(masks(), st.integers(1, 30), st.sampled_from([0, 1, 4, 20, 300]), st.sampled_from([0, 1, 4, 20, 300]))
+def test_limits_act_the_same_whatever_the_block(
+    mask: NDArray[np.uint8], block: int, outer: int, hole: int
+) -> None:
+    limits = RingLimits(outer, hole)
+    whole = trace_contours(mask, 1, block=100, limits=limits)
+    assert canonical(trace_contours(mask, 1, block=block, limits=limits)) == canonical(whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks(), st.integers(1, 12), st.floats(0, 9))
+def test_polygons_of_different_batches_are_further_apart_than_the_reach(
+    mask: NDArray[np.uint8], block: int, reach: float
+) -> None:
+    batches = [shapely.union_all(b) for b in stream_contours(mask, 1, block=block, reach=reach) if len(b)]
+    for i, batch in enumerate(batches):
+        assert all(batch.distance(other) > reach for other in batches[i + 1 :])
+
+
+def test_polygons_come_as_soon_as_they_are_whole() -> None:
+    mask = np.zeros((96, 40), np.uint8)
+    mask[4:8, 4:8] = 1  # whole in the first row of blocks
+    mask[10:14, 30:34] = mask[14:70, 31] = 1  # whole in the third
+    mask[40:44, 4:8] = 1  # whole in the second
+    batches = list(stream_contours(mask, 1, block=32))
+    assert [[round(p.bounds[1]) for p in batch] for batch in batches] == [[4], [40], [10]]
+    # What lies inside something that goes on has to wait for it.
+    mask[2, 2:12] = mask[2:70, 2] = mask[2:70, 11] = 1
+    assert [len(batch) for batch in stream_contours(mask, 1, block=32)] == [0, 0, 4]
+
+
+def test_vertices_stand_where_an_outline_turns() -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:25, 7:31] = 1
+    (polygon,) = trace_contours(mask, 1, block=8)
+    assert len(polygon.exterior.coords) == 9  # four sides, four corners cut off
+    step = np.tile(np.arange(40), (30, 1)) >= np.arange(30)[:, None] + 2  # a slope has none on its way
+    (polygon,) = trace_contours(step.astype(np.uint8), 1, block=8)
+    assert len(polygon.exterior.coords) <= 8
+    np.testing.assert_array_equal(rasterize_ids([polygon], [1], Box(0, 0, 40, 30)) > 0, step)
+
+
+# --- simplification ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(masks(), st.floats(0.2, 20))
+def test_simplified_as_if_all_were_one_geometry(mask: NDArray[np.uint8], tolerance: float) -> None:
+    polygons = np.array(trace_contours(mask, 1), dtype=object)
+    together = shapely.simplify(shapely.multipolygons(polygons), tolerance, preserve_topology=True)
+    assert canonical(simplify_together(polygons, tolerance)) == canonical(shapely.get_parts(together))
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """Maps in memory whose probabilities are 0 or 1."""
+
+    labels: NDArray[np.uint8]
+    mpp: float = 0.5
+    classes: tuple[TissueClass, ...] = BCSS[:2]
+    probability_downsample: int = 1
+    uncertainty: None = None
+
+    @property
+    def probabilities(self) -> NDArray[np.uint8]:
+        return np.stack([(self.labels == c.code) * np.uint8(255) for c in self.classes])
+
+
+@pytest.mark.parametrize("source", ["labels", "probabilities"])
+def test_regions_do_not_depend_on_the_block(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(4).random((160, 150)), 2)
+    maps = LabelMaps(np.where(noise > np.quantile(noise, 0.6), 1, 2).astype(np.uint8))
+    chosen = TraceSettings(0.5, 0, 0, 6.0, source)  # wider than the gaps
+    whole = trace(maps, BCSS_GROUPS[:2], chosen)
+    assert len(whole) > 50
+    for block in (8, 20):
+        monkeypatch.setattr("wsi_seg.polygons.stream_contours", partial(stream_contours, block=block))
+        assert trace(maps, BCSS_GROUPS[:2], chosen) == whole
+
+
+def test_simplified_the_same_whatever_the_batch(data_dir: Path) -> None:
+    path = min(data_dir.glob("bcss_masks/**/*.png"), key=lambda p: p.stat().st_size)
+    mask = (np.asarray(Image.open(path)) == 2).astype(np.uint8)
+    parts = []
+    for block in (200, 10_000):
+        batches = stream_contours(mask, 1, block=block, reach=2 * 3)
+        parts.append([p for b in batches for p in simplify_together(shapely.normalize(b), 3)])
+    assert canonical(parts[0]) == canonical(parts[1]) and len(parts[0]) > 20
+
+
+# --- measurements -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks(), st.integers(1, 70), st.integers(-5, 40), st.integers(1, 30))
+def test_a_strip_is_filled_as_its_boxes(mask: NDArray[np.uint8], side: int, y0: int, height: int) -> None:
+    polygons = simplify_together(np.array(trace_contours(mask, 1), dtype=object), 1.3)
+    edges = polygon_edges(polygons, np.arange(1, len(polygons) + 1))
+    strip = Box(3, y0, 3 + mask.shape[1], y0 + height)
+    found = np.zeros((strip.height, strip.width), np.int32)
+    for box, ids in fill_strip(edges, strip, side):
+        assert ids.shape == (box.height, box.width) and box.width <= side
+        found[box.within(strip)] = ids
+    np.testing.assert_array_equal(found, fill_edges(edges, strip))
+
+
+# --- large files through the command line -----------------------------------------------------------------
+
+
+def call(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*geojson*")}
+
+
+@pytest.fixture(scope="module")
+def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of which the left half is tissue-coloured."""
+    pixels = np.full((200, 300, 3), 245, np.uint8)
+    pixels[:, :150] = np.random.default_rng(1).integers(80, 200, (200, 150, 3))
+    pixels[:, :150, 1] //= 2
+    path = tmp_path_factory.mktemp("png") / "small.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_large_files_are_compressed(
+    png: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("run", png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5, "--precision", "float32",
+              "--set", "min_area_um2=0", "--json")  # fmt: skip
+    small = json.loads(call(*common).stdout)[0]["summary"]
+    results = tmp_path / "small"
+    plain = (results / "polygons.geojson").read_bytes()
+    assert small["polygons"] == "polygons.geojson" and names(results) == {"polygons.geojson"}
+
+    monkeypatch.setattr("wsi_seg.exporters.geojson.COMPRESS_ABOVE", len(plain) - 1)
+    large = json.loads(call(*common, "--overwrite").stdout)[0]["summary"]
+    assert large["polygons"] == "polygons.geojson.gz" and names(results) == {"polygons.geojson.gz"}
+    assert large["regions"] == small["regions"] and small["regions"]["tumor"]["count"] > 0
+    assert gzip.decompress((results / "polygons.geojson.gz").read_bytes()) == plain
+    assert "polygons.geojson.gz: ok" in call("validate", results).stdout
+    assert_geojson(results / "polygons.geojson.gz")
+    assert "skipped" in call(*common[:-1]).stdout
+    monkeypatch.setattr("wsi_seg.exporters.geojson.COMPRESS_ABOVE", len(plain))
+    call(*common, "--overwrite")
+    assert names(results) == {"polygons.geojson"}
+
+
+def test_exports_leave_one_file(
+    png: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("run", png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5, "--set", "min_area_um2=0")
+    results = tmp_path / "small"
+    export = ("export", results, "--set", "min_area_um2=0", "--threshold", 0.4)
+    assert "tumor_0.4.geojson\n" in call(*export).stdout
+    monkeypatch.setattr("wsi_seg.exporters.geojson.COMPRESS_ABOVE", 0)
+    assert "tumor_0.4.geojson.gz\n" in call(*export).stdout
+    assert names(results) == {"polygons.geojson", "tumor_0.4.geojson.gz"}  # the run's own file stays
+    call("validate", results)
+    call(*export, "-o", tmp_path / "named.geojson")  # a name that was given is kept
+    assert_geojson(tmp_path / "named.geojson")
+    monkeypatch.undo()
+    call(*export)
+    assert names(results) == {"polygons.geojson", "tumor_0.4.geojson"}
+
+
+def test_outlines_are_noted_as_regions_pass() -> None:
+    mask = np.zeros((90, 50), np.uint8)
+    mask[5:40, 5:40], mask[50:80, 5:30] = 1, 2
+    maps, groups, chosen = LabelMaps(mask), BCSS_GROUPS[:2], TraceSettings(0.5, 0, 0, 0)
+    regions = trace(maps, groups, chosen)
+    noted: dict[Any, GroupOutlines] = {}
+    passed = keep_outlines(iter_regions(maps, groups, chosen), noted, 2.0)
+    assert next(passed) == regions[0] and noted[BCSS_GROUPS[0]].count == 1
+    assert list(passed) == regions[1:] and list(noted) == list(groups)
+    (outline,) = noted[BCSS_GROUPS[1]].polygons
+    assert len(outline.exterior.coords) == 5
+    assert outline.hausdorff_distance(regions[1].polygon) <= 2
+    assert noted[BCSS_GROUPS[1]].area_um2 == regions[1].area_um2
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+EXPORT = """
+import sys
+from pathlib import Path
+from wsi_seg.classes import BCSS_GROUPS
+from wsi_seg.exporters.geojson import write_geojson
+from wsi_seg.geometry import Scale
+from wsi_seg.maps import Maps
+from wsi_seg.polygons import TraceSettings, iter_regions
+from wsi_seg.report import peak_memory_bytes
+from wsi_seg.slide import Level, SlideInfo, map_frame
+
+path = Path(sys.argv[1])
+maps = Maps.open(path)
+size = maps.layout.map_size
+slide = SlideInfo("made", "made", "image", None, size, (Level(size, Scale(1, 1)),), Scale(0.5, 0.5), "image",
+                  None, "00")
+settings = TraceSettings(min_area_um2=0, min_hole_um2=0, source="labels")
+before = peak_memory_bytes()
+regions = iter_regions(maps, BCSS_GROUPS[:1], settings)
+done = write_geojson(regions, path / "a.geojson", slide=slide, frame=map_frame(slide, 0.5))
+print(done.count, peak_memory_bytes() - before)
+"""
+
+
+def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
+    """Write maps of 2048 pixels across, with a region in every 32² pixels."""
+    y, x = np.mgrid[:block, :block] % 32 - 15.5
+    labels = np.where(x**2 + y**2 + 40 * np.sin(x) < 120, 1, 2).astype(np.uint8)
+    layout = MapLayout("blobs", Size(2048, height), 0.5, block, 8, "uint8", BCSS[:2])
+    create_maps(path, layout)
+    maps = Maps.open(path, "r+")
+    tumour = (labels == 1).reshape(block // 8, 8, block // 8, 8).mean((1, 3))
+    probabilities = np.rint(255 * np.stack([tumour, 1 - tumour])).astype(np.uint8)
+    for part in cut_blocks(layout.map_size, block):
+        maps.write_block(part, labels=labels, tissue=labels > 0, probabilities=probabilities)
+    return path
+
+
+def test_memory_is_that_of_the_simplified_regions(tmp_path: Path) -> None:
+    peaks = []
+    for height in (2048, 16_384):
+        store = store_of_blobs(tmp_path / f"{height}.zarr", height)
+        done = subprocess.run(
+            [sys.executable, "-c", EXPORT, store], check=True, capture_output=True, text=True
+        )
+        count, peak = map(int, done.stdout.split())
+        assert count == 64 * height // 32
+        peaks.append(peak)
+    grown = (peaks[1] - peaks[0]) / (64 * (16_384 - 2048) / 32)
+    assert grown < 2500, peaks  # bytes for each further region; the traced outlines of one take 5 kB

@@ -1,0 +1,233 @@
+"""`wsi-seg evaluate`: how good a model is on annotated data, or finished maps against annotations."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import fill, indent
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+from wsi_seg.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsi_seg.evaluate.evaluation import Evaluation
+    from wsi_seg.evaluate.model import EvaluateSettings, Progress
+    from wsi_seg.evaluate.truth import TruthFile
+    from wsi_seg.run import Model
+
+# Scores of the table on the terminal, and their headings.
+SHOWN = {
+    "dice": "Dice", "iou": "IoU", "precision": "prec.", "recall": "recall", "mcc": "MCC", "roc_auc": "AUC",
+    "dice_mean_over_images": "Dice*", "iou_mean_over_images": "IoU*",
+}  # fmt: skip
+
+
+def evaluate(
+    context: typer.Context,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RESULTS",
+            help="A model as for run; or the results of a slide, OUT/SLIDE, or the maps.zarr in it.",
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "-d", help="YAML with data_dir and datasets; by default train.yaml of the model."
+        ),
+    ] = None,
+    part: Annotated[
+        Literal["test", "validation", "training", "all"], typer.Option(help="Part of the data.")
+    ] = "test",
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="With results: QuPath GeoJSON, or an image or Zarr array of codes of the map's size."
+        ),
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
+    ] = None,
+    origin: Annotated[
+        Literal["bounds", "level0"], typer.Option(help="What positions in the GeoJSON count from.")
+    ] = "bounds",
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=CLASS", help="everything=CLASS or haematoxylin=CLASS[:THRESHOLD]; repeatable."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.html, figures and tables.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Tiles per forward pass.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another evaluation in the output folder.")
+    ] = False,
+    json_: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Score a model on annotated data, or finished maps against annotations.
+
+    Regions are predicted as run predicts slides. Exit codes: 0 done, 1 failed, 2 wrong usage,
+    130 interrupted.
+    """
+    from wsi_seg.evaluate.model import EvaluateSettings
+    from wsi_seg.evaluate.stored import is_results
+    from wsi_seg.evaluate.truth import TruthFile
+    from wsi_seg.run import load_model
+
+    set_up_logging(verbose)
+    if is_results(Path(subject)):
+        _refuse("a model", {"--data": data, "--baseline": baseline, "--tta": tta})
+        if annotations is None:
+            raise UsageError(f"{subject}: what are these maps to be compared with? Give --annotations FILE")
+        truth = TruthFile(annotations, _name_pairs(class_names), origin)
+        evaluation = _evaluate_maps(Path(subject), truth, output, overwrite)
+    else:
+        _refuse("the results of a slide", {"--annotations": annotations, "--class-names": class_names})
+        settings = EvaluateSettings(part, tuple(baseline or ()), batch)
+        model = load_model(subject, device, precision, tta=tta)
+        if model.facts.card.notice:
+            typer.echo(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
+        evaluation = _evaluate_model(model, data, settings, output, overwrite)
+    if output is not None:
+        from wsi_seg.evaluate.write import write_evaluation
+
+        command = shlex.join(["wsi-seg", *context.find_root().obj])
+        write_evaluation(evaluation, output, overwrite=overwrite, command=command)
+    _print(evaluation.metrics, output, json_)
+    return 0
+
+
+def _refuse(other: str, given: dict[str, Any]) -> None:
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"{flag} goes with {other}, which the first argument is not")
+
+
+def _name_pairs(text: str | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for pair in (text or "").split(","):
+        name, equals, own = pair.partition("=")
+        if pair.strip() and not (equals and name.strip() and own.strip()):
+            raise UsageError(f"--class-names {pair!r}: write NAME=CLASS, such as Carcinoma=tumor")
+        if pair.strip():
+            pairs.append((name.strip(), own.strip()))
+    return tuple(pairs)
+
+
+def _evaluate_model(
+    model: Model, data: Path | None, settings: EvaluateSettings, output: Path | None, overwrite: bool
+) -> Evaluation:
+    from wsi_seg.evaluate.config import TRAIN_CONFIG, read_evaluate_config
+    from wsi_seg.evaluate.evaluation import evaluation_key
+    from wsi_seg.evaluate.model import describe_data, evaluate_model, subject_of
+    from wsi_seg.evaluate.write import check_output
+
+    subject = subject_of(model)
+    path = data or (subject.folder or Path()) / TRAIN_CONFIG
+    if data is None and not path.is_file():
+        raise UsageError(f"{path}: the model has no such file that names data; give --data FILE")
+    config = read_evaluate_config(path)
+    if output is not None:
+        check_output(output, evaluation_key(subject, describe_data(config, settings)), overwrite)
+    with _bar() as progress:
+        return evaluate_model(model, config, settings, progress)
+
+
+def _evaluate_maps(path: Path, truth: TruthFile, output: Path | None, overwrite: bool) -> Evaluation:
+    from wsi_seg.evaluate.evaluation import evaluation_key
+    from wsi_seg.evaluate.stored import Results, evaluate_maps
+    from wsi_seg.evaluate.write import check_output
+
+    if output is not None:
+        results = Results.open(path)
+        check_output(output, evaluation_key(results.subject(), results.describe(truth)), overwrite)
+    return evaluate_maps(path, truth)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Draw a bar of regions on stderr, only on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    with Bars(console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("regions", total=None)
+        yield lambda name, done, total: bars.update(task, completed=done, total=total)
+
+
+def _print(metrics: dict[str, Any], output: Path | None, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=1, ensure_ascii=False))
+        return
+    typer.echo("\n\n".join(describe(metrics["model"], result) for result in metrics["results"]))
+    if output is not None:
+        typer.echo(f"\n→ {output / 'report.html'}")
+
+
+def describe(model: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return the table of one data set for the terminal."""
+    from wsi_seg.evaluate.explain import explain_accuracy
+
+    rows = [row for row in result["classes"] if row["pixels"]]
+    groups = [row for row in (result["class_groups"] or {"classes": []})["classes"] if row["pixels"]]
+    width = max(16, *(len(row["name"]) for row in [*rows, *groups]))
+    overall = {"name": "macro", "share": None, **_overall(result["overall"], "macro_")}
+    lines = [
+        f"{model['name']} on {result['name']}: {_number_of(result['images'], 'image', 'images')}, "
+        f"{_number_of(result['groups'], 'patient or slide', 'patients or slides')}, "
+        f"{result['pixels']:,} pixels",
+        f"  {'class':<{width}}   share " + "".join(f"{heading:>8}" for heading in SHOWN.values()),
+        *(_line(row, width) for row in [*rows, overall]),
+    ]
+    sentences = [
+        explain_accuracy(result) or _accuracy(result),
+        "* is the mean over images; all other scores are pooled over pixels.",
+        result["intervals"],
+        *result["notes"],
+    ]
+    if groups:
+        lines += ["  groups", *(_line(row, width) for row in groups)]
+    for table in result["baselines"]:
+        lines.append(f"  {table['class']} against baselines, called at a probability of 0.5")
+        lines += [_line({"name": n, "share": None, **s}, width) for n, s in table["scores"].items()]
+    if result["image_labels"]:
+        labels = {k: _number(v) for k, v in result["image_labels"]["overall"].items()}
+        lines.append("  whole images: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in labels.items()))
+    return "\n".join([*lines, *(indent(fill(text, 98), "  ") for text in sentences)])
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    return f"Pixel accuracy {_number(result['overall']['pixel_accuracy'])}."
+
+
+def _number_of(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _overall(scores: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {score: scores.get(f"{prefix}{score}") for score in SHOWN}
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    share = "" if row["share"] is None else f"{100 * row['share']:.1f} %"
+    return f"  {row['name']:<{width}} {share:>7} " + "".join(f"{_number(row.get(s)):>8}" for s in SHOWN)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,200 @@
+"""What the data sets have in common: their settings, and images read as slides are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.region import Pixels, Region
+from wsi_seg.datasets.split import Parts, Split
+from wsi_seg.errors import DataError, SlideError
+from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.readers import open_slide
+from wsi_seg.slide import MapFrame, map_frame, read_region
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+# What Pillow raises on damaged or much too large files.
+MASK_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+
+
+class Dataset(BaseModel, ABC):
+    """Annotated images of one kind; a subclass says where they lie and what their annotations mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    folder: Path
+    """Relative to the folder that the configuration calls `data_dir`."""
+    weight: float = Field(default=1.0, ge=0)
+    """Share of the training crops, relative to the other data sets; 0 for evaluation only."""
+    split: Split = Split()
+    tile: int | None = Field(default=None, ge=32)
+    """Cut each region, after it was assigned to a part, edge to edge into tiles of so many pixels a side at
+    the model's resolution; each is a region of its own then. None: do not."""
+    known_class: str | None = None
+    """None: the annotations tell all classes apart. A class name: they say where this class is and where it
+    is not, and of the latter no more is known."""
+
+    def parts(self, root: Path, scheme: LabelScheme) -> Parts:
+        """Load the regions and divide them.
+
+        Args:
+            root: the configuration's `data_dir`.
+            scheme: classes and resolution of the model.
+
+        Raises:
+            DataError: an image or annotation is missing, damaged or inconsistent, or a part is empty.
+        """
+        regions = self.regions(root / self.folder, scheme)
+        names = [region.name for region in regions]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{self.name}: two regions are called {twice!r}; rename one")
+        parts = self.split.divide(regions, self.name)
+        if self.tile is None:
+            return parts
+        return Parts(*(tuple(_tiles(of, self.tile)) for of in (parts.training, parts.validation, parts.test)))
+
+    @abstractmethod
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+        """Return all regions, sorted by name, with targets at `scheme.mpp`; raises as `parts`."""
+
+
+def _tiles(regions: Iterable[Region], side: int) -> Iterator[Region]:
+    for region in regions:
+        whole = Box(0, 0, region.size.width, region.size.height)
+        for y in range(0, whole.height, side):
+            for x in range(0, whole.width, side):
+                box = Box.at(x, y, side, side).intersect(whole)
+                yield region.part(box, f"{region.name}_y{y}_x{x}")
+
+
+def find_images(folder: Path, pattern: str) -> list[Path]:
+    """Return the images under a folder that a glob pattern finds, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    paths = sorted(p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_ENDINGS)
+    if not paths:
+        raise DataError(f"{folder}: no images at {pattern}; set data_dir and folder to where the data lie")
+    return paths
+
+
+def read_image(
+    path: Path, mpp: float | None, scheme: LabelScheme, side: int | None = None
+) -> tuple[Pixels, MapFrame, Size]:
+    """Read an image at the model's resolution, exactly as `wsi-seg run` reads a slide.
+
+    Args:
+        path: PNG, JPEG or TIFF.
+        mpp: microns per pixel of the image; None where `side` is given.
+        scheme: gives the model's.
+        side: stretch the image to a square of so many pixels instead, whatever its scale.
+
+    Returns:
+        uint8 RGB (h, w, 3), the frame that it fills, and the size of the image itself.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    try:
+        with open_slide(path, reader="image", mpp=mpp) as slide:
+            size = slide.info.size
+            if side is not None:
+                frame = MapFrame(scheme.mpp, Size(side, side), Scale(size.width / side, size.height / side))
+                return _stretched(slide.read_level(0, Box(0, 0, size.width, size.height)), side), frame, size
+            frame = map_frame(slide.info, scheme.mpp)
+            if min(size.width / frame.l0_per_map.x, size.height / frame.l0_per_map.y) < 1:
+                raise DataError(f"{path}: smaller than one pixel of {scheme.mpp:g} µm; is mpp {mpp:g} right?")
+            return read_region(slide, frame, frame.box), frame, size
+    except SlideError as error:
+        raise DataError(str(error)) from error
+
+
+def _stretched(pixels: Pixels, side: int) -> Pixels:
+    # Not read_region: it shows the white beyond a slide, which would shine into the edges of dark images.
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def read_mask(path: Path, image: Path, size: Size) -> NDArray[np.uint8]:
+    """Read an 8-bit mask of codes.
+
+    Args:
+        path: the mask.
+        image: the image that it belongs to.
+        size: of that image.
+
+    Returns:
+        uint8 (size.height, size.width), the values of the file.
+
+    Raises:
+        DataError: it is missing, damaged, of another size, or has several channels.
+    """
+    mask = np.asarray(_load_mask(path, image))
+    if mask.dtype == np.bool_:
+        mask = mask.astype(np.uint8)
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(
+            f"{path}: a mask has one channel of 8 bits; this one is {mask.dtype} of shape {mask.shape}"
+        )
+    _check_size(path, mask.shape, image, size)
+    return mask
+
+
+def read_binary_mask(path: Path, image: Path, size: Size) -> NDArray[np.bool_]:
+    """Read a mask that says yes (above 0) or no, stored with 1 or 8 bits or as grey in RGB.
+
+    Args:
+        path: the mask.
+        image: the image that it belongs to.
+        size: of that image.
+
+    Returns:
+        bool (size.height, size.width).
+
+    Raises:
+        DataError: it is missing, damaged, of another size, coloured, transparent or not of 8 bits.
+    """
+    opened = _load_mask(path, image)
+    if opened.mode == "P":
+        opened = opened.convert("RGBA" if "transparency" in opened.info else "RGB")
+    pixels = np.asarray(opened)
+    if opened.mode in ("LA", "RGBA"):
+        if pixels[..., -1].min() < 255:
+            raise DataError(f"{path}: the mask is transparent in places; store it opaque, in black and white")
+        pixels = pixels[..., :-1]
+    if pixels.dtype not in (np.bool_, np.uint8):
+        raise DataError(f"{path}: a mask has 1 or 8 bits per channel; this one is {pixels.dtype}")
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise DataError(f"{path}: the mask is coloured; store it in black and white")
+        pixels = pixels[..., 0]
+    _check_size(path, pixels.shape, image, size)
+    return np.asarray(pixels > 0)
+
+
+def _load_mask(path: Path, image: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return opened
+    except FileNotFoundError as error:
+        raise DataError(f"{image}: has no mask; expected {path}") from error
+    except MASK_DAMAGE as error:
+        raise DataError(f"{path}: the mask cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _check_size(path: Path, shape: tuple[int, ...], image: Path, size: Size) -> None:
+    if shape != (size.height, size.width):
+        raise DataError(
+            f"{path}: the mask has {shape[1]}×{shape[0]} pixels but its image {image} "
+            f"{size.width}×{size.height}"
+        )

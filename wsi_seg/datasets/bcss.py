@@ -1,0 +1,49 @@
+"""BCSS regions, and tiles cut from them: images under `rgbs*/`, masks of class codes under `masks/`.
+
+Breast Cancer Semantic Segmentation, Amgad et al. 2019, doi:10.1093/bioinformatics/btz083.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from wsi_seg.datasets.base import Dataset, find_images, read_image, read_mask
+from wsi_seg.datasets.labels import LabelScheme, resample_codes
+from wsi_seg.datasets.region import ArrayRegion, Region
+
+
+class BcssRegions(Dataset):
+    """Images `rgbs*/NAME.png` with masks `masks/NAME.png` that hold a class code for each pixel.
+
+    Tiles cut from regions are laid out the same. Files are named after the TCGA barcode of their slide, whose
+    first three fields are the patient: the group, so that the tiles of one patient stay together. Other names
+    are groups of their own.
+    """
+
+    kind: Literal["bcss"] = "bcss"
+    mpp: float = Field(default=0.25, gt=0)
+    """Microns per pixel of images and masks."""
+
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+        return [self._region(path, folder, scheme) for path in find_images(folder, "rgbs*/*")]
+
+    def _region(self, path: Path, folder: Path, scheme: LabelScheme) -> Region:
+        image, frame, size = read_image(path, self.mpp, scheme)
+        mask_path = folder / "masks" / f"{path.stem}.png"
+        codes = resample_codes(read_mask(mask_path, path, size), frame)
+        if self.known_class is None:
+            target = scheme.from_codes(codes, mask_path)
+        else:
+            channel = scheme.channel(self.known_class, self.name)
+            target = scheme.from_known_class(codes, channel, mask_path)
+        return ArrayRegion(path.stem, patient(path.stem), image, target, scheme.mpp, files=(path, mask_path))
+
+
+def patient(name: str) -> str:
+    """Return the patient of a TCGA barcode such as TCGA-A2-A0D2-DX1_xmin96887…; another name is its own."""
+    fields = name.split("_")[0].split("-")
+    return "-".join(fields[:3]) if len(fields) >= 3 and fields[0] == "TCGA" else name

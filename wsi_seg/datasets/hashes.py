@@ -1,0 +1,37 @@
+"""Which files a training run saw, so that it can be told whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from wsi_seg.datasets.region import Region
+from wsi_seg.errors import DataError
+
+
+def file_hashes(regions: Iterable[Region]) -> dict[str, str]:
+    """Return the SHA-256, in hexadecimal, of each file that regions were read from, by its path.
+
+    Of a folder, such as that of a DICOM series, each file in it is listed. Files are read piece by piece.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    paths = {file for region in regions for path in region.files for file in _files(path)}
+    return {str(path): _sha256(path) for path in sorted(paths)}
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (file for file in path.rglob("*") if file.is_file())
+    else:
+        yield path
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,16 @@
+"""All kinds of data sets; a new one is added to `AnyDataset` and passes `wsi_seg.testing.datasets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from wsi_seg.datasets.bcss import BcssRegions
+from wsi_seg.datasets.masks import MaskedImages
+from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.slides import AnnotatedSlides
+
+AnyDataset = Annotated[
+    BcssRegions | MaskedImages | OutlinedImages | AnnotatedSlides, Field(discriminator="kind")
+]

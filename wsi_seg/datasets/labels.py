@@ -1,0 +1,112 @@
+"""What the outputs of a model stand for, and masks of class codes turned into targets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.classes import TissueClass, canonical_name
+from wsi_seg.datasets.region import IGNORED, Targets, not_class
+from wsi_seg.errors import DataError
+from wsi_seg.slide import MapFrame
+
+_UNKNOWN = np.iinfo(np.int16).min
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScheme:
+    """The classes of a model and the resolution at which it looks."""
+
+    classes: tuple[TissueClass, ...]
+    """Channel i of the network is `classes[i]`."""
+    mpp: float
+    """Microns per pixel of the network's input."""
+    ignored_codes: tuple[int, ...] = (0,)
+    """Mask codes of zero weight."""
+    image_labels: tuple[str, ...] = ()
+    """Classes of whole images."""
+
+    def channel(self, name: str, where: str) -> int:
+        """Return the output channel of a class.
+
+        Raises:
+            DataError: the model has no such class; `where` (a file, a data set) starts the message.
+        """
+        return _find(name, [c.name for c in self.classes], "class", where)
+
+    def image_label(self, name: str, where: str) -> int:
+        """Return the index of a class of whole images; raises as `channel`."""
+        return _find(name, self.image_labels, "image label", where)
+
+    def from_codes(self, codes: NDArray[np.uint8], path: Path) -> Targets:
+        """Turn class codes into targets.
+
+        Raises:
+            DataError: a code is neither a class of the model nor an ignored one.
+        """
+        table = np.full(256, _UNKNOWN, np.int16)
+        table[[c.code for c in self.classes]] = np.arange(len(self.classes))
+        table[list(self.ignored_codes)] = IGNORED
+        return _looked_up(table, codes, path, "is neither a class of the model nor an ignored code")
+
+    def from_known_class(self, codes: NDArray[np.uint8], channel: int, path: Path) -> Targets:
+        """Turn a mask that is 1 on one class and 0 on anything else into targets; raises as `from_codes`."""
+        table = np.full(256, _UNKNOWN, np.int16)
+        table[:2] = not_class(channel), channel
+        return _looked_up(table, codes, path, "is neither 1 (the known class) nor 0 (anything else)")
+
+
+def _looked_up(table: Targets, codes: NDArray[np.uint8], path: Path, fault: str) -> Targets:
+    target: Targets = table[codes]
+    if (target == _UNKNOWN).any():
+        raise DataError(f"{path}: mask code {int(codes[target == _UNKNOWN].max())} {fault}")
+    return target
+
+
+def _find(name: str, names: Sequence[str], kind: str, where: str) -> int:
+    known = [canonical_name(n) for n in names]
+    if canonical_name(name) in known:
+        return known.index(canonical_name(name))
+    near = difflib.get_close_matches(canonical_name(name), known, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(f"{where}: the model has no {kind} {name!r}{hint}")
+
+
+def resample_codes(codes: NDArray[np.uint8], frame: MapFrame) -> NDArray[np.uint8]:
+    """Return the code of each map pixel; by majority for a whole factor, else by the pixel at its centre.
+
+    A map pixel is the mean of factor × factor pixels, so its label is what most of them are. A pick of one
+    of them would shift the labels by half a source pixel when the factor is even; it only breaks ties,
+    without favour for any code.
+
+    Args:
+        codes: uint8 (H, W) codes of the slide or image that `frame` is the map of, one per l0 pixel.
+        frame: the map.
+
+    Returns:
+        uint8 (frame.size.height, frame.size.width).
+    """
+    width, height = frame.size.width, frame.size.height
+    fx, fy = frame.l0_per_map.x, frame.l0_per_map.y
+    whole_x, whole_y = max(1, round(fx)), max(1, round(fy))
+    if max(abs(fx - whole_x), abs(fy - whole_y)) > 1e-6:
+        rows = np.minimum((np.arange(height) + 0.5) * fy, codes.shape[0] - 1).astype(np.intp)
+        columns = np.minimum((np.arange(width) + 0.5) * fx, codes.shape[1] - 1).astype(np.intp)
+        picked: NDArray[np.uint8] = codes[rows[:, None], columns]
+        return picked
+    missing = (max(0, height * whole_y - codes.shape[0]), max(0, width * whole_x - codes.shape[1]))
+    padded = np.pad(codes, ((0, missing[0]), (0, missing[1])), mode="edge")
+    cells = padded[: height * whole_y, : width * whole_x].reshape(height, whole_y, width, whole_x)
+    best = np.zeros((height, width), np.int32)
+    out = np.zeros((height, width), np.uint8)
+    for code in np.unique(codes):
+        is_code = cells == code
+        votes = 2 * is_code.sum(axis=(1, 3), dtype=np.int32) + is_code[:, whole_y // 2, :, whole_x // 2]
+        out[votes > best] = code
+        best = np.maximum(best, votes)
+    return out

@@ -1,0 +1,46 @@
+"""Images with masks beside them, laid out as BUSI is.
+
+Breast Ultrasound Images, Al-Dhabyani et al. 2020, doi:10.1016/j.dib.2019.104863.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wsi_seg.datasets.base import read_binary_mask
+from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, find_masks, image_name
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.errors import DataError
+from wsi_seg.geometry import Size
+
+
+class MaskedImages(ImageFolder):
+    """Images `CLASS/NAME.png` with masks `CLASS/NAME_mask.png`, `CLASS/NAME_mask_1.png` and so on, united.
+
+    A mask has the size of its image and is above 0 on what is marked. An image with nothing to mark has
+    a mask that is 0 everywhere.
+    """
+
+    kind: Literal["masks"] = "masks"
+    mask_class: str
+    """Class of what is marked, or `folder`: the class named like the folder of the image."""
+
+    def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
+        masks = find_masks(folder)
+        names = {image_name(path, folder) for path in images}
+        for name, paths in masks.items():
+            if name not in names:
+                raise DataError(f"{paths[0]}: a mask without image; expected {folder / name}.png")
+
+        def annotate(path: Path, size: Size) -> Annotated:
+            missing = path.with_name(f"{path.stem}_mask.png")
+            files = masks.get(image_name(path, folder), [missing])
+            marked = np.any([read_binary_mask(mask, path, size) for mask in files], axis=0)
+            targets = self._sides(self.mask_class, bool(marked.any()), path, folder, scheme)
+            return Annotated(marked.astype(np.uint8), targets, tuple(files))
+
+        return annotate

@@ -1,0 +1,64 @@
+"""Annotations that say their class by name, as QuPath's do."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from wsi_seg.classes import QUPATH_NAMES, canonical_name
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.region import IGNORED, not_class
+from wsi_seg.errors import DataError
+
+# What QuPath calls an annotation without a class.
+UNCLASSIFIED = "Unclassified"
+
+
+class NamedClasses(BaseModel):
+    """How the class names of annotations are read."""
+
+    class_names: dict[str, str] = {}
+    """From names of the annotations to classes of the model, such as {Carcinoma: tumor}. Names of the model's
+    own classes, and QuPath's for them (Tumor, Immune cells, …), need no entry."""
+    ignored_classes: tuple[str, ...] = ("Ignore*", "Region*")
+    """Names whose area has zero weight. Annotations without a class are called Unclassified."""
+
+    def target_of(
+        self, name: str | None, scheme: LabelScheme, what: str, known_class: str | None = None
+    ) -> int:
+        """Return the target of an annotation's area.
+
+        Args:
+            name: its class; None where it has none.
+            scheme: the model's classes.
+            what: file and annotation, the start of the message.
+            known_class: the only class that annotations tell apart; all others are then not that class.
+
+        Returns:
+            The output channel of its class, `not_class` of the known one, or IGNORED.
+
+        Raises:
+            DataError: the name is neither a class of the model nor an ignored one.
+        """
+        asked = canonical_name(name or UNCLASSIFIED)
+        if asked in map(canonical_name, self.ignored_classes):
+            return IGNORED
+        if name is None:
+            raise DataError(f"{what} has no class; give it one, or put {UNCLASSIFIED} into ignored_classes")
+        channel = self._channel(asked, scheme, what)
+        if known_class is not None:
+            known = scheme.channel(known_class, what)
+            return known if channel == known else not_class(known)
+        if channel is None:
+            raise DataError(
+                f"{what} is of class {name!r}, which the model does not have "
+                f"({', '.join(c.name for c in scheme.classes)}); put it into class_names or ignored_classes"
+            )
+        return IGNORED if scheme.classes[channel].code in scheme.ignored_codes else channel
+
+    def _channel(self, asked: str, scheme: LabelScheme, what: str) -> int | None:
+        mapped = {canonical_name(key): value for key, value in self.class_names.items()}.get(asked)
+        if mapped is not None:
+            return scheme.channel(mapped, f"{what}, by class_names")
+        own = [canonical_name(c.name) for c in scheme.classes]
+        qupath = [canonical_name(QUPATH_NAMES.get(name, name)) for name in own]
+        return next((names.index(asked) for names in (own, qupath) if asked in names), None)

@@ -1,0 +1,93 @@
+"""A region of a whole slide, read when it is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_seg.datasets.drawing import Drawing
+from wsi_seg.datasets.region import Pixels, Place, Targets, read_padded
+from wsi_seg.errors import SlideError
+from wsi_seg.geometry import Box, Size
+from wsi_seg.jobs import SlideRecipe
+from wsi_seg.readers import open_slide
+from wsi_seg.slide import MapFrame, Slide, read_region
+
+# Slides that one thread keeps open; each may cache tens of megabytes.
+MOST_OPEN = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlideRegion:
+    """A box of a slide's map with the polygons drawn on the slide."""
+
+    name: str
+    group: str
+    recipe: SlideRecipe
+    frame: MapFrame
+    box_map: Box
+    """The region's pixels in the slide's map."""
+    drawing: Drawing
+    """In map pixels, of the whole slide; the regions of a slide share it."""
+    files: tuple[Path, ...] = ()
+    label: int | None = None
+
+    @property
+    def size(self) -> Size:
+        return Size(self.box_map.width, self.box_map.height)
+
+    def read(self, box: Box) -> tuple[Pixels, Targets]:
+        return read_padded(box, self.size, self._read_inside)
+
+    def _read_inside(self, box: Box) -> tuple[Pixels, Targets]:
+        box_map = box.shifted(self.box_map.x0, self.box_map.y0)
+        try:
+            pixels = read_region(_open_slides.get(self.recipe), self.frame, box_map)
+        except SlideError:
+            _open_slides.forget(self.recipe)  # a slide that failed once may go on failing
+            raise
+        return pixels, self.drawing.paint(box_map)
+
+    def coarse_targets(self, step: int) -> Targets:
+        return self.drawing.paint(self.box_map, step)
+
+    def part(self, box: Box, name: str | None = None) -> SlideRegion:
+        box_map = box.shifted(self.box_map.x0, self.box_map.y0)
+        return dataclasses.replace(self, name=name or self.name, box_map=box_map)
+
+    def place(self) -> Place:
+        return Place(open_slide_of(self.recipe), self.frame, self.box_map)
+
+
+def open_slide_of(recipe: SlideRecipe) -> Slide:
+    """Open the slide of a recipe; raises SlideError."""
+    return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+
+
+class _OpenSlides(threading.local):
+    """The slides that this thread has open, those used last at the end.
+
+    They are kept by process: a forked process must neither read nor close what its parent has open.
+    """
+
+    def __init__(self) -> None:
+        self._of_process: dict[int, dict[SlideRecipe, Slide]] = {}
+
+    def get(self, recipe: SlideRecipe) -> Slide:
+        slides = self._of_process.setdefault(os.getpid(), {})
+        slide = slides.pop(recipe, None) or open_slide_of(recipe)
+        slides[recipe] = slide
+        if len(slides) > MOST_OPEN:
+            slides.pop(next(iter(slides))).close()
+        return slide
+
+    def forget(self, recipe: SlideRecipe) -> None:
+        slide = self._of_process.get(os.getpid(), {}).pop(recipe, None)
+        if slide is not None:
+            slide.close()
+
+
+_open_slides = _OpenSlides()

@@ -1,0 +1,155 @@
+"""Whole slides with QuPath annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import shapely
+from pydantic import Field
+from shapely import MultiPolygon, Polygon
+
+from wsi_seg.annotations import Annotations
+from wsi_seg.datasets.areas import annotated_boxes
+from wsi_seg.datasets.base import Dataset
+from wsi_seg.datasets.bcss import patient
+from wsi_seg.datasets.drawing import Drawing, check_inside
+from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.names import NamedClasses
+from wsi_seg.datasets.region import IGNORED, Region
+from wsi_seg.datasets.slide_region import SlideRegion
+from wsi_seg.errors import DataError, SlideError
+from wsi_seg.geometry import Scale
+from wsi_seg.jobs import SlideRecipe
+from wsi_seg.readers import open_slide
+from wsi_seg.slide import SlideInfo, map_frame
+from wsi_seg.tissue import Origin, drawn_l0
+
+SLIDE_ENDINGS = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi",
+)  # fmt: skip
+
+
+class AnnotatedSlides(Dataset, NamedClasses):
+    """Whole slides, each with `SLIDE.geojson` or `SLIDE.geojson.gz` as exported by QuPath.
+
+    The class of each annotation is read by name. Ground without annotation is ignored; where annotations
+    overlap the smaller one wins, as it was drawn inside the larger. `known_class` makes annotations of any
+    other class mean "not this class". A region is a connected annotated area, or a part of it; a slide is
+    a group, except that slides named after TCGA barcodes are grouped by patient.
+    """
+
+    kind: Literal["slides"] = "slides"
+    slides: str = "*"
+    """Which slides of the folder, as a pattern of their file names. A folder of DICOM files is a slide."""
+    annotations: Path | None = None
+    """Folder of the GeoJSON files, relative to `folder`; None: beside the slides."""
+    origin: Origin = "bounds"
+    """What positions in the GeoJSON count from: `bounds` (the scanned region, as in QuPath, where the slide
+    has one) or `level0`. A file that says what was subtracted is believed."""
+    mpp: float | None = Field(default=None, gt=0)
+    """Microns per l0 pixel, in place of what the slides say."""
+    margin: int = Field(default=128, ge=0)
+    """Map pixels around an annotated area that belong to the region, so that crops show what lies around."""
+
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+        slides = _find_slides(folder)
+        files = _find_annotations(folder if self.annotations is None else folder / self.annotations)
+        orphan = next((name for name in files if name not in slides.values()), None)
+        if orphan is not None:
+            raise DataError(f"{files[orphan]}: annotations without a slide; there is no {folder / orphan}.*")
+        chosen = {path: name for path, name in slides.items() if fnmatchcase(path.name, self.slides)}
+        if not chosen:
+            raise DataError(
+                f"{folder}: no slides at {self.slides}; set data_dir and folder to where the data lie"
+            )
+        regions: list[SlideRegion] = []
+        for path, name in chosen.items():
+            if name not in files:
+                expected = folder / (self.annotations or "") / f"{name}{ANNOTATION_ENDINGS[0]}"
+                raise DataError(f"{path}: has no annotations; expected {expected}")
+            regions.extend(self._of_slide(path, name, files[name], scheme))
+        return sorted(regions, key=lambda region: region.name)
+
+    def _of_slide(self, path: Path, name: str, file: Path, scheme: LabelScheme) -> list[SlideRegion]:
+        info = self._describe(path)
+        frame = map_frame(info, scheme.mpp)
+        annotations = read_geojson(file)
+        polygons_l0 = drawn_l0(annotations, info.bounds, self.origin)
+        targets = self._targets(annotations, list(polygons_l0), info, file, scheme)
+        per_l0 = np.array([1 / frame.l0_per_map.x, 1 / frame.l0_per_map.y])
+        polygons_map = shapely.transform(polygons_l0, lambda xy: xy * per_l0)
+        known = [p for p, target in zip(polygons_map, targets, strict=True) if target != IGNORED]
+        if not known:
+            raise DataError(f"{file}: all of its annotations are of ignored classes")
+        boxes = annotated_boxes(known, frame.box, self.margin)
+        if not boxes:
+            raise DataError(f"{file}: its annotations hold no pixel of {scheme.mpp:g} µm")
+        recipe = SlideRecipe(str(path), info.reader, None if self.mpp is None else Scale(self.mpp, self.mpp))
+        drawing = Drawing.of(list(polygons_map), targets)
+        files = (path, *_companions(path), file)
+        return [
+            SlideRegion(f"{name}_x{box.x0}_y{box.y0}", patient(name), recipe, frame, box, drawing, files)
+            for box in boxes
+        ]
+
+    def _describe(self, path: Path) -> SlideInfo:
+        try:
+            with open_slide(path, mpp=self.mpp) as slide:
+                info = slide.info
+        except SlideError as error:
+            raise DataError(str(error)) from error
+        if info.mpp is None:
+            raise DataError(
+                f"{path}: the slide does not say its microns per pixel; set mpp in the data set {self.name}"
+            )
+        return info
+
+    def _targets(
+        self,
+        annotations: Annotations,
+        polygons_l0: Sequence[Polygon | MultiPolygon],
+        info: SlideInfo,
+        file: Path,
+        scheme: LabelScheme,
+    ) -> list[int]:
+        targets = []
+        for number, (item, polygon) in enumerate(zip(annotations.items, polygons_l0, strict=True), start=1):
+            what = f"{file}: polygon {number}"
+            target = self.target_of(item.name, scheme, what, self.known_class)
+            if target != IGNORED:
+                check_inside(polygon, info.size, what, info.path)
+            targets.append(target)
+        return targets
+
+
+def _find_slides(folder: Path) -> dict[Path, str]:
+    """Return the slides in a folder, sorted, and the name of each: that of its annotation file."""
+    slides = {}
+    for path in sorted(folder.glob("*")):
+        if path.is_dir() and any(file.suffix.lower() == ".dcm" for file in path.iterdir()):
+            slides[path] = path.name
+        elif path.is_file() and path.suffix.lower() in SLIDE_ENDINGS:
+            slides[path] = path.stem
+    return slides
+
+
+def _find_annotations(folder: Path) -> dict[str, Path]:
+    """Return the annotation files in a folder by the name of their slide."""
+    files: dict[str, Path] = {}
+    for ending in ANNOTATION_ENDINGS:
+        for path in sorted(folder.glob(f"*{ending}")):
+            name = path.name.removesuffix(ending)
+            if name in files:
+                raise DataError(f"{path}: {files[name].name} is there too; remove one of them")
+            files[name] = path
+    return files
+
+
+def _companions(path: Path) -> tuple[Path, ...]:
+    """Return what belongs to a slide beside its file: MIRAX keeps the pixels in a folder."""
+    return (path.with_suffix(""),) if path.suffix.lower() == ".mrxs" else ()

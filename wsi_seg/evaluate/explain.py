@@ -1,0 +1,47 @@
+"""Sentences that keep the figures from being misread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def explain_accuracy(result: dict[str, Any]) -> str:
+    """Return the sentence on the one-against-rest accuracy; "" where it says nothing new."""
+    classes, overall = len(result["classes"]), result["overall"]
+    accuracy, against_rest = overall["pixel_accuracy"], overall["one_against_rest_accuracy"]
+    if accuracy is None or classes < 3:
+        return ""
+    return (
+        f"{100 * accuracy:.1f} % of the pixels have the right class. The one-against-rest accuracy of the "
+        f"same labels is {100 * against_rest:.1f} %: it is the mean of (TP + TN) / N over {classes} classes, "
+        "and looks high because a wrong pixel is wrong for two classes and counts as right for the other "
+        f"{classes - 2}. It is given because many reports print it as their accuracy."
+    )
+
+
+def explain_rows(result: dict[str, Any]) -> list[str]:
+    """Return the sentences on how the tables count."""
+    sentences = [
+        "Dice (the same as F1), IoU and the other scores of a class are pooled: true and false pixels are "
+        "summed over all images first, so that large images weigh more. The mean over images takes the score "
+        "of each image that has the class; papers on ultrasound and other small images usually print that.",
+        "Macro is the mean over the classes that have a value, rare ones as much as common ones. Micro sums "
+        "true and false pixels over the classes first; where every pixel gets one class, micro precision, "
+        "recall and Dice all equal the pixel accuracy.",
+        "Areas under the curves and average precision rank the probabilities of one class against all other "
+        "known pixels; they do not depend on a threshold.",
+        result["intervals"],
+    ]
+    absent = [row["name"] for row in result["classes"] if not row["pixels"]]
+    if absent:
+        called = [row["name"] for row in result["classes"] if not row["pixels"] and row["predicted_pixels"]]
+        names = ", ".join(absent).replace("_", " ")
+        sentences.append(
+            f"Not in this truth, and so without scores: {names}."
+            + (f" Predicted nevertheless: {', '.join(called).replace('_', ' ')}." if called else "")
+        )
+    if result["class_groups"]:
+        sentences.append(
+            "A group's label is that of its most probable class; its probability is the sum over its classes."
+        )
+    return sentences

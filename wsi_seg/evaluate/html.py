@@ -1,0 +1,63 @@
+"""report.html: one file that holds everything, asks for nothing from outside and runs no script."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from wsi_seg.evaluate.explain import explain_accuracy, explain_rows
+from wsi_seg.evaluate.tables import BRIEF
+
+TEMPLATE = "report.html.j2"
+# Patients or slides listed in the page; metrics.json has all.
+MOST_GROUPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class PageFigure:
+    """A figure of the page."""
+
+    caption: str
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.png).decode("ascii")
+
+
+def render_report(metrics: dict[str, Any], figures: Sequence[PageFigure]) -> str:
+    """Return the page.
+
+    Args:
+        metrics: content of metrics.json.
+        figures: embedded in this order.
+    """
+    environment = Environment(
+        loader=PackageLoader("wsi_seg", "evaluate"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters.update(
+        score=score_text,
+        limits=limits_text,
+        count=lambda n: f"{n:,}",
+        percent=lambda share: "" if share is None else f"{100 * share:.1f} %",
+        plain=lambda name: str(name).replace("_", " "),
+        explain_accuracy=explain_accuracy,
+        explain_rows=explain_rows,
+    )
+    return environment.get_template(TEMPLATE).render(
+        metrics, figures=figures, most_groups=MOST_GROUPS, brief=BRIEF
+    )
+
+
+def score_text(value: float | None) -> str:
+    """Return a score with three digits, "" where there is none."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def limits_text(limits: Sequence[float]) -> str:
+    """Return a confidence interval."""
+    return f"{limits[0]:.3f} to {limits[1]:.3f}"

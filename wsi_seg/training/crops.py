@@ -1,0 +1,106 @@
+"""Crops as the network takes them: chosen, cut, augmented and put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wsi_seg.datasets.region import IGNORED, Region, not_class
+from wsi_seg.training.augment import Appearance, Geometry, blank_ground
+from wsi_seg.training.config import TrainConfig
+from wsi_seg.training.sampling import CropSource, EpochSampler, GridCrops, Key, cut
+
+
+class Batch(NamedTuple):
+    """What one step sees. With two views the second half shows the places of the first once more."""
+
+    images: Tensor
+    """uint8 (V · N, 3, H, W)"""
+    targets: Tensor
+    """int64 (V · N, H, W), see `wsi_seg.datasets.region`"""
+    labels: Tensor
+    """int64 (V · N,): image label, -1 where there is none"""
+
+
+class TrainingCrops(Dataset[Batch]):
+    """Augmented crops by (epoch, index); the same key gives the same crop, on every machine and worker."""
+
+    def __init__(self, source: CropSource, config: TrainConfig) -> None:
+        self._source = source
+        self._config = config
+        self._geometry = Geometry(config.augmentation, config.crop)
+        self._views = 2 if config.loss.consistency else 1
+        self._blank = blank_target(config)
+
+    def __getitem__(self, key: Key) -> Batch:
+        seeds = np.random.SeedSequence((self._config.seed, *key))
+        torch_seed, numpy_seed = seeds.generate_state(2).tolist()
+        random = Generator().manual_seed(torch_seed)
+        side = self._geometry.source_side
+        region, centre = self._source.choose(np.random.default_rng(numpy_seed), key[1], side)
+        pixels, target = self._geometry(*cut(region, centre, side), random)
+        image, target = blank_ground(
+            pixels.float() / 255, target, self._config.augmentation.blank, self._blank, random
+        )
+        look = Appearance(self._config.augmentation, random)
+        images = look(image.expand(self._views, -1, -1, -1))
+        label = -1 if region.label is None else region.label
+        return Batch(
+            (images * 255 + 0.5).to(torch.uint8),
+            target.expand(self._views, -1, -1),
+            torch.full((self._views,), label),
+        )
+
+
+class ValidationCrops(Dataset[Batch]):
+    """The crops of `GridCrops`, as they are."""
+
+    def __init__(self, regions: Sequence[Region], side: int) -> None:
+        self._crops = GridCrops(regions, side)
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: int) -> Batch:
+        image, target, label = self._crops[index]
+        return Batch(
+            torch.from_numpy(image).permute(2, 0, 1)[None],
+            torch.from_numpy(target.astype(np.int64))[None],
+            torch.tensor([label]),
+        )
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Join crops (V, …) into a batch (V · N, …): first all first views, then all second ones."""
+    return Batch(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
+
+
+def training_loader(source: CropSource, config: TrainConfig, length: int) -> DataLoader[Batch]:
+    """Return the batches of an epoch of `length` crops."""
+    return DataLoader(
+        TrainingCrops(source, config),
+        batch_size=config.batch,
+        sampler=EpochSampler(length, config.seed),
+        collate_fn=collate,
+        num_workers=config.loader_workers,
+        persistent_workers=config.loader_workers > 0,
+        multiprocessing_context="spawn" if config.loader_workers else None,
+    )
+
+
+def validation_loader(regions: Sequence[Region], config: TrainConfig) -> DataLoader[Batch]:
+    """Return the batches of all validation regions."""
+    crops = ValidationCrops(regions, config.crop)
+    return DataLoader(crops, batch_size=config.batch, collate_fn=collate)
+
+
+def blank_target(config: TrainConfig) -> int:
+    """Return the target of blank glass."""
+    if config.blank_is_not is None:
+        return IGNORED
+    return not_class(config.channel_of(config.blank_is_not))

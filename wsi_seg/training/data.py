@@ -1,0 +1,131 @@
+"""The data of a training run: loaded, divided, counted and checked before the first epoch starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.classes import canonical_name
+from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.split import Parts
+from wsi_seg.errors import DataError
+from wsi_seg.training.config import TrainConfig
+from wsi_seg.training.sampling import POSITION_STEP, BalancedCrops, CropSource, EachRegion, Source
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The parts of every data set, in the order of the configuration."""
+
+    names: tuple[str, ...]
+    parts: tuple[Parts, ...]
+    sources: tuple[Source, ...]
+    """What is trained on."""
+    crops: CropSource
+    crops_per_epoch: int
+    """On each device where the configuration gives steps; else on all together."""
+
+    @property
+    def validation(self) -> tuple[Region, ...]:
+        return tuple(region for part in self.parts for region in part.validation)
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Return which region is used for what, as JSON data."""
+        return [
+            {
+                "dataset": name,
+                "part": part,
+                "region": region.name,
+                "group": region.group,
+                "files": [str(path) for path in region.files],
+            }
+            for name, parts in zip(self.names, self.parts, strict=True)
+            for part in ("training", "validation", "test")
+            for region in getattr(parts, part)
+        ]
+
+
+def load_data(config: TrainConfig) -> TrainingData:
+    """Load all data sets and check that every class can be learned.
+
+    Raises:
+        DataError: see `Dataset.parts`; nothing is left to train on; a class has no training pixel although
+            `untaught_classes` is false; a data set has no image labels although the model has; an epoch would
+            be shorter than a batch.
+    """
+    parts = tuple(dataset.parts(config.data_dir, config.scheme) for dataset in config.datasets)
+    sources = tuple(
+        Source(dataset.name, dataset.weight, part.training)
+        for dataset, part in zip(config.datasets, parts, strict=True)
+        if dataset.weight > 0 and part.training
+    )
+    if not sources:
+        raise DataError("no region is left to train on; the splits put all into validation and test")
+    for source in sources:
+        if config.model.image_labels and all(region.label is None for region in source.regions):
+            raise DataError(
+                f"{source.name}: the model has image labels ({', '.join(config.model.image_labels)}) but no "
+                "image of this data set has one"
+            )
+    if not config.untaught_classes:
+        _check_classes(config, sources)
+    crops = EachRegion(sources) if config.sampling == "regions" else BalancedCrops(sources)
+    length = sum(len(source.regions) for source in sources)
+    if config.steps_per_epoch is not None:
+        length = config.steps_per_epoch * config.batch
+    if length < config.batch:
+        raise DataError(f"an epoch has {length} crops, fewer than a batch of {config.batch}; lower batch")
+    names = tuple(dataset.name for dataset in config.datasets)
+    return TrainingData(names, parts, sources, crops, length)
+
+
+def class_weights(data: TrainingData, config: TrainConfig) -> NDArray[np.float32] | None:
+    """Return the weight (C,) of a pixel by its class; None: all are equal.
+
+    "balanced" is median frequency balancing (Eigen & Fergus 2015, doi:10.1109/ICCV.2015.304) over the
+    training pixels; a class without any keeps weight 1.
+    """
+    table = config.loss.class_weights
+    if table == "equal":
+        return None
+    weights = np.ones(len(config.model.classes), np.float32)
+    if isinstance(table, dict):
+        for name, weight in table.items():
+            weights[config.channel_of(name)] = weight
+        return weights
+    counts = count_targets((r for s in data.sources for r in s.regions), len(weights), POSITION_STEP)
+    seen = counts > 0
+    weights[seen] = np.median(counts[seen]) / counts[seen]
+    return weights
+
+
+def count_targets(regions: Iterable[Region], channels: int, step: int) -> NDArray[np.int64]:
+    """Count the pixels of each channel, (channels,), looking at every `step`-th row and column."""
+    counts = np.zeros(channels, np.int64)
+    for region in regions:
+        targets = region.coarse_targets(step)
+        counts += np.bincount(targets[targets >= 0], minlength=channels)
+    return counts
+
+
+def _check_classes(config: TrainConfig, sources: Sequence[Source]) -> None:
+    channels = len(config.model.classes)
+    regions = [region for source in sources for region in source.regions]
+    ignored = set(config.ignored_codes)
+    needed = np.array([c.code not in ignored for c in config.model.classes])
+    # Partial labels teach what a class is not as well.
+    for name in {d.known_class for d in config.datasets if d.known_class is not None}:
+        needed &= np.array([canonical_name(c.name) != canonical_name(name) for c in config.model.classes])
+    missing = needed & (count_targets(regions, channels, POSITION_STEP) == 0)
+    if missing.any():
+        missing &= count_targets(regions, channels, 1) == 0
+    names = [c.name for c, absent in zip(config.model.classes, missing, strict=True) if absent]
+    if names:
+        raise DataError(
+            f"no training pixel of class {', '.join(names)}; leave such classes out of the model, add data, "
+            "or set untaught_classes: true"
+        )

@@ -1,0 +1,124 @@
+"""The folder of a training run: what is needed to repeat it, to go on with it, and to use its result."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsi_seg.card import CARD_NAME, WEIGHTS_NAME
+from wsi_seg.datasets.hashes import file_hashes
+from wsi_seg.errors import OutputError
+from wsi_seg.training.config import TrainConfig, resolved
+from wsi_seg.training.data import TrainingData
+
+CONFIG = "train.yaml"
+DATA = "data.json"
+ENVIRONMENT = "environment.json"
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+LOG = "log"
+OWN = (CONFIG, DATA, ENVIRONMENT, CHECKPOINTS, LOG, WEIGHTS_NAME, CARD_NAME)
+
+# What decides the result beside the configuration and the data.
+PACKAGES = ("wsi-seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning", "numpy")
+
+
+class TrainingFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        """`writes` is False in all processes but one of a run on several devices."""
+        self.path = path
+        self._writes = writes
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is there, whole."""
+        return (self.path / WEIGHTS_NAME).is_file() and (self.path / CARD_NAME).is_file()
+
+    def begin(self, config: TrainConfig, data: TrainingData, resume: bool, overwrite: bool) -> Path | None:
+        """Write what the run is, or check that an earlier one was the same.
+
+        Returns:
+            The checkpoint to go on from; None to start from the beginning.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds something else than this run.
+        """
+        if not self._writes:
+            return self._last() if resume else None
+        record = _record(config, data)
+        try:
+            if overwrite:
+                self._clear()
+            if resume and (self.path / CONFIG).is_file():
+                self._refuse_if_other(record)
+                return self._last()
+            self._refuse_if_taken()
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name, text in record.items():
+                (self.path / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot write there ({error.strerror})") from error
+        return None
+
+    def finish(self) -> None:
+        """Drop what is only needed to go on."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+
+    def _last(self) -> Path | None:
+        last = self.path / CHECKPOINTS / LAST
+        return last if last.is_file() else None
+
+    def _refuse_if_other(self, record: dict[str, str]) -> None:
+        for name, what in ((CONFIG, "another configuration"), (DATA, "other data")):
+            path = self.path / name
+            if not path.is_file() or _parsed(path.read_text(encoding="utf-8")) != _parsed(record[name]):
+                raise OutputError(
+                    f"{path}: the run in this folder has {what}; give another folder, or replace it with "
+                    "--overwrite"
+                )
+
+    def _refuse_if_taken(self) -> None:
+        if any((self.path / name).exists() for name in OWN):
+            way = "give another folder, or --overwrite to replace it"
+            if not self.finished:
+                way = f"go on with it with --resume, {way}"
+            state = "a finished training" if self.finished else "an unfinished training"
+            raise OutputError(f"{self.path}: holds {state}; {way}")
+
+    def _clear(self) -> None:
+        for name in OWN:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)  # JSON is YAML too
+
+
+def _record(config: TrainConfig, data: TrainingData) -> dict[str, str]:
+    """Return the text of each file that says what the run is."""
+    parts = [p for one in data.parts for p in (one.training, one.validation, one.test)]
+    hashes = file_hashes([region for part in parts for region in part])
+    return {
+        CONFIG: yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True),
+        DATA: json.dumps({"files_sha256": hashes, "regions": data.listing()}, indent=1) + "\n",
+        ENVIRONMENT: json.dumps(_environment(), indent=2) + "\n",
+    }
+
+
+def _environment() -> dict[str, Any]:
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}
