@@ -71,7 +71,8 @@ def test_dicom_and_svs_of_one_region_agree(demo: Path, data_dir: Path, tmp_path:
 
 
 def test_bfloat16_and_float32_agree(demo: Path, sample_svs: Path, tmp_path: Path) -> None:
-    other = "float32" if load_model("bcss-demo").facts.precision == "bf16" else "bf16"
-    result = segment_slide(sample_svs, tmp_path, load_model("bcss-demo", "cpu", other), RunSettings())
+    if load_model("bcss-demo", "cpu").facts.precision != "bf16":
+        pytest.skip("this processor has no bfloat16 arithmetic, and imitating it takes minutes")
+    result = segment_slide(sample_svs, tmp_path, load_model("bcss-demo", "cpu", "float32"), RunSettings())
     # Measured: 0.9989.
     assert (labels_of(demo) == labels_of(result.folder)).mean() >= 0.998
