@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_seg.blocks import BlockSettings, segment_block
+from wsi_seg.blocks import BlockSettings, segment_block, without_margin
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.slide import map_frame, pick_level, read_region
@@ -139,7 +139,7 @@ def test_blank_ground_is_not_predicted_and_not_counted(blend: Any) -> None:
     tissue = TissueMask(mask, Scale(8, 8), "test")
     seen: list[int] = []
 
-    def predictor(tiles: np.ndarray) -> np.ndarray:
+    def predictor(tiles: np.ndarray, /, margin: int = 0) -> np.ndarray:
         seen.append(len(tiles))
         return Darkness()(tiles)
 
@@ -175,9 +175,9 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 class Mixture:
     """Three classes whose probabilities are the shares of red, green and blue; 0 and 1 where one is pure."""
 
-    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+    def __call__(self, tiles: np.ndarray, /, margin: int = 0) -> np.ndarray:
         total = np.maximum(tiles.sum(axis=-1, keepdims=True, dtype=np.float32), 1)
-        return (tiles / total).astype(np.float32).transpose(0, 3, 1, 2)
+        return without_margin((tiles / total).astype(np.float32).transpose(0, 3, 1, 2), margin)
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
@@ -190,8 +190,9 @@ def test_uncertainty_is_the_normalised_entropy(library: str, blend: Any, dtype: 
     pixels[:8, 8:16] = 77  # as unsure as can be
     slide = ArraySlide(pixels, mpp=0.5)
 
-    def predict(tiles: np.ndarray) -> Any:
-        return torch.from_numpy(Mixture()(tiles)) if library == "torch" else Mixture()(tiles)
+    def predict(tiles: np.ndarray, /, margin: int = 0) -> Any:
+        mixture = Mixture()(tiles, margin)
+        return torch.from_numpy(mixture) if library == "torch" else mixture
 
     stitch = StitchSettings(Grid(64, 32), blend, 2, dtype, uncertainty=True)
     labels, channels = stitched(slide, predict, stitch, 64, CODES)
@@ -240,7 +241,7 @@ def test_torch_and_numpy_give_the_same_bytes() -> None:
     for blend in ("crop", "gaussian"):
         stitch = StitchSettings(Grid(64, 32), blend, 4)
         here = stitched(slide, Position(), stitch, 128, (1, 2))
-        there = stitched(slide, lambda t: torch.from_numpy(Position()(t)), stitch, 128, (1, 2))
+        there = stitched(slide, lambda t, margin: torch.from_numpy(Position()(t, margin)), stitch, 128, (1, 2))
         assert np.array_equal(here[0], there[0])
         assert np.array_equal(here[1], there[1])
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,25 @@ from wsi_seg.stitch import StitchSettings, new_stitcher
 from wsi_seg.tiling import Block, Tile
 from wsi_seg.tissue import TissueMask
 
+Maps = TypeVar("Maps")
+
 
 class Predictor(Protocol):
     """A network, or anything that stands in for one."""
 
-    def __call__(self, tiles: NDArray[np.uint8], /) -> Any:
-        """Return float32 probabilities (N, C, H, W) of RGB tiles uint8 (N, H, W, 3).
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> Any:
+        """Return float32 probabilities (N, C, H - 2 margin, W - 2 margin) of RGB tiles uint8 (N, H, W, 3).
 
-        The result may be an array of any library that follows the array API, on any device.
+        What lies within `margin` pixels of a tile's border is left out: it is seen, but nobody needs its
+        classes. The result may be an array of any library that follows the array API, on any device.
         """
         ...
+
+
+def without_margin(maps: Maps, margin: int) -> Maps:
+    """Return a view of (…, H, W) maps, of any array library, without `margin` pixels on each side."""
+    height, width = maps.shape[-2:]  # type: ignore[attr-defined]
+    return maps[..., margin : height - margin, margin : width - margin]  # type: ignore[index,no-any-return]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,7 @@ def segment_block(
     analysed = tissue.sample(frame, block.box)
     tiles = needed_tiles(block, tissue, frame, stitch)
     stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes))
+    margin = stitch.margin
     if tiles:
         box_map = _cover([tile.input for tile in tiles])
         with _timed(seconds, "read"):
@@ -95,8 +105,8 @@ def segment_block(
             check()
             group = tiles[start : start + settings.batch]
             with _timed(seconds, "predict"):
-                probabilities = predictor(_stack(region, box_map, group, settings.batch))
-            _check_shape(probabilities, group[0], settings)
+                probabilities = predictor(_stack(region, box_map, group, settings.batch), margin=margin)
+            _check_shape(probabilities, settings, margin)
             with _timed(seconds, "stitch"):
                 for tile, one in zip(group, probabilities, strict=False):
                     stitcher.add(tile, one)
@@ -124,8 +134,9 @@ def _stack(region: NDArray[np.uint8], region_map: Box, tiles: list[Tile], batch:
     return out
 
 
-def _check_shape(probabilities: Any, tile: Tile, settings: BlockSettings) -> None:
-    expected = (settings.batch, len(settings.codes), tile.input.height, tile.input.width)
+def _check_shape(probabilities: Any, settings: BlockSettings, margin: int) -> None:
+    side = settings.stitch.grid.tile - 2 * margin
+    expected = (settings.batch, len(settings.codes), side, side)
     if tuple(probabilities.shape) != expected:
         raise ModelError(
             f"the model returned an array of shape {tuple(probabilities.shape)}, expected {expected} "

@@ -45,6 +45,11 @@ class StitchSettings:
     uncertainty: bool = False
     """Add a channel with the normalised entropy of the class probabilities, see `normalised_entropy`."""
 
+    @property
+    def margin(self) -> int:
+        """Pixels at each side of a tile whose prediction is not used."""
+        return self.grid.halo if self.blend == "crop" else 0
+
     def __post_init__(self) -> None:
         if self.blend not in get_args(Blend):
             raise UsageError(f"unknown blend {self.blend!r}; use one of {', '.join(get_args(Blend))}")
@@ -59,7 +64,7 @@ class Stitcher(Protocol):
     """Collects the predicted tiles of one block."""
 
     def add(self, tile: Tile, probabilities: Any) -> None:
-        """Add one tile: float32 (C, tile, tile) in any array library."""
+        """Add one tile without `StitchSettings.margin`: float32 (C, side, side) in any array library."""
         ...
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -173,7 +178,7 @@ class _CropStitcher:
     def add(self, tile: Tile, probabilities: Any) -> None:
         part = tile.core.intersect(self._out.box)
         if not part.empty:
-            rows, columns = part.within(tile.input)
+            rows, columns = part.within(tile.core)
             self._out.put(part, probabilities[:, rows, columns])
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:

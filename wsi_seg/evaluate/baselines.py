@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsi_seg.blocks import Predictor
+from wsi_seg.blocks import Predictor, without_margin
 from wsi_seg.card import ModelCard
 from wsi_seg.classes import find_classes
 from wsi_seg.datasets.region import IGNORED, Region
@@ -90,11 +90,11 @@ class Everything:
     channels: int
     channel: int
 
-    def __call__(self, tiles: NDArray[np.uint8], /) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, C, H, W) of uint8 (N, H, W, 3)."""
         out = np.zeros((len(tiles), self.channels, *tiles.shape[1:3]), np.float32)
         out[:, self.channel] = 1
-        return out
+        return without_margin(out, margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,13 @@ class Haematoxylin:
     """Of the Gaussian, in pixels."""
     threshold: float
 
-    def __call__(self, tiles: NDArray[np.uint8], /) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, C, H, W) of uint8 (N, H, W, 3)."""
         density = np.stack([haematoxylin_density(tile, self.sigma) for tile in tiles])
         out = np.zeros((len(tiles), self.channels, *tiles.shape[1:3]), np.float32)
         out[:, self.channel] = density / (density + self.threshold)
         out[:, 1 if self.channel == 0 else 0] = 1 - out[:, self.channel]
-        return out
+        return without_margin(out, margin)
 
 
 def haematoxylin_density(pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
-import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -16,6 +15,10 @@ from torch.nn import functional
 
 from wsi_seg.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
 from wsi_seg.errors import ModelError
+from wsi_seg.models.compiler_on_use import compiler_on_use
+
+with compiler_on_use():
+    import segmentation_models_pytorch as smp
 
 HEAD_KEY = "segmentation_head.0.weight"
 LABEL_HEAD_KEY = "classification_head.3.weight"

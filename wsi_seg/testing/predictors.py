@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.blocks import without_margin
+
 
 class Identity:
     """Gives the image back: three classes whose "probabilities" are R, G and B / 255."""
 
-    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, 3, H, W) of uint8 (N, H, W, 3)."""
-        return (tiles.astype(np.float32) / np.float32(255)).transpose(0, 3, 1, 2)
+        return without_margin((tiles.astype(np.float32) / np.float32(255)).transpose(0, 3, 1, 2), margin)
 
 
 class Darkness:
     """Two classes: dark tissue ("tumor") against the rest, by mean brightness; sums to 1."""
 
-    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
         dark = 1 - tiles.mean(axis=-1, dtype=np.float32) / np.float32(255)
-        return np.stack([dark, 1 - dark], axis=1)
+        return without_margin(np.stack([dark, 1 - dark], axis=1), margin)
 
 
 class Position:
@@ -29,13 +31,13 @@ class Position:
     Class 1 falls off linearly from the tile's centre to its border; class 2 is the rest.
     """
 
-    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
         n, height, width, _ = tiles.shape
         y = np.abs(np.linspace(-1, 1, height, dtype=np.float32))[:, None]
         x = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[None]
         near = np.broadcast_to(1 - np.maximum(y, x), (n, height, width))
-        return np.stack([near, 1 - near], axis=1)
+        return without_margin(np.stack([near, 1 - near], axis=1), margin)
 
 
 def identity() -> Identity:
