@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings", "datasets"),
     ("models", "training", "graph"),
-    ("segment", "run", "evaluate", "train", "explain", "export", "report", "seams"),
+    ("segment", "run", "evaluate", "train", "explain", "export", "report", "bottleneck", "seams"),
     ("config", "cli", "viewer", "__main__"),
 )
 # The contracts of readers, models and exporters; they may import everything, and only tests import them.

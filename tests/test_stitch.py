@@ -241,7 +241,9 @@ def test_torch_and_numpy_give_the_same_bytes() -> None:
     for blend in ("crop", "gaussian"):
         stitch = StitchSettings(Grid(64, 32), blend, 4)
         here = stitched(slide, Position(), stitch, 128, (1, 2))
-        there = stitched(slide, lambda t, margin: torch.from_numpy(Position()(t, margin)), stitch, 128, (1, 2))
+        there = stitched(
+            slide, lambda t, margin: torch.from_numpy(Position()(t, margin)), stitch, 128, (1, 2)
+        )
         assert np.array_equal(here[0], there[0])
         assert np.array_equal(here[1], there[1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,10 @@ from wsi_seg.tiling import Block, Tile
 from wsi_seg.tissue import TissueMask
 
 Maps = TypeVar("Maps")
+
+# What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax
+# and, on a GPU, the copy of tiles to it; `wait` is for other blocks to leave the device free.
+STAGES = ("read", "resample", "wait", "predict", "stitch", "write")
 
 
 class Predictor(Protocol):
@@ -66,7 +70,7 @@ class BlockMaps:
     """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32; C + 1 where the uncertainty is stored too"""
     tiles: int
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time per stage: read, predict, stitch."""
+    """Wall time per stage of `STAGES`, but for `write`."""
 
 
 def segment_block(
@@ -75,7 +79,7 @@ def segment_block(
     tissue: TissueMask,
     predictor: Predictor,
     settings: BlockSettings,
-    check: Callable[[], None] = lambda: None,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BlockMaps:
     """Segment one block of the map.
 
@@ -85,13 +89,13 @@ def segment_block(
         tissue: mask of at least the block's part of the slide.
         predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
         settings: frame, grid, blending, codes, batch.
-        check: called before each batch; raises to stop.
+        turn: makes the context of each forward pass, which waits for the device, or raises to stop.
 
     Raises:
         SlideError: the pixels cannot be read.
         ModelError: the predictor's output has other channels or another size than expected.
     """
-    seconds = {"read": 0.0, "predict": 0.0, "stitch": 0.0}
+    seconds = dict.fromkeys(STAGES, 0.0)
     frame, stitch = settings.frame, settings.stitch
     analysed = tissue.sample(frame, block.box)
     tiles = needed_tiles(block, tissue, frame, stitch)
@@ -99,13 +103,17 @@ def segment_block(
     margin = stitch.margin
     if tiles:
         box_map = _cover([tile.input for tile in tiles])
-        with _timed(seconds, "read"):
-            region = read_region(slide, frame, box_map, settings.level)
+        with _timed(seconds, "resample"):
+            region = read_region(_TimedSlide(slide, seconds), frame, box_map, settings.level)
+        seconds["resample"] -= seconds["read"]
         for start in range(0, len(tiles), settings.batch):
-            check()
             group = tiles[start : start + settings.batch]
-            with _timed(seconds, "predict"):
-                probabilities = predictor(_stack(region, box_map, group, settings.batch), margin=margin)
+            inputs = _stack(region, box_map, group, settings.batch)
+            with ExitStack() as stack:
+                with _timed(seconds, "wait"):
+                    stack.enter_context(turn())
+                with _timed(seconds, "predict"):
+                    probabilities = predictor(inputs, margin=margin)
             _check_shape(probabilities, settings, margin)
             with _timed(seconds, "stitch"):
                 for tile, one in zip(group, probabilities, strict=False):
@@ -114,6 +122,18 @@ def segment_block(
         channel, probabilities = stitcher.finish()
         labels = np.array((0, *settings.codes), np.uint8)[channel]
     return BlockMaps(labels, analysed, probabilities, len(tiles), seconds)
+
+
+class _TimedSlide:
+    """A slide whose reads are timed apart from the resampling around them."""
+
+    def __init__(self, slide: Slide, seconds: dict[str, float]) -> None:
+        self._slide, self._seconds = slide, seconds
+        self.info = slide.info
+
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        with _timed(self._seconds, "read"):
+            return self._slide.read_level(level, box)
 
 
 def _cover(boxes: list[Box]) -> Box:

@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     overlap: int | None = Field(default=None, ge=0)
     block: int | None = Field(default=None, gt=0)
     blend: Blend = "crop"
-    batch: int = Field(default=1, ge=1)
+    batch: int | None = Field(default=None, ge=1)
     device: str = "auto"
     precision: str = "auto"
     tta: bool = False

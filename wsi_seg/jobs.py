@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ class BlockRecord:
 
 
 _stopping = threading.Event()
+_device_lock = threading.Lock()
 
 
 def request_stop() -> None:
@@ -104,8 +107,8 @@ def run_block(job: BlockJob) -> BlockRecord:
     _maps_cache.get(job.maps_path).write_block(
         block, labels=maps.labels, tissue=maps.tissue, probabilities=maps.probabilities
     )
-    seconds = {**maps.seconds, "write": time.perf_counter() - start}
     counts = np.bincount(maps.labels.ravel(), minlength=256)
+    seconds = {**maps.seconds, "write": time.perf_counter() - start}
     return BlockRecord(
         ix=block.ix,
         iy=block.iy,
@@ -126,12 +129,16 @@ def _segment_with_retry(job: BlockJob) -> BlockMaps:
 
 
 def _segment(slide: Slide, predictor: Predictor, job: BlockJob) -> BlockMaps:
-    return segment_block(slide, job.block, job.tissue, predictor, job.settings, _check_stop)
+    return segment_block(slide, job.block, job.tissue, predictor, job.settings, _turn)
 
 
-def _check_stop() -> None:
-    if _stopping.is_set():
-        raise Interrupted("interrupted")
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait for the device of this process, for one forward pass; end there where the run is to stop."""
+    with _device_lock:
+        if _stopping.is_set():
+            raise Interrupted("interrupted")
+        yield
 
 
 class _SlideCache(threading.local):

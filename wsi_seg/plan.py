@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wsi_seg.card import ModelCard
@@ -42,7 +42,8 @@ class PlanSettings:
     overlap: int | None = None
     block: int | None = None
     blend: Blend = "crop"
-    batch: int = 1
+    batch: int | None = None
+    """Tiles per forward pass; None: what was measured to be fastest, else 1."""
     workers: int = 2
     probability_downsample: int = 4
     probability_dtype: ProbabilityDtype = "uint8"
@@ -65,6 +66,8 @@ class ModelFacts:
     """`float32`, `bf16` or `fp16`."""
     tta: bool = False
     """Test-time augmentation: the mean prediction of the eight flips and turns of a tile."""
+    batches: tuple[tuple[int, int], ...] = ()
+    """(tile, batch) that were measured to be fastest on this device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ def plan_segmentation(
     frame = map_frame(info, card.mpp)
     warnings = resolution_warnings(info, frame, settings.allow_upsampling)
     grid = choose_grid(card, settings.tile, settings.overlap)
+    batch = settings.batch or dict(model.batches).get(grid.tile, 1)
     stitch = StitchSettings(
         grid,
         settings.blend,
@@ -179,7 +183,7 @@ def plan_segmentation(
         codes=card.codes,
         stitch=stitch,
         layout=layout,
-        batch=settings.batch,
+        batch=batch,
         device=model.device,
         precision=model.precision,
         tta=model.tta,
@@ -188,7 +192,9 @@ def plan_segmentation(
         tissue_digest=tissue.digest(),
         blocks=planned,
         blocks_in_map=total,
-        projected_memory_bytes=_project_memory(info, frame, level, model, side, stitch, settings),
+        projected_memory_bytes=_project_memory(
+            info, frame, level, model, side, stitch, replace(settings, batch=batch)
+        ),
         projected_output_bytes=output_bytes(layout, len(planned) / max(1, total)),
         warnings=warnings,
     )
@@ -279,7 +285,7 @@ def _project_memory(
     canvas = 0 if stitch.blend == "crop" else side * side * 4 * (2 * channels + 2)
     canvas += side * side * 4 * 4 if stitch.uncertainty else 0  # entropy, and what it is summed from
     per_block = source + reach * reach * 3 + maps + canvas
-    tile_pixels = stitch.grid.tile**2 * settings.batch
+    tile_pixels = stitch.grid.tile**2 * (settings.batch or 1)
     # With test-time augmentation there are also the sum and the turned copy of a prediction.
     maps_in_flight = 6 if model.tta else 4
     forward = tile_pixels * (ACTIVATION_BYTES[model.precision] + channels * 4 * maps_in_flight)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import wsi_seg
+from wsi_seg.bottleneck import bottleneck
 from wsi_seg.classes import ClassGroup
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.outlines import GroupOutlines
@@ -42,11 +43,13 @@ class RunFacts:
     groups: tuple[ClassGroup, ...]
     records: Sequence[BlockRecord]
     """Of all blocks, those of an earlier, interrupted run included."""
-    tiles_before: int
-    """Tiles predicted by the earlier run."""
+    blocks_before: int
+    """Records that come from the earlier run; they are the first."""
     seconds: dict[str, float]
     """Wall time per stage of the driver."""
     started: datetime
+    forward_seconds: float | None = None
+    """Of the network alone for one tile; None where it was not measured."""
 
 
 def run_key(plan: SegmentationPlan, groups: tuple[ClassGroup, ...], settings: RunSettings) -> str:
@@ -69,8 +72,9 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         counts.update(record.counts)
     analysed = sum(record.tissue_pixels for record in facts.records)
     tiles = sum(record.tiles for record in facts.records)
+    tiles_now = sum(record.tiles for record in facts.records[facts.blocks_before :])
     busy: Counter[str] = Counter()
-    for record in facts.records:
+    for record in facts.records[facts.blocks_before :]:
         busy.update(record.seconds)
     blocks_wall = facts.seconds.get("blocks", 0.0)
     failed = [record for record in facts.records if record.error]
@@ -95,7 +99,8 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         "blocks_failed": len(failed),
         "seconds": {stage: round(value, 3) for stage, value in facts.seconds.items()},
         "worker_seconds": {stage: round(value, 3) for stage, value in busy.items()},
-        "tiles_per_second": round((tiles - facts.tiles_before) / blocks_wall, 3) if blocks_wall > 0 else None,
+        "tiles_per_second": round(tiles_now / blocks_wall, 3) if blocks_wall > 0 else None,
+        "bottleneck": bottleneck(facts.seconds, busy, tiles=tiles_now, forward_seconds=facts.forward_seconds),
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
     }
 

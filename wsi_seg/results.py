@@ -106,6 +106,17 @@ class ResultsFolder:
     def read_summary(self) -> dict[str, Any]:
         return dict(read_json(self.final / SUMMARY))
 
+    def earlier_batch(self) -> int | None:
+        """Return the batch size of the finished or unfinished run that is here; None where there is none."""
+        for path, where in ((self.partial / PLAN, ()), (self.final / MANIFEST, ("plan",))):
+            if path.is_file():
+                plain = read_json(path)
+                for key in where:
+                    plain = plain.get(key, {})
+                batch = plain.get("batch")
+                return int(batch) if batch is not None else None
+        return None
+
     def begin(self, plan: SegmentationPlan, key: str, overwrite: bool) -> list[BlockRecord]:
         """Make the partial folder, or take up the one of an earlier, interrupted run.
 

@@ -5,20 +5,21 @@ slide ──open──▶ plan ──blocks──▶ Dask graph ──▶ OME-Za
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from wsi_seg.card import WEIGHTS_NAME, read_card
 from wsi_seg.classes import ClassGroup
 from wsi_seg.errors import WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import outline_tolerance, write_overview
-from wsi_seg.jobs import BlockRecord, PredictorRecipe
+from wsi_seg.jobs import BlockRecord, PredictorRecipe, load_predictor
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.outlines import GroupOutlines, keep_outlines
@@ -31,6 +32,13 @@ from wsi_seg.segment import Execution, build_pyramids, segment_blocks
 from wsi_seg.settings import RunSettings
 from wsi_seg.slide import Slide
 from wsi_seg.tissue import TissueMask, find_tissue
+
+if TYPE_CHECKING:
+    from wsi_seg.models.calibrate import Calibration
+    from wsi_seg.models.predictor import Predictor
+
+PREDICTOR = "wsi_seg.models.predictor:load_predictor"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +82,39 @@ def load_model(reference: str, device: str = "auto", precision: str = "auto", *,
         ModelError: there is no such model, or its card is wrong.
         UsageError: the device or precision is unknown or not available.
     """
+    from wsi_seg.models.calibrate import Calibration
     from wsi_seg.models.predictor import resolve_device, resolve_precision
 
     folder = find_model(reference)
     where = resolve_device(device)
     number = resolve_precision(precision, where)
     size = (folder / WEIGHTS_NAME).stat().st_size
-    facts = ModelFacts(read_card(folder), model_hash(folder), size, where, number, tta)
+    digest = model_hash(folder)
+    batches = Calibration(digest, where, number, tta).best_batches()
+    facts = ModelFacts(
+        read_card(folder), digest, size, where, number, tta, batches=tuple(sorted(batches.items()))
+    )
     reference = str(folder.absolute())
     arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))
-    return Model(facts, PredictorRecipe("wsi_seg.models.predictor:load_predictor", arguments))
+    return Model(facts, PredictorRecipe(PREDICTOR, arguments))
+
+
+def calibration(model: Model) -> Calibration:
+    """Return where the speed of a model on its device is kept."""
+    from wsi_seg.models.calibrate import Calibration
+
+    facts = model.facts
+    return Calibration(facts.digest, facts.device, facts.precision, facts.tta)
+
+
+def open_predictor(model: Model) -> Predictor:
+    """Load the network of a model into this process, or return it where it is loaded already."""
+    from wsi_seg.models.predictor import Predictor
+
+    predictor = load_predictor(model.predictor)
+    if not isinstance(predictor, Predictor):
+        raise TypeError(f"{model.predictor.factory} makes no network of torch")
+    return predictor
 
 
 def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
@@ -163,16 +194,20 @@ class _SlideRun:
     ) -> None:
         self.started = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
-        self.slide, self.model, self.settings, self.groups = slide, model, settings, groups
+        self.slide, self.model, self.groups = slide, model, groups
         self.progress = progress
         self.folder = ResultsFolder(out, _results_name(path, slide))
+        if settings.plan.batch is None and not settings.overwrite:
+            # A calibration since then must not make another run of this one.
+            settings = replace(settings, plan=replace(settings.plan, batch=self.folder.earlier_batch()))
+        self.settings = settings
         with self._timed("plan"):
             self.tissue, self.plan = prepare(slide, model, settings)
         self.key = run_key(self.plan, groups, settings)
         self.store = self.folder.partial / MAPS
         self.records: list[BlockRecord] = []
         self.regions: dict[ClassGroup, GroupOutlines] = {}
-        self.tiles_before = 0
+        self.blocks_before = 0
         self.written: dict[str, Any] = {}
 
     def fill_maps(self) -> None:
@@ -183,8 +218,8 @@ class _SlideRun:
         else:
             create_maps(self.store, self.plan.layout)
         self.records = list(done)
-        self.tiles_before = sum(record.tiles for record in done)
-        self.progress.start(self.plan, self.tiles_before)
+        self.blocks_before = len(done)
+        self.progress.start(self.plan, sum(record.tiles for record in done))
         execution = Execution(self.plan, self.store, self.settings.scheduler)
         with self._timed("blocks"):
             segment_blocks(execution, self.tissue, self.model.predictor, done, self._block_done)
@@ -228,15 +263,38 @@ class _SlideRun:
             self.settings,
             self.groups,
             self.records,
-            self.tiles_before,
+            self.blocks_before,
             self.seconds,
             self.started,
+            self._forward_seconds(),
         )
         summary = {**summarise(facts, self.regions), **self.written}
         write_json(self.folder.partial / SUMMARY, summary)
         write_json(self.folder.partial / MANIFEST, manifest(facts, self.key))
         self.folder.finish()
         return summary
+
+    def _forward_seconds(self) -> float | None:
+        """Return the time of the network alone for one tile, measured now where no earlier run did.
+
+        None where another process or something else than a network predicts, and where nothing was predicted.
+        """
+        plan = self.plan
+        predicted = any(record.tiles for record in self.records[self.blocks_before :])
+        if "://" in self.settings.scheduler or self.model.predictor.factory != PREDICTOR or not predicted:
+            return None
+        from wsi_seg.models.calibrate import measure
+
+        kept = calibration(self.model)
+        known = kept.seconds_per_tile(plan.stitch.grid.tile, plan.batch)
+        if known is not None:
+            return known
+        timing = measure(open_predictor(self.model), plan.stitch.grid.tile, plan.batch)
+        try:
+            kept.add([timing])
+        except OSError as error:
+            logger.warning("%s: the measured speed cannot be kept (%s)", kept.path, error.strerror)
+        return timing.seconds_per_tile
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

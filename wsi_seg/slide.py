@@ -83,9 +83,8 @@ class SlideInfo:
         return "estimated" in self.mpp_source
 
 
-@runtime_checkable
-class Slide(Protocol):
-    """What a reader offers. One object serves one thread; open another for another thread."""
+class Pixels(Protocol):
+    """What `read_region` needs of a slide."""
 
     @property
     def info(self) -> SlideInfo: ...
@@ -104,6 +103,11 @@ class Slide(Protocol):
             SlideError: the pixels cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class Slide(Pixels, Protocol):
+    """What a reader offers. One object serves one thread; open another for another thread."""
 
     def close(self) -> None: ...
 
@@ -252,7 +256,7 @@ def source_box(info: SlideInfo, frame: MapFrame, level: int, box_map: Box) -> Re
     return box_map.scaled(scale)
 
 
-def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None = None) -> NDArray[np.uint8]:
+def read_region(slide: Pixels, frame: MapFrame, box_map: Box, level: int | None = None) -> NDArray[np.uint8]:
     """Read a box of map pixels with its exact fractional position.
 
     Args:
@@ -296,7 +300,7 @@ def read_region(slide: Slide, frame: MapFrame, box_map: Box, level: int | None =
 
 
 def _read_means(
-    slide: Slide, level: int, factors: tuple[int, int], box_map: Box, panel_side: int
+    slide: Pixels, level: int, factors: tuple[int, int], box_map: Box, panel_side: int
 ) -> NDArray[np.uint8]:
     """Read map pixels that are each the mean of a whole number of level pixels, and no others.
 

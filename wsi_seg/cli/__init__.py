@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from wsi_seg import __version__
+from wsi_seg.cli.calibrate import calibrate
 from wsi_seg.cli.evaluate import evaluate
 from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
@@ -72,7 +73,7 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
     return run_command
 
 
-for _command in (run, info, export, models, validate, train, evaluate, explain, check_seams):
+for _command in (run, info, export, models, validate, train, evaluate, explain, calibrate, check_seams):
     app.command(_command.__name__.replace("_", "-"))(_reporting(_command))
 
 

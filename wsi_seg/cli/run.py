@@ -138,6 +138,7 @@ def _describe_plan(plan: SegmentationPlan) -> str:
 
 
 def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSettings, as_json: bool) -> int:
+    from wsi_seg.bottleneck import describe
     from wsi_seg.cli.progress import BarProgress
     from wsi_seg.run import segment_slide
 
@@ -155,6 +156,8 @@ def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSet
         else:
             if not as_json:
                 typer.echo(_describe_result(results[-1]))
+                if results[-1].status != "skipped":
+                    typer.echo(f"  {describe(results[-1].summary['bottleneck'])}")
     if as_json:
         typer.echo(json.dumps(_as_json(results, failures), indent=2, ensure_ascii=False))
     if not results:

@@ -42,7 +42,7 @@ def compiler_on_use() -> Iterator[None]:
 
 
 class _Questions(ModuleType):
-    """Stands in for `torch._dynamo.utils`; gives way to it when it is asked for more than the one function."""
+    """Stands in for `torch._dynamo.utils`; gives way to it when asked for more than the one function."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "is_compile_supported":

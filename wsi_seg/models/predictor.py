@@ -77,6 +77,19 @@ class Predictor:
             total += self._labels(turned(tiles, *view))
         return total.div_(1 + len(self._more_views))
 
+    @torch.inference_mode()
+    def logits(self, tiles: NDArray[np.uint8], /) -> Tensor:
+        """Return the network's own output (N, C, H, W), with test-time augmentation that of the last view.
+
+        This is the forward pass alone, to be timed. On return the device has finished.
+        """
+        for view in self._more_views:
+            self._run(turned(tiles, *view))
+        logits = self._run(tiles)[0]
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+        return logits
+
     def _pixels(self, tiles: NDArray[np.uint8], margin: int) -> Tensor:
         logits = without_margin(self._run(tiles)[0], margin)
         # The network leaves the classes of a pixel side by side in memory; they stay so, as softmax and

@@ -1,0 +1,63 @@
+"""`wsi-seg calibrate`: how fast a model runs here, by tile and batch size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+
+
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="Bundled name, folder, hf://owner/name, or .pth with a card.")
+    ] = "bcss-demo",
+    tile: Annotated[
+        list[int] | None, typer.Option(help="Side of the network's input; repeatable. Default: the card's.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles at once; repeatable.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
+    json_: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Time the forward pass alone and keep the result: later runs take the fastest batch for their tile.
+
+    The tile is never changed by it, as that would change results: set it with --set tile=….
+    """
+    from wsi_seg.errors import UsageError
+    from wsi_seg.models.calibrate import Timing, machine, measure_shapes
+    from wsi_seg.plan import choose_grid
+    from wsi_seg.run import calibration, load_model, open_predictor
+
+    set_up_logging(verbose)
+    chosen = load_model(model, device, precision)
+    grids = {side: choose_grid(chosen.facts.card, side) for side in tile or [chosen.facts.card.tile]}
+    sizes = batch or ([1, 2, 4, 8, 16] if chosen.facts.device != "cpu" else [1, 2])
+    kept = calibration(chosen)
+    timings: list[Timing] = []
+    if not json_:
+        typer.echo(f"{chosen.facts.card.name} on {machine(chosen.facts.device)}, {chosen.facts.precision}")
+        typer.echo(f"{'tile':>6} {'overlap':>8} {'batch':>6} {'ms a tile':>10} {'useful Mpx/s':>13}")
+    for timing in measure_shapes(open_predictor(chosen), list(grids), sizes):
+        timings.append(timing)
+        grid = grids[timing.tile]
+        if not json_:
+            useful = grid.stride**2 / timing.seconds_per_tile / 1e6
+            typer.echo(
+                f"{timing.tile:>6} {grid.overlap:>8} {timing.batch:>6} "
+                f"{timing.seconds_per_tile * 1000:>10.1f} {useful:>13.2f}"
+            )
+    try:
+        kept.add(timings)
+    except OSError as error:
+        raise UsageError(f"{kept.path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+    if json_:
+        typer.echo(json.dumps({"kept_in": str(kept.path), "timings": [asdict(t) for t in timings]}))
+    else:
+        best = ", ".join(f"{b} for tiles of {t} px" for t, b in kept.best_batches().items())
+        typer.echo(f"fastest batch: {best}; kept in {kept.path}")
+    return 0
