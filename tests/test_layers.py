@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rasterize",
         "contours",
         "measurements",
+        "memory",
         "outlines",
         "polygons",
         "rings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from wsi_seg.geometry import Scale
 from wsi_seg.layout import ProbabilityDtype
@@ -15,7 +15,6 @@ from wsi_seg.settings import Origin, RegionSettings, RunSettings
 from wsi_seg.stitch import Blend
 from wsi_seg.yaml_config import read_yaml, validated
 
-DEFAULT_WORKERS = 2
 _TRACE = TraceSettings()
 
 
@@ -45,6 +44,7 @@ class RunConfig(BaseModel):
     precision: str = "auto"
     tta: bool = False
     workers: int | None = Field(default=None, ge=1)
+    max_memory: ByteSize | None = None
     scheduler: str = "threads"
     probability_downsample: int = Field(default=4, ge=1)
     probability_dtype: ProbabilityDtype = "uint8"
@@ -70,7 +70,8 @@ class RunConfig(BaseModel):
             block=self.block,
             blend=self.blend,
             batch=self.batch,
-            workers=self.workers or DEFAULT_WORKERS,
+            workers=self.workers,
+            max_memory=self.max_memory,
             probability_downsample=self.probability_downsample,
             probability_dtype=self.probability_dtype,
             uncertainty=self.uncertainty,

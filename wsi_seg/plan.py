@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import SlideError, UsageError
+from wsi_seg.geometry import Scale
 from wsi_seg.layout import MapLayout, ProbabilityDtype, output_bytes
+from wsi_seg.memory import ModelMemory, WorkShape, project_memory
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.stitch import Blend, StitchSettings
 from wsi_seg.tiling import Block, Grid, Tile, cut_blocks
@@ -23,15 +26,13 @@ BLOCK_TARGET = 2048
 # and tiles of 1024 px the stitched labels then equal an undivided forward pass on more than 99.9 % of
 # pixels (`wsi-seg check-seams`). Kept to multiples of 64, so that all tiles have one phase of the network.
 DEFAULT_OVERLAP_SHARE = 3 / 8
+# Blocks in flight, so that reading, predicting and writing overlap.
+DEFAULT_WORKERS = 2
+# Below a ceiling of memory tiles get smaller by this many pixels at a time, down to the least.
+TILE_STEP = 128
+LEAST_TILE = 256
 # Stretching level-0 pixels by more than this needs --allow-upsampling.
 UPSAMPLING_LIMIT = 1.25
-
-# Resident memory of the interpreter with torch, zarr and the readers loaded, and of a reader's own tile
-# cache; measured with benchmarks/memory.py.
-BASE_BYTES = 950 * 2**20
-READER_CACHE_BYTES = 64 * 2**20
-# Bytes of live activations per input pixel of one tile in the widest part of a U-Net, by precision.
-ACTIVATION_BYTES = {"float32": 1000, "bf16": 600, "fp16": 600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class PlanSettings:
     blend: Blend = "crop"
     batch: int | None = None
     """Tiles per forward pass; None: what was measured to be fastest, else 1."""
-    workers: int = 2
+    workers: int | None = None
+    """Blocks in flight; None: 2."""
+    max_memory: int | None = None
+    """Bytes of resident memory that the projection must stay below."""
     probability_downsample: int = 4
     probability_dtype: ProbabilityDtype = "uint8"
     uncertainty: bool = False
@@ -103,6 +107,8 @@ class SegmentationPlan:
     blocks: tuple[PlannedBlock, ...]
     """Blocks with tissue, row by row."""
     blocks_in_map: int
+    max_memory_bytes: int | None
+    """Ceiling that the projection was to stay below."""
     projected_memory_bytes: int
     """Upper estimate of the resident memory of one process."""
     projected_output_bytes: int
@@ -152,16 +158,16 @@ def plan_segmentation(
     card = model.card
     frame = map_frame(info, card.mpp)
     warnings = resolution_warnings(info, frame, settings.allow_upsampling)
-    grid = choose_grid(card, settings.tile, settings.overlap)
-    batch = settings.batch or dict(model.batches).get(grid.tile, 1)
-    stitch = StitchSettings(
-        grid,
-        settings.blend,
-        settings.probability_downsample,
-        settings.probability_dtype,
-        settings.uncertainty,
-    )
-    side = _choose_block(grid, settings)
+    level = pick_level(info, frame)
+    scale = frame.l0_per_map / info.levels[level].downsample
+    shape, projected = _choose_shape(model, settings, frame, scale)
+    grid, side = shape.grid, shape.block
+    if settings.tile is None and grid.tile != card.tile:
+        warnings += (
+            f"the tile is {grid.tile} px, not {card.tile} as the model's card says, to stay below "
+            f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
+        )
+    stitch = _stitch_settings(grid, settings)
     layout = MapLayout(
         name=info.name,
         map_size=frame.size,
@@ -173,7 +179,6 @@ def plan_segmentation(
         uncertainty=stitch.uncertainty,
     )
     planned, total = _plan_blocks(frame, side, tissue, stitch)
-    level = pick_level(info, frame)
     return SegmentationPlan(
         slide=info,
         frame=frame,
@@ -183,21 +188,91 @@ def plan_segmentation(
         codes=card.codes,
         stitch=stitch,
         layout=layout,
-        batch=batch,
+        batch=shape.batch,
         device=model.device,
         precision=model.precision,
         tta=model.tta,
-        workers=settings.workers,
+        workers=shape.workers,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
         blocks=planned,
         blocks_in_map=total,
-        projected_memory_bytes=_project_memory(
-            info, frame, level, model, side, stitch, replace(settings, batch=batch)
-        ),
+        max_memory_bytes=settings.max_memory,
+        projected_memory_bytes=projected,
         projected_output_bytes=output_bytes(layout, len(planned) / max(1, total)),
         warnings=warnings,
     )
+
+
+def _stitch_settings(grid: Grid, settings: PlanSettings) -> StitchSettings:
+    return StitchSettings(
+        grid,
+        settings.blend,
+        settings.probability_downsample,
+        settings.probability_dtype,
+        settings.uncertainty,
+    )
+
+
+def _choose_shape(
+    model: ModelFacts, settings: PlanSettings, frame: MapFrame, scale: Scale
+) -> tuple[WorkShape, int]:
+    """Return the first shape of the work that fits below the ceiling, and its projected bytes.
+
+    Raises:
+        UsageError: none does; names the least ceiling that would do.
+    """
+    least = None
+    for shape in _shapes(model, settings):
+        stitch = _stitch_settings(shape.grid, settings)
+        projected = project_memory(shape, stitch, _model_memory(model), frame.size, scale)
+        if settings.max_memory is None or projected <= settings.max_memory:
+            return shape, projected
+        least = projected if least is None else min(least, projected)
+    assert least is not None and settings.max_memory is not None
+    fixed = [n for n in ("tile", "overlap", "block", "batch", "workers") if getattr(settings, n) is not None]
+    raise UsageError(
+        f"max_memory {_megabytes(settings.max_memory)} MB is too little for this slide and model: the least "
+        f"that works is {_megabytes(least)}MB"
+        + (f", or less without a fixed {', '.join(fixed)}" if fixed else "")
+    )
+
+
+def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
+    """Yield the shapes that the work may take, from the best to the one with the least memory.
+
+    First fewer blocks in flight, then smaller blocks, smaller batches, and last a smaller tile, as only that
+    changes what the network sees. What the user has set stays.
+    """
+    for grid in _grids(model.card, settings):
+        batch = settings.batch or dict(model.batches).get(grid.tile, 1)
+        for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
+            for side in _blocks(grid, settings):
+                for workers in (settings.workers,) if settings.workers else range(DEFAULT_WORKERS, 0, -1):
+                    yield WorkShape(grid, side, size, workers)
+
+
+def _grids(card: ModelCard, settings: PlanSettings) -> Iterator[Grid]:
+    grid = choose_grid(card, settings.tile, settings.overlap)
+    yield grid
+    if settings.tile is None and settings.overlap is None and settings.max_memory is not None:
+        for tile in range(grid.tile - TILE_STEP, LEAST_TILE - 1, -TILE_STEP):
+            yield Grid(tile, min(grid.overlap, tile // 128 * 64))
+
+
+def _blocks(grid: Grid, settings: PlanSettings) -> Iterator[int]:
+    side = _choose_block(grid, settings)
+    yield side
+    if settings.block is None and settings.max_memory is not None:
+        yield from range(side - grid.stride, 0, -grid.stride)
+
+
+def _model_memory(model: ModelFacts) -> ModelMemory:
+    return ModelMemory(len(model.card.codes), model.weights_bytes, model.device, model.precision, model.tta)
+
+
+def _megabytes(size: int) -> int:
+    return math.ceil(size / 1e6)
 
 
 def needed_tiles(block: Block, tissue: TissueMask, frame: MapFrame, stitch: StitchSettings) -> list[Tile]:
@@ -263,36 +338,6 @@ def _plan_blocks(
             tiles = len(needed_tiles(block, tissue, frame, stitch))
             planned.append(PlannedBlock(block, tiles))
     return tuple(planned), total
-
-
-def _project_memory(
-    info: SlideInfo,
-    frame: MapFrame,
-    level: int,
-    model: ModelFacts,
-    side: int,
-    stitch: StitchSettings,
-    settings: PlanSettings,
-) -> int:
-    """Sum of what one process holds: itself, the network, one forward pass, and the blocks in flight."""
-    channels = len(model.card.codes)
-    reach = min(side, max(frame.size.width, frame.size.height)) + stitch.grid.overlap + 128
-    scale = frame.l0_per_map / info.levels[level].downsample
-    source = reach * reach * scale.x * scale.y * (4 + 4 + 3 + 3 + 3)  # RGBA, its copy, RGB, copies
-    item = 4 if stitch.probability_dtype == "float32" else 1
-    stored = channels + stitch.uncertainty
-    maps = side * side * (1 + 1 + 1) * 2 + side * side * stored * item * 2 / stitch.probability_downsample**2
-    canvas = 0 if stitch.blend == "crop" else side * side * 4 * (2 * channels + 2)
-    canvas += side * side * 4 * 4 if stitch.uncertainty else 0  # entropy, and what it is summed from
-    per_block = source + reach * reach * 3 + maps + canvas
-    tile_pixels = stitch.grid.tile**2 * (settings.batch or 1)
-    # With test-time augmentation there are also the sum and the turned copy of a prediction.
-    maps_in_flight = 6 if model.tta else 4
-    forward = tile_pixels * (ACTIVATION_BYTES[model.precision] + channels * 4 * maps_in_flight)
-    weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
-    if model.device != "cpu":
-        forward = tile_pixels * channels * 4  # the rest is the device's own memory
-    return math.ceil(BASE_BYTES + weights + forward + settings.workers * (per_block + READER_CACHE_BYTES))
 
 
 def _plain(value: Any) -> Any:

@@ -57,6 +57,9 @@ def run(
         bool, typer.Option("--uncertainty", help="Store the entropy of the probabilities as a channel.")
     ] = False,
     workers: Annotated[int | None, typer.Option("--workers", "-w", help="Blocks in flight.")] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory to stay below, such as 2GB or 1500MB.")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="threads, synchronous, or tcp://host:port of a Dask scheduler.")
     ] = None,
@@ -83,7 +86,7 @@ def run(
     flags: dict[str, Any] = {
         "model": model, "mpp": mpp, "tissue": tissue, "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
-        "scheduler": scheduler, "allow_upsampling": allow_upsampling or None,
+        "scheduler": scheduler, "max_memory": max_memory, "allow_upsampling": allow_upsampling or None,
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
@@ -129,7 +132,8 @@ def _describe_plan(plan: SegmentationPlan) -> str:
         f"batch {plan.batch}",
         f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
         f"{plan.workers} in flight",
-        f"  memory    at most {plan.projected_memory_bytes / mib:.0f} MiB",
+        f"  memory    at most {plan.projected_memory_bytes / mib:.0f} MiB"
+        f"{f', of {plan.max_memory_bytes / mib:.0f} allowed' if plan.max_memory_bytes else ''}",
         f"  output    at most {plan.projected_output_bytes / mib:.0f} MiB before compression"
         f"{', with uncertainty' if plan.layout.uncertainty else ''}",
         *(f"  warning   {warning}" for warning in plan.warnings),
