@@ -22,7 +22,7 @@ def run_alone(slide: Path, out: Path, model: Path, *more: str) -> Any:
 
 def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -> None:
     peaks = []
-    for size in (8192, 32_768):
+    for size in (6144, 24_576):
         slide = make_slide(tmp_path / f"{size}.svs", SlideSpec(size=Size(size, size), tissue=0.03, seed=2))
         settings = ("--set", "overlap=32", "--set", "block=512")
         plan = run_alone(slide, tmp_path, tiny_model, "--dry-run", *settings)
@@ -31,3 +31,13 @@ def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -
         assert summary["peak_memory_mib"] * 2**20 <= plan["projected_memory_bytes"]
         peaks.append(summary["peak_memory_mib"])
     assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_a_run_stays_below_its_ceiling(tiny_model: Path, tmp_path: Path) -> None:
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(6144, 6144), tissue=0.2, seed=2))
+    free = run_alone(slide, tmp_path, tiny_model, "--dry-run")
+    ceiling = 1_300_000_000
+    assert free["projected_memory_bytes"] > ceiling
+    summary = run_alone(slide, tmp_path, tiny_model, "--max-memory", str(ceiling))["summary"]
+    assert summary["tiles"] > 20
+    assert summary["peak_memory_mib"] * 2**20 <= ceiling
