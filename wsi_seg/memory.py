@@ -60,7 +60,7 @@ def project_memory(
 
 def _forward_bytes(shape: WorkShape, model: ModelMemory) -> float:
     tile_pixels = shape.grid.tile**2 * shape.batch
-    if model.device != "cpu":
+    if model.device.startswith("cuda"):
         return tile_pixels * model.channels * 4  # the rest is the device's own memory
     # With test-time augmentation there are also the sum and the turned copy of a prediction.
     maps_in_flight = 6 if model.tta else 4

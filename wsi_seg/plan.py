@@ -65,7 +65,7 @@ class ModelFacts:
     """Hash of weights and card."""
     weights_bytes: int
     device: str = "cpu"
-    """Where it runs: `cpu` or `cuda:N`."""
+    """Where it runs: `cpu`, `openvino` (the CPU too) or `cuda:N`."""
     precision: str = "float32"
     """`float32`, `bf16` or `fp16`."""
     tta: bool = False

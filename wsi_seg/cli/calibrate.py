@@ -19,7 +19,7 @@ def calibrate(
         list[int] | None, typer.Option(help="Side of the network's input; repeatable. Default: the card's.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles at once; repeatable.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
     json_: JsonOption = False,
     verbose: VerboseOption = False,
@@ -36,7 +36,7 @@ def calibrate(
     set_up_logging(verbose)
     chosen = load_model(model, device, precision)
     grids = {side: choose_grid(chosen.facts.card, side) for side in tile or [chosen.facts.card.tile]}
-    sizes = batch or ([1, 2, 4, 8, 16] if chosen.facts.device != "cpu" else [1, 2])
+    sizes = batch or ([1, 2, 4, 8, 16] if chosen.facts.device.startswith("cuda") else [1, 2])
     kept = calibration(chosen)
     timings: list[Timing] = []
     if not json_:

@@ -67,7 +67,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.html, figures and tables.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
     tta: Annotated[
         bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")

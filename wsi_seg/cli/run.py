@@ -48,7 +48,7 @@ def run(
     groups: GroupsOption = None,
     classes: ClassesOption = None,
     threshold: ThresholdOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")

@@ -44,7 +44,8 @@ class Calibration:
 
     @property
     def path(self) -> Path:
-        words = (self.digest[:16], machine(self.device), self.precision, *(["tta"] if self.tta else []))
+        way = self.device.split(":")[0]
+        words = (self.digest[:16], way, machine(self.device), self.precision, *(["tta"] if self.tta else []))
         name = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join((*words, "torch", torch.__version__)))
         return cache_folder().parent / "calibration" / f"{name}.json"
 

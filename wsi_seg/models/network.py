@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -65,11 +66,11 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
     return network
 
 
-def forward(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+def forward(network: Callable[[Tensor], Any], inputs: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the logits of pixels (N, C, H, W) and of whole images (N, L), None where there are no labels.
 
     Args:
-        network: from `build_network`.
+        network: from `build_network`, or one that stands in for it.
         inputs: normalised float (N, 3, H, W).
     """
     out = network(inputs)

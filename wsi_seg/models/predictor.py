@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from wsi_seg.blocks import without_margin
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.models.network import forward, load_network, normalized
+from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
 from wsi_seg.models.registry import find_model
 
 Precision = Literal["float32", "bf16", "fp16"]
@@ -44,10 +46,17 @@ class Predictor:
         self.tta = tta
         self._more_views = VIEWS[1:] if tta else ()
         self._dtype = DTYPES[precision]
-        self._network = _cast(network.eval(), self._dtype).to(
-            device=device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        self._network = self._prepared(network.eval())
         self._lock = threading.Lock()
+
+    def _prepared(self, network: nn.Module) -> Callable[[Tensor], Any]:
+        if self.device == DEVICE:
+            self.tensor_device = "cpu"
+            self._dtype = torch.float32  # OpenVINO narrows numbers itself
+            return OpenVinoNetwork(network, self.precision)
+        self.tensor_device = self.device
+        where = {"device": self.device, "memory_format": torch.channels_last}
+        return cast("nn.Module", _cast(network, self._dtype).to(**where))  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> Tensor:
@@ -86,7 +95,7 @@ class Predictor:
         for view in self._more_views:
             self._run(turned(tiles, *view))
         logits = self._run(tiles)[0]
-        if self.device != "cpu":
+        if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         return logits
 
@@ -106,7 +115,7 @@ class Predictor:
         """Return the logits of pixels and of whole tiles."""
         with self._lock, _repeatable(self.device):
             try:
-                pixels = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.device)
+                pixels = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.tensor_device)
                 return forward(self._network, normalized(pixels, self.card.normalization).to(self._dtype))
             except torch.OutOfMemoryError as error:
                 raise ModelError(
@@ -148,14 +157,19 @@ def load_predictor(
 
 
 def resolve_device(name: str) -> str:
-    """Return the device that `name` stands for: "cpu" or "cuda:N".
+    """Return the device that `name` stands for: "cpu", "openvino" or "cuda:N".
 
     Args:
-        name: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" or "cuda:N".
+        name: "auto" (the first CUDA device, else the CPU), "cpu", "openvino" (the CPU by way of OpenVINO),
+            "cuda" or "cuda:N".
 
     Raises:
         UsageError: the name is unknown or there is no such device.
+        MissingExtraError: OpenVINO is not installed.
     """
+    if name == DEVICE:
+        check_openvino()
+        return name
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda:0" if count else "cpu"
@@ -163,7 +177,7 @@ def resolve_device(name: str) -> str:
         return name
     kind, _, number = name.partition(":")
     if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
-        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N")
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, openvino, cuda or cuda:N")
     index = int(number or 0)
     if index >= count:
         there = f"CUDA devices here: {count}" if count else "no CUDA device is available"

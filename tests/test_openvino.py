@@ -1,0 +1,69 @@
+"""OpenVINO as another way to run a network on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from wsi_seg.cli import app
+from wsi_seg.maps import Maps
+from wsi_seg.testing.models import some_tiles
+
+
+def test_it_gives_the_probabilities_of_torch(tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    from wsi_seg.models.predictor import load_predictor
+
+    tiles = some_tiles(2, 64)
+    expected = load_predictor(str(tiny_model), "cpu", "float32")(tiles, margin=8)
+    predictor = load_predictor(str(tiny_model), "openvino", "float32")
+    out = predictor(tiles, margin=8)
+    assert out.shape == expected.shape and np.allclose(out, expected, atol=1e-5)
+    assert np.array_equal(out, predictor(tiles, margin=8))
+
+
+def test_a_run_is_one_of_its_own(tiny_model: Path, sample_svs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+
+    def call(device: str, *more: str) -> Any:
+        command = ["run", str(sample_svs), "-m", str(tiny_model), "--device", device]
+        return CliRunner().invoke(app, [*command, "--precision", "float32", *more])
+
+    labels = []
+    for device in ("cpu", "openvino"):
+        assert call(device, "-o", str(tmp_path / device)).exit_code == 0
+        folder = tmp_path / device / sample_svs.stem
+        labels.append(np.asarray(Maps.open(folder / "maps.zarr").labels[:]))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["plan"]["device"] == "openvino"
+    assert (labels[0] == labels[1]).mean() > 0.999
+    other = call("openvino", "-o", str(tmp_path / "cpu"))
+    assert other.exit_code == 1 and "another slide, model or settings" in other.stderr
+
+
+def test_without_it_the_way_out_is_named(
+    tiny_model: Path, sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "openvino" else real(name, *rest)
+    )
+    command = [
+        "run",
+        str(sample_svs),
+        "-m",
+        str(tiny_model),
+        "--device",
+        "openvino",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code != 0 and "pip install 'wsi-seg[openvino]'" in done.stderr
+    assert not (tmp_path / "o").exists()
