@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import logging
 import os
 import shutil
@@ -29,7 +30,6 @@ from torch.nn import functional
 from wsi_seg import RunSettings, load_model, open_slide, segment_slide
 from wsi_seg.card import ModelCard
 from wsi_seg.data import sample_slide
-from wsi_seg.geometry import Box
 from wsi_seg.maps import Maps
 from wsi_seg.models.network import build_network, normalized, save_network
 from wsi_seg.models.predictor import load_predictor
@@ -83,8 +83,10 @@ def benchmark_model(work: Path) -> Path:
 
 def _key() -> str:
     """Return the hash of all that decides the weights, but for the processor."""
+    settings = (CARD.model_dump_json(), SEED, STEPS, CROPS, SIDE, RATE)
+    code = "".join(inspect.getsource(function) for function in (_lesson, sample_image, _fitted, _place))
     parts = (
-        Path(__file__).read_bytes(),
+        repr((settings, code)).encode(),
         sample_slide().read_bytes(),
         model_hash(find_model(TEACHER)).encode(),
         *(version(name).encode() for name in ("torch", "segmentation-models-pytorch")),
@@ -119,7 +121,7 @@ def sample_image() -> RGB:
 def _fitted(image: RGB, labels: Labels) -> nn.Module:
     """Return a network fitted to the labels of random crops."""
     torch.manual_seed(SEED)
-    network = build_network(CARD).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = build_network(CARD).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     # The rate falls to nothing, so that the statistics of batch normalisation are those of the last weights.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=STEPS)
@@ -131,7 +133,7 @@ def _fitted(image: RGB, labels: Labels) -> nn.Module:
         logits = network(normalized(tiles, CARD.normalization))
         loss = functional.cross_entropy(logits, torch.stack([target[c] for c in crops]), ignore_index=-1)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         log.info("step %d of %d: loss %.3f", step + 1, STEPS, loss.item())
@@ -160,9 +162,7 @@ def check_tiles(image: RGB, count: int = 6) -> RGB:
         (y, x) for y in range(0, image.shape[0] - side, side) for x in range(0, image.shape[1] - side, side)
     ]
     chosen = corners[:: max(1, len(corners) // count)][:count]
-    return np.stack(
-        [image[Box.at(x, y, side, side).within(Box(0, 0, *image.shape[1::-1]))] for y, x in chosen]
-    )
+    return np.stack([image[y : y + side, x : x + side] for y, x in chosen])
 
 
 def main() -> None:
