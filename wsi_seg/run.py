@@ -289,7 +289,9 @@ class _SlideRun:
         known = kept.seconds_per_tile(plan.stitch.grid.tile, plan.batch)
         if known is not None:
             return known
-        timing = measure(open_predictor(self.model), plan.stitch.grid.tile, plan.batch)
+        predictor = open_predictor(self.model)
+        # Once is enough right after a run of the same shape, and nobody likes to wait for it.
+        timing = measure(predictor, plan.stitch.grid.tile, plan.batch, warm=True, repeats=1)
         try:
             kept.add([timing])
         except OSError as error:

@@ -86,16 +86,19 @@ class Calibration:
         return next(found, None)
 
 
-def measure(predictor: Predictor, tile: int, batch: int) -> Timing:
-    """Time the forward pass alone on noise: one to warm up, then the median of three.
+def measure(
+    predictor: Predictor, tile: int, batch: int, *, warm: bool = False, repeats: int = REPEATS
+) -> Timing:
+    """Time the forward pass alone on noise, the median of `repeats`; one more goes before it unless `warm`.
 
     Raises:
         ModelError: the device has not enough memory.
     """
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
-    predictor.logits(noise)
+    if not warm:
+        predictor.logits(noise)
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         predictor.logits(noise)
         seconds.append(time.perf_counter() - start)

@@ -1,0 +1,87 @@
+"""Figures of several programmes on one slide, and what they say; free of torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.uint8]
+FASTER, SMALLER = 12.0, 8.0  # what is to be shown against TIAToolbox
+
+
+def figures(
+    seconds: float, work: float, memory: Sequence[tuple[float, int]], tiles: int
+) -> dict[str, int | float]:
+    """Return the figures of one run from its seconds in all, those after start-up, and its memory."""
+    return {
+        "seconds": work,
+        "startup_seconds": seconds - work,
+        "tiles": tiles,
+        "tiles_per_second": tiles / work,
+        "peak_mib": max(size for _, size in memory) / 2**20,
+    }
+
+
+def agreement(labels: Labels, others: Labels, tissue: NDArray[np.bool_]) -> float:
+    """Return the share of the tissue's pixels that have the same label.
+
+    Raises:
+        ValueError: there is no tissue.
+    """
+    if not tissue.any():
+        raise ValueError("there is no tissue to compare labels in")
+    return float((labels[tissue] == others[tissue]).mean())
+
+
+def with_ratios(rows: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, dict[str, float]]:
+    """Return, for each programme, how many times the time and the memory of `reference` it took."""
+    one = rows[reference]
+    return {
+        name: {key: row[key] / one[key] for key in ("seconds", "peak_mib")}
+        for name, row in rows.items()
+        if name != reference
+    }
+
+
+def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Return the median over rounds of each number of each programme."""
+    return {
+        name: {key: statistics.median(one[name][key] for one in rounds) for key in rounds[0][name]}
+        for name in rounds[0]
+    }
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
+    """Return a Markdown table of one round, ratios to `reference` included."""
+    ratios = with_ratios(rows, reference)
+    lines = [
+        "| programme | s | start-up s | tiles | tiles/s | peak MiB | same labels | × time | × memory |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in rows.items():
+        ratio = ratios.get(name, {"seconds": 1.0, "peak_mib": 1.0})
+        lines.append(
+            f"| {name} | {row['seconds']:.1f} | {row['startup_seconds']:.1f} | {row['tiles']} "
+            f"| {row['tiles_per_second']:.2f} | {row['peak_mib']:.0f} | {row['agreement']:.3%} "
+            f"| {ratio['seconds']:.2f} | {ratio['peak_mib']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def verdict(ratios: Mapping[str, float], ceiling: float) -> str:
+    """Say whether what is to be shown against TIAToolbox is shown.
+
+    Args:
+        ratios: its time and memory, in those of wsi_seg's default.
+        ceiling: its time in that of the network alone, as wsi_seg runs it.
+    """
+    parts = (("time", ratios["seconds"], FASTER), ("memory", ratios["peak_mib"], SMALLER))
+    said = [
+        f"{value:.1f} times the {what} (to show: {goal:g}, {'met' if value >= goal else 'not met'})"
+        for what, value, goal in parts
+    ]
+    return f"TIAToolbox takes {' and '.join(said)} of wsi_seg, {ceiling:.1f} times that of the network alone"

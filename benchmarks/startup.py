@@ -1,0 +1,148 @@
+"""Start-up: how long the command line takes until it answers, and `run` until it has its first tile.
+
+    python benchmarks/startup.py [--rounds 7] [--model bcss-demo] [--slide FILE] [--output FILE]
+
+Every command runs in a process of its own, all of them once in each round, on a disk cache that one round
+before has warmed. `run` stops when the network has returned its first batch; what it did until then is listed
+apart. Ratios are to a Python that does nothing, of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import begin, versions, write_result
+
+from wsi_seg.data import sample_slide
+
+PROGRAM = Path(sys.executable).with_name("wsi-seg")
+BARE = "python -c pass"
+FIRST_TILE = "wsi-seg run, to the first tile"
+
+# Does what `wsi-seg run` does and in the same order, and notes the time; `load_model` imports the network's
+# libraries itself, so that they are imported just before it here.
+FIRST_TILE_CODE = """
+import json, os, sys, time
+began, spent = float(sys.argv.pop(1)), {}
+def done(step):
+    global began
+    now = time.time()
+    spent[step] = spent.get(step, 0.0) + now - began
+    began = now
+done("start Python")
+from wsi_seg import cli
+done("import the command line")
+from wsi_seg import jobs, run
+done("import readers, plan, maps and Dask")
+import torch
+done("import PyTorch")
+from wsi_seg.models import calibrate, predictor
+done("import the networks' library")
+def noting(before, function, after):
+    def call(*arguments, **options):
+        done(before)
+        result = function(*arguments, **options)
+        done(after)
+        return result
+    return call
+run.load_model = noting("read options", run.load_model, "find and hash the model")
+run.prepare = noting("open the slide", run.prepare, "find tissue and plan")
+predictor.load_predictor = noting("create the maps", predictor.load_predictor, "load the weights")
+predict = predictor.Predictor.__call__
+def first(self, tiles, /, **options):
+    done("read the first tile")
+    predict(self, tiles, **options)
+    done("predict the first tile")
+    print(json.dumps(spent))
+    sys.stdout.flush()
+    os._exit(0)
+predictor.Predictor.__call__ = first
+cli.main()
+"""
+
+
+def commands(slide: Path) -> dict[str, list[str]]:
+    python = [sys.executable, "-c"]
+    return {
+        BARE: [*python, "pass"],
+        "python -c 'import torch'": [*python, "import torch"],
+        "python -c 'import segmentation_models_pytorch'": [*python, "import segmentation_models_pytorch"],
+        "wsi-seg --version": [str(PROGRAM), "--version"],
+        "wsi-seg --help": [str(PROGRAM), "--help"],
+        "wsi-seg info SLIDE": [str(PROGRAM), "info", str(slide)],
+    }
+
+
+def seconds_of(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def first_tile(slide: Path, model: str) -> tuple[float, dict[str, float]]:
+    """Return the seconds from starting the process to its first batch, and what they went into."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["run", str(slide), "-o", folder, "--model", model, "--workers", "1"]
+        start = time.time()
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_TILE_CODE, repr(start), *arguments],
+            check=True, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    steps: dict[str, float] = json.loads(done.stdout)
+    return sum(steps.values()), steps
+
+
+def measure(slide: Path, model: str, rounds: int) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Run everything once in each round; the first round only warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in (*commands(slide), FIRST_TILE)}
+    steps = []
+    for number in range(rounds + 1):
+        for name, command in commands(slide).items():
+            seconds[name].append(seconds_of(command))
+        whole, parts = first_tile(slide, model)
+        seconds[FIRST_TILE].append(whole)
+        steps.append(parts)
+        print(f"round {number}: first tile after {whole:.2f} s", file=sys.stderr, flush=True)
+    return {name: values[1:] for name, values in seconds.items()}, steps[1:]
+
+
+def row(what: str, values: list[float], bare: float) -> dict[str, Any]:
+    median = statistics.median(values)
+    return {
+        "what": what,
+        "min_seconds": min(values),
+        "median_seconds": median,
+        "times_bare_python": median / bare,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--model", default="bcss-demo")
+    parser.add_argument("--slide", type=Path, default=sample_slide())
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    libraries = versions("torchvision", "timm", "segmentation-models-pytorch", "zarr", "dask", "typer")
+    result = begin(rounds=arguments.rounds, model=arguments.model, versions=libraries)
+    seconds, steps = measure(arguments.slide, arguments.model, arguments.rounds)
+    bare = statistics.median(seconds[BARE])
+    result["rows"] = [row(name, values, bare) for name, values in seconds.items()]
+    result["first_tile"] = [row(name, [one[name] for one in steps], bare) for name in steps[0]]
+    for one in (*result["rows"], *result["first_tile"]):
+        indent = "" if one in result["rows"] else "  "
+        least, median = one["min_seconds"], one["median_seconds"]
+        print(f"{indent + one['what']:<50} min {least:6.3f} s  median {median:6.3f} s")
+    write_result(arguments.output, result)
+
+
+if __name__ == "__main__":
+    main()
