@@ -47,6 +47,16 @@ def test_a_run_is_one_of_its_own(tiny_model: Path, sample_svs: Path, tmp_path: P
     assert other.exit_code == 1 and "another slide, model or settings" in other.stderr
 
 
+def test_grad_cam_needs_gradients(tiny_model: Path, sample_svs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    where = ["--class", "tumor", "--box", "640,960,128,128", "-o", str(tmp_path / "seen.png")]
+    done = CliRunner().invoke(
+        app, ["explain", str(tiny_model), str(sample_svs), *where, "--device", "openvino"]
+    )
+    assert done.exit_code == 2 and "computes no gradients" in done.stderr, done.output
+    assert not any(tmp_path.iterdir())
+
+
 def test_without_it_the_way_out_is_named(
     tiny_model: Path, sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from wsi_seg.exporters.gradcam import GradCamSheet, write_gradcam
 from wsi_seg.geometry import Box, Scale
 from wsi_seg.models.explain import Explanation, grad_cam
 from wsi_seg.models.network import load_network
+from wsi_seg.models.openvino import DEVICE as OPENVINO
 from wsi_seg.models.predictor import resolve_device
 from wsi_seg.models.registry import find_model
 from wsi_seg.plan import resolution_warnings
@@ -94,7 +95,10 @@ def explain_image(
         seen_map = box_map.aligned(PHASE)
         pixels = read_region(slide, frame, seen_map)
     inside = box_map.within(seen_map)
-    network = load_network(folder).to(resolve_device(settings.device))
+    device = resolve_device(settings.device)
+    if device == OPENVINO:
+        raise UsageError(f"device {device!r} computes no gradients for Grad-CAM; use auto, cpu or cuda")
+    network = load_network(folder).to(device)
     found = grad_cam(network, card, pixels, group.codes, settings.layer, inside)
     shown = Explanation(found.heat[inside], found.predicted[inside], found.layer)
     write_gradcam(

@@ -50,14 +50,12 @@ class Calibration:
         return cache_folder().parent / "calibration" / f"{name}.json"
 
     def timings(self) -> list[Timing]:
-        """Return what was measured before; nothing where there is no file, or one that cannot be read."""
+        """Return what was measured before; nothing where no file can be read: it is measured anew then."""
         try:
             plain = json.loads(self.path.read_text(encoding="utf-8"))
             return [Timing(**one) for one in plain]
-        except FileNotFoundError:
-            return []
         except (OSError, ValueError, TypeError):
-            return []  # measured anew, and written over
+            return []
 
     def add(self, timings: Sequence[Timing]) -> None:
         """Keep new measurements; they take the place of older ones of the same tile and batch.
