@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from wsi_seg.errors import UsageError
 
@@ -36,6 +35,8 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     Raises:
         UsageError: a pair has no "=" or its value is no YAML.
     """
+    import yaml
+
     values = {}
     for pair in pairs or []:
         key, equals, text = pair.partition("=")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
     ConfigOption,
@@ -79,8 +80,9 @@ def run(
     Run it again after an interruption and it goes on where it stopped; what is whole is skipped.
     Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed, 130 interrupted.
     """
-    from wsi_seg.config import read_run_config
-    from wsi_seg.run import load_model
+    with quick_imports():
+        from wsi_seg.config import read_run_config
+        from wsi_seg.run import load_model
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
@@ -90,7 +92,8 @@ def run(
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
-    chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
+    with quick_imports():  # of PyTorch
+        chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
     settings = resolved.run_settings(overwrite)
     settings.regions.resolve(chosen.facts.card)
     if dry_run:
