@@ -38,50 +38,55 @@ def agreement(labels: Labels, others: Labels, tissue: NDArray[np.bool_]) -> floa
 
 
 def with_ratios(rows: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, dict[str, float]]:
-    """Return, for each programme, how many times the time and the memory of `reference` it took."""
+    """Return, for each programme that came to its end, its time and memory in those of `reference`."""
     one = rows[reference]
     return {
         name: {key: row[key] / one[key] for key in ("seconds", "peak_mib")}
         for name, row in rows.items()
-        if name != reference
+        if name != reference and "seconds" in row
     }
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the median over rounds of each number of each programme."""
+    """Return the median over rounds of each number, for the programmes that are in all of them."""
     return {
         name: {key: statistics.median(one[name][key] for one in rounds) for key in rounds[0][name]}
         for name in rounds[0]
+        if all(name in one for one in rounds)
     }
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     """Return a Markdown table of one round, ratios to `reference` included."""
-    ratios = with_ratios(rows, reference)
+    ratios = {reference: {"seconds": 1.0, "peak_mib": 1.0}, **with_ratios(rows, reference)}
     lines = [
         "| programme | s | start-up s | tiles | tiles/s | peak MiB | same labels | × time | × memory |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in rows.items():
-        ratio = ratios.get(name, {"seconds": 1.0, "peak_mib": 1.0})
+        if name not in ratios:
+            end = f"out of memory after {row['out_of_memory_seconds']:.0f}"
+            lines.append(f"| {name} | {end} | | | | {row['peak_mib']:.0f} | | | |")
+            continue
         lines.append(
             f"| {name} | {row['seconds']:.1f} | {row['startup_seconds']:.1f} | {row['tiles']} "
             f"| {row['tiles_per_second']:.2f} | {row['peak_mib']:.0f} | {row['agreement']:.3%} "
-            f"| {ratio['seconds']:.2f} | {ratio['peak_mib']:.2f} |"
+            f"| {ratios[name]['seconds']:.2f} | {ratios[name]['peak_mib']:.2f} |"
         )
     return "\n".join(lines)
 
 
-def verdict(ratios: Mapping[str, float], ceiling: float) -> str:
+def verdict(name: str, ratios: Mapping[str, float], ceiling: float) -> str:
     """Say whether what is to be shown against TIAToolbox is shown.
 
     Args:
+        name: as it was run.
         ratios: its time and memory, in those of wsi_seg's default.
-        ceiling: its time in that of the network alone, as wsi_seg runs it.
+        ceiling: its time in that of the network alone, as wsi_seg runs it: what no pipeline can beat.
     """
     parts = (("time", ratios["seconds"], FASTER), ("memory", ratios["peak_mib"], SMALLER))
     said = [
         f"{value:.1f} times the {what} (to show: {goal:g}, {'met' if value >= goal else 'not met'})"
         for what, value, goal in parts
     ]
-    return f"TIAToolbox takes {' and '.join(said)} of wsi_seg, {ceiling:.1f} times that of the network alone"
+    return f"{name} takes {' and '.join(said)} of wsi_seg, {ceiling:.1f} times the time of the network alone"

@@ -1,6 +1,6 @@
 """Start-up: how long the command line takes until it answers, and `run` until it has its first tile.
 
-    python benchmarks/startup.py [--rounds 7] [--model bcss-demo] [--slide FILE] [--output FILE]
+    python benchmarks/startup.py [--rounds 5] [--model bcss-demo] [--slide FILE] [--output FILE]
 
 Every command runs in a process of its own, all of them once in each round, on a disk cache that one round
 before has warmed. `run` stops when the network has returned its first batch; what it did until then is listed
@@ -24,11 +24,12 @@ from machine import begin, versions, write_result
 from wsi_seg.data import sample_slide
 
 PROGRAM = Path(sys.executable).with_name("wsi-seg")
-BARE = "python -c pass"
-FIRST_TILE = "wsi-seg run, to the first tile"
+TORCH = "python -c 'import torch'"
+OWN = "wsi-seg run, to the first tile of the model's own size"
+SMALL = "wsi-seg run, to the first tile of 512² px"
+FIRST_TILES = {SMALL: ["--set", "tile=512", "--set", "overlap=128"], OWN: []}
 
-# Does what `wsi-seg run` does and in the same order, and notes the time; `load_model` imports the network's
-# libraries itself, so that they are imported just before it here.
+# Does what `wsi-seg run` does, in the same order and as it does it, and notes the time.
 FIRST_TILE_CODE = """
 import json, os, sys, time
 began, spent = float(sys.argv.pop(1)), {}
@@ -40,11 +41,14 @@ def done(step):
 done("start Python")
 from wsi_seg import cli
 done("import the command line")
-from wsi_seg import jobs, run
+from wsi_seg.cli.imports import quick_imports
+with quick_imports():
+    from wsi_seg import run
 done("import readers, plan, maps and Dask")
-import torch
-done("import PyTorch")
-from wsi_seg.models import calibrate, predictor
+with quick_imports():
+    import torch
+    done("import PyTorch")
+    from wsi_seg.models import calibrate, predictor
 done("import the networks' library")
 def noting(before, function, after):
     def call(*arguments, **options):
@@ -72,8 +76,8 @@ cli.main()
 def commands(slide: Path) -> dict[str, list[str]]:
     python = [sys.executable, "-c"]
     return {
-        BARE: [*python, "pass"],
-        "python -c 'import torch'": [*python, "import torch"],
+        "python -c pass": [*python, "pass"],
+        TORCH: [*python, "import torch"],
         "python -c 'import segmentation_models_pytorch'": [*python, "import segmentation_models_pytorch"],
         "wsi-seg --version": [str(PROGRAM), "--version"],
         "wsi-seg --help": [str(PROGRAM), "--help"],
@@ -87,14 +91,14 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def first_tile(slide: Path, model: str) -> tuple[float, dict[str, float]]:
+def first_tile(slide: Path, model: str, options: list[str]) -> tuple[float, dict[str, float]]:
     """Return the seconds from starting the process to its first batch, and what they went into."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["run", str(slide), "-o", folder, "--model", model, "--workers", "1"]
+        arguments = ["run", str(slide), "-o", folder, "--model", model, *options]
         start = time.time()
         done = subprocess.run(
             [sys.executable, "-c", FIRST_TILE_CODE, repr(start), *arguments],
-            check=True, stdout=subprocess.PIPE, text=True,
+            check=True, capture_output=True, text=True,
         )  # fmt: skip
     steps: dict[str, float] = json.loads(done.stdout)
     return sum(steps.values()), steps
@@ -102,31 +106,27 @@ def first_tile(slide: Path, model: str) -> tuple[float, dict[str, float]]:
 
 def measure(slide: Path, model: str, rounds: int) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
     """Run everything once in each round; the first round only warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in (*commands(slide), FIRST_TILE)}
+    seconds: dict[str, list[float]] = {name: [] for name in (*commands(slide), *FIRST_TILES)}
     steps = []
     for number in range(rounds + 1):
         for name, command in commands(slide).items():
             seconds[name].append(seconds_of(command))
-        whole, parts = first_tile(slide, model)
-        seconds[FIRST_TILE].append(whole)
-        steps.append(parts)
-        print(f"round {number}: first tile after {whole:.2f} s", file=sys.stderr, flush=True)
+        for name, options in FIRST_TILES.items():
+            whole, parts = first_tile(slide, model, options)
+            seconds[name].append(whole)
+            if name == SMALL:
+                steps.append(parts)
+        print(f"round {number}: first tile after {seconds[SMALL][-1]:.2f} s", file=sys.stderr, flush=True)
     return {name: values[1:] for name, values in seconds.items()}, steps[1:]
 
 
-def row(what: str, values: list[float], bare: float) -> dict[str, Any]:
-    median = statistics.median(values)
-    return {
-        "what": what,
-        "min_seconds": min(values),
-        "median_seconds": median,
-        "times_bare_python": median / bare,
-    }
+def row(what: str, values: list[float]) -> dict[str, Any]:
+    return {"what": what, "min_seconds": min(values), "median_seconds": statistics.median(values)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", default="bcss-demo")
     parser.add_argument("--slide", type=Path, default=sample_slide())
     parser.add_argument("--output", type=Path)
@@ -134,13 +134,15 @@ def main() -> None:
     libraries = versions("torchvision", "timm", "segmentation-models-pytorch", "zarr", "dask", "typer")
     result = begin(rounds=arguments.rounds, model=arguments.model, versions=libraries)
     seconds, steps = measure(arguments.slide, arguments.model, arguments.rounds)
-    bare = statistics.median(seconds[BARE])
-    result["rows"] = [row(name, values, bare) for name, values in seconds.items()]
-    result["first_tile"] = [row(name, [one[name] for one in steps], bare) for name in steps[0]]
-    for one in (*result["rows"], *result["first_tile"]):
-        indent = "" if one in result["rows"] else "  "
-        least, median = one["min_seconds"], one["median_seconds"]
-        print(f"{indent + one['what']:<50} min {least:6.3f} s  median {median:6.3f} s")
+    result["rows"] = [row(name, values) for name, values in seconds.items()]
+    for one in result["rows"]:
+        # Of the same round each, as machines are noisy.
+        pairs = zip(seconds[one["what"]], seconds[TORCH], strict=True)
+        one["times_import_torch"] = statistics.median(mine / torch for mine, torch in pairs)
+    result["first_tile_of_512"] = [row(name, [one[name] for one in steps]) for name in steps[0]]
+    for one in (*result["rows"], *result["first_tile_of_512"]):
+        what = one["what"] if one in result["rows"] else f"    {one['what']}"
+        print(f"{what:<56} min {one['min_seconds']:6.3f} s  median {one['median_seconds']:6.3f} s")
     write_result(arguments.output, result)
 
 

@@ -33,6 +33,8 @@ class Job:
     """Tissue at low power, as an RGB image, black where there is none."""
     out: Path
     device: str
+    options: dict[str, Any]
+    """Settings of the peer itself."""
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -43,7 +45,9 @@ class Job:
 def read_job() -> Job:
     """Read the job that the command line names."""
     given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    return Job(*(Path(given[name]) for name in ("slide", "model", "mask", "out")), given["device"])
+    return Job(
+        *(Path(given[name]) for name in ("slide", "model", "mask", "out")), given["device"], given["options"]
+    )
 
 
 class Network(nn.Module):

@@ -3,6 +3,9 @@
 Eight patches per forward pass, no loader workers, predictions without probabilities, `torch.compile` as its
 configuration has it: none of these is set here. The output is its Zarr store, the cheapest that it writes for
 a slide. The network is wrapped as its own U-Net is: softmax in `infer_batch`, argmax in `postproc`.
+
+What it keeps in memory and what it moves to disk depends on the memory that is free when it looks, and moving
+takes a further copy. Where that takes all memory, `peers.py` runs it again and lets it keep everything.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ def main() -> None:
         ),
         save_dir=job.out / "tiatoolbox",
         output_type="zarr",
+        **job.options,
     )
     report.done()
     store = zarr.open_array(str(written[job.slide]), path="predictions", mode="r")
