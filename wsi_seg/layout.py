@@ -24,9 +24,10 @@ UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))
 # Longest side, in pixels, of the coarsest label level: one screen.
 COARSEST_SIDE = 512
 
-# Sides of the inner chunks, in pixels: what a viewer reads at once.
-LABEL_CHUNK = 512
-PROBABILITY_CHUNK = 256
+# Sides of the inner chunks, in pixels: what a viewer reads at once. Each chunk costs zarr about as much time
+# as its compression does, so that smaller ones would make writing slower.
+LABEL_CHUNK = 1024
+PROBABILITY_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
     for level in range(layout.level_count):
         labels, image = layout.size("classes", level), layout.size("probabilities", level)
         values += 2 * labels.width * labels.height + channels * item * image.width * image.height
-    # Shard indices take 16 bytes for each inner chunk of 64 kB or more; metadata a few kB a level.
+    # Shard indices take 16 bytes for each inner chunk of up to 1 MB; metadata a few kB a level.
     return int(values * analysed_fraction * 1.001) + layout.level_count * 16_384
 
 

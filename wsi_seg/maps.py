@@ -9,7 +9,7 @@
 Ownership: at level 0 a block is exactly one shard of each array, and shards keep their side in pixels on all
 levels. Whoever writes a shard writes all of it and nobody else does, so no lock is needed, and writing again
 gives the same bytes. zarr's local store writes a shard to a temporary sibling file and renames it, so a
-shard is there whole or not at all. Shards and inner chunks without any value but 0 are not written.
+shard is there whole or not at all. Shards without any value but 0 are not written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ TISSUE = TissueClass(1, "tissue", (0, 160, 160))
 # Attribute of the root group that holds the MapLayout.
 LAYOUT_KEY = "wsi_seg"
 
-ZSTD_LEVEL = 3
+# Higher levels take longer and save nothing worth it.
+ZSTD_LEVEL = 1
 
 
 def create_maps(path: Path, layout: MapLayout) -> None:
@@ -101,7 +102,6 @@ def _create_array(root: zarr.Group, layout: MapLayout, kind: Kind, level: int) -
         compressors=ZstdCodec(level=ZSTD_LEVEL),
         fill_value=0,
         dimension_names=("c", "y", "x") if channels else ("y", "x"),
-        config={"write_empty_chunks": False},
     )
 
 
@@ -207,8 +207,7 @@ class Maps:
             expected = (*arrays[kind].shape[:-2], region.height, region.width)
             if value.shape != expected or value.dtype != arrays[kind].dtype:
                 raise ValueError(f"{kind}: {value.dtype} {value.shape}, but {expected} was expected")
-            with _writing(self.path):
-                arrays[kind][(..., *_slices(region))] = value
+            self._write(arrays[kind], region, value)
 
     def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
         """Yield the shards of a level ≥ 1 of all three pyramids.
@@ -237,8 +236,14 @@ class Maps:
                 value[channel] = halve_probabilities(_read(below, (channel, *_slices(source))))
         else:
             value = halve_labels(_read(below, _slices(source)))
+        self._write(array, region, value)
+
+    def _write(self, array: zarr.Array[Any], region: Box, value: NDArray[Any]) -> None:
+        """Write one shard, or remove it where there is nothing but 0."""
+        # Looking for zeros in each inner chunk takes as long as all else; for a whole shard it is quick.
+        looking = array.with_config({"write_empty_chunks": bool(value.max() > 0)})
         with _writing(self.path):
-            array[(..., *_slices(region))] = value
+            looking[(..., *_slices(region))] = value
 
     def _region(self, shard: ShardRef) -> Box:
         side, size = self.layout.shard_side(shard.kind), self.layout.size(shard.kind, shard.level)
