@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--model", help="another model than the benchmarks' own")
@@ -63,7 +63,7 @@ def main() -> None:
     predictor = open_predictor(model)
     load = time.perf_counter() - start
     own = None if given.model else given.tile
-    plan = PlanSettings(tile=own, batch=given.batch, workers=given.workers)
+    plan = PlanSettings(tile=own, batch=given.batch, threads=given.threads)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         spec = SlideSpec(size=Size(given.size, given.size), tissue=given.tissue)

@@ -58,7 +58,7 @@ from wsi_seg.classes import BCSS_GROUPS
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.geometry import Scale
 from wsi_seg.maps import Maps
-from wsi_seg.report import peak_memory_bytes
+from wsi_seg.process import peak_memory_bytes
 from wsi_seg.slide import Level, SlideInfo, map_frame
 maps = Maps.open(Path(sys.argv[1]))
 size = maps.layout.map_size

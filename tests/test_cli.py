@@ -322,7 +322,7 @@ def test_ctrl_c_stops_soon_and_the_next_run_goes_on(made_svs: Path, tiny_model: 
     # A background job of a shell ignores Ctrl-C, and so would the tests' children: take it back.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + MAIN
     arguments = [sys.executable, "-c", code, "run", str(made_svs), "-o",
-                 str(tmp_path), "--model", str(tiny_model), "--precision", "float32", "-w", "1",
+                 str(tmp_path), "--model", str(tiny_model), "--precision", "float32", "--threads", "1",
                  "--set", "block=256", "--set", "overlap=64"]  # fmt: skip
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / ".made.partial" / "blocks.jsonl"

@@ -16,10 +16,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
 
 # Modules and packages of wsi_seg; a package stands for all that is in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "classes", "data"),
+    ("errors", "geometry", "classes", "data", "process"),
     ("slide", "card", "tiling", "metrics", "layout", "yaml_config"),
     (
         "readers",
+        "faults",
         "tissue",
         "stain",
         "annotations",
@@ -34,15 +35,40 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plan",
         "pyramid",
     ),
-    ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings", "datasets"),
-    ("models", "training", "graph"),
-    ("segment", "run", "evaluate", "train", "explain", "export", "report", "bottleneck", "seams"),
+    (
+        "maps",
+        "ome",
+        "exporters",
+        "blocks",
+        "logs",
+        "jobs",
+        "claims",
+        "results",
+        "settings",
+        "request",
+        "datasets",
+    ),
+    ("models", "training", "graph", "cluster", "launch"),
+    (
+        "inputs",
+        "batch",
+        "batch_table",
+        "segment",
+        "run",
+        "evaluate",
+        "train",
+        "explain",
+        "export",
+        "report",
+        "bottleneck",
+        "seams",
+    ),
     ("config", "cli", "viewer", "__main__"),
 )
 # The contracts of readers, models and exporters; they may import everything, and only tests import them.
 CONTRACTS = "testing"
 # Two sides of one layer that do not know each other.
-APART = (("models", "training"), ("graph",))
+APART = (("models", "training"), ("graph", "cluster", "launch"))
 # Heavy libraries and where they may be imported.
 HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     (
@@ -55,7 +81,7 @@ HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
         "safetensors.torch",
         "captum",
     ): ("models", "training", CONTRACTS),
-    ("dask", "distributed"): ("graph", CONTRACTS),
+    ("dask", "distributed", "dask_jobqueue"): ("graph", "cluster", "launch", CONTRACTS),
 }
 # Imported by `wsi-seg info` and by planning; they start in a fraction of a second.
 LIGHT = ("readers", "tissue", "plan", "polygons")

@@ -47,7 +47,7 @@ def least_named(error: UsageError) -> int:
         optional={
             "tile": st.sampled_from([512, 2048]),
             "block": st.sampled_from([1024, 4096]),
-            "workers": st.integers(1, 4),
+            "threads": st.integers(1, 4),
             "batch": st.integers(1, 4),
         },
     ),
@@ -63,7 +63,7 @@ def test_a_plan_stays_below_or_names_what_would_do(ceiling: int, fixed: dict[str
             plan(least - 1_000_000, **fixed)
     assert chosen.projected_memory_bytes <= ceiling * 1_000_000
     took = {"tile": chosen.stitch.grid.tile, "block": chosen.layout.block,
-            "workers": chosen.workers, "batch": chosen.batch}  # fmt: skip
+            "threads": chosen.threads, "batch": chosen.batch}  # fmt: skip
     assert {name: took[name] for name in fixed} == fixed
 
 
@@ -71,7 +71,7 @@ def test_what_is_given_up_first_and_last() -> None:
     free = plan()
     assert plan(free.projected_memory_bytes) == replace(free, max_memory_bytes=free.projected_memory_bytes)
     less = plan(free.projected_memory_bytes - 1)
-    assert (less.workers, less.layout.block, less.stitch.grid) == (1, free.layout.block, free.stitch.grid)
+    assert (less.threads, less.layout.block, less.stitch.grid) == (1, free.layout.block, free.stitch.grid)
     assert less.key == free.key
     smaller = plan(less.projected_memory_bytes - 1)
     assert smaller.layout.block < free.layout.block and smaller.stitch.grid == free.stitch.grid

@@ -39,7 +39,7 @@ def test_a_run_stays_below_its_ceiling(tiny_model: Path, tmp_path: Path) -> None
     ceiling = 1_300_000_000
     done = run_alone(slide, tmp_path, tiny_model, "--max-memory", str(ceiling))
     plan = json.loads((Path(done["folder"]) / "manifest.json").read_text(encoding="utf-8"))["plan"]
-    assert plan["workers"] == 1  # of two: something had to give
+    assert plan["threads"] == 1  # of two: something had to give
     summary = done["summary"]
     assert summary["tiles"] > 20
     assert summary["peak_memory_mib"] * 2**20 <= ceiling

@@ -64,7 +64,7 @@ def test_projected_memory_does_not_grow_with_the_slide() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"block": 4096}, {"blend": "gaussian"}, {"workers": 4}, {"batch": 8}, {"tile": 1024},
+    "more", [{"block": 4096}, {"blend": "gaussian"}, {"threads": 4}, {"batch": 8}, {"tile": 1024},
              {"uncertainty": True}, {"model": replace(MODEL, tta=True)}],
 )  # fmt: skip
 def test_what_takes_more_memory_is_projected_to(more: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_what_takes_more_memory_is_projected_to(more: dict[str, Any]) -> None:
 
 
 def test_what_the_uncertainty_is_summed_from_is_projected() -> None:
-    more = plan(uncertainty=True, workers=1).projected_memory_bytes - plan(workers=1).projected_memory_bytes
+    more = plan(uncertainty=True, threads=1).projected_memory_bytes - plan(threads=1).projected_memory_bytes
     assert more >= 3 * 4 * plan().layout.block ** 2  # one channel, its logarithm and the sum, as float32
 
 
@@ -91,7 +91,7 @@ def test_projected_output_counts_every_stored_byte() -> None:
 def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None:
     base = plan(0.5)
     assert plan(0.5).key == base.key
-    assert plan(0.5, workers=7).key == base.key
+    assert plan(0.5, threads=7).key == base.key
     assert plan(0.5, slide=replace(info(), path="elsewhere/b.svs", name="b")).key == base.key
     others = [
         plan(0.4),

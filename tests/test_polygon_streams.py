@@ -248,7 +248,7 @@ from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.geometry import Scale
 from wsi_seg.maps import Maps
 from wsi_seg.polygons import TraceSettings, iter_regions
-from wsi_seg.report import peak_memory_bytes
+from wsi_seg.process import peak_memory_bytes
 from wsi_seg.slide import Level, SlideInfo, map_frame
 
 path = Path(sys.argv[1])

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import yaozarrs
 from ome_zarr_models import open_ome_zarr
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from wsi_seg.errors import Interrupted, OutputError, SlideError, UsageError
 from wsi_seg.geometry import Scale
@@ -21,7 +23,7 @@ from wsi_seg.maps import Maps
 from wsi_seg.plan import PlanSettings, SegmentationPlan
 from wsi_seg.results import JOURNAL, MAPS, POLYGONS
 from wsi_seg.run import Model, SlideResult, load_model, segment_slide
-from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.settings import RegionSettings, RunSettings, WorkerSettings
 from wsi_seg.testing.geojson import assert_geojson
 
 SETTINGS = RunSettings(plan=PlanSettings(block=512, overlap=32))
@@ -81,7 +83,7 @@ def test_manifest_says_what_was_done(quiet: SlideResult, model: Model, made_svs:
     assert manifest["slide"]["reader"] == "tiff"
     assert manifest["model"]["digest"] == model.facts.digest
     assert manifest["settings"]["plan"]["block"] == 512
-    assert manifest["blocks_failed"] == []
+    assert manifest["faults"] == []
     assert manifest["versions"]["torch"]
 
 
@@ -91,10 +93,12 @@ def test_every_scheduler_gives_the_same_bytes(
     from distributed import LocalCluster
 
     expected = tree_hash(quiet.folder / MAPS)
-    alone = run_again(made_svs, tmp_path / "one", model, replace(SETTINGS, scheduler="synchronous"))
+    alone = run_again(
+        made_svs, tmp_path / "one", model, replace(SETTINGS, workers=WorkerSettings("synchronous"))
+    )
     assert tree_hash(alone.folder / MAPS) == expected
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
-        settings = replace(SETTINGS, scheduler=cluster.scheduler_address)
+        settings = replace(SETTINGS, workers=WorkerSettings(cluster.scheduler_address))
         far = run_again(made_svs, tmp_path / "far", model, settings)
     assert tree_hash(far.folder / MAPS) == expected
     assert (far.folder / POLYGONS).read_bytes() == (quiet.folder / POLYGONS).read_bytes()
@@ -190,37 +194,74 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
     assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
 
 
-def test_unreadable_tiles_fail_their_blocks_only(
+def damage(slide: Path, target: Path, level: int = 0) -> None:
+    """Copy a slide and make one tile in the middle of a level no JPEG any more.
+
+    Tiles of a made slide share their bytes, so this hits several places.
+    """
+    content = bytearray(slide.read_bytes())
+    with tifffile.TiffFile(slide) as tiff:
+        page = tiff.series[0].levels[level].pages[0]
+        across = -(-page.imagewidth // page.tilewidth)
+        down = -(-page.imagelength // page.tilelength)
+        hit = page.dataoffsets[across * (down // 2) + across // 2]
+    content[hit : hit + 16] = bytes(16)
+    target.parent.mkdir(exist_ok=True, parents=True)
+    target.write_bytes(content)
+
+
+def test_a_corrupt_tile_is_read_from_another_level(
     quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
 ) -> None:
-    import tifffile
-
-    damaged = tmp_path / "made.svs"
-    content = bytearray(made_svs.read_bytes())
-    with tifffile.TiffFile(made_svs) as tiff:
-        page = tiff.pages[0]
-        row = page.imagewidth // page.tilewidth
-        hit = page.dataoffsets[row * (row // 2) + row // 2]
-    # No JPEG any more. Tiles of a made slide share their bytes, so this hits several places.
-    content[hit : hit + 16] = bytes(16)
-    damaged.write_bytes(content)
-    result = run_again(damaged, tmp_path / "out", model)
+    damage(made_svs, tmp_path / "made.svs")
+    result = run_again(tmp_path / "made.svs", tmp_path / "out", model)
+    assert result.status == "done"
+    coverage, tissue = (
+        np.asarray(Maps.open(result.folder / MAPS).array(kind)[:]) for kind in ("coverage", "tissue")
+    )
+    assert set(np.unique(coverage)) == {0, 1}
+    assert np.array_equal(tissue, np.asarray(Maps.open(quiet.folder / MAPS).tissue[:]))
     manifest = json.loads((result.folder / "manifest.json").read_text())
-    failed = {(f["ix"], f["iy"]) for f in manifest["blocks_failed"]}
+    assert sum(f["other_level_pixels"] for f in manifest["faults"]) == np.count_nonzero(coverage)
+    assert all(f["unread_pixels"] == 0 and "made.svs" in f["reason"] for f in manifest["faults"])
+    assert result.summary["coverage"]["other_level_mm2"] > 0
+    yaozarrs.validate_zarr_store(str(result.folder / MAPS))
+
+
+def test_what_no_level_holds_is_left_out_and_nothing_else(
+    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+) -> None:
+    with tifffile.TiffFile(made_svs) as tiff:
+        levels = len(tiff.series[0].levels)
+    damaged = tmp_path / "made.svs"
+    damage(made_svs, damaged)
+    for level in range(1, levels):
+        damage(damaged, damaged, level)
+    result = run_again(damaged, tmp_path / "out", model)
     assert result.status == "incomplete"
-    assert failed
-    assert all("made.svs" in f["reason"] for f in manifest["blocks_failed"])
-    good, bad = Maps.open(quiet.folder / MAPS).labels, Maps.open(result.folder / MAPS).labels
-    for iy in range(4):
-        for ix in range(4):
-            part = (slice(iy * 512, iy * 512 + 512), slice(ix * 512, ix * 512 + 512))
-            expected = np.zeros((512, 512), np.uint8) if (ix, iy) in failed else np.asarray(good[part])
-            assert np.array_equal(np.asarray(bad[part]), expected)
+    assert run_again(damaged, tmp_path / "out", model).status == "incomplete"  # and stays so
+    good, bad = Maps.open(quiet.folder / MAPS), Maps.open(result.folder / MAPS)
+    coverage = np.asarray(bad.array("coverage")[:])
+    unread = coverage == 2
+    assert unread.any()
+    tissue, all_tissue = np.asarray(bad.tissue[:]) > 0, np.asarray(good.tissue[:]) > 0
+    assert np.array_equal(tissue, all_tissue & ~unread)
+    assert not unread[~all_tissue].any()
+    assert not np.asarray(bad.labels[:])[unread].any()
+    # A tile of 128 pixels sees no further than its own side.
+    far = ~binary_dilation(coverage > 0, iterations=128)
+    assert np.array_equal(np.asarray(bad.labels[:])[far], np.asarray(good.labels[:])[far])
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert sum(f["unread_pixels"] for f in manifest["faults"]) == np.count_nonzero(unread)
+    assert result.summary["coverage"]["analysed_share"] == pytest.approx(
+        np.count_nonzero(tissue) / np.count_nonzero(all_tissue), abs=1e-6
+    )
+    with pytest.raises(SlideError, match=r"made\.svs.*strict"):
+        run_again(damaged, tmp_path / "strict", model, replace(SETTINGS, strict=True))
+    assert not (tmp_path / "strict" / "made").exists()
 
 
 def test_a_blank_slide_ends_well(model: Model, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (700, 500), (244, 243, 245)).save(tmp_path / "blank.png")
     settings = replace(SETTINGS, mpp=_mpp(0.5))
     result = run_again(tmp_path / "blank.png", tmp_path / "out", model, settings)

@@ -2,4 +2,5 @@
 
 from wsi_seg.cli import main
 
-main()
+if __name__ == "__main__":  # not in the worker processes, which import this file too
+    main()

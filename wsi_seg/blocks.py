@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import ModelError
+from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, Fault, Read, Reading, read_strictly
 from wsi_seg.geometry import Box
 from wsi_seg.plan import needed_tiles
-from wsi_seg.slide import MapFrame, Slide, read_region
+from wsi_seg.slide import MapFrame, Slide
 from wsi_seg.stitch import StitchSettings, new_stitcher
 from wsi_seg.tiling import Block, Tile
 from wsi_seg.tissue import TissueMask
@@ -65,12 +66,16 @@ class BlockMaps:
     labels: NDArray[np.uint8]
     """(h, w) class codes, 0: not analysed."""
     tissue: NDArray[np.bool_]
-    """(h, w)"""
+    """(h, w), without what could not be read"""
     probabilities: NDArray[Any]
     """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32; C + 1 where the uncertainty is stored too"""
     tiles: int
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time per stage of `STAGES`, but for `write`."""
+    coverage: NDArray[np.uint8] | None = None
+    """(h, w): `faults.OTHER_LEVEL`, `faults.UNREADABLE`, or 0; None where it is 0 all over."""
+    faults: tuple[Fault, ...] = ()
+    """What the tiles of the block could not be given; it may lie beyond the block."""
 
 
 def segment_block(
@@ -80,6 +85,7 @@ def segment_block(
     predictor: Predictor,
     settings: BlockSettings,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    read: Read = read_strictly,
 ) -> BlockMaps:
     """Segment one block of the map.
 
@@ -90,25 +96,32 @@ def segment_block(
         predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
         settings: frame, grid, blending, codes, batch.
         turn: makes the context of each forward pass, which waits for the device, or raises to stop.
+        read: reads pixels; one that reads around faults leaves what cannot be read out of the tissue.
 
     Raises:
-        SlideError: the pixels cannot be read.
+        SlideError: the pixels cannot be read, where `read` says so.
         ModelError: the predictor's output has other channels or another size than expected.
     """
     seconds = dict.fromkeys(STAGES, 0.0)
     frame, stitch = settings.frame, settings.stitch
     analysed = tissue.sample(frame, block.box)
     tiles = needed_tiles(block, tissue, frame, stitch)
+    box_map = _cover([tile.input for tile in tiles]) if tiles else Box(0, 0, 0, 0)
+    reading = Reading(np.zeros((0, 0, 3), np.uint8))
+    if tiles:
+        with _timed(seconds, "resample"):
+            reading = read(_TimedSlide(slide, seconds), frame, box_map, settings.level)
+        seconds["resample"] -= seconds["read"]
+    faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
+    coverage = _coverage(faults, block, analysed)
+    if coverage is not None:
+        analysed &= coverage != UNREADABLE
     stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes))
     margin = stitch.margin
     if tiles:
-        box_map = _cover([tile.input for tile in tiles])
-        with _timed(seconds, "resample"):
-            region = read_region(_TimedSlide(slide, seconds), frame, box_map, settings.level)
-        seconds["resample"] -= seconds["read"]
         for start in range(0, len(tiles), settings.batch):
             group = tiles[start : start + settings.batch]
-            inputs = _stack(region, box_map, group, settings.batch)
+            inputs = _stack(reading.region, box_map, group, settings.batch)
             with ExitStack() as stack:
                 with _timed(seconds, "wait"):
                     stack.enter_context(turn())
@@ -121,7 +134,7 @@ def segment_block(
     with _timed(seconds, "stitch"):
         channel, probabilities = stitcher.finish()
         labels = np.array((0, *settings.codes), np.uint8)[channel]
-    return BlockMaps(labels, analysed, probabilities, len(tiles), seconds)
+    return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
 
 
 class _TimedSlide:
@@ -134,6 +147,21 @@ class _TimedSlide:
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
         with _timed(self._seconds, "read"):
             return self._slide.read_level(level, box)
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return not one.intersect(other).empty
+
+
+def _coverage(faults: tuple[Fault, ...], block: Block, tissue: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
+    """Return what the faults mean for the tissue of a block; None where nothing."""
+    coverage = np.zeros(tissue.shape, np.uint8)
+    for fault in faults:
+        part = fault.box_map.intersect(block.box)
+        if not part.empty:
+            coverage[part.within(block.box)] = UNREADABLE if fault.level is None else OTHER_LEVEL
+    coverage *= tissue
+    return coverage if coverage.any() else None
 
 
 def _cover(boxes: list[Box]) -> Box:

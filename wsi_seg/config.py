@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
+from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.layout import ProbabilityDtype
-from wsi_seg.plan import PlanSettings
+from wsi_seg.plan import DEFAULT_THREADS, PlanSettings
 from wsi_seg.polygons import TraceSettings
-from wsi_seg.settings import Origin, RegionSettings, RunSettings
+from wsi_seg.settings import Origin, RegionSettings, RunSettings, WorkerSettings
 from wsi_seg.stitch import Blend
 from wsi_seg.yaml_config import read_yaml, validated
 
@@ -43,9 +44,13 @@ class RunConfig(BaseModel):
     device: str = "auto"
     precision: str = "auto"
     tta: bool = False
-    workers: int | None = Field(default=None, ge=1)
-    max_memory: ByteSize | None = None
+    strict: bool = False
     scheduler: str = "threads"
+    workers: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    gpus: tuple[int, ...] | Literal["all"] = ()
+    cluster: Path | None = None
+    max_memory: ByteSize | None = None
     probability_downsample: int = Field(default=4, ge=1)
     probability_dtype: ProbabilityDtype = "uint8"
     uncertainty: bool = False
@@ -62,16 +67,24 @@ class RunConfig(BaseModel):
         )
         return RegionSettings(self.groups, self.classes, trace, self.origin)
 
-    def run_settings(self, overwrite: bool = False) -> RunSettings:
-        """Return the settings of a run."""
+    def run_settings(self, overwrite: bool = False, gpus: tuple[int, ...] = ()) -> RunSettings:
+        """Return the settings of a run; `gpus` are those of this machine that "all" stands for."""
+        workers = self.worker_settings(gpus)
+        # Several processes of this machine share its memory. What they may hold is known slide by slide, so
+        # only then are they told to have one block in flight each.
+        share = (
+            None
+            if self.max_memory is None
+            else self.max_memory // (1 if workers.elsewhere else workers.processes)
+        )
         plan = PlanSettings(
             tile=self.tile,
             overlap=self.overlap,
             block=self.block,
             blend=self.blend,
             batch=self.batch,
-            workers=self.workers,
-            max_memory=self.max_memory,
+            threads=workers.threads if not workers.here else self.threads,
+            max_memory=share,
             probability_downsample=self.probability_downsample,
             probability_dtype=self.probability_dtype,
             uncertainty=self.uncertainty,
@@ -83,8 +96,26 @@ class RunConfig(BaseModel):
             tissue=self.tissue,
             plan=plan,
             regions=self.region_settings(),
-            scheduler=self.scheduler,
+            workers=workers,
+            strict=self.strict,
             overwrite=overwrite,
+        )
+
+    def worker_settings(self, gpus: tuple[int, ...] = ()) -> WorkerSettings:
+        """Return where blocks are computed."""
+        chosen = gpus if self.gpus == "all" else self.gpus
+        if chosen and self.workers not in (1, len(chosen)):
+            raise UsageError(
+                f"workers {self.workers} and {len(chosen)} GPUs: there is one worker for each GPU; "
+                "leave workers out"
+            )
+        several = self.workers > 1 or bool(chosen)
+        return WorkerSettings(
+            scheduler=self.scheduler,
+            processes=len(chosen) or self.workers,
+            threads=self.threads or (1 if several and self.max_memory is not None else DEFAULT_THREADS),
+            gpus=chosen,
+            cluster=self.cluster,
         )
 
 

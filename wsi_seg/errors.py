@@ -5,6 +5,8 @@ A message is one line that names the file, the bad value and the way out.
 
 from __future__ import annotations
 
+import errno
+
 
 class WsiSegError(Exception):
     """Root of all errors of this package; `exit_code` is what the command line returns."""
@@ -37,9 +39,27 @@ class MaskError(WsiSegError):
 class OutputError(WsiSegError):
     """Results cannot be written, or the folder belongs to another run."""
 
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+        """What the operating system gave as the reason, where it refused."""
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether nothing else can be written there either."""
+        return self.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class ClaimedError(OutputError):
+    """Another run is at work on the same results."""
+
 
 class DataError(WsiSegError):
     """Training or evaluation data are missing or inconsistent."""
+
+
+class ClusterError(WsiSegError):
+    """The workers that were to do the job are gone."""
 
 
 class MissingExtraError(WsiSegError):

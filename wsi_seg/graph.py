@@ -1,113 +1,186 @@
-"""The only home of dask: run one task per job, on threads, one by one, or on a distributed scheduler."""
+"""Doing jobs, on Dask's graph: on threads of this process or one by one; in others, see `cluster`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 from dask.base import compute
-from dask.callbacks import Callback
 from dask.delayed import delayed
 
-from wsi_seg.errors import Interrupted, MissingExtraError, UsageError
-from wsi_seg.jobs import allow_start, request_stop
+from wsi_seg.errors import Interrupted
+from wsi_seg.jobs import stoppable
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-LOCAL_SCHEDULERS = ("threads", "synchronous")
-
-# Tasks in flight per worker thread of a cluster: one that runs and one that waits.
-IN_FLIGHT_PER_THREAD = 2
-RETRIES = 2
+GO_ON = "interrupted; run the same command again to go on from here"
 
 
-def execute(
-    function: Callable[[Job], Result],
-    jobs: Sequence[tuple[str, Job]],
-    *,
-    scheduler: str = "threads",
-    workers: int = 2,
-    on_result: Callable[[Result], None],
-) -> None:
-    """Run `function` once for each job and hand every result to `on_result` as it comes.
+class Workers(Protocol):
+    """Where jobs are done. Several slides may share one, each from a thread of its own."""
 
-    Args:
-        function: importable, idempotent; takes a job and returns a small record.
-        jobs: (key, job) pairs; keys are unique and the same for the same work.
-        scheduler: `threads`, `synchronous` (for debugging), or the address of a running Dask scheduler
-            such as `tcp://host:8786`.
-        workers: threads of the `threads` scheduler.
-        on_result: called in this thread, in the order of completion.
+    processes: int
+    """Processes that do jobs, 1 for this one; 0 where their number changes."""
 
-    Raises:
-        Interrupted: Ctrl-C; running jobs were told to stop.
-        UsageError: the scheduler is unknown or cannot be reached.
-        WsiSegError: whatever a job raised.
-    """
-    allow_start()
-    try:
-        if scheduler in LOCAL_SCHEDULERS:
-            _execute_here(function, jobs, scheduler, workers, on_result)
-        elif "://" in scheduler:
-            _execute_distributed(function, jobs, scheduler, on_result)
-        else:
-            raise UsageError(
-                f"unknown scheduler {scheduler!r}; use {', '.join(LOCAL_SCHEDULERS)} or tcp://HOST:PORT"
-            )
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; run the same command again to go on from here") from None
-    finally:
-        # Whatever ended the run early, no job goes on behind its back.
-        request_stop()
+    def execute(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        threads: int,
+        on_result: Callable[[Result], None],
+        on_killed: Callable[[Job], Result] | None = None,
+    ) -> None:
+        """Run `function` once for each job and hand every result to `on_result` as it comes.
 
+        Args:
+            function: importable, idempotent; takes a job and returns a small record.
+            jobs: (key, job) pairs; keys are unique and the same for the same work.
+            threads: jobs at a time in one process.
+            on_result: called in the caller's thread, in the order of completion.
+            on_killed: makes the result of a job that ends each process that tries it.
 
-def _execute_here(
-    function: Callable[[Job], Result],
-    jobs: Sequence[tuple[str, Job]],
-    scheduler: str,
-    workers: int,
-    on_result: Callable[[Result], None],
-) -> None:
-    tasks = [delayed(function, pure=True, traverse=False)(job, dask_key_name=key) for key, job in jobs]
+        Raises:
+            Interrupted: Ctrl-C, or `stop`; running jobs were told to end and have ended.
+            ClusterError: the workers are gone.
+            WsiSegError: whatever a job raised.
+        """
+        ...
 
-    def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
-        on_result(result)
+    def stop(self) -> None:
+        """Make all that executes, in other threads, end with Interrupted; for good."""
+        ...
 
-    with Callback(posttask=finished):
-        compute(*tasks, scheduler=scheduler, num_workers=workers, optimize_graph=False)
+    def close(self) -> None:
+        """Let go of the workers."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
-def _execute_distributed(
-    function: Callable[[Job], Result],
-    jobs: Sequence[tuple[str, Job]],
-    address: str,
-    on_result: Callable[[Result], None],
-) -> None:
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise MissingExtraError(
-            "a Dask scheduler needs distributed; install it with: pip install 'wsi-seg[distributed]'"
-        ) from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {address} ({error})") from error
-    with client:
-        threads = sum(client.nthreads().values())
-        if not threads:
-            raise UsageError(f"the Dask scheduler at {address} has no workers; start some first")
-        todo = iter(jobs)
+class LocalWorkers:
+    """Threads of this process."""
 
-        def submit(pair: tuple[str, Job]) -> Any:
-            return client.submit(function, pair[1], key=pair[0], retries=RETRIES, pure=True)
+    processes = 1
 
-        first = [submit(pair) for pair in islice(todo, threads * IN_FLIGHT_PER_THREAD)]
-        flight = as_completed(first, loop=client.loop)
-        for future in flight:
-            on_result(future.result())
-            future.release()
-            for pair in islice(todo, 1):
-                flight.add(submit(pair))
+    def __init__(self, *, together: int | None = None, synchronous: bool = False) -> None:
+        """Make the workers.
+
+        Args:
+            together: threads that all callers share; None: each call of `execute` has its own.
+            synchronous: no threads: one job after another in the caller's, for debugging.
+        """
+        self._synchronous = synchronous
+        self._shared = ThreadPoolExecutor(together, "block") if together and not synchronous else None
+        self._stopped = threading.Event()
+        self._running: set[_Running] = set()
+
+    def execute(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        threads: int,
+        on_result: Callable[[Result], None],
+        on_killed: Callable[[Job], Result] | None = None,
+    ) -> None:
+        """See `Workers.execute`."""
+        with self._watched() as running:
+            tasks = [
+                delayed(running.call, name="job", pure=False, traverse=False)(
+                    function, job, dask_key_name=key
+                )
+                for key, job in jobs
+            ]
+            if self._synchronous:
+                self._compute(tasks, on_result, scheduler="synchronous")
+            elif self._shared is not None:
+                self._compute(tasks, on_result, scheduler="threads", pool=self._shared)
+            else:
+                with ThreadPoolExecutor(threads, "block") as pool:
+                    self._compute(tasks, on_result, scheduler="threads", pool=pool)
+
+    @staticmethod
+    def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
+        def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
+            on_result(result)
+
+        # (start, start_state, pretask, posttask, finish), as dask.callbacks.Callback has them. As a context
+        # manager that would be called for what other threads compute, too.
+        callback = (None, None, None, finished, None)
+        compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
+
+    @contextmanager
+    def _watched(self) -> Iterator[_Running]:
+        """Whatever ends the block early, no job of it goes on behind its back."""
+        running = _Running()
+        self._running.add(running)
+        try:
+            if self._stopped.is_set():
+                raise Interrupted(GO_ON)
+            yield running
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted(GO_ON) from None
+        finally:
+            running.end()
+            self._running.discard(running)
+
+    def stop(self) -> None:
+        """See `Workers.stop`."""
+        self._stopped.set()
+        for running in tuple(self._running):
+            running.stop.set()
+
+    def close(self) -> None:
+        """End the shared threads."""
+        if self._shared is not None:
+            self._shared.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Running:
+    """The jobs of one call of `execute`, which may be told to stop."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._active = 0
+        self._changed = threading.Condition()
+
+    def call(self, function: Callable[[Job], Result], job: Job) -> Result:
+        with self._changed:
+            self._active += 1
+        try:
+            with stoppable(self.stop):
+                return function(job)
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Stop, and wait until nothing runs."""
+        self.stop.set()
+        with self._changed:
+            self._changed.wait_for(lambda: self._active == 0)

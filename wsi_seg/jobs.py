@@ -7,8 +7,10 @@ the predictor once per process; both are reopened only when a job asks for other
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +21,20 @@ import numpy as np
 
 from wsi_seg.blocks import BlockMaps, BlockSettings, Predictor, segment_block
 from wsi_seg.errors import Interrupted, SlideError
+from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, CarefulReader, Read, read_strictly
 from wsi_seg.geometry import Scale
+from wsi_seg.logs import captured
 from wsi_seg.maps import Maps
+from wsi_seg.process import peak_memory_bytes
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import Slide
 from wsi_seg.tiling import Block
 from wsi_seg.tissue import TissueMask
+
+# Slides that a thread keeps open; blocks of this many at a time may take turns.
+OPEN_SLIDES = 4
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,108 +80,166 @@ class BlockRecord:
     """Map pixels per class code, 0 (not analysed) left out."""
     tissue_pixels: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    other_level_pixels: int = 0
+    """Map pixels of tissue that were read from another level than was meant."""
+    unread_pixels: int = 0
+    """Map pixels of tissue that could not be read; they are "not analysed"."""
     error: str | None = None
-    """Why the block could not be analysed; its pixels then stay 0."""
+    """Why the block could not be analysed as it should, wholly or in part."""
+    peak_memory: int = 0
+    """Largest resident memory, in bytes, of the process that did it, so far."""
+    log: tuple[dict[str, Any], ...] = ()
+    """What was logged meanwhile, see `logs.captured`."""
+
+    written: bool = True
+    """Whether the block's shards are there; if not, nothing of it was analysed."""
 
 
-_stopping = threading.Event()
+class _Current(threading.local):
+    """What this thread's job looks at to know whether to stop."""
+
+    stop: threading.Event | None = None
+
+
+_current = _Current()
 _device_lock = threading.Lock()
 
 
-def request_stop() -> None:
-    """Make the running jobs of this process end before their next batch."""
-    _stopping.set()
+@contextmanager
+def stoppable(stop: threading.Event) -> Iterator[None]:
+    """Let the jobs that this thread does end before their next forward pass once `stop` is set.
 
-
-def allow_start() -> None:
-    """Take back `request_stop`, before a new run."""
-    _stopping.clear()
+    Raises:
+        Interrupted: it is set already.
+    """
+    if stop.is_set():
+        raise Interrupted("interrupted")
+    before, _current.stop = _current.stop, stop
+    try:
+        yield
+    finally:
+        _current.stop = before
 
 
 def run_block(job: BlockJob) -> BlockRecord:
     """Segment one block and write it as one shard of each map. Running it again gives the same bytes.
 
-    A read error is retried once on a freshly opened slide; if it stays, the block is recorded as failed
-    and its pixels stay "not analysed".
+    After a read error the slide is opened anew and read again; what still cannot be read is read from another
+    level, or left out ("not analysed"), as the record and the coverage layer say. Where not even that is
+    possible, nothing is written and the record says why.
 
     Raises:
-        Interrupted: `request_stop` was called.
+        Interrupted: the run is to stop, see `stoppable`.
         ModelError, OutputError: nothing that another block would be spared of.
     """
     block = job.block
-    try:
-        maps = _segment_with_retry(job)
-    except SlideError as error:
-        return BlockRecord(block.ix, block.iy, 0, error=str(error))
-    start = time.perf_counter()
-    _maps_cache.get(job.maps_path).write_block(
-        block, labels=maps.labels, tissue=maps.tissue, probabilities=maps.probabilities
-    )
+    with captured() as log:
+        try:
+            maps = _segment_with_retry(job)
+        except SlideError as error:
+            return failed_block(job, str(error))
+        start = time.perf_counter()
+        _maps_cache.get(job.maps_path).write_block(
+            block,
+            labels=maps.labels,
+            tissue=maps.tissue,
+            probabilities=maps.probabilities,
+            coverage=maps.coverage,
+        )
     counts = np.bincount(maps.labels.ravel(), minlength=256)
-    seconds = {**maps.seconds, "write": time.perf_counter() - start}
+    coverage = np.bincount([0] if maps.coverage is None else maps.coverage.ravel(), minlength=UNREADABLE + 1)
     return BlockRecord(
         ix=block.ix,
         iy=block.iy,
         tiles=maps.tiles,
         counts={code: int(counts[code]) for code in np.flatnonzero(counts).tolist() if code},
         tissue_pixels=int(np.count_nonzero(maps.tissue)),
-        seconds=seconds,
+        seconds={**maps.seconds, "write": time.perf_counter() - start},
+        other_level_pixels=int(coverage[OTHER_LEVEL]),
+        unread_pixels=int(coverage[UNREADABLE]),
+        error=maps.faults[0].reason if maps.faults else None,
+        peak_memory=peak_memory_bytes(),
+        log=tuple(log),
     )
+
+
+def failed_block(job: BlockJob, reason: str) -> BlockRecord:
+    """Return the record of a block for which nothing could be written."""
+    tissue = job.tissue.sample(job.settings.frame, job.block.box)
+    return BlockRecord(
+        job.block.ix,
+        job.block.iy,
+        0,
+        unread_pixels=int(np.count_nonzero(tissue)),
+        error=reason,
+        written=False,
+    )
+
+
+def killed_block(job: BlockJob) -> BlockRecord:
+    """Return the record of a block that ended every process that tried it."""
+    return failed_block(job, f"{job.slide.path}: each worker that tried this block died")
 
 
 def _segment_with_retry(job: BlockJob) -> BlockMaps:
     predictor = load_predictor(job.predictor)
     try:
-        return _segment(_slide_cache.get(job.slide), predictor, job)
-    except SlideError:
-        _slide_cache.forget()
-        return _segment(_slide_cache.get(job.slide), predictor, job)
+        return _segment(_slide_cache.get(job.slide), predictor, job, read_strictly)
+    except SlideError as error:
+        logger.warning("block (%d, %d): %s; reading it again", job.block.ix, job.block.iy, error)
+
+    def reopen() -> Slide:
+        _slide_cache.forget(job.slide)
+        return _slide_cache.get(job.slide)
+
+    return _segment(reopen(), predictor, job, CarefulReader(reopen))
 
 
-def _segment(slide: Slide, predictor: Predictor, job: BlockJob) -> BlockMaps:
-    return segment_block(slide, job.block, job.tissue, predictor, job.settings, _turn)
+def _segment(slide: Slide, predictor: Predictor, job: BlockJob, read: Read) -> BlockMaps:
+    return segment_block(slide, job.block, job.tissue, predictor, job.settings, _turn, read)
 
 
 @contextmanager
 def _turn() -> Iterator[None]:
     """Wait for the device of this process, for one forward pass; end there where the run is to stop."""
     with _device_lock:
-        if _stopping.is_set():
+        if _current.stop is not None and _current.stop.is_set():
             raise Interrupted("interrupted")
         yield
 
 
 class _SlideCache(threading.local):
-    """The slide that this thread has open."""
+    """The slides that this thread has open: one for each of the few that are worked on at a time."""
 
     def __init__(self) -> None:
-        self._recipe: SlideRecipe | None = None
-        self._slide: Slide | None = None
+        self._slides: OrderedDict[SlideRecipe, Slide] = OrderedDict()
 
     def get(self, recipe: SlideRecipe) -> Slide:
-        if self._slide is None or recipe != self._recipe:
-            self.forget()
-            self._slide = open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
-            self._recipe = recipe
-        return self._slide
+        if recipe not in self._slides:
+            self._slides[recipe] = open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+            while len(self._slides) > OPEN_SLIDES:
+                self._slides.popitem(last=False)[1].close()
+        self._slides.move_to_end(recipe)
+        return self._slides[recipe]
 
-    def forget(self) -> None:
-        if self._slide is not None:
-            self._slide.close()
-        self._slide = None
+    def forget(self, recipe: SlideRecipe) -> None:
+        if recipe in self._slides:
+            self._slides.pop(recipe).close()
 
 
 class _MapsCache(threading.local):
-    """The store that this thread writes to."""
+    """The stores that this thread writes to."""
 
     def __init__(self) -> None:
-        self._path = ""
-        self._maps: Maps | None = None
+        self._maps: OrderedDict[str, Maps] = OrderedDict()
 
     def get(self, path: str) -> Maps:
-        if self._maps is None or path != self._path:
-            self._maps, self._path = Maps.open(Path(path), mode="r+"), path
-        return self._maps
+        if path not in self._maps:
+            self._maps[path] = Maps.open(Path(path), mode="r+")
+            while len(self._maps) > OPEN_SLIDES:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(path)
+        return self._maps[path]
 
 
 _slide_cache = _SlideCache()

@@ -13,8 +13,8 @@ from wsi_seg.classes import RGB, TissueClass
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Size
 
-Kind = Literal["probabilities", "classes", "tissue"]
-KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue")
+Kind = Literal["probabilities", "classes", "tissue", "coverage"]
+KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue", "coverage")
 
 ProbabilityDtype = Literal["uint8", "float32"]
 
@@ -110,7 +110,8 @@ class ShardRef:
 
 
 def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
-    """Return an upper estimate of the store's bytes: as if nothing compressed.
+    """Return an upper estimate of the store's bytes: as if nothing compressed. Of a slide without faults,
+    whose coverage layer is empty.
 
     Args:
         layout: of the store.

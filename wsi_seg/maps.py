@@ -5,6 +5,8 @@
       0, 1, …               its levels, each half the one before
       labels/classes/0, …   uint8 (y, x): class codes, 0 = not analysed; level 0 at full map resolution
       labels/tissue/0, …    uint8 (y, x): 1 = analysed tissue, 0 = background
+      labels/coverage/0, …  uint8 (y, x): tissue that was read from another level (1) or not at all (2) as the
+                            slide is damaged there; 0 = no such fault
 
 Ownership: at level 0 a block is exactly one shard of each array, and shards keep their side in pixels on all
 levels. Whoever writes a shard writes all of it and nobody else does, so no lock is needed, and writing again
@@ -30,6 +32,7 @@ from zarr.codecs import ZstdCodec
 
 from wsi_seg.classes import TissueClass
 from wsi_seg.errors import OutputError, UsageError
+from wsi_seg.faults import OTHER_LEVEL, UNREADABLE
 from wsi_seg.geometry import Box
 from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.measurements import ChannelSum
@@ -39,11 +42,17 @@ from wsi_seg.tiling import Block
 
 __all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remove_partial_files"]
 
-PATHS: dict[Kind, str] = {"probabilities": "", "classes": "labels/classes/", "tissue": "labels/tissue/"}
+LABELS: tuple[Kind, ...] = ("classes", "tissue", "coverage")
+PATHS: dict[Kind, str] = {"probabilities": "", **{kind: f"labels/{kind}/" for kind in LABELS}}
 
 NOT_ANALYSED = TissueClass(0, "not_analysed", (0, 0, 0))
 BACKGROUND = TissueClass(0, "background", (0, 0, 0))
 TISSUE = TissueClass(1, "tissue", (0, 160, 160))
+NO_FAULT = TissueClass(0, "no_fault", (0, 0, 0))
+FAULTS = (
+    TissueClass(OTHER_LEVEL, "read_at_other_level", (255, 160, 0)),
+    TissueClass(UNREADABLE, "unreadable", (255, 0, 255)),
+)
 
 # Attribute of the root group that holds the MapLayout.
 LAYOUT_KEY = "wsi_seg"
@@ -65,9 +74,9 @@ def create_maps(path: Path, layout: MapLayout) -> None:
         if aside.exists():
             shutil.rmtree(aside)
         root = zarr.open_group(aside, mode="w-", zarr_format=3, attributes=_root_attributes(layout))
-        root.create_group("labels", attributes={"ome": labels_metadata(["classes", "tissue"])})
-        root.create_group("labels/classes", attributes=_label_attributes(layout, "classes"))
-        root.create_group("labels/tissue", attributes=_label_attributes(layout, "tissue"))
+        root.create_group("labels", attributes={"ome": labels_metadata(list(LABELS))})
+        for kind in LABELS:
+            root.create_group(PATHS[kind].rstrip("/"), attributes=_label_attributes(layout, kind))
         for kind in KINDS:
             for level in range(layout.level_count):
                 _create_array(root, layout, kind, level)
@@ -81,8 +90,12 @@ def _root_attributes(layout: MapLayout) -> dict[str, Any]:
 
 
 def _label_attributes(layout: MapLayout, kind: Kind) -> dict[str, Any]:
-    values, zero = (layout.classes, NOT_ANALYSED) if kind == "classes" else ((TISSUE,), BACKGROUND)
-    return {"ome": label_metadata(kind, layout.mpp, _downsamples(layout, kind), (zero, *values))}
+    values = {
+        "classes": (NOT_ANALYSED, *layout.classes),
+        "tissue": (BACKGROUND, TISSUE),
+        "coverage": (NO_FAULT, *FAULTS),
+    }[kind]
+    return {"ome": label_metadata(kind, layout.mpp, _downsamples(layout, kind), values)}
 
 
 def _downsamples(layout: MapLayout, kind: Kind) -> list[int]:
@@ -183,6 +196,7 @@ class Maps:
         labels: NDArray[np.uint8],
         tissue: NDArray[np.bool_] | NDArray[np.uint8],
         probabilities: NDArray[np.uint8] | NDArray[np.float32],
+        coverage: NDArray[np.uint8] | None = None,
     ) -> None:
         """Write the shard of each array at level 0 that this block owns.
 
@@ -191,6 +205,7 @@ class Maps:
             labels: uint8 (h, w), class codes.
             tissue: (h, w), true or 1 where tissue was analysed.
             probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type.
+            coverage: uint8 (h, w); None where it is 0 all over.
 
         Raises:
             ValueError: a shape or type does not fit.
@@ -201,13 +216,22 @@ class Maps:
             "classes": labels,
             "tissue": tissue.astype(np.uint8, copy=False),
         }
+        if coverage is not None:
+            values["coverage"] = coverage
         arrays = {"probabilities": self.probabilities, "classes": self.labels, "tissue": self.tissue}
         for kind, value in values.items():
+            array = arrays.get(kind) or self.array(kind)
             region = self._region(ShardRef(kind, 0, block.ix, block.iy))
-            expected = (*arrays[kind].shape[:-2], region.height, region.width)
-            if value.shape != expected or value.dtype != arrays[kind].dtype:
+            expected = (*array.shape[:-2], region.height, region.width)
+            if value.shape != expected or value.dtype != array.dtype:
                 raise ValueError(f"{kind}: {value.dtype} {value.shape}, but {expected} was expected")
-            self._write(arrays[kind], region, value)
+            self._write(array, region, value)
+
+    def write_coverage(self, block: Block, coverage: NDArray[np.uint8]) -> None:
+        """Write the block's shard of the coverage layer alone, uint8 (h, w); OutputError as `write_block`."""
+        self._write(
+            self.array("coverage"), self._region(ShardRef("coverage", 0, block.ix, block.iy)), coverage
+        )
 
     def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
         """Yield the shards of a level ≥ 1 of all three pyramids.
@@ -273,4 +297,4 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot write the maps ({reason})") from error
+        raise OutputError(f"{path}: cannot write the maps ({reason})", error.errno) from error

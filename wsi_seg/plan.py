@@ -27,7 +27,7 @@ BLOCK_TARGET = 2048
 # pixels (`wsi-seg check-seams`). Kept to multiples of 64, so that all tiles have one phase of the network.
 DEFAULT_OVERLAP_SHARE = 3 / 8
 # Blocks in flight, so that reading, predicting and writing overlap.
-DEFAULT_WORKERS = 2
+DEFAULT_THREADS = 2
 # Below a ceiling of memory tiles get smaller by this many pixels at a time, down to the least.
 TILE_STEP = 128
 LEAST_TILE = 256
@@ -45,8 +45,8 @@ class PlanSettings:
     blend: Blend = "crop"
     batch: int | None = None
     """Tiles per forward pass; None: what was measured to be fastest, else 1."""
-    workers: int | None = None
-    """Blocks in flight; None: 2."""
+    threads: int | None = None
+    """Blocks in flight in one process; None: 2."""
     max_memory: int | None = None
     """Bytes of resident memory that the projection must stay below."""
     probability_downsample: int = 4
@@ -101,7 +101,8 @@ class SegmentationPlan:
     device: str
     precision: str
     tta: bool
-    workers: int
+    threads: int
+    """Blocks in flight in one process."""
     tissue_source: str
     tissue_digest: str
     blocks: tuple[PlannedBlock, ...]
@@ -192,7 +193,7 @@ def plan_segmentation(
         device=model.device,
         precision=model.precision,
         tta=model.tta,
-        workers=shape.workers,
+        threads=shape.workers,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
         blocks=planned,
@@ -230,7 +231,7 @@ def _choose_shape(
             return shape, projected
         least = projected if least is None else min(least, projected)
     assert least is not None and settings.max_memory is not None
-    fixed = [n for n in ("tile", "overlap", "block", "batch", "workers") if getattr(settings, n) is not None]
+    fixed = [n for n in ("tile", "overlap", "block", "batch", "threads") if getattr(settings, n) is not None]
     raise UsageError(
         f"max_memory {_megabytes(settings.max_memory)} MB is too little for this slide and model: the least "
         f"that works is {_megabytes(least)}MB"
@@ -248,7 +249,7 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
         batch = settings.batch or dict(model.batches).get(grid.tile, 1)
         for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
             for side in _blocks(grid, settings):
-                for workers in (settings.workers,) if settings.workers else range(DEFAULT_WORKERS, 0, -1):
+                for workers in (settings.threads,) if settings.threads else range(DEFAULT_THREADS, 0, -1):
                     yield WorkShape(grid, side, size, workers)
 
 

@@ -7,13 +7,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import re
-import resource
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import wsi_seg
@@ -22,6 +19,7 @@ from wsi_seg.classes import ClassGroup
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.outlines import GroupOutlines
 from wsi_seg.plan import ModelFacts, SegmentationPlan
+from wsi_seg.process import peak_memory_bytes
 from wsi_seg.settings import RunSettings
 
 UM2_PER_MM2 = 1e6
@@ -50,6 +48,13 @@ class RunFacts:
     started: datetime
     forward_seconds: float | None = None
     """Of the network alone for one tile; None where it was not measured."""
+    request: str | None = None
+    """See `run.request_key`."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether tissue was left out as it could not be read."""
+        return any(record.unread_pixels or not record.written for record in self.records)
 
 
 def run_key(plan: SegmentationPlan, groups: tuple[ClassGroup, ...], settings: RunSettings) -> str:
@@ -77,12 +82,15 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
     for record in facts.records[facts.blocks_before :]:
         busy.update(record.seconds)
     blocks_wall = facts.seconds.get("blocks", 0.0)
-    failed = [record for record in facts.records if record.error]
+    unread = sum(record.unread_pixels for record in facts.records)
     return {
         "slide": plan.slide.name,
-        "status": "incomplete" if failed else "complete",
+        "status": "incomplete" if facts.incomplete else "complete",
         "model": plan.model,
         "notice": facts.model.card.notice,
+        "reader": plan.slide.reader,
+        "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
+        "mpp_source": plan.slide.mpp_source,
         "tissue_area_mm2": round(analysed * pixel_mm2, 6),
         "class_area_mm2": {
             c.name: round(counts[c.code] * pixel_mm2, 6) for c in facts.model.card.classes if counts[c.code]
@@ -96,12 +104,18 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         },
         "tiles": tiles,
         "blocks": len(facts.records),
-        "blocks_failed": len(failed),
+        "blocks_failed": sum(not record.written for record in facts.records),
+        "coverage": {
+            "analysed_share": round(analysed / (analysed + unread), 6) if analysed + unread else None,
+            "unread_mm2": round(unread * pixel_mm2, 6),
+            "other_level_mm2": round(sum(r.other_level_pixels for r in facts.records) * pixel_mm2, 6),
+        },
         "seconds": {stage: round(value, 3) for stage, value in facts.seconds.items()},
         "worker_seconds": {stage: round(value, 3) for stage, value in busy.items()},
         "tiles_per_second": round(tiles_now / blocks_wall, 3) if blocks_wall > 0 else None,
         "bottleneck": bottleneck(facts.seconds, busy, tiles=tiles_now, forward_seconds=facts.forward_seconds),
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
+        "peak_worker_memory_mib": round(max((r.peak_memory for r in facts.records), default=0) / 2**20),
     }
 
 
@@ -117,6 +131,7 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
     subtract = bounds is not None and facts.settings.regions.origin == "bounds"
     return {
         "key": key,
+        "request": facts.request,
         "maps_key": plan.key,
         "started": facts.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,13 +143,29 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
             "digest": plan.model_digest,
             "card": facts.model.card.model_dump(mode="json"),
         },
-        "settings": dataclasses.asdict(facts.settings),
+        "settings": _settings(facts.settings),
         "plan": {k: v for k, v in plan.to_json().items() if k not in ("slide", "frame", "blocks", "layout")},
         "warnings": list(plan.warnings),
-        "blocks_failed": [
-            {"ix": r.ix, "iy": r.iy, "reason": r.error} for r in facts.records if r.error is not None
+        "faults": [
+            {
+                "ix": r.ix,
+                "iy": r.iy,
+                "written": r.written,
+                "other_level_pixels": r.other_level_pixels,
+                "unread_pixels": r.unread_pixels,
+                "reason": r.error,
+            }
+            for r in sorted(facts.records, key=lambda r: (r.iy, r.ix))
+            if r.error is not None
         ],
     }
+
+
+def _settings(settings: RunSettings) -> dict[str, Any]:
+    plain = dataclasses.asdict(settings)
+    if settings.workers.cluster is not None:
+        plain["workers"]["cluster"] = str(settings.workers.cluster)
+    return plain
 
 
 def versions() -> dict[str, str]:
@@ -144,15 +175,3 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in VERSIONED},
     }
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # On Linux ru_maxrss may still hold the size of the process that started this one; VmHWM does not.
-        kib = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
-        if kib is not None:
-            return int(kib[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024

@@ -6,6 +6,13 @@ OUT/<slide>/              whole results, renamed into place at the end
 OUT/.<slide>.partial/     the same while it is being made, and after an interruption
     plan.json             what is being done; a run with another plan does not mix with it
     blocks.jsonl          one line for each finished block
+OUT/.<slide>.claim        who is at it, see `claims`
+
+The name of a slide may hold folders, as in a/b/slide: its results then lie in OUT/a/b.
+
+What a kill leaves behind, between any two writes, is one of: nothing; a partial folder without plan.json,
+which starts anew; one with it, which goes on; one with manifest.json, the last file to be written, which only
+has to be renamed (`settle`).
 """
 
 from __future__ import annotations
@@ -40,7 +47,7 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{error.filename or path}: cannot write results ({error.strerror or error})"
+            f"{error.filename or path}: cannot write results ({error.strerror or error})", error.errno
         ) from error
 
 
@@ -79,7 +86,31 @@ class ResultsFolder:
 
     @property
     def partial(self) -> Path:
-        return self.out / f".{self.name}.partial"
+        return self.final.with_name(f".{self.final.name}.partial")
+
+    @property
+    def claim(self) -> Path:
+        return self.final.with_name(f".{self.final.name}.claim")
+
+    @property
+    def _old(self) -> Path:
+        return self.final.with_name(f".{self.final.name}.old")
+
+    def finished_request(self) -> str | None:
+        """Return the request that the whole results here answer, see `run.request_key`; None without any."""
+        path = self.final / MANIFEST
+        if not path.is_file():
+            return None
+        request = read_json(path).get("request")
+        return None if request is None else str(request)
+
+    def settle(self) -> None:
+        """Bring to its end what a kill at the very end of an earlier run has left."""
+        with writing_to(self.final):
+            if (self.partial / MANIFEST).is_file():
+                self.finish()
+            if self._old.exists():
+                shutil.rmtree(self._old)
 
     def holds(self, key: str, overwrite: bool) -> bool:
         """Tell whether whole results of the run with this key are there, to be kept.
@@ -136,13 +167,15 @@ class ResultsFolder:
                 )
             return self._read_journal()
         with writing_to(self.partial):
-            self.partial.mkdir(parents=True, exist_ok=True)
+            if self.partial.exists():  # killed before it had a plan
+                shutil.rmtree(self.partial)
+            self.partial.mkdir(parents=True)
         write_json(self.partial / PLAN, {"run_key": key, **plan.to_json()})
         return []
 
     def record(self, record: BlockRecord) -> None:
         """Append one finished block to the journal; the block's shards are on disk by then."""
-        line = json.dumps(dataclasses.asdict(record))
+        line = json.dumps({k: v for k, v in dataclasses.asdict(record).items() if k != "log"})
         with writing_to(self.partial), (self.partial / JOURNAL).open("a", encoding="utf-8") as journal:
             journal.write(line + "\n")
             journal.flush()
@@ -160,22 +193,23 @@ class ResultsFolder:
                 path.write_text(whole, encoding="utf-8")
         for line in whole.splitlines():
             plain = json.loads(line)
-            plain["counts"] = {int(code): count for code, count in plain["counts"].items()}
-            record = BlockRecord(**plain)
+            counts = {int(code): count for code, count in plain.pop("counts").items()}
+            record = BlockRecord(**{**plain, "counts": counts, "log": ()})
             records[record.ix, record.iy] = record
-        return [record for record in records.values() if record.error is None]
+        return [record for record in records.values() if record.written]
 
     def finish(self) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then."""
         with writing_to(self.final):
             for name in (PLAN, JOURNAL):
                 (self.partial / name).unlink(missing_ok=True)
-            old = self.out / f".{self.name}.old"
             if self.final.exists():
-                self.final.rename(old)
+                if self._old.exists():
+                    shutil.rmtree(self._old)
+                self.final.rename(self._old)
             self.partial.rename(self.final)
-            if old.exists():
-                shutil.rmtree(old)
+            if self._old.exists():
+                shutil.rmtree(self._old)
 
     def discard_if_nothing_done(self) -> None:
         """Remove the partial folder when it holds no finished block that a next run could keep."""

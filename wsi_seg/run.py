@@ -8,18 +8,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
+
 from wsi_seg.card import WEIGHTS_NAME, read_card
+from wsi_seg.claims import Claim, claimed
 from wsi_seg.classes import ClassGroup
-from wsi_seg.errors import WsiSegError
+from wsi_seg.errors import SlideError, UsageError, WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import outline_tolerance, write_overview
+from wsi_seg.faults import UNREADABLE
+from wsi_seg.graph import Workers
 from wsi_seg.jobs import BlockRecord, PredictorRecipe, load_predictor
+from wsi_seg.launch import open_workers
+from wsi_seg.layout import KINDS
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.outlines import GroupOutlines, keep_outlines
@@ -27,10 +34,11 @@ from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
+from wsi_seg.request import request_key
 from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
 from wsi_seg.segment import Execution, build_pyramids, segment_blocks
-from wsi_seg.settings import RunSettings
-from wsi_seg.slide import Slide
+from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.slide import Slide, default_name
 from wsi_seg.tissue import TissueMask, find_tissue
 
 if TYPE_CHECKING:
@@ -69,7 +77,14 @@ class Progress(Protocol):
     def stage(self, name: str) -> None: ...
 
 
-def load_model(reference: str, device: str = "auto", precision: str = "auto", *, tta: bool = False) -> Model:
+def load_model(
+    reference: str,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    tta: bool = False,
+    workers: WorkerSettings | None = None,
+) -> Model:
     """Find a model and read its card; the weights are loaded by the workers.
 
     Args:
@@ -77,17 +92,22 @@ def load_model(reference: str, device: str = "auto", precision: str = "auto", *,
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
         tta: average the predictions of the eight flips and turns of each tile; eight times the time.
+        workers: where it will run, if not in this process. Workers with a GPU see only that one, as `cuda:0`.
+            Those of other machines must be told `cpu` or `cuda`, and run `fp16` on CUDA by default.
 
     Raises:
         ModelError: there is no such model, or its card is wrong.
         UsageError: the device or precision is unknown or not available.
     """
     from wsi_seg.models.calibrate import Calibration
-    from wsi_seg.models.predictor import resolve_device, resolve_precision
+    from wsi_seg.models.predictor import device_elsewhere, resolve_device, resolve_precision
 
     folder = find_model(reference)
-    where = resolve_device(device)
-    number = resolve_precision(precision, where)
+    if workers is not None and workers.elsewhere:
+        where, number = device_elsewhere(device, precision)
+    else:
+        where = resolve_device("cuda" if workers is not None and workers.gpus else device)
+        number = resolve_precision(precision, where)
     size = (folder / WEIGHTS_NAME).stat().st_size
     digest = model_hash(folder)
     batches = Calibration(digest, where, number, tta).best_batches()
@@ -97,6 +117,20 @@ def load_model(reference: str, device: str = "auto", precision: str = "auto", *,
     reference = str(folder.absolute())
     arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))
     return Model(facts, PredictorRecipe(PREDICTOR, arguments))
+
+
+def cuda_devices() -> tuple[int, ...]:
+    """Return the numbers of the CUDA devices of this machine.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from wsi_seg.models.predictor import cuda_devices as found
+
+    devices = found()
+    if not devices:
+        raise UsageError("--gpus: no CUDA device is available on this machine; leave it out")
+    return devices
 
 
 def calibration(model: Model) -> Calibration:
@@ -129,6 +163,9 @@ def segment_slide(
     model: Model,
     settings: RunSettings,
     progress: Progress | None = None,
+    *,
+    name: str | None = None,
+    workers: Workers | None = None,
 ) -> SlideResult:
     """Do the whole job on one slide.
 
@@ -138,32 +175,61 @@ def segment_slide(
         model: from `load_model`.
         settings: see `RunSettings`.
         progress: told what happens.
+        name: of the results, which may hold folders; by default that of the slide file.
+        workers: shared with other slides; None: started for this one, as the settings say.
 
     Returns:
         The result; `skipped` when whole results of the same slide, model and settings are there.
 
     Raises:
+        ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
     groups = settings.regions.resolve(model.facts.card)
-    with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
-        run = _SlideRun(path, slide, out, model, settings, groups, progress or _Silent())
-        if run.folder.holds(run.key, settings.overwrite):
-            return SlideResult(str(path), "skipped", run.folder.final, run.folder.read_summary())
+    name = name or results_name(path)
+    folder = ResultsFolder(out, name)
+    request = request_key(path, model.facts, settings)
+    if request is not None and not settings.overwrite and folder.finished_request() == request:
+        return _skipped(path, folder, settings)
+    with ExitStack() as stack:
+        slide = stack.enter_context(open_slide(path, reader=settings.reader, mpp=settings.mpp))
+        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
+        if folder.holds(run.key, settings.overwrite):
+            return _skipped(path, folder, settings)
+        claim = stack.enter_context(claimed(folder.claim))
+        folder.settle()
+        if folder.holds(run.key, settings.overwrite):  # the owner of the claim before has made them meanwhile
+            return _skipped(path, folder, settings)
+        workers = workers or stack.enter_context(open_workers(settings.workers))
         try:
-            run.fill_maps()
+            run.fill_maps(workers, claim)
             run.trace_regions()
-            summary = run.finish()
+            summary = run.finish(request)
         except WsiSegError:
-            run.folder.discard_if_nothing_done()
+            folder.discard_if_nothing_done()
             raise
-    failed = any(record.error for record in run.records)
-    return SlideResult(str(path), "incomplete" if failed else "done", run.folder.final, summary)
+    return SlideResult(str(path), _status(summary, "done"), folder.final, summary)
 
 
-def _results_name(path: str | Path, slide: Slide) -> str:
+def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings) -> SlideResult:
+    summary = folder.read_summary()
+    if settings.strict and summary["status"] == "incomplete":
+        raise SlideError(
+            f"{path}: the results in {folder.final} are incomplete, as parts of the slide could not be read; "
+            "repair the slide, or leave out --strict"
+        )
+    return SlideResult(str(path), _status(summary, "skipped"), folder.final, summary)
+
+
+def _status(
+    summary: dict[str, Any], whole: Literal["done", "skipped"]
+) -> Literal["done", "skipped", "incomplete"]:
+    return "incomplete" if summary["status"] == "incomplete" else whole
+
+
+def results_name(path: str | Path) -> str:
     """Name results after the slide file, or after the folder of a DICOM series, whose files are numbered."""
-    return Path(path).absolute().name if Path(path).is_dir() else slide.info.name
+    return Path(path).absolute().name if Path(path).is_dir() else default_name(str(path))
 
 
 class _Silent:
@@ -184,9 +250,8 @@ class _SlideRun:
 
     def __init__(
         self,
-        path: str | Path,
         slide: Slide,
-        out: Path,
+        folder: ResultsFolder,
         model: Model,
         settings: RunSettings,
         groups: tuple[ClassGroup, ...],
@@ -196,7 +261,7 @@ class _SlideRun:
         self.seconds: dict[str, float] = {}
         self.slide, self.model, self.groups = slide, model, groups
         self.progress = progress
-        self.folder = ResultsFolder(out, _results_name(path, slide))
+        self.folder = folder
         if settings.plan.batch is None and not settings.overwrite:
             # A calibration since then must not make another run of this one.
             settings = replace(settings, plan=replace(settings.plan, batch=self.folder.earlier_batch()))
@@ -210,7 +275,7 @@ class _SlideRun:
         self.blocks_before = 0
         self.written: dict[str, Any] = {}
 
-    def fill_maps(self) -> None:
+    def fill_maps(self, workers: Workers, claim: Claim) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
         done = self.folder.begin(self.plan, self.key, self.settings.overwrite)
         if self.store.exists():
@@ -220,16 +285,36 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
-        execution = Execution(self.plan, self.store, self.settings.scheduler)
+        execution = Execution(self.plan, self.store, workers)
+
+        def block_done(record: BlockRecord) -> None:
+            claim.check()
+            self._block_done(record)
+
         with self._timed("blocks"):
-            segment_blocks(execution, self.tissue, self.model.predictor, done, self._block_done)
+            segment_blocks(execution, self.tissue, self.model.predictor, done, block_done)
+        self._mark_failed()
+        faulty = any(record.other_level_pixels or record.unread_pixels for record in self.records)
         with self._timed("pyramids"):
-            build_pyramids(execution)
+            build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
+        claim.check()
 
     def _block_done(self, record: BlockRecord) -> None:
+        if record.error and self.settings.strict:
+            raise SlideError(f"{record.error} (a strict run takes no damaged slide)")
         self.folder.record(record)
         self.records.append(record)
         self.progress.block_done(record)
+
+    def _mark_failed(self) -> None:
+        """Say in the coverage layer which tissue lies in blocks for which nothing was written."""
+        failed = {(record.ix, record.iy) for record in self.records if not record.written}
+        maps = Maps.open(self.store, mode="r+") if failed else None
+        for planned in self.plan.blocks:
+            block = planned.block
+            if maps is not None and (block.ix, block.iy) in failed:
+                tissue = self.tissue.sample(self.plan.frame, block.box)
+                maps.write_coverage(block, tissue * np.uint8(UNREADABLE))
 
     def trace_regions(self) -> None:
         """Trace the regions and write what people look at."""
@@ -255,7 +340,7 @@ class _SlideRun:
                 notice=self.model.facts.card.notice,
             )
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, request: str | None) -> dict[str, Any]:
         """Write summary and manifest, and rename the results into place."""
         facts = RunFacts(
             self.plan,
@@ -267,6 +352,7 @@ class _SlideRun:
             self.seconds,
             self.started,
             self._forward_seconds(),
+            request,
         )
         summary = {**summarise(facts, self.regions), **self.written}
         write_json(self.folder.partial / SUMMARY, summary)
@@ -281,7 +367,7 @@ class _SlideRun:
         """
         plan = self.plan
         predicted = any(record.tiles for record in self.records[self.blocks_before :])
-        if "://" in self.settings.scheduler or self.model.predictor.factory != PREDICTOR or not predicted:
+        if not self.settings.workers.here or self.model.predictor.factory != PREDICTOR or not predicted:
             return None
         from wsi_seg.models.calibrate import measure
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_seg.blocks import BlockSettings
-from wsi_seg.graph import execute
-from wsi_seg.jobs import BlockJob, BlockRecord, PredictorRecipe, SlideRecipe, run_block
-from wsi_seg.layout import ShardRef
+from wsi_seg.graph import Workers
+from wsi_seg.jobs import BlockJob, BlockRecord, PredictorRecipe, SlideRecipe, killed_block, run_block
+from wsi_seg.layout import KINDS, Kind, ShardRef
 from wsi_seg.maps import Maps
 from wsi_seg.plan import SegmentationPlan
 from wsi_seg.tissue import TissueMask
@@ -21,7 +21,7 @@ class Execution:
 
     plan: SegmentationPlan
     store: Path
-    scheduler: str = "threads"
+    workers: Workers
 
     @property
     def store_path(self) -> str:
@@ -46,12 +46,8 @@ def segment_blocks(
         for key, job in _block_jobs(execution, tissue, predictor)
         if (job.block.ix, job.block.iy) not in finished
     ]
-    execute(
-        run_block,
-        jobs,
-        scheduler=execution.scheduler,
-        workers=execution.plan.workers,
-        on_result=on_record,
+    execution.workers.execute(
+        run_block, jobs, threads=execution.plan.threads, on_result=on_record, on_killed=killed_block
     )
 
 
@@ -76,8 +72,8 @@ def _block_jobs(
         )
 
 
-def build_pyramids(execution: Execution) -> None:
-    """Build the coarser levels of all maps, level by level, one task a shard.
+def build_pyramids(execution: Execution, kinds: Container[Kind] = KINDS) -> None:
+    """Build the coarser levels of maps, level by level, one task a shard.
 
     Raises:
         Interrupted, OutputError: see `maps.Maps.build_shard`.
@@ -89,15 +85,9 @@ def build_pyramids(execution: Execution) -> None:
         jobs = [
             (f"shard-{plan.key[:16]}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (execution.store_path, s))
             for s in maps.pyramid_shards(level)
-            if (s.ix, s.iy) in filled
+            if s.kind in kinds and (s.ix, s.iy) in filled
         ]
-        execute(
-            _build_shard,
-            jobs,
-            scheduler=execution.scheduler,
-            workers=plan.workers,
-            on_result=lambda _: None,
-        )
+        execution.workers.execute(_build_shard, jobs, threads=plan.threads, on_result=lambda _: None)
 
 
 def _build_shard(job: tuple[str, ShardRef]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from wsi_seg.card import ModelCard
@@ -13,6 +14,9 @@ from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import TraceSettings
 
 Origin = Literal["bounds", "level0"]
+
+SLURM = "slurm"
+SCHEDULERS = ("threads", "synchronous", SLURM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,33 @@ class RegionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Where blocks are computed. It changes no byte of the results."""
+
+    scheduler: str = "threads"
+    """`threads` (of this process, or of `processes` others), `synchronous`, `slurm`, or the address of a Dask
+    scheduler."""
+    processes: int = 1
+    """Worker processes; on SLURM, workers that are asked for."""
+    threads: int = 2
+    """Blocks in flight in each process."""
+    gpus: tuple[int, ...] = ()
+    """CUDA devices of this machine, one process for each; then `processes` is their number."""
+    cluster: Path | None = None
+    """YAML file with the arguments of dask-jobqueue's SLURMCluster."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether blocks are computed on other machines, or by workers that something else has started."""
+        return "://" in self.scheduler or self.scheduler == SLURM
+
+    @property
+    def here(self) -> bool:
+        """Whether blocks are computed in this process."""
+        return self.scheduler in ("threads", "synchronous") and self.processes == 1 and not self.gpus
+
+
+@dataclass(frozen=True, slots=True)
 class RunSettings:
     """Everything about a run but the slide, the model and the place of the results."""
 
@@ -53,6 +84,7 @@ class RunSettings:
     """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyse."""
     plan: PlanSettings = field(default_factory=PlanSettings)
     regions: RegionSettings = field(default_factory=RegionSettings)
-    scheduler: str = "threads"
-    """`threads`, `synchronous`, or the address of a Dask scheduler."""
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    strict: bool = False
+    """Whether a slide fails where any of its pixels cannot be read as they should."""
     overwrite: bool = False

@@ -8,7 +8,7 @@ resamples that a single time with the exact fractional box.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -103,6 +103,10 @@ class Pixels(Protocol):
             SlideError: the pixels cannot be read.
         """
         ...
+
+
+ReadPixels = Callable[[Pixels, "MapFrame", Box, int], NDArray[np.uint8]]
+"""As `read_region`."""
 
 
 @runtime_checkable
@@ -342,7 +346,7 @@ def _resample(crop: Image.Image, cell_level: RealBox, crop_level: Box, side: int
 
 
 def read_thumbnail(
-    slide: Slide, max_side: int, *, unreadable: int | None = None
+    slide: Slide, max_side: int, *, unreadable: int | None = None, read: ReadPixels | None = None
 ) -> tuple[NDArray[np.uint8], Scale]:
     """Read the whole slide at low power, strip by strip, so that memory does not grow with the slide.
 
@@ -350,6 +354,7 @@ def read_thumbnail(
         slide: an open slide.
         max_side: longest side of the thumbnail in pixels.
         unreadable: grey value 0 … 255 to show for parts that cannot be read; None raises for them.
+        read: reads a box of thumbnail pixels, in place of `read_region`.
 
     Returns:
         uint8 RGB whose longer side is at most `max_side`, and the l0 pixels per thumbnail pixel (exact:
@@ -372,7 +377,7 @@ def read_thumbnail(
         for x in range(0, width, CELL):
             cell = Box.at(x, y, CELL, CELL).intersect(frame.box)
             try:
-                out[cell.within(frame.box)] = read_region(slide, frame, cell, level)
+                out[cell.within(frame.box)] = (read or read_region)(slide, frame, cell, level)
             except SlideError:
                 if unreadable is None:
                     raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from wsi_seg.annotations import Annotations, read_annotations
 from wsi_seg.errors import MaskError, UsageError
+from wsi_seg.faults import CarefulReader
 from wsi_seg.geometry import Box, RealBox, Scale
 from wsi_seg.rasterize import rasterize_mask
-from wsi_seg.slide import MapFrame, Slide, SlideInfo, read_thumbnail
+from wsi_seg.readers import open_slide
+from wsi_seg.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.stain import detect_tissue
 
 Origin = Literal["bounds", "level0"]
@@ -32,6 +35,9 @@ DETECTED_SIDE = 4096
 DRAWN_SIDE = 16384
 # Cells along the longer side when the slide does not say its resolution.
 UNSCALED_SIDE = 2048
+
+# Cells of a damaged slide are read or given up in squares of this side.
+UNREAD_CELL = 4
 
 MASK_ENDINGS = (".geojson", ".json", ".gz")
 
@@ -133,12 +139,35 @@ def find_tissue(slide: Slide, method: str = "otsu", *, origin: Origin = "bounds"
     if method == "none":
         return TissueMask(np.ones((1, 1), bool), Scale(info.size.width, info.size.height), "none")
     if method == "otsu":
-        pixels, l0_per_cell = read_thumbnail(slide, _cells_along(info, DETECTED_CELL_UM, DETECTED_SIDE))
-        cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
-        return TissueMask(detect_tissue(pixels, cell_um or DETECTED_CELL_UM), l0_per_cell, "otsu")
+        return _detected_tissue(slide)
     if method.lower().endswith(MASK_ENDINGS) or Path(method).exists():
         return _drawn_tissue(info, Path(method), origin)
     raise UsageError(f"unknown tissue method {method!r}; use otsu, none or the path of a GeoJSON file")
+
+
+def _detected_tissue(slide: Slide) -> TissueMask:
+    """Detect tissue at low power; what no level of a damaged slide shows counts as tissue, and is missed."""
+    info = slide.info
+    unread: list[Box] = []
+    with ExitStack() as opened:
+
+        def reopen() -> Slide:
+            return opened.enter_context(open_slide(info.path, reader=info.reader, mpp=info.mpp))
+
+        careful = CarefulReader(reopen, UNREAD_CELL)
+
+        def read(pixels: Pixels, frame: MapFrame, box: Box, level: int) -> NDArray[np.uint8]:
+            reading = careful(pixels, frame, box, level)
+            unread.extend(fault.box_map for fault in reading.faults if fault.level is None)
+            return reading.region
+
+        side = _cells_along(info, DETECTED_CELL_UM, DETECTED_SIDE)
+        pixels, l0_per_cell = read_thumbnail(slide, side, read=read)
+    cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
+    mask = detect_tissue(pixels, cell_um or DETECTED_CELL_UM)
+    for box in unread:
+        mask[box.within(Box(0, 0, mask.shape[1], mask.shape[0]))] = True
+    return TissueMask(mask, l0_per_cell, "otsu")
 
 
 def _cells_along(info: SlideInfo, cell_um: float, most: int) -> int:

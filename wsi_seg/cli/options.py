@@ -55,7 +55,8 @@ def names(text: str | None) -> list[str] | None:
 
 
 def set_up_logging(verbose: bool) -> None:
-    """Log to stderr: warnings, or with -v what is being done."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    """Log to stderr: warnings, or with -v what is being done. The logs of slides hold both."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
+    logging.getLogger("wsi_seg").setLevel(logging.INFO)

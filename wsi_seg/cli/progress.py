@@ -1,8 +1,7 @@
-"""A progress bar on a terminal, silence elsewhere."""
+"""Progress bars on a terminal, silence elsewhere: one for slides, and one for the tiles of those that run."""
 
 from __future__ import annotations
 
-import logging
 from types import TracebackType
 from typing import Self
 
@@ -23,24 +22,22 @@ from rich.text import Text
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.plan import SegmentationPlan
 
-logger = logging.getLogger(__name__)
-
 
 class _Rate(ProgressColumn):
     """Tiles per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} tiles/s" if task.speed else "")
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
-class BarProgress:
-    """One bar of tiles for one slide, on stderr, drawn only on a terminal."""
+class BatchBars:
+    """Bars on stderr, drawn only on a terminal."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, slides: int) -> None:
         console = Console(stderr=True)
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn(name),
+            TextColumn("{task.description}"),
             TextColumn("{task.fields[stage]}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -49,7 +46,8 @@ class BarProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._bars.add_task(name, total=None, stage="opening")
+        self._slides = self._bars.add_task("slides", total=slides, stage="", visible=slides > 1)
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -60,21 +58,32 @@ class BarProgress:
     ) -> None:
         self._bars.stop()
 
+    def slide(self, name: str) -> SlideBar:
+        """Return the bar of a slide that begins."""
+        self._tasks[name] = task = self._bars.add_task(name, total=None, stage="opening")
+        return SlideBar(self._bars, task)
+
+    def slide_ended(self, name: str) -> None:
+        """Take the bar of a slide away and count it."""
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        self._bars.advance(self._slides)
+
+
+class SlideBar:
+    """The bar of one slide."""
+
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
     def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
         """Set the number of tiles; those of an earlier, interrupted run count as done."""
-        for warning in plan.warnings:
-            logger.warning("%s: %s", plan.slide.name, warning)
-        if tiles_done:
-            logger.info("%s: going on after %d tiles of an earlier run", plan.slide.name, tiles_done)
         self._bars.update(self._task, total=plan.tiles, completed=tiles_done)
 
     def block_done(self, record: BlockRecord) -> None:
         """Advance by the tiles of one block."""
-        if record.error:
-            logger.warning("block (%d, %d) failed: %s", record.ix, record.iy, record.error)
         self._bars.advance(self._task, record.tiles)
 
     def stage(self, name: str) -> None:
         """Show what is being done."""
-        logger.info("%s", name)
         self._bars.update(self._task, stage=name)

@@ -1,9 +1,7 @@
-"""`wsi-seg run`: the main job on one or more slides."""
+"""`wsi-seg run`: the main job on one slide or many."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,19 +21,27 @@ from wsi_seg.cli.options import (
     parse_settings,
     set_up_logging,
 )
-from wsi_seg.errors import Interrupted, WsiSegError
+from wsi_seg.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.plan import SegmentationPlan
-    from wsi_seg.run import Model, SlideResult
-    from wsi_seg.settings import RunSettings
+    from wsi_seg.batch import SlideTask
+    from wsi_seg.config import RunConfig
+    from wsi_seg.inputs import SlideInput
+    from wsi_seg.settings import WorkerSettings
 
-EXIT_NOTHING_DONE = 1
-EXIT_SOME_FAILED = 3
+# Settings of the whole run, which a table cannot give slide by slide.
+OF_THE_RUN = ("scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device")
+LISTS = ("groups", "classes")
 
 
 def run(
-    slides: Annotated[list[str], typer.Argument(help="Slide files, folders of a DICOM series, or URLs.")],
+    slides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Slide files, folders of slides, patterns such as 'scans/*.svs', URLs, or a CSV table with "
+            "a column slide and, where wanted, name, mpp, tissue and any other setting."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     model: Annotated[
         str | None,
@@ -57,13 +63,26 @@ def run(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Store the entropy of the probabilities as a channel.")
     ] = False,
-    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Blocks in flight.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Worker processes; on SLURM, workers to ask for.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Blocks in flight in each process.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="all|0,1", help="GPUs of this machine; one worker process for each.")
+    ] = None,
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory to stay below, such as 2GB or 1500MB.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="threads, synchronous, or tcp://host:port of a Dask scheduler.")
+        str | None,
+        typer.Option(help="threads, synchronous, slurm, or tcp://host:port of a Dask scheduler."),
     ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="YAML file of a SLURM cluster, as configs/slurm.yaml.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail a slide of which any part cannot be read.")
+    ] = False,
     set_: SetOption = None,
     allow_upsampling: Annotated[
         bool, typer.Option("--allow-upsampling", help="Accept slides much coarser than the model.")
@@ -77,123 +96,82 @@ def run(
 ) -> int:
     """Segment slides into OUTPUT/<slide name>/ (maps.zarr, polygons.geojson, overview.png, summary.json).
 
-    Run it again after an interruption and it goes on where it stopped; what is whole is skipped.
-    Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed, 130 interrupted.
+    Run it again after an interruption and it goes on where it stopped; what is whole is skipped. With several
+    slides OUTPUT/batch.csv says what became of each, and OUTPUT/failed.csv can be given as SLIDES again.
+    Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed or are not whole, 130
+    interrupted.
     """
     with quick_imports():
+        from wsi_seg.cli.batch import print_plans, run_tasks
         from wsi_seg.config import read_run_config
-        from wsi_seg.run import load_model
+        from wsi_seg.inputs import find_slides
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
         "model": model, "mpp": mpp, "tissue": tissue, "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
-        "scheduler": scheduler, "max_memory": max_memory, "allow_upsampling": allow_upsampling or None,
+        "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,
+        "max_memory": max_memory, "strict": strict or None, "allow_upsampling": allow_upsampling or None,
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
+    inputs = find_slides(slides)
     with quick_imports():  # of PyTorch
-        chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
-    settings = resolved.run_settings(overwrite)
-    settings.regions.resolve(chosen.facts.card)
+        tasks, where = _tasks(inputs, resolved, overwrite)
     if dry_run:
-        return _print_plans(slides, chosen, settings, json_)
-    card = chosen.facts.card
-    if card.notice or card.held_out:
-        typer.echo(f"{card.name}: {'; '.join(filter(None, (card.notice, card.held_out)))}", err=True)
-    return _run_all(slides, output, chosen, settings, json_)
+        return print_plans(tasks, json_)
+    for card in dict.fromkeys(task.model.facts.card.name for task in tasks):
+        facts = next(t.model.facts.card for t in tasks if t.model.facts.card.name == card)
+        if facts.notice or facts.held_out:
+            typer.echo(f"{card}: {'; '.join(filter(None, (facts.notice, facts.held_out)))}", err=True)
+    one = len(slides) == len(tasks) == 1 and not tasks[0].slide.settings
+    return run_tasks(tasks, output, where, as_json=json_, keep_table=not one)
 
 
-def _print_plans(slides: Sequence[str], model: Model, settings: RunSettings, as_json: bool) -> int:
-    from wsi_seg.readers import open_slide
-    from wsi_seg.run import prepare
-
-    plans = []
-    for path in slides:
-        with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
-            plans.append(prepare(slide, model, settings)[1])
-    if as_json:
-        typer.echo(json.dumps([plan.to_json() for plan in plans], indent=2))
-    else:
-        for plan in plans:
-            typer.echo(_describe_plan(plan))
-    return 0
+def _gpus(text: str | None) -> str | list[str] | None:
+    return text if text in (None, "all") else names(text)
 
 
-def _describe_plan(plan: SegmentationPlan) -> str:
-    mib = 2**20
-    grid = plan.stitch.grid
-    lines = [
-        f"{plan.slide.name}",
-        f"  slide     {plan.slide.size.width} × {plan.slide.size.height} px, {plan.slide.reader}, "
-        f"{plan.slide.vendor}, mpp from {plan.slide.mpp_source}",
-        f"  map       {plan.frame.size.width} × {plan.frame.size.height} px at {plan.frame.mpp:g} µm/px, "
-        f"from level {plan.level}",
-        f"  model     {plan.model} on {plan.device}, {plan.precision}"
-        f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
-        f"  tiles     {plan.tiles} of {grid.tile} px, overlap {grid.overlap}, blend {plan.stitch.blend}, "
-        f"batch {plan.batch}",
-        f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
-        f"{plan.workers} in flight",
-        f"  memory    at most {plan.projected_memory_bytes / mib:.0f} MiB"
-        f"{f', of {plan.max_memory_bytes / mib:.0f} allowed' if plan.max_memory_bytes else ''}",
-        f"  output    at most {plan.projected_output_bytes / mib:.0f} MiB before compression"
-        f"{', with uncertainty' if plan.layout.uncertainty else ''}",
-        *(f"  warning   {warning}" for warning in plan.warnings),
-    ]
-    return "\n".join(lines)
+def _tasks(
+    inputs: list[SlideInput], config: RunConfig, overwrite: bool
+) -> tuple[list[SlideTask], WorkerSettings]:
+    """Return what to do with each slide, and where; each model is looked up once."""
+    from wsi_seg.batch import SlideTask
+    from wsi_seg.run import Model, cuda_devices, load_model
+
+    gpus = cuda_devices() if config.gpus else ()
+    where = config.worker_settings(gpus)
+    if not set(where.gpus) <= set(gpus):
+        raise UsageError(
+            f"gpus {','.join(map(str, where.gpus))}: this machine has {','.join(map(str, gpus))}"
+        )
+    models: dict[tuple[object, ...], Model] = {}
+    tasks = []
+    for slide in inputs:
+        own = _with_own_settings(config, slide)
+        key = (own.model, own.device, own.precision, own.tta)
+        if key not in models:
+            models[key] = load_model(own.model, own.device, own.precision, tta=own.tta, workers=where)
+        settings = own.run_settings(overwrite, gpus)
+        settings.regions.resolve(models[key].facts.card)
+        tasks.append(SlideTask(slide, models[key], settings))
+    return tasks, where
 
 
-def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSettings, as_json: bool) -> int:
-    from wsi_seg.bottleneck import describe
-    from wsi_seg.cli.progress import BarProgress
-    from wsi_seg.run import segment_slide
+def _with_own_settings(config: RunConfig, slide: SlideInput) -> RunConfig:
+    """Return the settings of one slide: what a table says of it alone wins over flags."""
+    from wsi_seg.config import RunConfig
+    from wsi_seg.yaml_config import validated
 
-    results: list[SlideResult] = []
-    failures: list[tuple[str, WsiSegError]] = []
-    for path in slides:
-        try:
-            with BarProgress(Path(path).name) as progress:
-                results.append(segment_slide(path, output, model, settings, progress))
-        except Interrupted:
-            raise
-        except WsiSegError as error:
-            typer.echo(f"error: {error}", err=True)
-            failures.append((path, error))
-        else:
-            if not as_json:
-                typer.echo(_describe_result(results[-1]))
-                if results[-1].status != "skipped":
-                    typer.echo(f"  {describe(results[-1].summary['bottleneck'])}")
-    if as_json:
-        typer.echo(json.dumps(_as_json(results, failures), indent=2, ensure_ascii=False))
-    if not results:
-        return failures[0][1].exit_code if len(failures) == 1 else EXIT_NOTHING_DONE
-    whole = not failures and all(result.status != "incomplete" for result in results)
-    return 0 if whole else EXIT_SOME_FAILED
-
-
-def _as_json(
-    results: Sequence[SlideResult], failures: Sequence[tuple[str, WsiSegError]]
-) -> list[dict[str, Any]]:
-    done = [
-        {"slide": r.slide, "status": r.status, "folder": str(r.folder), "summary": r.summary} for r in results
-    ]
-    return [*done, *({"slide": path, "status": "failed", "reason": str(error)} for path, error in failures)]
-
-
-def _describe_result(result: SlideResult) -> str:
-    if result.status == "skipped":
-        return f"{result.slide}: skipped, whole results are in {result.folder}"
-    summary = result.summary
-    regions = ", ".join(
-        f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
-    )
-    failed = (
-        f"; {summary['blocks_failed']} blocks FAILED, see manifest.json" if summary["blocks_failed"] else ""
-    )
-    rate = summary["tiles_per_second"]
-    return (
-        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
-        f"{f' at {rate:.1f}/s' if rate else ''}{failed} → {result.folder}"
-    )
+    if not slide.settings:
+        return config
+    for key in OF_THE_RUN:
+        if key in slide.settings:
+            raise UsageError(
+                f"{slide.path}: {key} holds for the whole run; give it as --{key.replace('_', '-')}"
+            )
+    own = parse_settings([f"{key}={text}" for key, text in slide.settings.items() if key not in LISTS])
+    own |= {key: names(slide.settings[key]) for key in LISTS if key in slide.settings}
+    if "tissue" in own and Path(own["tissue"]).suffix and "://" not in slide.path:
+        own["tissue"] = str(Path(slide.path).parent / own["tissue"])
+    return validated(RunConfig, {**config.model_dump(), **own}, slide.path)

@@ -185,6 +185,32 @@ def resolve_device(name: str) -> str:
     return f"cuda:{index}"
 
 
+def cuda_devices() -> tuple[int, ...]:
+    """Return the numbers of the CUDA devices of this machine."""
+    return tuple(range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
+
+
+def device_elsewhere(name: str, precision: str) -> tuple[str, Precision]:
+    """Return the device and precision of workers on other machines, which cannot be looked at from here.
+
+    Raises:
+        UsageError: a choice was left open that only the machine itself could make, or is unknown.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
+        raise UsageError(
+            f"device {name!r}: what workers on other machines have cannot be told from here; "
+            "give --device cuda or --device cpu"
+        )
+    if precision == "auto":
+        return ("cpu", resolve_precision("auto", "cpu")) if kind == "cpu" else (f"cuda:{number or 0}", "fp16")
+    if precision not in get_args(Precision):
+        raise UsageError(
+            f"unknown precision {precision!r}; use one of auto, {', '.join(get_args(Precision))}"
+        )
+    return "cpu" if kind == "cpu" else f"cuda:{number or 0}", cast("Precision", precision)
+
+
 def resolve_precision(name: str, device: str) -> Precision:
     """Return the number format of the forward pass: "float32", "bf16" or "fp16".
 

@@ -1,0 +1,260 @@
+"""Many slides through the command line: tables, exit codes, what is skipped, and what costs only itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import wsi_seg.run
+from wsi_seg.claims import claimed
+from wsi_seg.cli import app
+from wsi_seg.geometry import Size
+from wsi_seg.maps import Maps
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+MAIN = "from wsi_seg.cli import main; main()"
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def by_name(path: Path) -> dict[str, dict[str, str]]:
+    rows = read_csv(path)
+    assert len({row["name"] for row in rows}) == len(rows)
+    return {row["name"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two good slides, one of them in a folder below, and one that is none."""
+    folder = tmp_path_factory.mktemp("scans")
+    for name, seed in (("a.svs", 1), ("deep/b.svs", 2)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        make_slide(folder / name, SlideSpec(size=Size(768, 1024), mpp=0.5, tissue=0.6, seed=seed))
+    (folder / "broken.svs").write_bytes(b"II*\0 and then nothing that a TIFF would hold" * 10)
+    return folder
+
+
+@pytest.fixture
+def arguments(tiny_model: Path) -> tuple[object, ...]:
+    return ("--model", tiny_model, "--precision", "float32", "--set", "min_area_um2=0")
+
+
+def test_one_bad_slide_costs_only_itself(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = call("run", slides, "-o", tmp_path, *arguments)
+    assert result.exit_code == 3, result.output
+    assert "3 slides: 2 done, 1 failed" in result.stdout
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
+    rows = by_name(tmp_path / "batch.csv")
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a": "done", "deep/b": "done", "broken": "failed",
+    }  # fmt: skip
+    assert "broken.svs" in rows["broken"]["reason"]
+    for name in ("a", "deep/b"):
+        row, folder = rows[name], tmp_path / name
+        summary = json.loads((folder / "summary.json").read_text())
+        assert row["folder"] == str(folder) and float(row["seconds"]) > 0
+        assert (float(row["mpp"]), row["mpp_source"], row["reader"]) == (0.5, "openslide", "tiff")
+        assert float(row["tissue_mm2"]) == summary["tissue_area_mm2"] > 0
+        for tissue_class, area in summary["class_area_mm2"].items():
+            assert float(row[f"{tissue_class}_mm2"]) == area
+        log = [json.loads(line) for line in (tmp_path / "logs" / f"{name}.jsonl").read_text().splitlines()]
+        assert {"blocks", "polygons"} <= {line["message"] for line in log}
+    failed = read_csv(tmp_path / "failed.csv")
+    assert [row["slide"] for row in failed] == [str(slides / "broken.svs")]
+
+    # Again: what is whole is not even opened.
+    opened = []
+    real = wsi_seg.run.open_slide
+    monkeypatch.setattr(
+        wsi_seg.run, "open_slide", lambda path, **how: opened.append(str(path)) or real(path, **how)
+    )
+    again = call("run", slides, "-o", tmp_path, *arguments)
+    assert again.exit_code == 3
+    assert opened == [str(slides / "broken.svs")]
+    statuses = {name: row["status"] for name, row in by_name(tmp_path / "batch.csv").items()}
+    assert statuses == {"a": "skipped", "deep/b": "skipped", "broken": "failed"}
+    assert by_name(tmp_path / "batch.csv")["a"]["tissue_mm2"] == rows["a"]["tissue_mm2"]
+
+
+def test_failed_slides_can_be_fed_back_in(
+    arguments: tuple[object, ...], slides: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.svs").write_bytes((slides / "a.svs").read_bytes())
+    (tmp_path / "b.svs").write_bytes(b"no slide yet")
+    (tmp_path / "t.csv").write_text("slide,name,mpp\na.svs,,\nb.svs,second/b,0.4\n")
+    out = tmp_path / "out"
+    assert call("run", tmp_path / "t.csv", "-o", out, *arguments).exit_code == 3
+    (tmp_path / "b.svs").write_bytes((slides / "a.svs").read_bytes())
+    again = call("run", out / "failed.csv", "-o", out, *arguments)
+    assert again.exit_code == 0, again.output
+    assert not (out / "failed.csv").exists()
+    rows = by_name(out / "batch.csv")  # the whole batch, not only what was done now
+    assert {name: row["status"] for name, row in rows.items()} == {"a": "done", "second/b": "done"}
+    assert (float(rows["second/b"]["mpp"]), rows["second/b"]["mpp_source"]) == (0.4, "user")
+
+
+def test_a_table_sets_what_differs_between_slides(
+    arguments: tuple[object, ...], slides: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(
+        f"slide,name,groups,threshold\n{slides / 'a.svs'},one,other,0.7\n{slides / 'a.svs'},,,\n"
+    )
+    assert "given twice" in call("run", table, "-o", tmp_path / "out", *arguments).stderr
+    table.write_text(f'slide,name,groups,threshold\n{slides / "a.svs"},one,"tumor,other",0.7\n')
+    result = call("run", table, "-o", tmp_path / "out", *arguments, "--threshold", 0.4, "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert list(row["summary"]["regions"]) == ["tumor", "other"]
+    manifest = json.loads((tmp_path / "out" / "one" / "manifest.json").read_text())
+    assert manifest["settings"]["regions"]["trace"]["threshold"] == 0.7  # more particular than a flag
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("treshold", "0.5", ("threshold",)),
+        ("mpp", "-1", ("mpp",)),
+        ("workers", "2", ("workers", "--workers")),
+        ("model", "no-such-model", ("no-such-model",)),
+    ],
+)
+def test_a_wrong_cell_is_refused_before_anything_is_done(
+    slides: Path, tmp_path: Path, column: str, value: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "t.csv").write_text(f"slide,{column}\n{slides / 'a.svs'},{value}\n")
+    result = call("run", tmp_path / "t.csv", "-o", tmp_path / "out")
+    assert result.exit_code in (1, 2), result.output
+    assert all(word in result.stderr for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_lists_slides_and_says_which_cannot_be_run(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    result = call("run", slides, "-o", tmp_path / "out", *arguments, "--dry-run")
+    assert result.exit_code == 3
+    assert "2 of 3 slides can be run" in result.stdout and "deep/b" in result.stdout
+    assert "broken.svs" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_nobody_foresaw_fails_one_slide_and_is_in_its_log(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = wsi_seg.run.write_overview
+
+    def failing(path: Path, *rest: Any, **more: Any) -> None:
+        if path.parent.name == ".a.partial":
+            raise ZeroDivisionError("nobody\nforesaw this")
+        real(path, *rest, **more)
+
+    monkeypatch.setattr(wsi_seg.run, "write_overview", failing)
+    result = call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
+    assert result.exit_code == 3, result.output
+    rows = by_name(tmp_path / "batch.csv")
+    assert rows["a"]["reason"] == "unexpected ZeroDivisionError: nobody foresaw this"
+    assert rows["b"]["status"] == "done"
+    log = tmp_path / "logs" / "a.jsonl"
+    assert f"log: {log}" in result.stderr
+    assert "failing" in json.loads(log.read_text().splitlines()[-1])["traceback"]
+
+
+def test_a_slide_that_another_run_is_at_is_left_to_it(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    with claimed(tmp_path / ".a.claim"):
+        result = call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
+        assert result.exit_code == 3, result.output
+        rows = by_name(tmp_path / "batch.csv")
+        assert (rows["a"]["status"], rows["b"]["status"]) == ("claimed", "done")
+        assert f"process {os.getpid()}" in rows["a"]["reason"]
+        alone = call("run", slides / "a.svs", "-o", tmp_path, *arguments)
+        assert alone.exit_code == 1 and "another run is at work" in alone.stderr
+    assert call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments).exit_code == 0
+    assert {row["status"] for row in read_csv(tmp_path / "batch.csv")} == {"done", "skipped"}
+
+
+def test_two_drivers_by_mistake_share_the_work_and_corrupt_nothing(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in range(4):
+        os.link(slides / "a.svs", scans / f"s{number}.svs")
+    quiet, out = tmp_path / "quiet", tmp_path / "out"
+    command = [sys.executable, "-c", MAIN, "run", str(scans), *map(str, arguments), "-o"]
+    both = [
+        subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode in (0, 3), errors
+    assert call(*command[3:], quiet).exit_code == 0
+    rows = by_name(out / "batch.csv")
+    assert set(rows) == {"s0", "s1", "s2", "s3"}
+    for name in rows:
+        for kind in ("classes", "probabilities"):
+            one, other = (np.asarray(Maps.open(o / name / "maps.zarr").array(kind)[:]) for o in (out, quiet))
+            assert np.array_equal(one, other)
+        assert (out / name / "polygons.geojson").read_bytes() == (
+            quiet / name / "polygons.geojson"
+        ).read_bytes()
+    assert not list(out.glob(".*.partial")) and not list(out.glob(".*.claim"))
+
+
+def test_finished_slides_take_milliseconds_each(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    import shutil
+
+    out = tmp_path / "out"
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    os.link(slides / "a.svs", scans / "s0.svs")
+    assert call("run", scans, "-o", out, *arguments).exit_code == 0
+    for number in range(1, 200):
+        os.link(slides / "a.svs", scans / f"s{number}.svs")
+    manifest = json.loads((out / "s0" / "manifest.json").read_text())
+    from wsi_seg.request import request_key  # of each name, as its own run would have written it
+
+    task = _task_of(scans / "s0.svs", arguments)
+    assert request_key(scans / "s0.svs", *task) == manifest["request"]
+    for number in range(1, 200):
+        shutil.copytree(out / "s0", out / f"s{number}")
+        own = {**manifest, "request": request_key(scans / f"s{number}.svs", *task)}
+        (out / f"s{number}" / "manifest.json").write_text(json.dumps(own))
+    start = time.perf_counter()
+    result = call("run", scans, "-o", out, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "200 slides: 200 skipped" in result.stdout
+    assert time.perf_counter() - start < 60  # opening and planning each would take several minutes
+
+
+def _task_of(slide: Path, arguments: tuple[object, ...]) -> tuple[Any, Any]:
+    from wsi_seg.config import read_run_config
+    from wsi_seg.run import load_model
+
+    config = read_run_config(None, {"model": str(arguments[1]), "precision": "float32", "min_area_um2": 0})
+    model = load_model(config.model, config.device, config.precision)
+    return model.facts, config.run_settings()

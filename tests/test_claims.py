@@ -1,0 +1,140 @@
+"""Claims: one owner at a time, taken over from the dead, never from the living."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from wsi_seg import claims
+from wsi_seg.claims import Owner, claimed, read_owner
+from wsi_seg.errors import ClaimedError, OutputError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from wsi_seg.claims import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+def holding(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_claim_is_refused_to_others_and_released(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.claim"
+    with claimed(path):
+        with pytest.raises(ClaimedError, match=rf"process {os.getpid()} on "), claimed(path):
+            pass
+        assert path.exists()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    process = holding(path)
+    try:
+        with pytest.raises(ClaimedError, match=f"process {process.pid}"), claimed(path):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with claimed(path):
+        owner = read_owner(path)
+        assert owner is not None and owner.pid == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_another_process_got_does_not_keep_a_claim(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    path.write_text(json.dumps(asdict(Owner(started="1"))))
+    with claimed(path):
+        pass
+
+
+def test_a_claim_from_another_machine_is_kept_while_it_is_touched(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    path.write_text(json.dumps(asdict(Owner(machine="far boot pid", pid=1))))
+    with pytest.raises(ClaimedError, match="process 1 on far"), claimed(path):
+        pass
+    long_ago = time.time() - claims.STALE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    with claimed(path):
+        pass
+
+
+def test_a_claim_that_is_not_whole_counts_until_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    path.write_text("")
+    with pytest.raises(ClaimedError, match="cannot be read"), claimed(path):
+        pass
+    os.utime(path, (1, 1))
+    with claimed(path):
+        pass
+
+
+def test_the_owner_touches_its_claim_and_notices_its_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    path = tmp_path / "x.claim"
+    with claimed(path) as claim:
+        os.utime(path, (1, 1))
+        wait_until(lambda: path.stat().st_mtime > 1)
+        claim.check()
+        path.write_text(json.dumps(asdict(Owner(machine="far", pid=1))))
+        wait_until(claim._lost.is_set)
+        with pytest.raises(OutputError, match="another one took its place"):
+            claim.check()
+    assert read_owner(path) == Owner(**json.loads(path.read_text()))  # the other's is left alone
+
+
+def test_of_many_that_try_one_gets_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    path.write_text(json.dumps(asdict(Owner(started="1"))))  # stale, so that all try to take it over
+    together, release = threading.Barrier(8), threading.Event()
+    got: list[int] = []
+
+    def attempt(number: int) -> None:
+        together.wait()
+        try:
+            with claimed(path):
+                got.append(number)
+                release.wait(10)
+        except ClaimedError:
+            pass
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"), claimed(tmp_path / "file" / "x.claim"):
+        pass
+
+
+def wait_until(condition: object, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,117 @@
+"""What a run is given: files, folders, patterns, tables; and that no two slides share a name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from wsi_seg.errors import UsageError
+from wsi_seg.inputs import SlideInput, find_slides
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def names(*given: object) -> list[str]:
+    return [slide.name for slide in find_slides([str(word) for word in given])]
+
+
+def test_a_folder_is_searched_and_keeps_its_structure(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "b.svs",
+        tmp_path / "case 1" / "a.ndpi",
+        tmp_path / "case 1" / "deep" / "c.tiff",
+        tmp_path / "case 1" / "notes.txt",
+        tmp_path / "thumbnail.png",
+        tmp_path / ".trash" / "d.svs",
+    )
+    assert names(tmp_path) == ["b", "case 1/a", "case 1/deep/c"]
+
+
+def test_a_slide_of_several_files_counts_once(tmp_path: Path, data_dir: Path) -> None:
+    touch(tmp_path / "m.mrxs", tmp_path / "m" / "Data0000.dat", tmp_path / "m" / "part.tif")
+    shutil.copytree(data_dir / "slides" / "CMU-1-Small-Region-dicom", tmp_path / "series")
+    assert names(tmp_path) == ["m", "series"]
+    assert names(tmp_path / "series") == ["series"]
+
+
+def test_patterns_take_slides_only(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "b.svs", tmp_path / "a.csv", tmp_path / "x" / "c.tif")
+    assert names(tmp_path / "*") == ["a", "b", "c"]
+    assert names(tmp_path / "**" / "*.tif") == ["c"]
+    with pytest.raises(UsageError, match="no slide matches"):
+        names(tmp_path / "*.ndpi")
+
+
+def test_a_file_with_the_signs_of_a_pattern_in_its_name(tmp_path: Path) -> None:
+    touch(tmp_path / "a[1].svs")
+    assert names(tmp_path / "a[1].svs") == ["a[1]"]
+
+
+def test_slides_of_one_name_do_not_collide(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "x" / "a.svs",
+        tmp_path / "y" / "a.svs",
+        tmp_path / "y" / "a.ndpi",
+        tmp_path / "y" / "b.svs",
+    )
+    assert names(tmp_path / "x" / "a.svs", tmp_path / "y" / "a.svs") == ["x/a.svs", "y/a.svs"]
+    assert names(tmp_path) == ["x/a", "y/a.ndpi", "y/a.svs", "y/b"]
+    # Names that differ in case only are one on some filesystems.
+    touch(tmp_path / "z" / "S.svs", tmp_path / "z" / "s.tif")
+    assert names(tmp_path / "z") == ["S.svs", "s.tif"]
+
+
+def test_a_slide_given_twice_is_run_once(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs")
+    assert names(tmp_path / "a.svs", tmp_path, tmp_path / "*.svs") == ["a"]
+
+
+def test_a_table_gives_names_and_settings(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "a.svs", tmp_path / "in" / "b.svs")
+    table = tmp_path / "slides.csv"
+    table.write_text(
+        'slide,mpp,name,groups\nin/a.svs,0.25,case/one,"tumor,stroma"\nin/b.svs,,,\nhttps://x.org/c.tif,0.5,,\n',
+        encoding="utf-8-sig",
+    )
+    assert find_slides([str(table)]) == [
+        SlideInput(str(tmp_path / "in/a.svs"), "case/one", {"mpp": "0.25", "groups": "tumor,stroma"}),
+        SlideInput(str(tmp_path / "in/b.svs"), "b"),
+        SlideInput("https://x.org/c.tif", "c", {"mpp": "0.5"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path\na.svs\n", "no column 'slide'; its first line is path"),
+        ("", "its first line is empty"),
+        ("slide,mpp\na.svs\n", "line 2: has 2 columns elsewhere"),
+        ("slide,mpp\na.svs,1,2\n", "line 2: has 2 columns elsewhere"),
+        ('slide\na.svs\n""\n', "line 3: names no slide"),
+        ("slide,name\na.svs,../b\n", "'../b' is no name"),
+        ("slide,name\na.svs,/b\n", "'/b' is no name"),
+        ("slide,name\na.svs,x/.b\n", "'x/.b' is no name"),
+        ("slide,name\na.svs,n\nb.svs,n\n", "two slides are to be named 'n'"),
+        ("slide,mpp\na.svs,1\na.svs,2\n", "given twice with different settings"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        find_slides([str(table)])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_and_a_missing_table_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no slides in this folder"):
+        find_slides([str(tmp_path)])
+    with pytest.raises(UsageError, match=r"none\.csv: cannot be read"):
+        find_slides([str(tmp_path / "none.csv")])

@@ -1,0 +1,171 @@
+"""What `wsi-seg run` prints: plans, what became of each slide, and of all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from wsi_seg.batch import Batch, SlideTask
+from wsi_seg.batch_table import BATCH, FAILED, Row
+from wsi_seg.bottleneck import describe
+from wsi_seg.cli.progress import BatchBars
+from wsi_seg.errors import WsiSegError
+from wsi_seg.plan import SegmentationPlan
+from wsi_seg.readers import open_slide
+from wsi_seg.run import Progress, SlideResult, prepare
+from wsi_seg.settings import WorkerSettings
+
+EXIT_NOTHING_DONE = 1
+EXIT_SOME_FAILED = 3
+MIB = 2**20
+
+
+def run_tasks(
+    tasks: Sequence[SlideTask], out: Path, workers: WorkerSettings, *, as_json: bool, keep_table: bool
+) -> int:
+    """Run slides and print what became of them; return the exit code."""
+    with BatchBars(len(tasks)) as bars:
+        printing = _Printing(bars, as_json)
+        batch = Batch(tasks, out, workers, keep_table=keep_table)
+        rows = batch.run(printing)
+    if as_json:
+        typer.echo(json.dumps([printing.as_json(row) for row in rows], indent=2, ensure_ascii=False))
+    elif len(rows) > 1:
+        typer.echo(_describe_all(rows, out))
+    return _exit_code(rows, printing.errors)
+
+
+def _exit_code(rows: Sequence[Row], errors: Sequence[WsiSegError]) -> int:
+    if all(row.status in ("done", "skipped") for row in rows):
+        return 0
+    if any(row.status in ("done", "skipped", "incomplete") for row in rows):
+        return EXIT_SOME_FAILED
+    return errors[0].exit_code if len(rows) == len(errors) == 1 else EXIT_NOTHING_DONE
+
+
+class _Printing:
+    """Prints each slide as it comes to its end, and keeps what JSON is to hold."""
+
+    def __init__(self, bars: BatchBars, as_json: bool) -> None:
+        self.errors: list[WsiSegError] = []
+        self._bars, self._as_json = bars, as_json
+        self._summaries: dict[str, dict[str, Any]] = {}
+
+    def slide_started(self, row: Row) -> Progress:
+        return self._bars.slide(row.slide.name)
+
+    def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
+        self._bars.slide_ended(row.slide.name)
+        if isinstance(error, WsiSegError):
+            self.errors.append(error)
+        if result is not None:
+            self._summaries[row.slide.name] = result.summary
+        if row.status in ("failed", "claimed"):
+            typer.echo(f"error: {row.reason}", err=True)
+            if row.log is not None and row.log.exists():
+                typer.echo(f"  log: {row.log}", err=True)
+        elif result is not None and not self._as_json:
+            typer.echo(_describe_result(result))
+            if result.status != "skipped" and result.summary.get("bottleneck"):
+                typer.echo(f"  {describe(result.summary['bottleneck'])}")
+
+    def as_json(self, row: Row) -> dict[str, Any]:
+        plain: dict[str, Any] = {"slide": row.slide.path, "status": row.status}
+        if row.reason:
+            plain["reason"] = row.reason
+        if row.folder is not None:
+            plain |= {"folder": str(row.folder), "summary": self._summaries[row.slide.name]}
+        return plain
+
+
+def _describe_all(rows: Sequence[Row], out: Path) -> str:
+    counts = Counter(row.status for row in rows)
+    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    again = f"; to try the failed ones again: wsi-seg run {out / FAILED} …" if counts["failed"] else ""
+    return f"{len(rows)} slides: {said}; see {out / BATCH}{again}"
+
+
+def _describe_result(result: SlideResult) -> str:
+    if result.status == "skipped":
+        return f"{result.slide}: skipped, whole results are in {result.folder}"
+    summary = result.summary
+    regions = ", ".join(
+        f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
+    )
+    unread = summary["coverage"]["unread_mm2"]
+    lost = f"; INCOMPLETE: {unread:.3f} mm² cannot be read, see manifest.json" if unread else ""
+    rate = summary["tiles_per_second"]
+    return (
+        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
+        f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}"
+    )
+
+
+def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
+    """Print what would be done with each slide; return the exit code."""
+    plans: list[SegmentationPlan] = []
+    failed = 0
+    for task in tasks:
+        try:
+            with open_slide(task.slide.path, reader=task.settings.reader, mpp=task.settings.mpp) as slide:
+                plans.append(prepare(slide, task.model, task.settings)[1])
+        except WsiSegError as error:
+            if len(tasks) == 1:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            failed += 1
+            continue
+        if not as_json:
+            typer.echo(
+                _describe_plan(plans[-1]) if len(tasks) == 1 else _plan_row(task, plans[-1], len(plans))
+            )
+    if as_json:
+        typer.echo(json.dumps([plan.to_json() for plan in plans], indent=2))
+    elif len(tasks) > 1:
+        tiles = sum(plan.tiles for plan in plans)
+        output = sum(plan.projected_output_bytes for plan in plans)
+        typer.echo(
+            f"{len(plans)} of {len(tasks)} slides can be run: {tiles} tiles, "
+            f"at most {output / MIB:.0f} MiB of output"
+        )
+    return (EXIT_SOME_FAILED if plans else EXIT_NOTHING_DONE) if failed else 0
+
+
+def _plan_row(task: SlideTask, plan: SegmentationPlan, number: int) -> str:
+    row = (
+        f"{plan.slide.mpp.x if plan.slide.mpp else 0:>7.4f} "
+        f"{plan.slide.size.width:>8} {plan.slide.size.height:>8} "
+        f"{plan.tiles:>7} {len(plan.blocks):>7} {plan.projected_memory_bytes / MIB:>8.0f} "
+        f"{plan.projected_output_bytes / MIB:>8.0f}  {plan.slide.reader:<9}  {task.slide.name}"
+    )
+    head = "  µm/px    width   height   tiles  blocks      MiB  out MiB  reader     name"
+    warnings = [f"          warning: {warning}" for warning in plan.warnings]
+    return "\n".join([*([head] if number == 1 else []), row, *warnings])
+
+
+def _describe_plan(plan: SegmentationPlan) -> str:
+    grid = plan.stitch.grid
+    lines = [
+        f"{plan.slide.name}",
+        f"  slide     {plan.slide.size.width} × {plan.slide.size.height} px, {plan.slide.reader}, "
+        f"{plan.slide.vendor}, mpp from {plan.slide.mpp_source}",
+        f"  map       {plan.frame.size.width} × {plan.frame.size.height} px at {plan.frame.mpp:g} µm/px, "
+        f"from level {plan.level}",
+        f"  model     {plan.model} on {plan.device}, {plan.precision}"
+        f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
+        f"  tiles     {plan.tiles} of {grid.tile} px, overlap {grid.overlap}, blend {plan.stitch.blend}, "
+        f"batch {plan.batch}",
+        f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
+        f"{plan.threads} in flight",
+        f"  memory    at most {plan.projected_memory_bytes / MIB:.0f} MiB"
+        f"{f', of {plan.max_memory_bytes / MIB:.0f} allowed' if plan.max_memory_bytes else ''}",
+        f"  output    at most {plan.projected_output_bytes / MIB:.0f} MiB before compression"
+        f"{', with uncertainty' if plan.layout.uncertainty else ''}",
+        *(f"  warning   {warning}" for warning in plan.warnings),
+    ]
+    return "\n".join(lines)

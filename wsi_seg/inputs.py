@@ -1,0 +1,207 @@
+"""What a run is given, as a list of slides: files, folders, patterns, tables and URLs."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from wsi_seg.errors import UsageError
+from wsi_seg.request import WITH_FOLDER
+from wsi_seg.slide import default_name
+
+# Endings by which slides are known in folders. Plain images are taken only where they are named.
+SLIDE_ENDINGS = (
+    ".svs", ".tif", ".tiff", ".btf", ".ndpi", ".scn", ".bif", ".svslide", ".vsi", ".mrxs", ".vms", ".vmu",
+)  # fmt: skip
+DICOM_ENDINGS = (".dcm", ".dicom")
+DICOM_MAGIC_AT = 128
+TABLE_COLUMNS = ("slide", "name")
+# What a table of failed slides holds beside what was asked for.
+IGNORED_COLUMNS = ("reason",)
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInput:
+    """One slide to run."""
+
+    path: str
+    """File, folder of a DICOM series, or URL."""
+    name: str
+    """Of its results; may hold folders."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What a table says of this slide alone, as text."""
+
+
+def find_slides(given: Sequence[str]) -> list[SlideInput]:
+    """Return the slides that words of a command line stand for, in their order, each once.
+
+    Args:
+        given: slide files, folders (searched with all below them), patterns such as `scans/*.svs`, URLs, and
+            CSV tables with a column `slide`.
+
+    Raises:
+        UsageError: a word stands for no slide, a table is wrong, or two slides want the same name.
+    """
+    found: list[tuple[SlideInput, bool]] = []
+    for word in given:
+        found += _find(word)
+    slides: dict[str, tuple[SlideInput, bool]] = {}
+    for slide, named in found:
+        key = slide.path if "://" in slide.path else str(Path(slide.path).resolve())
+        before = slides.setdefault(key, (slide, named))[0]
+        if before.settings != slide.settings:
+            raise UsageError(f"{slide.path}: given twice with different settings; leave one out")
+    return _named_apart(list(slides.values()))
+
+
+def _find(word: str) -> list[tuple[SlideInput, bool]]:
+    """Return slides, and for each whether its name was given by hand."""
+    path = Path(word)
+    if "://" in word:
+        return [(SlideInput(word, default_name(word)), False)]
+    if path.suffix.lower() == ".csv":
+        return list(_read_table(path))
+    if path.is_dir():
+        return [(slide, False) for slide in _search(path)]
+    if not path.exists() and glob.has_magic(word):
+        # pathlib cannot expand a pattern that begins with / or ~.
+        matches = sorted(Path(match) for match in glob.glob(word, recursive=True))  # noqa: PTH207
+        slides = [slide for match in matches for slide in _of_pattern(match)]
+        if not slides:
+            raise UsageError(f"{word}: no slide matches this pattern")
+        return [(slide, False) for slide in slides]
+    return [(SlideInput(word, default_name(word)), False)]
+
+
+def _of_pattern(path: Path) -> list[SlideInput]:
+    """Return the slides of one match of a pattern; other files than slides are passed over."""
+    if path.is_dir():
+        return list(_walk(path, PurePosixPath()))
+    return [SlideInput(str(path), default_name(str(path)))] if _is_slide(path) else []
+
+
+def _search(folder: Path) -> list[SlideInput]:
+    if _holds_series(folder):
+        return [SlideInput(str(folder), folder.absolute().name)]
+    slides = list(_walk(folder, PurePosixPath()))
+    if not slides:
+        raise UsageError(
+            f"{folder}: no slides in this folder or below it "
+            f"(looked for {', '.join(SLIDE_ENDINGS)} and DICOM)"
+        )
+    return slides
+
+
+def _walk(folder: Path, below: PurePosixPath) -> Iterator[SlideInput]:
+    """Yield the slides of a folder and all below it, sorted; `below` is where it lies in the folder given."""
+    entries = sorted(folder.iterdir())
+    parts = {entry.with_suffix("") for entry in entries if entry.suffix.lower() in WITH_FOLDER}
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry in parts:  # the pixels of a slide that lies beside it
+                continue
+            if _holds_series(entry):
+                yield SlideInput(str(entry), str(below / entry.name))
+            else:
+                yield from _walk(entry, below / entry.name)
+        elif _is_slide(entry):
+            yield SlideInput(str(entry), str(below / default_name(str(entry))))
+
+
+def _is_slide(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in SLIDE_ENDINGS
+
+
+def _holds_series(folder: Path) -> bool:
+    """Return whether a folder holds DICOM files: one series counts as one slide."""
+    return any(_is_dicom(file) for file in sorted(folder.iterdir()) if file.is_file())
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() not in (*DICOM_ENDINGS, ""):
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(DICOM_MAGIC_AT + 4)[DICOM_MAGIC_AT:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _read_table(path: Path) -> Iterator[tuple[SlideInput, bool]]:
+    """Yield the rows of a CSV table; paths in it are relative to its folder."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = [name.strip() for name in reader.fieldnames or ()]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no CSV table in UTF-8 ({error})") from error
+    if "slide" not in columns:
+        raise UsageError(f"{path}: has no column 'slide'; its first line is {', '.join(columns) or 'empty'}")
+    for line, row in rows:
+        if None in row or None in row.values():
+            raise UsageError(f"{path}, line {line}: has {len(columns)} columns elsewhere, but not here")
+        cells = {name.strip(): text.strip() for name, text in row.items()}
+        yield _of_row(path, line, cells)
+
+
+def _of_row(path: Path, line: int, cells: Mapping[str, str]) -> tuple[SlideInput, bool]:
+    slide, name = cells["slide"], cells.get("name", "")
+    if not slide:
+        raise UsageError(f"{path}, line {line}: names no slide")
+    if "://" not in slide:
+        slide = str(path.parent / slide)
+    if name:
+        _check_name(f"{path}, line {line}", name)
+    settings = {
+        key: text for key, text in cells.items() if text and key not in (*TABLE_COLUMNS, *IGNORED_COLUMNS)
+    }
+    return SlideInput(slide, name or _own_name(slide), settings), bool(name)
+
+
+def _own_name(slide: str) -> str:
+    return Path(slide).absolute().name if "://" not in slide and Path(slide).is_dir() else default_name(slide)
+
+
+def _check_name(where: str, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or "\\" in name or not parts or any(part.startswith(".") for part in parts):
+        raise UsageError(
+            f"{where}: {name!r} is no name for results; use names that do not begin with '.', as in a/b"
+        )
+
+
+def _named_apart(slides: list[tuple[SlideInput, bool]]) -> list[SlideInput]:
+    """Give slides whose names are equal longer ones: with the file's ending, then with folders before it."""
+    names = [slide.name for slide, _ in slides]
+    for depth in range(64):
+        counts = Counter(name.casefold() for name in names)
+        clashing = [i for i, name in enumerate(names) if counts[name.casefold()] > 1]
+        if not clashing:
+            return [SlideInput(s.path, n, s.settings) for (s, _), n in zip(slides, names, strict=True)]
+        free = [i for i in clashing if not slides[i][1]]
+        if not free:
+            raise UsageError(f"two slides are to be named {names[clashing[0]]!r}; give them different names")
+        for i in free:
+            names[i] = _longer_name(slides[i][0], depth)
+    raise UsageError(f"{slides[clashing[0]][0].path}: no name for its results differs from the others'")
+
+
+def _longer_name(slide: SlideInput, depth: int) -> str:
+    """Return the name with the file's ending, and with `depth` more of the folders that it lies in."""
+    below = PurePosixPath(slide.name).parent
+    if depth == 0:
+        return str(below / PurePosixPath(slide.path.rstrip("/")).name)
+    path = PurePosixPath(
+        slide.path.split("://", 1)[-1] if "://" in slide.path else Path(slide.path).absolute()
+    )
+    parts = [part for part in path.parts if part != "/"]
+    return "/".join(parts[-(depth + len(below.parts) + 1) :])
