@@ -9,6 +9,7 @@ import json
 import platform
 import re
 import resource
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import wsi_seg
 from wsi_seg.bottleneck import bottleneck
 from wsi_seg.classes import ClassGroup
 from wsi_seg.jobs import BlockRecord
-from wsi_seg.outlines import GroupOutlines
+from wsi_seg.outlines import GroupOutlines, size_histogram
 from wsi_seg.plan import ModelFacts, SegmentationPlan
 from wsi_seg.settings import RunSettings
 
@@ -106,7 +107,14 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
 
 
 def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
-    return {"count": regions.count, "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6)}
+    areas = regions.areas_um2
+    return {
+        "count": regions.count,
+        "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6),
+        "median_area_um2": round(statistics.median(areas), 2) if areas else None,
+        "largest_area_um2": round(max(areas), 2) if areas else None,
+        "sizes": dataclasses.asdict(size_histogram(areas)),
+    }
 
 
 def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
