@@ -214,8 +214,8 @@ def test_figures_need_the_extra(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "jinja2" else real(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else real(name, *rest)
     )
-    refused(call(tiny_model, "-d", data, "-o", tmp_path / "out"), 1, "jinja2", "wsi-seg[report]")
+    refused(call(tiny_model, "-d", data, "-o", tmp_path / "out"), 1, "matplotlib", "wsi-seg[report]")
     assert not (tmp_path / "out").exists()
     assert call(tiny_model, "-d", data).exit_code == 0

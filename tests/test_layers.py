@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("maps", "ome", "exporters", "blocks", "jobs", "results", "settings", "datasets"),
     ("models", "training", "graph"),
-    ("segment", "run", "evaluate", "train", "explain", "export", "report", "bottleneck", "seams"),
+    ("segment", "run", "evaluate", "train", "explain", "export", "report", "bottleneck", "seams", "pages"),
     ("config", "cli", "viewer", "__main__"),
 )
 # The contracts of readers, models and exporters; they may import everything, and only tests import them.

@@ -68,6 +68,20 @@ def read_json(path: Path) -> Any:
         raise OutputError(f"{path}: is damaged ({error}); remove its folder and run again") from error
 
 
+def missing_files(manifest: Path) -> list[str]:
+    """Return the files that a manifest lists and its folder lacks, one line each."""
+    try:
+        record = read_json(manifest)
+    except OutputError as error:
+        return [str(error)]
+    listed = record.get("files", []) if isinstance(record, dict) else []
+    return [
+        f"{manifest}: lists {name}, which is missing"
+        for name in listed
+        if not (manifest.parent / name).exists()
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class ResultsFolder:
     """Where the results of one slide go."""

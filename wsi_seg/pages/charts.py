@@ -8,6 +8,8 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 500.0, 170.0
 SIDE, TOP, FOOT = 30.0, 20.0, 34.0
 WIDEST_COLUMN = 56.0
+# Edges are written in µm² where the largest is below this many, else in mm².
+LARGE_UM2, UM2_PER_MM2 = 10_000, 1e6
 # With more edges than this only those at 1, 10, 100, … are written.
 MOST_EDGES = 7
 
@@ -41,6 +43,8 @@ class Histogram:
 
     columns: tuple[Column, ...]
     ticks: tuple[Tick, ...]
+    unit: str
+    """Of the ticks."""
     left: float
     right: float
     base: float = HEIGHT - FOOT
@@ -57,14 +61,10 @@ def draw_histogram(edges_um2: Sequence[float], counts: Sequence[int]) -> Histogr
         Column(left + step * index + 1, base - room * n / most, step - 2, room * n / most, n)
         for index, n in enumerate(counts)
     ]
-    written = [
-        Tick(left + step * index, edge_text(edge))
+    unit, factor = ("mm²", UM2_PER_MM2) if edges_um2[-1] > LARGE_UM2 else ("µm²", 1.0)
+    ticks = [
+        Tick(left + step * index, f"{edge / factor:,.6g}")
         for index, edge in enumerate(edges_um2)
         if len(edges_um2) <= MOST_EDGES or f"{edge:e}".startswith("1.0")
     ]
-    return Histogram(tuple(columns), tuple(written), left, left + step * len(counts))
-
-
-def edge_text(um2: float) -> str:
-    """Return a round area in µm², from 0.01 mm² on in mm²."""
-    return f"{um2:,g} µm²" if um2 < 10_000 else f"{um2 / 1e6:,.10g} mm²"
+    return Histogram(tuple(columns), tuple(ticks), unit, left, left + step * len(counts))

@@ -128,7 +128,7 @@ def _classes(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[s
 
 
 def _groups(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the traced groups, most regions first."""
+    """Return the traced groups, in the order in which they were asked for."""
     colors = {item["name"]: item["color"] for item in (*card["classes"], *card["groups"])}
     rows = []
     for name, regions in summary["regions"].items():
@@ -136,7 +136,7 @@ def _groups(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[st
         drawing = draw_histogram(**sizes) if regions["count"] else None
         shown = ClassGroup(name, (), (0, 0, 0)).qupath_name
         rows.append({**regions, "name": shown, "color": colors[name], "drawing": drawing})
-    return sorted(rows, key=lambda row: -row["count"])
+    return rows
 
 
 def _coverage(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
