@@ -8,6 +8,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 500.0, 170.0
 SIDE, TOP, FOOT = 30.0, 20.0, 34.0
 WIDEST_COLUMN = 56.0
+DIGIT_WIDTH = 7.5
 # Edges are written in µm² where the largest is below this many, else in mm².
 LARGE_UM2, UM2_PER_MM2 = 10_000, 1e6
 # With more edges than this only those at 1, 10, 100, … are written.
@@ -23,6 +24,8 @@ class Column:
     width: float
     height: float
     count: int
+    text: str
+    """The count, where there is room for it."""
 
     @property
     def centre(self) -> float:
@@ -57,8 +60,9 @@ def draw_histogram(edges_um2: Sequence[float], counts: Sequence[int]) -> Histogr
     step = min(WIDEST_COLUMN, (WIDTH - 2 * SIDE) / len(counts))
     left = (WIDTH - step * len(counts)) / 2
     base, room, most = HEIGHT - FOOT, HEIGHT - FOOT - TOP, max(counts)
+    shown = [f"{n:,}" if n == most or len(f"{n:,}") * DIGIT_WIDTH <= step else "" for n in counts]
     columns = [
-        Column(left + step * index + 1, base - room * n / most, step - 2, room * n / most, n)
+        Column(left + step * index + 1, base - room * n / most, step - 2, room * n / most, n, shown[index])
         for index, n in enumerate(counts)
     ]
     unit, factor = ("mm²", UM2_PER_MM2) if edges_um2[-1] > LARGE_UM2 else ("µm²", 1.0)

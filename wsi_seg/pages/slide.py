@@ -21,7 +21,8 @@ TEMPLATE = "slide.html.j2"
 PICTURE_SIDE, PICTURE_QUALITY = 1200, 80
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 72
 # What two pages have room for; manifest.json has all.
-MOST_GROUPS, MOST_HISTOGRAMS, MOST_FAULTS, MOST_TEXT = 12, 2, 5, 600
+MOST_GROUPS, MOST_HISTOGRAMS, MOST_FAULTS = 8, 2, 5
+MOST_LETTERS = {"notice": 140, "description": 260, "held_out": 200, "training_data": 600}
 
 MPP_SOURCES = {
     "user": "given by the user",
@@ -84,7 +85,7 @@ def write_slide_page(
         coverage=_coverage(summary, manifest),
         stages=_stages(summary),
         limit=LIMITS.get(summary["bottleneck"]["limit"], summary["bottleneck"]["limit"]),
-        most={"groups": MOST_GROUPS, "histograms": MOST_HISTOGRAMS, "text": MOST_TEXT},
+        most={"groups": MOST_GROUPS, "histograms": MOST_HISTOGRAMS, "letters": MOST_LETTERS},
     )
 
 
