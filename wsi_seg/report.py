@@ -108,12 +108,13 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
 
 def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
     areas = regions.areas_um2
+    sizes = size_histogram(areas)
     return {
         "count": regions.count,
         "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6),
         "median_area_um2": round(statistics.median(areas), 2) if areas else None,
         "largest_area_um2": round(max(areas), 2) if areas else None,
-        "sizes": dataclasses.asdict(size_histogram(areas)),
+        "sizes": {"edges_um2": list(sizes.edges_um2), "counts": list(sizes.counts)},
     }
 
 
