@@ -1,6 +1,6 @@
 """How many slides an hour on 1 to 64 GPUs: a simulation fed by what real runs took, and checked against some.
 
-    python benchmarks/scaling.py RESULTS/SLIDE... [--forward-ms 4] [--slides 300] [--blocks 180] [--output FILE]
+    python benchmarks/scaling.py RESULTS/SLIDE... [--forward-ms 4] [--slides 300] [--output FILE]
     python benchmarks/scaling.py --check [--rounds 3] [--output FILE]
 
 The first form takes finished results of `wsi-seg run` and simulates a batch of such slides. With
@@ -171,7 +171,8 @@ def _compared(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
     print(
         f"simulated against measured: one process {errors['one_process']:+.1%}, "
-        f"two {errors['two_processes']:+.1%}; two are {speedup['measured']:.2f} times one, simulated {speedup['simulated']:.2f}"
+        f"two {errors['two_processes']:+.1%}; "
+        f"two are {speedup['measured']:.2f} times one, simulated {speedup['simulated']:.2f}"
     )
     startup = statistics.median(r["startup_seconds"] for r in rounds)
     return {"median_error": errors, "speedup": speedup, "startup_seconds": startup, "rounds": rounds}
@@ -192,11 +193,11 @@ def _run(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> None:
 
 
 def _start(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "wsi_seg", "run", *map(str, slides), "-o", str(out), "-m",
-               given.model, "--device", "cpu", "--workers", "2", "--set", f"tile={SIDE}", "--set", "overlap=0"]  # fmt: skip
+    settings = ["--device", "cpu", "--workers", "2", "--set", f"tile={SIDE}", "--set", "overlap=0"]
+    command = [sys.executable, "-m", "wsi_seg", "run", *map(str, slides), "-o", str(out), "-m", given.model]
     alone = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out.parent / "cache")}
     return subprocess.Popen(
-        command, env={**os.environ, **alone}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, *settings], env={**os.environ, **alone}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
 
 

@@ -20,7 +20,8 @@ ONLY_DEVICE = BlockWork(read=0, predict=1.0, write=0)
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(1, 6), st.integers(1, 8), st.integers(1, 5), st.integers(1, 3),
-    st.sampled_from([0, 0.3, 0.8]), st.sampled_from([1, 2, 5, float("inf")]), st.booleans(), st.integers(0, 9),
+    st.sampled_from([0, 0.3, 0.8]), st.sampled_from([1, 2, 5, float("inf")]),
+    st.booleans(), st.integers(0, 9),
 )  # fmt: skip
 def test_every_block_is_done_once_and_no_limit_is_broken(
     slides: int,
