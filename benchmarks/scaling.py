@@ -60,10 +60,10 @@ def _one(folder: Path) -> dict[str, float]:
     busy, wall = summary["worker_seconds"], summary["seconds"]
     if not busy.get("predict"):
         raise SystemExit(f"{folder}: nothing was predicted in its run, so there is nothing to learn from it")
-    slide, files = (
-        Path(manifest["slide"]["path"]),
-        [p for p in (folder / "maps.zarr").rglob("*") if p.is_file()],
-    )
+    slide = Path(manifest["slide"]["path"])
+    if not slide.is_file():
+        raise SystemExit(f"{slide}: the slide of {folder} is not there, and its size tells how much is read")
+    files = [path for path in (folder / "maps.zarr").rglob("*") if path.is_file()]
     levels = [level["size"]["width"] * level["size"]["height"] for level in manifest["slide"]["levels"]]
     pixels = levels[manifest["plan"]["level"]]
     return {
@@ -74,7 +74,7 @@ def _one(folder: Path) -> dict[str, float]:
         "predict": busy["predict"],
         "write": busy["stitch"] + busy["write"],
         # As if the level that is read were read whole, once.
-        "read_mb": slide.stat().st_size / 1e6 * pixels / sum(levels) if slide.is_file() else 0.0,
+        "read_mb": slide.stat().st_size / 1e6 * pixels / sum(levels),
         "read_requests": pixels / STORED_TILE,
         "write_mb": sum(p.stat().st_size for p in files) / 1e6,
         "write_requests": REQUESTS_A_FILE * len(files),

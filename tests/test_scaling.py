@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scaling_model import BlockWork, Cluster, Work, simulate
+from typer.testing import CliRunner
 
+from benchmarks.scaling_model import BlockWork, Cluster, Work, simulate
+from wsi_seg.cli import app
+
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "scaling.py"
 BLOCK = BlockWork(
     read=0.2, predict=1.0, write=0.1, read_mb=40, read_requests=300, write_mb=5, write_requests=20
 )
@@ -108,3 +116,27 @@ def test_separate_drivers_keep_their_slides() -> None:
     work = Work(4, 5, ONLY_DEVICE, plan=1.0, finish=2.0, startup=3.0)
     assert simulate(work, Cluster(1, separate=True)).seconds == pytest.approx(4 * 8 + 2)
     assert simulate(work, Cluster(2, separate=True)).seconds == pytest.approx(2 * 8 + 2)
+
+
+def test_finished_results_are_what_it_is_fed_with(made_svs: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = ["run", str(made_svs), "-o", str(tmp_path), "-m", str(tiny_model), "--precision", "float32"]
+    done = CliRunner().invoke(app, [*run, "--set", "block=1024"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "made" / "summary.json").read_text(encoding="utf-8"))
+    out = tmp_path / "scaling.json"
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "made"), "--slides", "4", "--blocks", "5",
+               "--forward-ms", "8", "--spread", "0", "--output", str(out)]  # fmt: skip
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert len(printed.splitlines()) == 2 + 7
+    result = json.loads(out.read_text(encoding="utf-8"))
+    busy, blocks = summary["worker_seconds"], summary["blocks"]
+    block = result["work"]["block"]
+    assert block["read"] == pytest.approx((busy["read"] + busy["resample"]) / blocks, rel=1e-3)
+    assert block["predict"] == pytest.approx(
+        summary["tiles"] / blocks * 0.008 / 16, rel=1e-3
+    )  # tiles of 128²
+    assert result["work"]["slides"] == 4 and result["work"]["blocks"] == 5
+    assert {row["gpus"] for row in result["rows"]} == {1, 2, 4, 8, 16, 32, 64}
+    assert all(0 < row["device_share"] <= 1 and row["slides_per_hour"] > 0 for row in result["rows"])
+    refused = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "name results folders, or pass --check" in refused.stderr
