@@ -71,7 +71,7 @@ def test_one_bad_slide_costs_only_itself(
     for name in ("a", "deep/b"):
         row, folder = rows[name], tmp_path / name
         summary = json.loads((folder / "summary.json").read_text())
-        assert row["folder"] == str(folder) and float(row["seconds"]) > 0
+        assert row["folder"] == name and float(row["seconds"]) > 0
         assert (float(row["mpp"]), row["mpp_source"], row["reader"]) == (0.5, "openslide", "tiff")
         assert float(row["tissue_mm2"]) == summary["tissue_area_mm2"] > 0
         for tissue_class, area in summary["class_area_mm2"].items():

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
+from wsi_seg.pages.check import check_page
 
 FILES = {"metrics.json", "metrics.csv", "confusion.png", "curves.png", "examples.png", "report.html"}
 
@@ -74,6 +75,7 @@ def test_a_model_is_evaluated_into_a_folder(data: Path, tiny_model: Path, tmp_pa
     assert result["files"] == 4 and len(result["files_sha256"]) == 64
     assert result["classes"][3]["dice"] is None  # no such code in the masks
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert check_page(out / "report.html") == []
     assert "untrained" in page and page.count("data:image/png;base64,") == 3
     assert not re.search(r"<script|https?://|<link|@import|url\(", page)
     for path in out.glob("*.png"):
@@ -214,8 +216,8 @@ def test_figures_need_the_extra(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "jinja2" else real(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else real(name, *rest)
     )
-    refused(call(tiny_model, "-d", data, "-o", tmp_path / "out"), 1, "jinja2", "wsi-seg[report]")
+    refused(call(tiny_model, "-d", data, "-o", tmp_path / "out"), 1, "matplotlib", "wsi-seg[report]")
     assert not (tmp_path / "out").exists()
     assert call(tiny_model, "-d", data).exit_code == 0

@@ -62,6 +62,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "report",
         "bottleneck",
         "seams",
+        "pages",
     ),
     ("config", "cli", "viewer", "__main__"),
 )

@@ -54,7 +54,8 @@ def run_again(made_svs: Path, out: Path, model: Model, settings: RunSettings = S
 def test_results_are_whole_and_valid(quiet: SlideResult) -> None:
     assert quiet.status == "done"
     names = {path.name for path in quiet.folder.iterdir()}
-    assert names == {"maps.zarr", "polygons.geojson", "overview.png", "summary.json", "manifest.json"}
+    pictures_and_pages = {"overview.png", "report.html", "thumbnail.jpg"}
+    assert names == {"maps.zarr", "polygons.geojson", "summary.json", "manifest.json", *pictures_and_pages}
     assert [p.name for p in quiet.folder.parent.iterdir()] == ["made"]
     yaozarrs.validate_zarr_store(str(quiet.folder / MAPS))
     open_ome_zarr(str(quiet.folder / MAPS))

@@ -21,6 +21,7 @@ from wsi_seg.inputs import SlideInput
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.logs import SlideLog, slide_log
+from wsi_seg.pages.batch import write_batch_page
 from wsi_seg.plan import SegmentationPlan
 from wsi_seg.run import Model, Progress, SlideResult, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
@@ -219,7 +220,8 @@ class Batch:
 
     def _write_table(self) -> None:
         if self._keep_table:
-            self._table.write()
+            notices = sorted({task.model.facts.card.notice for task in self._tasks} - {""})
+            write_batch_page(self._out, self._table.write(), notice="; ".join(notices))
 
 
 def _ends_all(error: BaseException) -> bool:

@@ -64,7 +64,7 @@ class Row:
             "reason": self.reason,
             "seconds": None if self.seconds is None else round(self.seconds, 2),
             **self.facts,
-            "folder": self.folder,
+            "folder": None if self.folder is None else self.slide.name,
             **{f"{name}_mm2": area for name, area in self.areas_mm2.items()},
         }
         return {key: value for key, value in cells.items() if value is not None and value != ""}

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import wsi_seg
 from wsi_seg.bottleneck import bottleneck
 from wsi_seg.classes import ClassGroup
 from wsi_seg.jobs import BlockRecord
-from wsi_seg.outlines import GroupOutlines
+from wsi_seg.outlines import GroupOutlines, size_histogram
 from wsi_seg.plan import ModelFacts, SegmentationPlan
 from wsi_seg.process import peak_memory_bytes
 from wsi_seg.settings import RunSettings
@@ -120,7 +121,15 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
 
 
 def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
-    return {"count": regions.count, "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6)}
+    areas = regions.areas_um2
+    sizes = size_histogram(areas)
+    return {
+        "count": regions.count,
+        "area_mm2": round(regions.area_um2 / UM2_PER_MM2, 6),
+        "median_area_um2": round(statistics.median(areas), 2) if areas else None,
+        "largest_area_um2": round(max(areas), 2) if areas else None,
+        "sizes": {"edges_um2": list(sizes.edges_um2), "counts": list(sizes.counts)},
+    }
 
 
 def manifest(facts: RunFacts, key: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The results folder of one slide: what lies where, how it is built aside, and how a run is taken up again.
 
 OUT/<slide>/              whole results, renamed into place at the end
-    maps.zarr  polygons.geojson  overview.png  summary.json  manifest.json
+    maps.zarr  polygons.geojson  overview.png  report.html  thumbnail.jpg  summary.json  manifest.json
     (polygons.geojson.gz instead where it is large, see `exporters.geojson.COMPRESS_ABOVE`)
 OUT/.<slide>.partial/     the same while it is being made, and after an interruption
     plan.json             what is being done; a run with another plan does not mix with it
@@ -34,6 +34,8 @@ from wsi_seg.plan import SegmentationPlan
 MAPS = "maps.zarr"
 POLYGONS = "polygons.geojson"
 OVERVIEW = "overview.png"
+THUMBNAIL = "thumbnail.jpg"
+REPORT = "report.html"
 SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -71,6 +73,20 @@ def read_json(path: Path) -> Any:
         raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise OutputError(f"{path}: is damaged ({error}); remove its folder and run again") from error
+
+
+def missing_files(manifest: Path) -> list[str]:
+    """Return the files that a manifest lists and its folder lacks, one line each."""
+    try:
+        record = read_json(manifest)
+    except OutputError as error:
+        return [str(error)]
+    listed = record.get("files", []) if isinstance(record, dict) else []
+    return [
+        f"{manifest}: lists {name}, which is missing"
+        for name in listed
+        if not (manifest.parent / name).exists()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +213,11 @@ class ResultsFolder:
             record = BlockRecord(**{**plain, "counts": counts, "log": ()})
             records[record.ix, record.iy] = record
         return [record for record in records.values() if record.written]
+
+    def files(self) -> list[str]:
+        """Return the names of all that the whole results will hold, `MANIFEST` included."""
+        names = {path.name for path in self.partial.iterdir() if path.suffix != ".tmp"}
+        return sorted((names | {MANIFEST}) - {PLAN, JOURNAL})
 
     def finish(self) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then."""

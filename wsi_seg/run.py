@@ -30,6 +30,7 @@ from wsi_seg.layout import KINDS
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.outlines import GroupOutlines, keep_outlines
+from wsi_seg.pages.slide import write_slide_page
 from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
@@ -331,7 +332,7 @@ class _SlideRun:
             )
         self.written = {"polygons": written.path.name, "regions_too_thin_to_write": written.vanished}
         with self._timed("overview"):
-            write_overview(
+            self.overview = write_overview(
                 self.folder.partial / OVERVIEW,
                 self.slide,
                 list(self.regions.values()),
@@ -341,7 +342,7 @@ class _SlideRun:
             )
 
     def finish(self, request: str | None) -> dict[str, Any]:
-        """Write summary and manifest, and rename the results into place."""
+        """Write summary, report and manifest, and rename the results into place."""
         facts = RunFacts(
             self.plan,
             self.model.facts,
@@ -355,8 +356,10 @@ class _SlideRun:
             request,
         )
         summary = {**summarise(facts, self.regions), **self.written}
+        record = manifest(facts, self.key)
         write_json(self.folder.partial / SUMMARY, summary)
-        write_json(self.folder.partial / MANIFEST, manifest(facts, self.key))
+        write_slide_page(self.folder.partial, summary, record, self.overview)
+        write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
         self.folder.finish()
         return summary
 

@@ -62,19 +62,32 @@ def models(json_: JsonOption = False) -> int:
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="A .geojson file, or a folder that holds some.")],
+    path: Annotated[
+        Path, typer.Argument(help="A .geojson file, a report.html, or a folder that holds some.")
+    ],
 ) -> int:
-    """Check GeoJSON files against the rules by which QuPath reads them."""
+    """Check GeoJSON against the rules by which QuPath reads it, and that results and reports are whole."""
     from wsi_seg.exporters.check import check_geojson
+    from wsi_seg.pages.check import check_page
+    from wsi_seg.results import MANIFEST, REPORT, missing_files
 
+    checks = {
+        "*.geojson": check_geojson,
+        "*.geojson.gz": check_geojson,
+        REPORT: check_page,
+        MANIFEST: missing_files,
+    }
     if not path.exists():
         raise OutputError(f"{path}: no such file or folder")
-    files = sorted({*path.rglob("*.geojson"), *path.rglob("*.geojson.gz")}) if path.is_dir() else [path]
-    if not files:
-        raise OutputError(f"{path}: no .geojson file in this folder")
+    if path.is_dir():
+        found = {file: check for pattern, check in checks.items() for file in path.rglob(pattern)}
+    else:
+        found = {path: check_page if path.suffix == ".html" else check_geojson}
+    if not found:
+        raise OutputError(f"{path}: no .geojson file and no report.html in this folder")
     bad = 0
-    for file in files:
-        problems = check_geojson(file)
+    for file, check in sorted(found.items()):
+        problems = check(file)
         bad += bool(problems)
         typer.echo("\n".join([f"{file}: {'ok' if not problems else f'{len(problems)} problems'}", *problems]))
     return 1 if bad else 0

@@ -89,7 +89,7 @@ def finish(
     metrics = {
         "key": evaluation_key(subject, data),
         "started": started.isoformat(timespec="seconds"),
-        "seconds": round((ended - started).total_seconds(), 1),
+        "seconds": round((ended - started).total_seconds(), 3),
         "versions": versions(),
         "model": subject.to_json(),
         "data": data,

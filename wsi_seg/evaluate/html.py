@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from wsi_seg.evaluate.explain import explain_accuracy, explain_rows
 from wsi_seg.evaluate.tables import BRIEF
+from wsi_seg.pages.template import new_environment
 
 TEMPLATE = "report.html.j2"
 # Patients or slides listed in the page; metrics.json has all.
@@ -36,15 +35,10 @@ def render_report(metrics: dict[str, Any], figures: Sequence[PageFigure]) -> str
         metrics: content of metrics.json.
         figures: embedded in this order.
     """
-    environment = Environment(
-        loader=PackageLoader("wsi_seg", "evaluate"), autoescape=True, undefined=StrictUndefined
-    )
+    environment = new_environment("evaluate")
     environment.filters.update(
         score=score_text,
         limits=limits_text,
-        count=lambda n: f"{n:,}",
-        percent=lambda share: "" if share is None else f"{100 * share:.1f} %",
-        plain=lambda name: str(name).replace("_", " "),
         explain_accuracy=explain_accuracy,
         explain_rows=explain_rows,
     )

@@ -48,14 +48,13 @@ def check_output(out: Path, key: str, overwrite: bool) -> None:
 
     Raises:
         OutputError: the folder holds something else, or another evaluation that is not to be replaced.
-        MissingExtraError: matplotlib or jinja2 is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
-    for library in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(library) is None:
-            raise MissingExtraError(
-                f"figures and report need {library}; install it with: pip install 'wsi-seg[report]', or "
-                "leave the output folder out"
-            )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError(
+            "figures and report need matplotlib; install it with: pip install 'wsi-seg[report]', or "
+            "leave the output folder out"
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / METRICS).is_file() or not (out / REPORT).is_file():
@@ -105,7 +104,7 @@ def write_evaluation(
 
 
 def _figures_and_report(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, bytes]:
-    # Imported here: they need the extra `report`, and slow down what does not draw.
+    # Imported here: they need the extra `report` and slow down what does not draw.
     from wsi_seg.evaluate.html import PageFigure, render_report
     from wsi_seg.evaluate.plots import draw_confusion, draw_curves, draw_examples
     from wsi_seg.evaluate.training_log import LOG, draw_training, read_curves

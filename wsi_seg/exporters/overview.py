@@ -37,6 +37,14 @@ UNREADABLE = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Overview:
+    """The picture of a slide with tint and outlines, without what stands around it."""
+
+    image: Image.Image
+    um_per_pic: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     """The slide at low power."""
 
@@ -55,7 +63,7 @@ def write_overview(
     maps: Maps,
     notice: str = "",
     max_side: int = MAX_SIDE,
-) -> None:
+) -> Overview:
     """Write a PNG to show: slide, class tint, region outlines, scale bar and legend.
 
     Memory does not grow with the slide.
@@ -68,6 +76,9 @@ def write_overview(
         maps: the maps with their pyramids.
         notice: a sentence about the model, put under the picture.
         max_side: longest side of the slide's picture in pixels.
+
+    Returns:
+        The picture alone, for other pages.
 
     Raises:
         SlideError: the slide cannot be read.
@@ -88,7 +99,9 @@ def write_overview(
         notice=notice,
         um_per_pic=frame.mpp * picture.map_per_pic[0],
     )
-    save_png(compose(Image.fromarray(pixels), sheet), path)
+    image = Image.fromarray(pixels)
+    save_png(compose(image, sheet), path)
+    return Overview(image, sheet.um_per_pic)
 
 
 def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
