@@ -14,6 +14,7 @@ from typing import cast
 
 from wsi_seg.errors import SlideError, UsageError
 from wsi_seg.geometry import Scale
+from wsi_seg.remote import is_remote
 from wsi_seg.slide import Slide
 
 READERS = {
@@ -22,6 +23,8 @@ READERS = {
     "tiffslide": "wsi_seg.readers.tiffslide:TiffSlideReader",
     "image": "wsi_seg.readers.image:ImageReader",
 }
+# Those that read a file piece by piece behind a URL.
+REMOTE_READERS = ("tiff", "tiffslide")
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
@@ -51,9 +54,13 @@ def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | floa
     if reader is not None and reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}; choose one of {', '.join(READERS)}")
     location = str(path)
-    if "://" not in location:
+    if not is_remote(location):
         location = _find_file(Path(path))
     name = reader or choose_reader(location)
+    if is_remote(location) and name not in REMOTE_READERS:
+        raise SlideError(
+            f"{location}: the reader {name} reads local files; fetch the slide whole with --cache DIR"
+        )
     scale = Scale(float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
     if scale is not None and not all(math.isfinite(value) and value > 0 for value in (scale.x, scale.y)):
         raise UsageError(f"mpp must be a positive number of microns, got {scale.x:g}, {scale.y:g}")
@@ -71,8 +78,8 @@ def choose_reader(path: str) -> str:
     Raises:
         SlideError: no reader takes this file.
     """
-    if "://" in path:
-        return "tiffslide"
+    if is_remote(path):
+        return _choose_remote_reader(path)
     if _suits_openslide(path):
         return "tiff" if _suits_tiff(path) else "openslide"
     head = _read_head(Path(path), 16)
@@ -83,6 +90,14 @@ def choose_reader(path: str) -> str:
     raise SlideError(
         f"{path}: not a slide or image that can be read (SVS, NDPI, MRXS, SCN, TIFF, DICOM, PNG, JPEG)"
     )
+
+
+def _choose_remote_reader(url: str) -> str:
+    from wsi_seg.readers.remote import open_head
+    from wsi_seg.readers.tiled_tiff import why_not
+
+    known = _suits_openslide(open_head(url).local)
+    return "tiff" if known and why_not(url) is None else "tiffslide"
 
 
 def _suits_openslide(path: str) -> bool:
