@@ -12,6 +12,7 @@ from wsi_seg.layout import ProbabilityDtype
 from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import TraceSettings
 from wsi_seg.settings import Origin, RegionSettings, RunSettings
+from wsi_seg.slide_cache import GB, SlideCache
 from wsi_seg.stitch import Blend
 from wsi_seg.yaml_config import read_yaml, validated
 
@@ -46,6 +47,9 @@ class RunConfig(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     max_memory: ByteSize | None = None
     scheduler: str = "threads"
+    cache: str | None = None
+    cache_size: ByteSize = Field(default=ByteSize(50 * GB), gt=0)
+    staging: str | None = None
     probability_downsample: int = Field(default=4, ge=1)
     probability_dtype: ProbabilityDtype = "uint8"
     uncertainty: bool = False
@@ -85,6 +89,8 @@ class RunConfig(BaseModel):
             regions=self.region_settings(),
             scheduler=self.scheduler,
             overwrite=overwrite,
+            cache=None if self.cache is None else SlideCache(self.cache, self.cache_size),
+            staging=self.staging,
         )
 
 

@@ -23,6 +23,7 @@ from wsi_seg.geometry import Scale
 from wsi_seg.maps import Maps
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import Slide
+from wsi_seg.slide_cache import SlideCache
 from wsi_seg.tiling import Block
 from wsi_seg.tissue import TissueMask
 
@@ -36,6 +37,8 @@ class SlideRecipe:
     mpp: Scale | None
     fingerprint: str = ""
     """Of the slide when it was planned: another file under the same name is opened anew."""
+    cache: SlideCache | None = None
+    """Where a slide behind a URL is fetched as a whole; None: it is read piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class _SlideCache(threading.local):
     def get(self, recipe: SlideRecipe) -> Slide:
         if self._slide is None or recipe != self._recipe:
             self.forget()
-            self._slide = open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+            self._slide = open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp, cache=recipe.cache)
             self._recipe = recipe
         return self._slide
 

@@ -162,11 +162,11 @@ class RemoteFile:
             return
         count = 0
         with reported(self.url, SlideError), self.file_system.open(self.path, block_size=0) as file:
-            while piece := file.read(REQUEST_BYTES):
+            while (piece := file.read(REQUEST_BYTES)) and count <= self.size:
                 count += len(piece)
                 yield piece
         if count != self.size:
-            raise SlideError(f"{self.url}: {count} of {self.size} bytes came; run again")
+            raise SlideError(f"{self.url}: {count} bytes came, not the {self.size} that the server promised")
 
 
 class PositionedFile(io.RawIOBase):
@@ -273,8 +273,8 @@ def connect(url: str, kind: type[WsiSegError]) -> tuple[Any, str]:
 
 def storage_errors() -> tuple[type[BaseException], ...]:
     """Return what the operating system, the network and the storage libraries raise."""
-    loaded = [(sys.modules[module], name) for module, name in _LIBRARY_ERRORS if module in sys.modules]
-    return (OSError, *(getattr(module, name) for module, name in loaded))
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _LIBRARY_ERRORS)
+    return (OSError, *(kind for kind in found if kind is not None))
 
 
 @contextmanager

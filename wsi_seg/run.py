@@ -26,8 +26,9 @@ from wsi_seg.outlines import GroupOutlines, keep_outlines
 from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
+from wsi_seg.remote_results import results_folder
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
-from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
+from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, write_json
 from wsi_seg.segment import Execution, build_pyramids, segment_blocks
 from wsi_seg.settings import RunSettings
 from wsi_seg.slide import Slide
@@ -55,7 +56,8 @@ class SlideResult:
 
     slide: str
     status: Literal["done", "skipped", "incomplete"]
-    folder: Path
+    folder: Path | str
+    """A URL where the results were uploaded."""
     summary: dict[str, Any]
 
 
@@ -125,7 +127,7 @@ def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMa
 
 def segment_slide(
     path: str | Path,
-    out: Path,
+    out: Path | str,
     model: Model,
     settings: RunSettings,
     progress: Progress | None = None,
@@ -134,7 +136,7 @@ def segment_slide(
 
     Args:
         path: slide file, folder of a DICOM series, or URL.
-        out: folder that gets a folder named after the slide.
+        out: folder, or URL of one, that gets a folder named after the slide.
         model: from `load_model`.
         settings: see `RunSettings`.
         progress: told what happens.
@@ -146,10 +148,10 @@ def segment_slide(
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
     groups = settings.regions.resolve(model.facts.card)
-    with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
+    with open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache) as slide:
         run = _SlideRun(path, slide, out, model, settings, groups, progress or _Silent())
         if run.folder.holds(run.key, settings.overwrite):
-            return SlideResult(str(path), "skipped", run.folder.final, run.folder.read_summary())
+            return SlideResult(str(path), "skipped", run.folder.place, run.folder.read_summary())
         try:
             run.fill_maps()
             run.trace_regions()
@@ -158,7 +160,7 @@ def segment_slide(
             run.folder.discard_if_nothing_done()
             raise
     failed = any(record.error for record in run.records)
-    return SlideResult(str(path), "incomplete" if failed else "done", run.folder.final, summary)
+    return SlideResult(str(path), "incomplete" if failed else "done", run.folder.place, summary)
 
 
 def _results_name(path: str | Path, slide: Slide) -> str:
@@ -186,7 +188,7 @@ class _SlideRun:
         self,
         path: str | Path,
         slide: Slide,
-        out: Path,
+        out: Path | str,
         model: Model,
         settings: RunSettings,
         groups: tuple[ClassGroup, ...],
@@ -196,7 +198,7 @@ class _SlideRun:
         self.seconds: dict[str, float] = {}
         self.slide, self.model, self.groups = slide, model, groups
         self.progress = progress
-        self.folder = ResultsFolder(out, _results_name(path, slide))
+        self.folder = results_folder(out, _results_name(path, slide), settings.staging)
         if settings.plan.batch is None and not settings.overwrite:
             # A calibration since then must not make another run of this one.
             settings = replace(settings, plan=replace(settings.plan, batch=self.folder.earlier_batch()))
@@ -220,7 +222,7 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
-        execution = Execution(self.plan, self.store, self.settings.scheduler)
+        execution = Execution(self.plan, self.store, self.settings.scheduler, self.settings.cache)
         with self._timed("blocks"):
             segment_blocks(execution, self.tissue, self.model.predictor, done, self._block_done)
         with self._timed("pyramids"):

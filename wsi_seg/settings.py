@@ -11,6 +11,7 @@ from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import TraceSettings
+from wsi_seg.slide_cache import SlideCache
 
 Origin = Literal["bounds", "level0"]
 
@@ -56,3 +57,7 @@ class RunSettings:
     scheduler: str = "threads"
     """`threads`, `synchronous`, or the address of a Dask scheduler."""
     overwrite: bool = False
+    cache: SlideCache | None = None
+    """Where slides behind URLs are fetched as a whole; None: they are read piece by piece."""
+    staging: str | None = None
+    """Local folder where results for a URL are built; None: in the user's cache folder."""

@@ -16,15 +16,17 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_seg.errors import SlideError, UsageError
+from wsi_seg.errors import OutputError, SlideError
 from wsi_seg.remote import RemoteFile, open_remote
 
 PART = ".part"
+LOCK = ".lock"
 GB = 10**9
 # Slides of several files, by the ending of the one that is opened.
 SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
@@ -45,7 +47,7 @@ class SlideCache:
 
         Raises:
             SlideError: the slide cannot be fetched, is larger than the cache, or slides in use leave no room.
-            UsageError: the folder cannot be used.
+            OutputError: the folder cannot be written.
         """
         file = open_remote(url)
         self._check(file)
@@ -58,8 +60,8 @@ class SlideCache:
     def _check(self, file: RemoteFile) -> None:
         if file.size > self.size:
             raise SlideError(
-                f"{file.url}: its {file.size / GB:.3g} GB are more than the cache of {self.size / GB:.3g} GB holds; "
-                "raise --cache-size"
+                f"{file.url}: its {file.size / GB:.3g} GB are more than the whole cache of "
+                f"{self.size / GB:.3g} GB; raise --cache-size"
             )
         several = file.url.lower().endswith(SEVERAL_FILES)
         if not several and file.ranged and file.size > DICOM_MAGIC_AT + 4:
@@ -81,18 +83,23 @@ class SlideCache:
         while True:
             descriptor = _locked(path, os.O_RDONLY, fcntl.LOCK_SH)
             if descriptor is not None:
-                os.utime(path, (_now(), path.stat().st_mtime))
+                os.utime(path, (time.time(), path.stat().st_mtime))
                 return descriptor
             part = path.with_name(path.name + PART)
             descriptor = _locked(part, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
             if descriptor is None:
                 continue  # who held it has renamed or removed it
             try:
-                if not path.exists():
+                if path.exists():  # somebody was quicker
+                    part.unlink()
+                else:
                     self._fetch(file, part, descriptor)
-                    part.rename(path)
-            finally:
+                    with self._changing():
+                        part.rename(path)
+            except BaseException:
                 part.unlink(missing_ok=True)
+                raise
+            finally:
                 os.close(descriptor)
 
     def _fetch(self, file: RemoteFile, part: Path, descriptor: int) -> None:
@@ -108,30 +115,44 @@ class SlideCache:
 
     def _reserve(self, file: RemoteFile, descriptor: int) -> None:
         """Give a file its final size, after removing what was used least recently to make room for it."""
-        folder = Path(self.folder)
-        lock = _locked(folder / ".lock", os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
-        if lock is None:
-            raise UsageError(f"{folder}: another program changes this folder; choose another --cache")
-        try:
+        with self._changing():
             taken = self._entries()
             for path in sorted(taken, key=lambda path: taken[path].st_atime_ns):
-                if sum(facts.st_size for facts in taken.values()) + file.size <= self.size:
+                if _total(taken) + file.size <= self.size:
                     break
                 if _remove_unused(path):
                     del taken[path]
-            used = sum(facts.st_size for facts in taken.values())
-            if used + file.size > self.size:
+            if _total(taken) + file.size > self.size:
                 raise SlideError(
-                    f"{file.url}: the cache {folder} has no room for its {file.size / GB:.3g} GB: slides in use take "
-                    f"{used / GB:.3g} of {self.size / GB:.3g} GB; raise --cache-size, or run it again later"
+                    f"{file.url}: the cache {self.folder} has no room for its {file.size / GB:.3g} GB: slides "
+                    f"in use take {_total(taken) / GB:.3g} of {self.size / GB:.3g} GB; raise --cache-size, "
+                    "or run again later"
                 )
-            with _disk(folder):
+            with _disk(Path(self.folder)):
                 os.ftruncate(descriptor, file.size)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other processes and threads from making room or renaming meanwhile."""
+        path = Path(self.folder) / LOCK
+        descriptor = None
+        while descriptor is None:
+            descriptor = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+        try:
+            yield
         finally:
-            os.close(lock)
+            os.close(descriptor)
 
     def _entries(self) -> dict[Path, os.stat_result]:
-        return {path: path.stat() for path in Path(self.folder).iterdir() if path.name != ".lock"}
+        entries = {}
+        for path in Path(self.folder).iterdir():
+            with suppress(FileNotFoundError):  # a fetch that failed meanwhile
+                entries[path] = path.stat()
+        return entries
+
+
+def _total(entries: Mapping[Path, os.stat_result]) -> int:
+    return sum(facts.st_size for facts in entries.values())
 
 
 def _remove_unused(path: Path) -> bool:
@@ -154,28 +175,28 @@ def _locked(path: Path, flags: int, lock: int) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, lock)
+        with _disk(path):
+            fcntl.flock(descriptor, lock)
         if os.fstat(descriptor).st_ino == path.stat().st_ino:
             return descriptor
     except (BlockingIOError, FileNotFoundError):
         pass
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals but "not there" into one clear line."""
+    """Turn the operating system's refusals, but "not there" and "locked", into one clear line."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, BlockingIOError):
         raise
     except OSError as error:
         way_out = "make room" if error.errno == errno.ENOSPC else "choose another folder"
-        raise UsageError(f"{path}: the slide cache cannot be written ({error.strerror}); {way_out}") from error
-
-
-def _now() -> float:
-    import time
-
-    return time.time()
+        raise OutputError(
+            f"{path}: the slide cache cannot be written ({error.strerror}); {way_out}"
+        ) from error

@@ -36,7 +36,7 @@ EXIT_SOME_FAILED = 3
 
 def run(
     slides: Annotated[list[str], typer.Argument(help="Slide files, folders of a DICOM series, or URLs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results, or its URL.")],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Bundled name, folder, hf://owner/name, or .pth with a card."),
@@ -64,6 +64,15 @@ def run(
     scheduler: Annotated[
         str | None, typer.Option(help="threads, synchronous, or tcp://host:port of a Dask scheduler.")
     ] = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Fetch slides behind URLs whole, and keep them here.")
+    ] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most that --cache may take, such as 50GB.")
+    ] = None,
+    staging: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Local folder where results for a URL are built.")
+    ] = None,
     set_: SetOption = None,
     allow_upsampling: Annotated[
         bool, typer.Option("--allow-upsampling", help="Accept slides much coarser than the model.")
@@ -89,6 +98,7 @@ def run(
         "model": model, "mpp": mpp, "tissue": tissue, "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
         "scheduler": scheduler, "max_memory": max_memory, "allow_upsampling": allow_upsampling or None,
+        "cache": cache, "cache_size": cache_size, "staging": staging,
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
@@ -110,7 +120,7 @@ def _print_plans(slides: Sequence[str], model: Model, settings: RunSettings, as_
 
     plans = []
     for path in slides:
-        with open_slide(path, reader=settings.reader, mpp=settings.mpp) as slide:
+        with open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache) as slide:
             plans.append(prepare(slide, model, settings)[1])
     if as_json:
         typer.echo(json.dumps([plan.to_json() for plan in plans], indent=2))
@@ -144,7 +154,7 @@ def _describe_plan(plan: SegmentationPlan) -> str:
     return "\n".join(lines)
 
 
-def _run_all(slides: Sequence[str], output: Path, model: Model, settings: RunSettings, as_json: bool) -> int:
+def _run_all(slides: Sequence[str], output: str, model: Model, settings: RunSettings, as_json: bool) -> int:
     from wsi_seg.bottleneck import describe
     from wsi_seg.cli.progress import BarProgress
     from wsi_seg.run import segment_slide

@@ -16,6 +16,7 @@ from wsi_seg.errors import SlideError, UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.remote import is_remote
 from wsi_seg.slide import Slide
+from wsi_seg.slide_cache import SlideCache
 
 READERS = {
     "tiff": "wsi_seg.readers.tiled_tiff:TiledTiffReader",
@@ -34,15 +35,23 @@ SERIES_UID_TAG = b"\x20\x00\x0e\x00UI"
 DICOM_HEAD_BYTES = 65_536
 
 
-def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | float | None = None) -> Slide:
+def open_slide(
+    path: str | Path,
+    *,
+    reader: str | None = None,
+    mpp: Scale | float | None = None,
+    cache: SlideCache | None = None,
+) -> Slide:
     """Open a slide.
 
     Args:
-        path: a file; a URL that fsspec knows (`https://…`); or a folder that holds one DICOM series.
+        path: a file; a URL (`s3://`, `gs://`, `az://`, `https://`, `http://`); or a folder that holds one
+            DICOM series.
         reader: a name of `READERS`. By default `tiff` for the tiled TIFFs that it understands in full,
-            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs and for URLs,
-            Pillow for plain images.
+            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs, and Pillow for
+            plain images. Behind a URL only `tiff` and `tiffslide` read, piece by piece.
         mpp: microns per l0 pixel, in place of what the file says.
+        cache: where to fetch slides behind URLs as a whole; they are then read as local ones are.
 
     Returns:
         An open slide for the use of one thread; a context manager. `info.mpp` is None where it is unknown.
@@ -53,7 +62,12 @@ def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | floa
     """
     if reader is not None and reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}; choose one of {', '.join(READERS)}")
+    scale = _mpp_scale(mpp)
     location = str(path)
+    if is_remote(location) and cache is not None:
+        from wsi_seg.readers.cached import CachedSlide
+
+        return CachedSlide(location, cache, lambda local: open_slide(local, reader=reader, mpp=scale))
     if not is_remote(location):
         location = _find_file(Path(path))
     name = reader or choose_reader(location)
@@ -61,10 +75,14 @@ def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | floa
         raise SlideError(
             f"{location}: the reader {name} reads local files; fetch the slide whole with --cache DIR"
         )
+    return _load(name)(location, scale)
+
+
+def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
     scale = Scale(float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
     if scale is not None and not all(math.isfinite(value) and value > 0 for value in (scale.x, scale.y)):
         raise UsageError(f"mpp must be a positive number of microns, got {scale.x:g}, {scale.y:g}")
-    return _load(name)(location, scale)
+    return scale
 
 
 def _load(name: str) -> Callable[[str, Scale | None], Slide]:
