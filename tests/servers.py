@@ -11,12 +11,15 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "slides"
+CHUNK = 65_536
+POLL_SECONDS = 0.01
 
 
 @dataclass
@@ -33,6 +36,12 @@ class Traffic:
     ranges: bool = True
     """Whether `Range` is honoured."""
     sizes: bool = True
+    """Whether the length of files is told."""
+    puts_left: int | None = None
+    """After so many uploads no more are taken."""
+
+    def puts(self) -> list[str]:
+        return [path for method, path in self.requests if method == "PUT"]
 
     def reset(self) -> None:
         self.bytes_sent = 0
@@ -83,10 +92,11 @@ class _WebHandler(BaseHTTPRequestHandler):
         if traffic.truncate and len(piece) > 1:
             traffic.truncate -= 1
             piece = piece[: len(piece) // 2]
-        traffic.bytes_sent += len(piece)
         self.close_connection = True
         try:
-            self.wfile.write(piece)
+            for at in range(0, len(piece), CHUNK):
+                self.wfile.write(piece[at : at + CHUNK])
+                traffic.bytes_sent += len(piece[at : at + CHUNK])
         except ConnectionError:  # the client has seen enough
             return
 
@@ -99,7 +109,7 @@ def web_server(folder: Path) -> Iterator[tuple[str, Traffic]]:
     """Serve a folder; yields its address and what is told and known of the traffic."""
     traffic = Traffic()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_WebHandler, traffic, folder)) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", traffic
         server.shutdown()
@@ -120,9 +130,12 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         traffic.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        if traffic.refuse:
+        if environ["REQUEST_METHOD"] == "PUT" and traffic.puts_left is not None:
+            traffic.puts_left -= 1
+        if traffic.refuse or (traffic.puts_left or 0) < 0:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-            start_response(f"{traffic.refuse} No", [("Content-Length", str(len(body)))])
+            start_response(f"{traffic.refuse or 403} No", [("Content-Length", str(len(body)))])
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
         pieces = []
         for piece in moto(environ, start_response):
@@ -134,8 +147,9 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
         return pieces
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_QuietHandler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True)
     thread.start()
+    urlopen(Request(f"http://127.0.0.1:{server.server_port}/moto-api/reset", method="POST")).close()
     patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     patch.setenv("AWS_ACCESS_KEY_ID", "key")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

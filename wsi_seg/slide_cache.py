@@ -124,9 +124,9 @@ class SlideCache:
                     del taken[path]
             if _total(taken) + file.size > self.size:
                 raise SlideError(
-                    f"{file.url}: the cache {self.folder} has no room for its {file.size / GB:.3g} GB: slides "
-                    f"in use take {_total(taken) / GB:.3g} of {self.size / GB:.3g} GB; raise --cache-size, "
-                    "or run again later"
+                    f"{file.url}: the cache {self.folder} has no room for its {file.size / GB:.3g} GB: "
+                    f"slides in use take {_total(taken) / GB:.3g} of {self.size / GB:.3g} GB; raise "
+                    "--cache-size or run again later"
                 )
             with _disk(Path(self.folder)):
                 os.ftruncate(descriptor, file.size)

@@ -1,7 +1,7 @@
 """TIFF slides behind a URL: a local copy of their page tables alone, and tiles in few, parallel requests.
 
 OpenSlide, which tells the facts about a slide, and tifffile, which tells where its tiles are, read no more of
-it than the page tables and the smallest levels. These are put at their places into a sparse local file; both
+it than the page tables and the smallest level. These are put at their places into a sparse local file; both
 find in it what they find in the slide itself, so that facts, fingerprint and tiles are the same as those of
 a local copy. Pixels never go through it.
 """
@@ -188,7 +188,6 @@ def _fetch_head(file: RemoteFile) -> Head:
             if tiff.is_ndpi:
                 raise SlideError(f"{file.url}: NDPI slides are not read piece by piece; {CACHE_HINT}")
             head.fetch(list(_tables(tiff)))
-            head.fetch(list(_small_levels(tiff)))
     except TIFF_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"{file.url}: damaged or incomplete TIFF: {reason}") from error
@@ -202,13 +201,6 @@ def _tables(tiff: tifffile.TiffFile) -> Iterator[Piece]:
         yield page.offset, min(page.offset + length, tiff.filehandle.size)
         for tag in page.tags:
             yield tag.valueoffset, min(tag.valueoffset + tag.valuebytecount, tiff.filehandle.size)
-
-
-def _small_levels(tiff: tifffile.TiffFile) -> Iterator[Piece]:
-    for page in _pages(tiff):
-        if page.is_tiled and sum(page.databytecounts) <= HASHED_BYTES:
-            for at, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                yield at, min(at + count, tiff.filehandle.size)
 
 
 def _pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:

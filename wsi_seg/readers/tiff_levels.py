@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.geometry import Box, Size
 from wsi_seg.readers.tiff_codecs import Decoder, find_decoder
+from wsi_seg.remote import Piece
 from wsi_seg.slide import SlideInfo
 
 VENDORS = ("aperio", "generic-tiff", "philips")
@@ -46,6 +47,16 @@ class TiledLevel:
         for row in range(box.y0 // self.tile.height, -(-box.y1 // self.tile.height)):
             for column in range(box.x0 // self.tile.width, -(-box.x1 // self.tile.width)):
                 yield row * self.columns + column
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """Where all stored tiles lie in the file."""
+        return [piece for index in range(len(self.counts)) if (piece := self.piece(index))]
+
+    def piece(self, index: int) -> Piece | None:
+        """Return where a tile lies in the file, None where it is missing."""
+        start, count = int(self.offsets[index]), int(self.counts[index])
+        return (start, start + count) if count else None
 
     def place(self, index: int) -> Box:
         """Return the pixels of this level that a tile holds, padding included."""

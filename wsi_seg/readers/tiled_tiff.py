@@ -20,11 +20,11 @@ from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale
 from wsi_seg.readers.base import LevelReader, make_levels
 from wsi_seg.readers.openslide import read_facts
-from wsi_seg.readers.remote import LocalBytes, RemoteBytes, TileBytes, open_head
+from wsi_seg.readers.remote import HASHED_BYTES, Head, LocalBytes, RemoteBytes, TileBytes, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
 from wsi_seg.readers.tiff_levels import VENDORS, NotUnderstoodError, TiledLevel, find_levels
-from wsi_seg.remote import Piece, is_remote
+from wsi_seg.remote import is_remote
 from wsi_seg.slide import SlideInfo
 
 # Decoded tiles that a handle keeps, so that neighbouring reads do not decode their common tiles again;
@@ -34,6 +34,10 @@ CACHE_BYTES = 32 * 2**20
 # Stored bytes that are fetched in one go, and kept, where the file is remote.
 FETCH_BYTES = 32 * 2**20
 
+# A coarser level of a remote file that is smaller is fetched whole once any of it is read: finding tissue and
+# drawing the overview read all of it, in hundreds of small boxes.
+WHOLE_LEVEL_BYTES = 8 * 2**20
+
 
 class TiledTiffReader(LevelReader):
     """A tiled TIFF that is understood in full; one file descriptor, and no lock between handles."""
@@ -41,9 +45,12 @@ class TiledTiffReader(LevelReader):
     def __init__(self, path: str, mpp: Scale | None = None) -> None:
         head = open_head(path) if is_remote(path) else None
         facts, background = read_facts(path if head is None else head.local, mpp)
-        facts = facts if head is None else head.describe(facts)
         try:
-            self._tiled = _find_tiles(path if head is None else head.open(), facts)
+            if head is None:
+                self._tiled = _find_tiles(path, facts)
+            else:
+                self._tiled = _find_tiles(head.open(), replace(facts, path=path))
+                facts = _remote_facts(head, facts, self._tiled, mpp)
         except NotUnderstoodError as reason:
             raise SlideError(
                 f"{path}: the reader tiff cannot open this file: {reason}; use the reader openslide"
@@ -55,13 +62,16 @@ class TiledTiffReader(LevelReader):
         self._blank[...] = background
         self._tile = lru_cache(max(1, CACHE_BYTES // self._blank.nbytes))(self._read_tile)
         self._bytes: TileBytes = LocalBytes(path) if head is None else RemoteBytes(head, FETCH_BYTES)
+        self._head = head
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         tiled = self._tiled[level]
+        if self._head is not None and level and tiled.counts.sum() <= WHOLE_LEVEL_BYTES:
+            self._head.fetch(tiled.pieces)
         out = np.empty((box.height, box.width, 3), np.uint8)
         for group in _groups(tiled, box):
             try:
-                self._bytes.expect([piece for index in group if (piece := _piece(tiled, index))])
+                self._bytes.expect([piece for index in group if (piece := tiled.piece(index))])
             except OSError as error:
                 raise self._unreadable(level, box, error) from error
             for index in group:
@@ -77,7 +87,7 @@ class TiledTiffReader(LevelReader):
     def _read_tile(self, level: int, index: int) -> NDArray[np.uint8]:
         """Return one tile as stored, uint8 RGB of the tile's full size; blank where it is missing."""
         tiled = self._tiled[level]
-        piece = _piece(tiled, index)
+        piece = tiled.piece(index)
         if piece is None:
             return self._blank[: tiled.tile.height, : tiled.tile.width]
         start, stop = piece
@@ -89,6 +99,17 @@ class TiledTiffReader(LevelReader):
     def _release(self) -> None:
         self._tile.cache_clear()
         self._bytes.close()
+
+
+def _remote_facts(
+    head: Head, facts: SlideInfo, tiled: tuple[TiledLevel, ...], mpp: Scale | None
+) -> SlideInfo:
+    """Return the facts that OpenSlide would tell of a local copy, its hash of the smallest level included."""
+    smallest = tiled[len(facts.levels) - 1]
+    if smallest.counts.sum() <= HASHED_BYTES:
+        head.fetch(smallest.pieces)
+        facts, _ = read_facts(head.local, mpp)
+    return head.describe(facts)
 
 
 def why_not(path: str) -> str | None:
@@ -104,12 +125,6 @@ def why_not(path: str) -> str | None:
             raise
         return str(error)
     return None
-
-
-def _piece(tiled: TiledLevel, index: int) -> Piece | None:
-    """Return where a stored tile lies in the file, None where it is missing."""
-    start, count = int(tiled.offsets[index]), int(tiled.counts[index])
-    return (start, start + count) if count else None
 
 
 def _groups(tiled: TiledLevel, box: Box) -> Iterator[list[int]]:
