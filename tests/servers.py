@@ -130,9 +130,11 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
         traffic.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        refused = bool(traffic.refuse)
         if environ["REQUEST_METHOD"] == "PUT" and traffic.puts_left is not None:
             traffic.puts_left -= 1
-        if traffic.refuse or (traffic.puts_left or 0) < 0:
+            refused = traffic.puts_left < 0
+        if refused:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
             start_response(f"{traffic.refuse or 403} No", [("Content-Length", str(len(body)))])
@@ -158,6 +160,7 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[Traffic]:
 
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir(BUCKET)
+    traffic.reset()
     try:
         yield traffic
     finally:

@@ -299,7 +299,8 @@ def describe(url: str, error: BaseException) -> str:
             f"{url}: no permission ({reason}); are credentials for it in the environment? See docs/cloud.md"
         )
     if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
-        return f"{url}: no such file"
+        known = status == NOT_FOUND or reason in url
+        return f"{url}: no such file{'' if known else f' ({reason})'}"
     return f"{url}: cannot be reached or read ({reason})"
 
 

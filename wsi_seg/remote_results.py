@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,11 +148,9 @@ class RemoteResultsFolder(ResultsFolder):
         with reported(self.url, OutputError):
             for name in sorted(stale, key=lambda name: name != MANIFEST):
                 store.rm_file(f"{root}/{name}")
-            store.put(
-                [str(path) for path in todo.values()],
-                [f"{root}/{name}" for name in todo],
-                batch_size=UPLOADS_AT_ONCE,
-            )
+            # One by one: `put` of a list leaves coroutines behind that complain when one of them fails.
+            with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+                list(pool.map(store.put_file, map(str, todo.values()), (f"{root}/{name}" for name in todo)))
             self._check_arrived(here)
             store.put_file(str(manifest), f"{root}/{MANIFEST}")
         self._leave_staging()
@@ -187,7 +186,10 @@ class RemoteResultsFolder(ResultsFolder):
             try:
                 found: dict[str, dict[str, Any]] = store.find(root, detail=True)
             except FileNotFoundError:
-                return {}
+                bucket = root.partition("/")[0]
+                if store.exists(bucket):
+                    return {}
+                raise OutputError(f"{self.url}: there is no bucket {bucket}; make it first") from None
         return {path[len(root) :].lstrip("/"): facts for path, facts in found.items()}
 
     def _read_remote(self, name: str) -> dict[str, Any] | None:
