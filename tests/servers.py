@@ -72,13 +72,13 @@ class _WebHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        data, asked = path.read_bytes(), self.headers.get("Range")
-        start, stop = 0, len(data)
+        size, asked = path.stat().st_size, self.headers.get("Range")
+        start, stop = 0, size
         if asked and traffic.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             start, stop = int(first), min(int(last or stop - 1) + 1, stop)
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
         else:
             self.send_response(200)
         if traffic.sizes:
@@ -88,7 +88,9 @@ class _WebHandler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        piece = data[start:stop]
+        with path.open("rb") as file:
+            file.seek(start)
+            piece = file.read(stop - start)
         if traffic.truncate and len(piece) > 1:
             traffic.truncate -= 1
             piece = piece[: len(piece) // 2]

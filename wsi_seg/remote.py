@@ -6,8 +6,10 @@ fsspec is imported on use only, so that local files wait for nothing.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -299,8 +301,9 @@ def describe(url: str, error: BaseException) -> str:
             f"{url}: no permission ({reason}); are credentials for it in the environment? See docs/cloud.md"
         )
     if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
-        known = status == NOT_FOUND or reason in url
-        return f"{url}: no such file{'' if known else f' ({reason})'}"
+        detail = getattr(error, "strerror", None) or reason
+        known = status == NOT_FOUND or detail in (*url.split("://"), os.strerror(errno.ENOENT))
+        return f"{url}: no such file{'' if known else f' ({detail})'}"
     return f"{url}: cannot be reached or read ({reason})"
 
 

@@ -73,7 +73,7 @@ def open_slide(
     name = reader or choose_reader(location)
     if is_remote(location) and name not in REMOTE_READERS:
         raise SlideError(
-            f"{location}: the reader {name} reads local files; fetch the slide whole with --cache DIR"
+            f"{location}: the reader {name} reads local files; fetch the slide whole: wsi-seg run --cache DIR"
         )
     return _load(name)(location, scale)
 

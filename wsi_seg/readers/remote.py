@@ -36,7 +36,7 @@ HEADS = 16
 _heads: OrderedDict[tuple[str, str, int], Head] = OrderedDict()
 _heads_lock = threading.Lock()
 
-CACHE_HINT = "fetch it whole with --cache DIR"
+CACHE_HINT = "fetch it whole: wsi-seg run --cache DIR"
 
 
 class TileBytes(Protocol):
