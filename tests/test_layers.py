@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
 # Modules and packages of wsi_seg; a package stands for all that is in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "classes", "data", "process"),
-    ("slide", "card", "tiling", "metrics", "layout", "yaml_config"),
+    ("slide", "card", "tiling", "metrics", "layout", "remote", "yaml_config"),
     (
         "readers",
         "faults",
@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "outlines",
         "polygons",
         "rings",
+        "slide_cache",
         "stitch",
         "plan",
         "pyramid",
@@ -44,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "jobs",
         "claims",
         "results",
+        "remote_results",
         "settings",
         "request",
         "datasets",

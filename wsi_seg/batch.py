@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wsi_seg.batch_table import BatchTable, Row
+from wsi_seg.batch_table import BATCH, FAILED, BatchTable, Row
 from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, WsiSegError
 from wsi_seg.graph import Workers
 from wsi_seg.inputs import SlideInput
@@ -23,6 +23,9 @@ from wsi_seg.launch import open_workers
 from wsi_seg.logs import SlideLog, slide_log
 from wsi_seg.pages.batch import write_batch_page
 from wsi_seg.plan import SegmentationPlan
+from wsi_seg.remote import is_remote
+from wsi_seg.remote_results import local_folder, upload_files
+from wsi_seg.results import REPORT
 from wsi_seg.run import Model, Progress, SlideResult, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
 
@@ -64,20 +67,21 @@ class Batch:
     """Slides on their way, and the table that shows what became of them."""
 
     def __init__(
-        self, tasks: Sequence[SlideTask], out: Path, workers: WorkerSettings, *, keep_table: bool = True
+        self, tasks: Sequence[SlideTask], out: str | Path, workers: WorkerSettings, *, keep_table: bool = True
     ) -> None:
         """Make a batch.
 
         Args:
             tasks: the slides.
-            out: folder of all results.
+            out: folder of all results, or its URL; logs then stay where the results are built.
             workers: where blocks are computed.
             keep_table: write `batch.csv` and `failed.csv`.
         """
         self.rows = [Row(task.slide) for task in tasks]
         self._tasks = list(tasks)
         self._out, self._settings = out, workers
-        self._table = BatchTable(out, self.rows)
+        self._local = local_folder(out, tasks[0].settings.staging)
+        self._table = BatchTable(self._local, self.rows)
         self._keep_table = keep_table
 
     def run(self, progress: BatchProgress) -> list[Row]:
@@ -143,7 +147,7 @@ class Batch:
     def _run_slide(self, number: int, workers: Workers, progress: BatchProgress) -> SlideResult:
         """Run one slide in a thread of its own."""
         task, row = self._tasks[number], self.rows[number]
-        row.status, row.log = "running", self._out / LOGS / f"{task.slide.name}.jsonl"
+        row.status, row.log = "running", self._local / LOGS / f"{task.slide.name}.jsonl"
         start = time.perf_counter()
         watch = progress.slide_started(row)
         try:
@@ -221,7 +225,9 @@ class Batch:
     def _write_table(self) -> None:
         if self._keep_table:
             notices = sorted({task.model.facts.card.notice for task in self._tasks} - {""})
-            write_batch_page(self._out, self._table.write(), notice="; ".join(notices))
+            write_batch_page(self._local, self._table.write(), notice="; ".join(notices))
+            if is_remote(self._out):
+                upload_files(self._local, (BATCH, FAILED, REPORT), str(self._out))
 
 
 def _ends_all(error: BaseException) -> bool:

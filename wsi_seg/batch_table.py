@@ -48,7 +48,7 @@ class Row:
     status: Status = "waiting"
     reason: str = ""
     seconds: float | None = None
-    folder: Path | None = None
+    folder: Path | str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     """tissue_mm2, mpp, mpp_source, reader"""
     areas_mm2: Mapping[str, float] = field(default_factory=dict)

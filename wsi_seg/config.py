@@ -13,6 +13,7 @@ from wsi_seg.layout import ProbabilityDtype
 from wsi_seg.plan import DEFAULT_THREADS, PlanSettings
 from wsi_seg.polygons import TraceSettings
 from wsi_seg.settings import Origin, RegionSettings, RunSettings, WorkerSettings
+from wsi_seg.slide_cache import GB, SlideCache
 from wsi_seg.stitch import Blend
 from wsi_seg.yaml_config import read_yaml, validated
 
@@ -51,6 +52,9 @@ class RunConfig(BaseModel):
     gpus: tuple[int, ...] | Literal["all"] = ()
     cluster: Path | None = None
     max_memory: ByteSize | None = None
+    cache: str | None = None
+    cache_size: ByteSize = Field(default=ByteSize(50 * GB), gt=0)
+    staging: str | None = None
     probability_downsample: int = Field(default=4, ge=1)
     probability_dtype: ProbabilityDtype = "uint8"
     uncertainty: bool = False
@@ -99,6 +103,8 @@ class RunConfig(BaseModel):
             workers=workers,
             strict=self.strict,
             overwrite=overwrite,
+            cache=None if self.cache is None else SlideCache(self.cache, self.cache_size),
+            staging=self.staging,
         )
 
     def worker_settings(self, gpus: tuple[int, ...] = ()) -> WorkerSettings:

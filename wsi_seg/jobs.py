@@ -28,6 +28,7 @@ from wsi_seg.maps import Maps
 from wsi_seg.process import peak_memory_bytes
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import Slide
+from wsi_seg.slide_cache import SlideCache
 from wsi_seg.tiling import Block
 from wsi_seg.tissue import TissueMask
 
@@ -46,6 +47,8 @@ class SlideRecipe:
     mpp: Scale | None
     fingerprint: str = ""
     """Of the slide when it was planned: another file under the same name is opened anew."""
+    cache: SlideCache | None = None
+    """Where a slide behind a URL is fetched as a whole; None: it is read piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +219,9 @@ class _SlideCache(threading.local):
 
     def get(self, recipe: SlideRecipe) -> Slide:
         if recipe not in self._slides:
-            self._slides[recipe] = open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+            self._slides[recipe] = open_slide(
+                recipe.path, reader=recipe.reader, mpp=recipe.mpp, cache=recipe.cache
+            )
             while len(self._slides) > OPEN_SLIDES:
                 self._slides.popitem(last=False)[1].close()
         self._slides.move_to_end(recipe)

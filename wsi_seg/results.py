@@ -101,6 +101,11 @@ class ResultsFolder:
         return self.out / self.name
 
     @property
+    def place(self) -> Path | str:
+        """Where the whole results are for everybody to see."""
+        return self.final
+
+    @property
     def partial(self) -> Path:
         return self.final.with_name(f".{self.final.name}.partial")
 

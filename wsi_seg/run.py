@@ -34,6 +34,7 @@ from wsi_seg.pages.slide import write_slide_page
 from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
+from wsi_seg.remote_results import results_folder
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
 from wsi_seg.request import request_key
 from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
@@ -64,7 +65,8 @@ class SlideResult:
 
     slide: str
     status: Literal["done", "skipped", "incomplete"]
-    folder: Path
+    folder: Path | str
+    """A URL where the results were uploaded."""
     summary: dict[str, Any]
 
 
@@ -160,7 +162,7 @@ def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMa
 
 def segment_slide(
     path: str | Path,
-    out: Path,
+    out: Path | str,
     model: Model,
     settings: RunSettings,
     progress: Progress | None = None,
@@ -172,7 +174,7 @@ def segment_slide(
 
     Args:
         path: slide file, folder of a DICOM series, or URL.
-        out: folder that gets a folder named after the slide.
+        out: folder, or URL of one, that gets a folder named after the slide.
         model: from `load_model`.
         settings: see `RunSettings`.
         progress: told what happens.
@@ -188,12 +190,14 @@ def segment_slide(
     """
     groups = settings.regions.resolve(model.facts.card)
     name = name or results_name(path)
-    folder = ResultsFolder(out, name)
+    folder = results_folder(out, name, settings.staging)
     request = request_key(path, model.facts, settings)
     if request is not None and not settings.overwrite and folder.finished_request() == request:
         return _skipped(path, folder, settings)
     with ExitStack() as stack:
-        slide = stack.enter_context(open_slide(path, reader=settings.reader, mpp=settings.mpp))
+        slide = stack.enter_context(
+            open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
+        )
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
         if folder.holds(run.key, settings.overwrite):
             return _skipped(path, folder, settings)
@@ -209,17 +213,21 @@ def segment_slide(
         except WsiSegError:
             folder.discard_if_nothing_done()
             raise
-    return SlideResult(str(path), _status(summary, "done"), folder.final, summary)
+    return SlideResult(str(path), _status(summary, "done"), folder.place, summary)
+
+
+def _open(path: str | Path, settings: RunSettings) -> Slide:
+    return open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
 
 
 def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings) -> SlideResult:
     summary = folder.read_summary()
     if settings.strict and summary["status"] == "incomplete":
         raise SlideError(
-            f"{path}: the results in {folder.final} are incomplete, as parts of the slide could not be read; "
+            f"{path}: the results in {folder.place} are incomplete, as parts of the slide could not be read; "
             "repair the slide, or leave out --strict"
         )
-    return SlideResult(str(path), _status(summary, "skipped"), folder.final, summary)
+    return SlideResult(str(path), _status(summary, "skipped"), folder.place, summary)
 
 
 def _status(
@@ -286,7 +294,7 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
-        execution = Execution(self.plan, self.store, workers)
+        execution = Execution(self.plan, self.store, workers, self.settings.cache)
 
         def block_done(record: BlockRecord) -> None:
             claim.check()

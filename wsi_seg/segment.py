@@ -12,6 +12,7 @@ from wsi_seg.jobs import BlockJob, BlockRecord, PredictorRecipe, SlideRecipe, ki
 from wsi_seg.layout import KINDS, Kind, ShardRef
 from wsi_seg.maps import Maps
 from wsi_seg.plan import SegmentationPlan
+from wsi_seg.slide_cache import SlideCache
 from wsi_seg.tissue import TissueMask
 
 
@@ -22,6 +23,8 @@ class Execution:
     plan: SegmentationPlan
     store: Path
     workers: Workers
+    cache: SlideCache | None = None
+    """Where the workers fetch a remote slide as a whole, if they do."""
 
     @property
     def store_path(self) -> str:
@@ -55,7 +58,9 @@ def _block_jobs(
     execution: Execution, tissue: TissueMask, predictor: PredictorRecipe
 ) -> Iterator[tuple[str, BlockJob]]:
     plan = execution.plan
-    slide = SlideRecipe(plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint)
+    slide = SlideRecipe(
+        plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint, execution.cache
+    )
     settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
     for planned in plan.blocks:
         block = planned.block

@@ -12,6 +12,7 @@ from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import TraceSettings
+from wsi_seg.slide_cache import SlideCache
 
 Origin = Literal["bounds", "level0"]
 
@@ -88,3 +89,7 @@ class RunSettings:
     strict: bool = False
     """Whether a slide fails where any of its pixels cannot be read as they should."""
     overwrite: bool = False
+    cache: SlideCache | None = None
+    """Where slides behind URLs are fetched as a whole; None: they are read piece by piece."""
+    staging: str | None = None
+    """Local folder where results for a URL are built; None: in the user's cache folder."""

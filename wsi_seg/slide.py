@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -387,5 +388,7 @@ def read_thumbnail(
 
 def default_name(path: str) -> str:
     """Return the name of a slide's results: its file name without the ending."""
+    if path.startswith(("http://", "https://")):
+        path = unquote(urlsplit(path).path)
     name = Path(path.rstrip("/").rsplit("/", 1)[-1])
     return name.stem or name.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,7 +25,7 @@ MIB = 2**20
 
 
 def run_tasks(
-    tasks: Sequence[SlideTask], out: Path, workers: WorkerSettings, *, as_json: bool, keep_table: bool
+    tasks: Sequence[SlideTask], out: str, workers: WorkerSettings, *, as_json: bool, keep_table: bool
 ) -> int:
     """Run slides and print what became of them; return the exit code."""
     with BatchBars(len(tasks)) as bars:
@@ -83,11 +82,11 @@ class _Printing:
         return plain
 
 
-def _describe_all(rows: Sequence[Row], out: Path) -> str:
+def _describe_all(rows: Sequence[Row], out: str) -> str:
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    again = f"; to try the failed ones again: wsi-seg run {out / FAILED} …" if counts["failed"] else ""
-    return f"{len(rows)} slides: {said}; see {out / BATCH}{again}"
+    again = f"; to try the failed ones again: wsi-seg run {out}/{FAILED} …" if counts["failed"] else ""
+    return f"{len(rows)} slides: {said}; see {out}/{BATCH}{again}"
 
 
 def _describe_result(result: SlideResult) -> str:
@@ -112,7 +111,12 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
     failed = 0
     for task in tasks:
         try:
-            with open_slide(task.slide.path, reader=task.settings.reader, mpp=task.settings.mpp) as slide:
+            with open_slide(
+                task.slide.path,
+                reader=task.settings.reader,
+                mpp=task.settings.mpp,
+                cache=task.settings.cache,
+            ) as slide:
                 plans.append(prepare(slide, task.model, task.settings)[1])
         except WsiSegError as error:
             if len(tasks) == 1:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from wsi_seg.settings import WorkerSettings
 
 # Settings of the whole run, which a table cannot give slide by slide.
-OF_THE_RUN = ("scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device")
+OF_THE_RUN = (
+    "scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device", "cache", "cache_size",
+    "staging",
+)  # fmt: skip
 LISTS = ("groups", "classes")
 
 
@@ -42,7 +45,7 @@ def run(
             "a column slide and, where wanted, name, mpp, tissue and any other setting."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results, or its URL.")],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Bundled name, folder, hf://owner/name, or .pth with a card."),
@@ -83,6 +86,15 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail a slide of which any part cannot be read.")
     ] = False,
+    cache: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Fetch slides behind URLs whole, and keep them here.")
+    ] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most that --cache may take, such as 50GB.")
+    ] = None,
+    staging: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Local folder where results for a URL are built.")
+    ] = None,
     set_: SetOption = None,
     allow_upsampling: Annotated[
         bool, typer.Option("--allow-upsampling", help="Accept slides much coarser than the model.")
@@ -112,6 +124,7 @@ def run(
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
         "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,
         "max_memory": max_memory, "strict": strict or None, "allow_upsampling": allow_upsampling or None,
+        "cache": cache, "cache_size": cache_size, "staging": staging,
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)

@@ -14,7 +14,9 @@ from typing import cast
 
 from wsi_seg.errors import SlideError, UsageError
 from wsi_seg.geometry import Scale
+from wsi_seg.remote import is_remote
 from wsi_seg.slide import Slide
+from wsi_seg.slide_cache import SlideCache
 
 READERS = {
     "tiff": "wsi_seg.readers.tiled_tiff:TiledTiffReader",
@@ -22,6 +24,8 @@ READERS = {
     "tiffslide": "wsi_seg.readers.tiffslide:TiffSlideReader",
     "image": "wsi_seg.readers.image:ImageReader",
 }
+# Those that read a file piece by piece behind a URL.
+REMOTE_READERS = ("tiff", "tiffslide")
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
@@ -31,15 +35,23 @@ SERIES_UID_TAG = b"\x20\x00\x0e\x00UI"
 DICOM_HEAD_BYTES = 65_536
 
 
-def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | float | None = None) -> Slide:
+def open_slide(
+    path: str | Path,
+    *,
+    reader: str | None = None,
+    mpp: Scale | float | None = None,
+    cache: SlideCache | None = None,
+) -> Slide:
     """Open a slide.
 
     Args:
-        path: a file; a URL that fsspec knows (`https://…`); or a folder that holds one DICOM series.
+        path: a file; a URL (`s3://`, `gs://`, `az://`, `https://`, `http://`); or a folder that holds one
+            DICOM series.
         reader: a name of `READERS`. By default `tiff` for the tiled TIFFs that it understands in full,
-            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs and for URLs,
-            Pillow for plain images.
+            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs, and Pillow for
+            plain images. Behind a URL only `tiff` and `tiffslide` read, piece by piece.
         mpp: microns per l0 pixel, in place of what the file says.
+        cache: where to fetch slides behind URLs as a whole; they are then read as local ones are.
 
     Returns:
         An open slide for the use of one thread; a context manager. `info.mpp` is None where it is unknown.
@@ -50,14 +62,27 @@ def open_slide(path: str | Path, *, reader: str | None = None, mpp: Scale | floa
     """
     if reader is not None and reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}; choose one of {', '.join(READERS)}")
+    scale = _mpp_scale(mpp)
     location = str(path)
-    if "://" not in location:
+    if is_remote(location) and cache is not None:
+        from wsi_seg.readers.cached import CachedSlide
+
+        return CachedSlide(location, cache, lambda local: open_slide(local, reader=reader, mpp=scale))
+    if not is_remote(location):
         location = _find_file(Path(path))
     name = reader or choose_reader(location)
+    if is_remote(location) and name not in REMOTE_READERS:
+        raise SlideError(
+            f"{location}: the reader {name} reads local files; fetch the slide whole: wsi-seg run --cache DIR"
+        )
+    return _load(name)(location, scale)
+
+
+def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
     scale = Scale(float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
     if scale is not None and not all(math.isfinite(value) and value > 0 for value in (scale.x, scale.y)):
         raise UsageError(f"mpp must be a positive number of microns, got {scale.x:g}, {scale.y:g}")
-    return _load(name)(location, scale)
+    return scale
 
 
 def _load(name: str) -> Callable[[str, Scale | None], Slide]:
@@ -71,8 +96,8 @@ def choose_reader(path: str) -> str:
     Raises:
         SlideError: no reader takes this file.
     """
-    if "://" in path:
-        return "tiffslide"
+    if is_remote(path):
+        return _choose_remote_reader(path)
     if _suits_openslide(path):
         return "tiff" if _suits_tiff(path) else "openslide"
     head = _read_head(Path(path), 16)
@@ -83,6 +108,14 @@ def choose_reader(path: str) -> str:
     raise SlideError(
         f"{path}: not a slide or image that can be read (SVS, NDPI, MRXS, SCN, TIFF, DICOM, PNG, JPEG)"
     )
+
+
+def _choose_remote_reader(url: str) -> str:
+    from wsi_seg.readers.remote import open_head
+    from wsi_seg.readers.tiled_tiff import why_not
+
+    known = _suits_openslide(open_head(url).local)
+    return "tiff" if known and why_not(url) is None else "tiffslide"
 
 
 def _suits_openslide(path: str) -> bool:

@@ -5,7 +5,7 @@ What is not understood is refused with a reason; such files are left to OpenSlid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,8 +13,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_seg.geometry import Size
+from wsi_seg.geometry import Box, Size
 from wsi_seg.readers.tiff_codecs import Decoder, find_decoder
+from wsi_seg.remote import Piece
 from wsi_seg.slide import SlideInfo
 
 VENDORS = ("aperio", "generic-tiff", "philips")
@@ -40,6 +41,27 @@ class TiledLevel:
     counts: NDArray[np.uint64]
     """Bytes of each tile; 0 where it is missing."""
     decode: Decoder
+
+    def tiles_of(self, box: Box) -> Iterator[int]:
+        """Yield the index of each tile that meets a box of this level, row by row."""
+        for row in range(box.y0 // self.tile.height, -(-box.y1 // self.tile.height)):
+            for column in range(box.x0 // self.tile.width, -(-box.x1 // self.tile.width)):
+                yield row * self.columns + column
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """Where all stored tiles lie in the file."""
+        return [piece for index in range(len(self.counts)) if (piece := self.piece(index))]
+
+    def piece(self, index: int) -> Piece | None:
+        """Return where a tile lies in the file, None where it is missing."""
+        start, count = int(self.offsets[index]), int(self.counts[index])
+        return (start, start + count) if count else None
+
+    def place(self, index: int) -> Box:
+        """Return the pixels of this level that a tile holds, padding included."""
+        row, column = divmod(index, self.columns)
+        return Box.at(column * self.tile.width, row * self.tile.height, self.tile.width, self.tile.height)
 
 
 def find_levels(tiff: tifffile.TiffFile, info: SlideInfo) -> tuple[TiledLevel, ...]:

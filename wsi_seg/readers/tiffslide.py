@@ -1,8 +1,7 @@
-"""Slides through TiffSlide: TIFF-family files, local or by URL (`https://`, `s3://`, … through fsspec)."""
+"""Slides through TiffSlide: TIFF-family files, local or by URL."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +13,9 @@ from PIL import Image
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale
 from wsi_seg.readers.base import LevelReader, make_levels, over, read_bounds, sampled_fingerprint
+from wsi_seg.readers.remote import CACHE_HINT, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
+from wsi_seg.remote import is_remote, reason_of, storage_errors
 from wsi_seg.slide import WHITE, SlideInfo, default_name, resolve_mpp
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class TiffSlideReader(LevelReader):
             self._scanned = _scanned_regions(self._handle)
         except _errors() as error:
             self._handle.close()
-            raise SlideError(f"{path}: damaged or unsupported TIFF: {_reason(error)}") from error
+            raise SlideError(f"{path}: damaged or unsupported TIFF: {reason_of(error)}") from error
         except SlideError:
             self._handle.close()
             raise
@@ -78,27 +79,17 @@ class TiffSlideReader(LevelReader):
 
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
-        return tiffslide.TiffSlide(path)
-    except ImportError as error:
-        raise SlideError(
-            f"{path}: reading this address needs another package ({_reason(error)}); "
-            "for http and https: pip install 'wsi-seg[cloud]'"
-        ) from error
+        return tiffslide.TiffSlide(open_head(path).file.open() if is_remote(path) else path)
     except FileNotFoundError as error:
         raise SlideError(f"{path}: no such file") from error
     except _errors() as error:
-        raise SlideError(f"{path}: cannot be opened as a TIFF: {_reason(error)}") from error
+        hint = f"; {CACHE_HINT}" if is_remote(path) else ""
+        raise SlideError(f"{path}: cannot be opened as a TIFF: {reason_of(error)}{hint}") from error
 
 
 def _errors() -> tuple[type[BaseException], ...]:
     """Return what tifffile, its codecs, zarr and the network raise on bad data."""
-    if "aiohttp" in sys.modules:
-        return (*TIFF_ERRORS, sys.modules["aiohttp"].ClientError)
-    return TIFF_ERRORS
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return (*TIFF_ERRORS, *storage_errors())
 
 
 def _check_pixels(path: str, handle: tiffslide.TiffSlide) -> None:

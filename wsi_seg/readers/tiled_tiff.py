@@ -2,15 +2,15 @@
 
 Facts about the slide come from OpenSlide, so they are the same; tifffile tells where the tiles are, and
 imagecodecs decodes them. Files whose pixels might come out differently are refused, and `choose_reader`
-leaves them to OpenSlide.
+leaves them to OpenSlide. A slide behind a URL is read tile by tile, see `wsi_seg.readers.remote`.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -20,23 +20,37 @@ from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale
 from wsi_seg.readers.base import LevelReader, make_levels
 from wsi_seg.readers.openslide import read_facts
+from wsi_seg.readers.remote import HASHED_BYTES, Head, LocalBytes, RemoteBytes, TileBytes, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
 from wsi_seg.readers.tiff_levels import VENDORS, NotUnderstoodError, TiledLevel, find_levels
+from wsi_seg.remote import is_remote
 from wsi_seg.slide import SlideInfo
 
 # Decoded tiles that a handle keeps, so that neighbouring reads do not decode their common tiles again;
 # OpenSlide's own default.
 CACHE_BYTES = 32 * 2**20
 
+# Stored bytes that are fetched in one go, and kept, where the file is remote.
+FETCH_BYTES = 32 * 2**20
+
+# A coarser level of a remote file that is smaller is fetched whole once any of it is read: finding tissue and
+# drawing the overview read all of it, in hundreds of small boxes.
+WHOLE_LEVEL_BYTES = 8 * 2**20
+
 
 class TiledTiffReader(LevelReader):
     """A tiled TIFF that is understood in full; one file descriptor, and no lock between handles."""
 
     def __init__(self, path: str, mpp: Scale | None = None) -> None:
-        facts, background = read_facts(path, mpp)
+        head = open_head(path) if is_remote(path) else None
+        facts, background = read_facts(path if head is None else head.local, mpp)
         try:
-            self._tiled = _find_tiles(path, facts)
+            if head is None:
+                self._tiled = _find_tiles(path, facts)
+            else:
+                self._tiled = _find_tiles(head.open(), replace(facts, path=path))
+                facts = _remote_facts(head, facts, self._tiled, mpp)
         except NotUnderstoodError as reason:
             raise SlideError(
                 f"{path}: the reader tiff cannot open this file: {reason}; use the reader openslide"
@@ -47,18 +61,24 @@ class TiledTiffReader(LevelReader):
         self._blank = np.empty((max(t.height for t in tiles), max(t.width for t in tiles), 3), np.uint8)
         self._blank[...] = background
         self._tile = lru_cache(max(1, CACHE_BYTES // self._blank.nbytes))(self._read_tile)
-        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed in _release
+        self._bytes: TileBytes = LocalBytes(path) if head is None else RemoteBytes(head, FETCH_BYTES)
+        self._head = head
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         tiled = self._tiled[level]
-        width, height = tiled.tile.width, tiled.tile.height
+        if self._head is not None and level and tiled.counts.sum() <= WHOLE_LEVEL_BYTES:
+            self._head.fetch(tiled.pieces)
         out = np.empty((box.height, box.width, 3), np.uint8)
-        for row in range(box.y0 // height, -(-box.y1 // height)):
-            for column in range(box.x0 // width, -(-box.x1 // width)):
-                place = Box.at(column * width, row * height, width, height)
+        for group in _groups(tiled, box):
+            try:
+                self._bytes.expect([piece for index in group if (piece := tiled.piece(index))])
+            except OSError as error:
+                raise self._unreadable(level, box, error) from error
+            for index in group:
+                place = tiled.place(index)
                 part = place.intersect(box)
                 try:
-                    pixels = self._tile(level, row * tiled.columns + column)
+                    pixels = self._tile(level, index)
                 except (*CODEC_ERRORS, OSError) as error:
                     raise self._unreadable(level, part, error) from error
                 out[part.within(box)] = pixels[part.within(place)]
@@ -67,35 +87,66 @@ class TiledTiffReader(LevelReader):
     def _read_tile(self, level: int, index: int) -> NDArray[np.uint8]:
         """Return one tile as stored, uint8 RGB of the tile's full size; blank where it is missing."""
         tiled = self._tiled[level]
-        count = int(tiled.counts[index])
-        if count == 0:
+        piece = tiled.piece(index)
+        if piece is None:
             return self._blank[: tiled.tile.height, : tiled.tile.width]
-        # Reads at a place leave no file position behind that another thread could move.
-        data = os.pread(self._file.fileno(), count, int(tiled.offsets[index]))
-        if len(data) != count:
-            raise OSError(f"the file ends within a tile, after {len(data)} of its {count} bytes")
+        start, stop = piece
+        data = self._bytes.read(start, stop - start)
+        if len(data) != stop - start:
+            raise OSError(f"the file ends within a tile, after {len(data)} of its {stop - start} bytes")
         return tiled.decode(data)
 
     def _release(self) -> None:
         self._tile.cache_clear()
-        self._file.close()
+        self._bytes.close()
+
+
+def _remote_facts(
+    head: Head, facts: SlideInfo, tiled: tuple[TiledLevel, ...], mpp: Scale | None
+) -> SlideInfo:
+    """Return the facts that OpenSlide would tell of a local copy, its hash of the smallest level included."""
+    smallest = tiled[len(facts.levels) - 1]
+    if smallest.counts.sum() <= HASHED_BYTES:
+        head.fetch(smallest.pieces)
+        facts, _ = read_facts(head.local, mpp)
+    return head.describe(facts)
 
 
 def why_not(path: str) -> str | None:
-    """Return why this reader cannot open a file that OpenSlide opens, None when it can."""
+    """Return why this reader cannot open a file that OpenSlide opens, None when it can.
+
+    Raises:
+        SlideError: a remote file cannot be read.
+    """
     try:
         TiledTiffReader(path).close()
     except SlideError as error:
+        if is_remote(path) and not isinstance(error.__cause__, NotUnderstoodError):
+            raise
         return str(error)
     return None
 
 
-def _find_tiles(path: str, info: SlideInfo) -> tuple[TiledLevel, ...]:
+def _groups(tiled: TiledLevel, box: Box) -> Iterator[list[int]]:
+    """Yield the tiles that meet a box of the level, in groups of bounded size in the file."""
+    group: list[int] = []
+    size = 0
+    for index in tiled.tiles_of(box):
+        count = int(tiled.counts[index])
+        if group and size + count > FETCH_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(index)
+        size += count
+    yield group
+
+
+def _find_tiles(source: str | IO[bytes], info: SlideInfo) -> tuple[TiledLevel, ...]:
     if info.vendor not in VENDORS:
         raise NotUnderstoodError(f"it knows slides of {', '.join(VENDORS)}, not {info.vendor}")
     try:
-        with tifffile.TiffFile(path) as tiff:
-            check_whole(path, tiff)
+        with tifffile.TiffFile(source) as tiff:
+            check_whole(info.path, tiff)
             levels = find_levels(tiff, info)
             _refuse_subsampled(tiff, levels)
     except TIFF_ERRORS as error:

@@ -1,0 +1,191 @@
+"""Results on S3: the bytes of local ones, whole exactly when the manifest is there, nothing sent twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import BUCKET, Traffic, s3_server
+from test_remote import DARKNESS, SETTINGS, put, tree
+from typer.testing import CliRunner
+
+from wsi_seg.cli import app
+from wsi_seg.errors import Interrupted, OutputError
+from wsi_seg.geometry import Size
+from wsi_seg.jobs import BlockRecord
+from wsi_seg.plan import SegmentationPlan
+from wsi_seg.results import MANIFEST
+from wsi_seg.run import SlideResult, segment_slide
+from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+OUT = f"s3://{BUCKET}/out"
+NOT_COMPARED = {MANIFEST, "summary.json"}  # which hold times
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_slide(
+        tmp_path_factory.mktemp("slide") / "made.svs", SlideSpec(Size(2048, 2048), mpp=0.5, tissue=0.5)
+    )
+
+
+@pytest.fixture(scope="module")
+def quiet(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run into a local folder leaves: hashes by name."""
+    return tree(Path(segment_slide(slide, tmp_path_factory.mktemp("quiet"), DARKNESS, SETTINGS).folder))
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
+    with s3_server(monkeypatch) as traffic:
+        yield traffic
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> RunSettings:
+    return replace(SETTINGS, staging=str(tmp_path / "staging"))
+
+
+def fetched(folder: Path) -> dict[str, str]:
+    import s3fs
+
+    s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True).get(
+        f"{BUCKET}/out/made", str(folder), recursive=True
+    )
+    return tree(folder)
+
+
+def compared(names: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in names.items() if name not in NOT_COMPARED}
+
+
+class Watch:
+    """Notes whether anything was computed; presses Ctrl-C at a stage."""
+
+    def __init__(self, stop_after: int = -1) -> None:
+        self.left, self.started = stop_after, False
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        self.started = True
+
+    def block_done(self, record: BlockRecord) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+def run(slide: Path, settings: RunSettings, progress: Any = None) -> SlideResult:
+    return segment_slide(slide, OUT, DARKNESS, settings, progress)
+
+
+def test_results_on_s3_have_the_bytes_of_local_ones(
+    s3: Traffic, slide: Path, quiet: dict[str, str], staged: RunSettings, tmp_path: Path
+) -> None:
+    result = run(slide, staged)
+    assert (result.status, result.folder) == ("done", f"{OUT}/made")
+    assert s3.puts()[-1].endswith("/out/made/manifest.json")
+    assert len(s3.puts()) == len(set(s3.puts())) == len(quiet)
+    there = fetched(tmp_path / "there")
+    assert there.keys() == quiet.keys()
+    assert compared(there) == compared(quiet)
+    assert list((tmp_path / "staging").iterdir()) == []
+
+    s3.reset()
+    watch = Watch()
+    again = run(slide, staged, watch)
+    assert (again.status, again.summary, watch.started) == ("skipped", result.summary, False)
+    assert [path.rsplit("/", 1)[1] for method, path in s3.requests if method == "GET"] == [
+        "manifest.json",
+        "summary.json",
+    ]
+    assert s3.puts() == []
+
+
+def test_an_interrupted_run_and_an_interrupted_upload_go_on(
+    s3: Traffic, slide: Path, quiet: dict[str, str], staged: RunSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        run(slide, staged, Watch(stop_after=2))
+    assert s3.puts() == []
+    s3.puts_left = 7
+    with pytest.raises(OutputError, match=r"^s3://slides/out/made: no permission") as error:
+        run(slide, staged)
+    assert "\n" not in str(error.value)
+    half = fetched(tmp_path / "half")
+    assert 0 < len(half) < len(quiet) and MANIFEST not in half
+    s3.puts_left = None
+    # One of the files is another now, of the same size.
+    name = next(iter(half))
+    altered = tmp_path / "altered"
+    altered.write_bytes(bytes((tmp_path / "half" / name).stat().st_size))
+    put(altered, f"out/made/{name}")
+    s3.reset()
+    watch = Watch()
+    result = run(slide, staged, watch)
+    assert (result.status, watch.started) == ("skipped", False)
+    assert len(s3.puts()) == len(quiet) - len(half) + 1
+    assert s3.puts()[-1].endswith("/manifest.json")
+    assert compared(fetched(tmp_path / "whole")) == compared(quiet)
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_other_results_are_refused_or_replaced_as_a_whole(
+    s3: Traffic, slide: Path, staged: RunSettings, tmp_path: Path
+) -> None:
+    run(slide, staged)
+    other = replace(staged, regions=RegionSettings(groups=(), classes=("rest",)))
+    with pytest.raises(OutputError, match=f"^{OUT}/made: holds results of another.*--overwrite"):
+        run(slide, other)
+    put(slide, "out/made/polygons.geojson.gz")  # as an earlier, larger result would leave it
+    s3.reset()
+    replaced = run(slide, replace(other, overwrite=True))
+    assert list(replaced.summary["regions"]) == ["rest"]
+    there = fetched(tmp_path / "there")
+    assert "polygons.geojson.gz" not in there
+    assert json.loads((tmp_path / "there" / MANIFEST).read_text())["settings"]["overwrite"] is True
+    # Between the two there was no manifest, and the maps, which are the same, were not sent again.
+    changes = [(method, path) for method, path in s3.requests if method in ("PUT", "DELETE")]
+    assert changes[0] == ("DELETE", f"/{BUCKET}/out/made/{MANIFEST}")
+    assert changes[-1] == ("PUT", f"/{BUCKET}/out/made/{MANIFEST}")
+    assert not any("maps.zarr" in path for _, path in changes)
+
+
+def test_foreign_objects_are_left_alone(s3: Traffic, slide: Path, staged: RunSettings) -> None:
+    put(slide, "out/made/thesis.txt")
+    for settings in (staged, replace(staged, overwrite=True)):
+        s3.reset()
+        with pytest.raises(OutputError, match=r"holds thesis\.txt, which is no result of wsi-seg"):
+            run(slide, settings)
+        assert not [method for method, _ in s3.requests if method in ("PUT", "DELETE")]
+
+
+def test_places_that_take_no_results(s3: Traffic, slide: Path, staged: RunSettings) -> None:
+    for out, words in (
+        ("https://host/out", "web server"),
+        ("ftp://host/out", "unknown scheme 'ftp'"),
+        ("s3://no-such-bucket/out", "there is no bucket no-such-bucket"),
+    ):
+        with pytest.raises(OutputError, match=f"^{out}.*{words}") as error:
+            segment_slide(slide, out, DARKNESS, staged)
+        assert "\n" not in str(error.value)
+
+
+def test_from_s3_to_s3_on_the_command_line(
+    s3: Traffic, sample_svs: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    url = put(sample_svs, "in/sample.svs")
+    words = ["run", url, "-o", OUT, "-m", str(tiny_model), "--device", "cpu", "--staging", str(tmp_path)]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)[0]["folder"] == f"{OUT}/sample"
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0
+    assert f"skipped, whole results are in {OUT}/sample" in again.stdout
