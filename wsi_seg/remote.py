@@ -6,23 +6,16 @@ fsspec is imported on use only, so that local files wait for nothing.
 
 from __future__ import annotations
 
-import errno
 import io
-import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from wsi_seg.errors import SlideError, WsiSegError
-
-# gcsfs logs what it also raises; unless the application listens, that goes to stderr beside our own line.
-logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+from wsi_seg.remote_errors import describe, is_final, reason_of, reported, storage_errors
 
 # The package that fsspec needs for a scheme; all are in the extra `cloud`.
 BACKENDS = {
@@ -32,23 +25,6 @@ BACKENDS = {
     "gs": "gcsfs",
     "az": "adlfs",
 }
-
-# What the storage libraries raise besides OSError; a library that is not loaded has raised nothing.
-_LIBRARY_ERRORS = (
-    ("aiohttp", "ClientError"),
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("gcsfs.retry", "HttpError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("azure.core.exceptions", "AzureError"),
-)
-_NO_CREDENTIALS = (
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "GoogleAuthError",
-    "DefaultCredentialsError",
-)
-NOT_ALLOWED, NOT_FOUND = (401, 403), 404
 
 # Pieces this close are fetched in one request: a request takes as long as some 100 KB.
 GAP_BYTES = 65_536
@@ -128,7 +104,7 @@ class RemoteFile:
                 failure = OSError(f"{len(body)} of {stop - start} bytes came")
             elif not isinstance(body, storage_errors()):
                 raise body
-            elif _is_final(body):
+            elif is_final(body):
                 raise SlideError(describe(self.url, body)) from body
             else:
                 failure = body
@@ -271,66 +247,6 @@ def connect(url: str, kind: type[WsiSegError]) -> tuple[Any, str]:
     except ValueError as error:  # of gcsfs and adlfs, where no account is given
         raise kind(f"{url}: cannot be reached ({reason_of(error)}); see docs/cloud.md") from error
     return file_system, path
-
-
-def storage_errors() -> tuple[type[BaseException], ...]:
-    """Return what the operating system, the network and the storage libraries raise."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _LIBRARY_ERRORS)
-    return (OSError, *(kind for kind in found if kind is not None))
-
-
-@contextmanager
-def reported(url: str, kind: type[WsiSegError]) -> Iterator[None]:
-    """Turn what a storage library raises into an error of the given kind, in one line with the URL."""
-    try:
-        yield
-    except storage_errors() as error:
-        raise kind(describe(url, error)) from error
-
-
-def describe(url: str, error: BaseException) -> str:
-    """Return in one line what went wrong with a URL, and what can be done about it."""
-    # fsspec says "not found" over http whatever happened; why is in the cause.
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, storage_errors()):
-        error = cause
-    reason, status = reason_of(error), _status(error)
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, PermissionError) or status in NOT_ALLOWED or names & set(_NO_CREDENTIALS):
-        return (
-            f"{url}: no permission ({reason}); are credentials for it in the environment? See docs/cloud.md"
-        )
-    if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
-        detail = getattr(error, "strerror", None) or reason
-        known = status == NOT_FOUND or detail in (*url.split("://"), os.strerror(errno.ENOENT))
-        return f"{url}: no such file{'' if known else f' ({detail})'}"
-    return f"{url}: cannot be reached or read ({reason})"
-
-
-def reason_of(error: BaseException) -> str:
-    """Return an error's text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _is_final(error: BaseException) -> bool:
-    """Tell whether asking again would be of no use."""
-    return isinstance(error, PermissionError | FileNotFoundError) or _status(error) in (
-        *NOT_ALLOWED,
-        NOT_FOUND,
-    )
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an error of one of the libraries carries."""
-    for name in ("status", "status_code", "code"):
-        value = getattr(error, name, None)
-        if isinstance(value, int):
-            return value
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return value if isinstance(value, int) else None
-    return None
 
 
 def _version(facts: dict[str, Any]) -> str:

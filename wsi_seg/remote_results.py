@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_seg.errors import OutputError
-from wsi_seg.remote import connect, is_remote, reported
+from wsi_seg.remote import connect, is_remote
+from wsi_seg.remote_errors import reported
 from wsi_seg.results import (
     MANIFEST,
     MAPS,

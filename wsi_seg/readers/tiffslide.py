@@ -15,7 +15,8 @@ from wsi_seg.geometry import Box, Scale
 from wsi_seg.readers.base import LevelReader, make_levels, over, read_bounds, sampled_fingerprint
 from wsi_seg.readers.remote import CACHE_HINT, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
-from wsi_seg.remote import is_remote, reason_of, storage_errors
+from wsi_seg.remote import is_remote
+from wsi_seg.remote_errors import reason_of, storage_errors
 from wsi_seg.slide import WHITE, SlideInfo, default_name, resolve_mpp
 
 if TYPE_CHECKING:
