@@ -1,25 +1,27 @@
 // What the server offers. Paths are relative, so that it may sit behind another server's folder.
 
 /** @typedef {{name: string, color: string, mm2: number}} ClassArea */
-/** @typedef {{code: number, name: string, color: string, mm2: number}} TissueClass */
-/** @typedef {{name: string, color: string, codes: number[], count: number, mm2: number}} Group */
+/** @typedef {{code: number, name: string, color: string, safe_color: string, mm2: number | null}} TissueClass */
+/** @typedef {{name: string, color: string, safe_color: string, codes: number[], traced: boolean, count: number | null, mm2: number | null}} Group */
 /**
  * @typedef {object} SlideRow
  * @property {string} id
  * @property {string} name
- * @property {"done" | "incomplete" | "running"} status
- * @property {number | null} tissue_mm2
+ * @property {"done" | "incomplete" | "running" | "damaged"} status
+ * @property {string} [error] of a damaged result
+ * @property {string} folder below the server's, to tell equal names apart
+ * @property {number | null} [tissue_mm2]
  * @property {ClassArea[]} areas
  * @property {boolean} has_slide
- * @property {string} notice
- * @property {[number, number] | null} mpp
- * @property {[number, number]} size
+ * @property {[number, number]} [size]
  * @property {number} folder_time seconds since 1970
  */
 /**
  * @typedef {object} Slide
  * @property {string} id
  * @property {string} name
+ * @property {string} folder below the server's
+ * @property {string | null} version changes with the results; null while they are being made
  * @property {"done" | "incomplete" | "running"} status
  * @property {[number, number]} size
  * @property {[number, number] | null} mpp
@@ -29,13 +31,12 @@
  * @property {TissueClass[]} classes
  * @property {string[]} channels
  * @property {Group[]} groups
- * @property {number} threshold
+ * @property {number | null} threshold of the run; null where nothing was traced
  * @property {string[]} layers
  * @property {string} notice
  * @property {number} regions
  * @property {boolean} has_slide
  * @property {string | null} slide_problem
- * @property {Record<string, string>} palette_safe
  */
 /**
  * @typedef {object} RegionFacts
@@ -48,8 +49,8 @@
  * @property {Record<string, number>} measurements
  */
 /** @typedef {{status: string, blocks_done: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
-/** @typedef {{slides: string[], models: {name: string, notice: string}[], groups: Record<string, string[]>}} RunOptions */
-/** @typedef {{state: string, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
+/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number}} RunOptions */
+/** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 
 /**
  * Fetch JSON.

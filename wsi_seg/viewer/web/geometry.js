@@ -27,22 +27,22 @@ export function enlarged(view, share) {
 }
 
 /**
- * Return the largest power of two that is at most `scale`, but no finer than one l0 pixel.
+ * Return the largest power of two that is at most `scale`, from a sixteenth on.
  * @param {number} scale l0 pixels per CSS pixel
  */
 export function powerOfTwo(scale) {
-  return scale <= 1 ? 1 : 2 ** Math.floor(Math.log2(scale));
+  return 2 ** Math.max(-4, Math.floor(Math.log2(scale)));
 }
 
 /**
- * Return what to fetch for a view: half of it more on each side, on a grid, so that small moves ask for the same.
+ * Return what to fetch for a view: a fifth of it more on each side, on a grid, so that small moves ask for the same.
  * @param {View} view
  * @param {readonly [number, number]} size of the slide
  * @returns {{box: Box, scale: number}}
  */
 export function fetchArea(view, size) {
   const scale = powerOfTwo(view.scale), step = 256 * scale;
-  const [x0, y0, x1, y1] = viewBox(enlarged(view, 0.5));
+  const [x0, y0, x1, y1] = viewBox(enlarged(view, 0.2));
   const down = (/** @type {number} */ v) => Math.max(0, Math.floor(v / step) * step);
   const up = (/** @type {number} */ v, /** @type {number} */ most) => Math.min(most, Math.ceil(v / step) * step);
   return { box: [down(x0), down(y0), up(x1, size[0]), up(y1, size[1])], scale };

@@ -59,6 +59,6 @@ export function helpDialog() {
   const dialog = h("dialog", { className: "help", "aria-label": "Keys" }, h("h2", {}, "Keys and gestures"), h("dl", {}, ...rows,
     h("dt", {}, "wheel, pinch"), h("dd", {}, "zoom"), h("dt", {}, "drag"), h("dd", {}, "move"),
     h("dt", {}, "click, tap"), h("dd", {}, "zoom to a region")),
-    h("form", { method: "dialog" }, h("button", {}, "Close")));
+    h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   return dialog;
 }

@@ -10,6 +10,12 @@ import { readState, writeState } from "./state.js";
 /** @typedef {import("./api.js").Slide} Slide */
 
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
+// OpenSeadragon would add an inline style, which the content security policy forbids, unless it finds this
+// mark; what the style says stands in viewer.css.
+const mark = document.createElementNS("urn:wsi-seg", "style");
+mark.setAttribute("data-openseadragon-mobile-css", "");
+document.head.append(mark);
+
 let leave = () => {};
 let turn = 0;
 

@@ -7,7 +7,7 @@ import { enlarged } from "./geometry.js";
 /** @typedef {import("./outlines_worker.js").Found} Found */
 /** @typedef {{sources: Order["sources"], selected: number | null}} Content */
 
-const MARGIN = 0.2; // of the view, on each side: what comes into sight until the next picture is there
+const MARGIN = 0.15; // of the view, on each side: what comes into sight until the next picture is there
 
 export class Outlines {
   /**

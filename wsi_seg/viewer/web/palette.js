@@ -1,17 +1,11 @@
 // Which classes and groups are shown, and in which colour.
 
 /** @typedef {import("./api.js").Slide} Slide */
-/** @typedef {import("./api.js").Group} Group */
 /** @typedef {import("./state.js").State} State */
 
-/** @param {Slide} slide @param {{code: number, color: string}} entry @param {boolean} safe */
-export function classColour(slide, entry, safe) {
-  return (safe && slide.palette_safe[String(entry.code)]) || entry.color;
-}
-
-/** @param {Slide} slide @param {Group} group @param {boolean} safe */
-export function groupColour(slide, group, safe) {
-  return (safe && slide.palette_safe[String(group.codes[0])]) || group.color;
+/** @param {{color: string, safe_color: string}} entry class or group @param {boolean} safe */
+export function colourOf(entry, safe) {
+  return safe ? entry.safe_color : entry.color;
 }
 
 /** Codes of the class map that are shown. @param {Slide} slide @param {State} state */

@@ -6,7 +6,7 @@ import { debounce, h } from "./dom.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { Outlines } from "./outlines.js";
-import { groupColour, shownGroups, shownCodes } from "./palette.js";
+import { colourOf, shownCodes, shownGroups } from "./palette.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./state.js").State} State */
@@ -28,7 +28,7 @@ export class Pane {
     this.listeners = listeners;
     /** @type {State | null} */
     this.state = null;
-    this.version = 0; // counts up while a run is live, so that layers are read anew
+    this.looks = 0; // counts up while a run is under way, so that its maps are read anew
     this.stage = h("div", { className: "stage" });
     this.bar = h("div", { className: "scalebar", role: "img" });
     this.card = h("div", { className: "card", hidden: true, role: "status" });
@@ -40,6 +40,8 @@ export class Pane {
     this.outlines = new Outlines(this.stage, slide.size, listeners.onProblem);
     this.layers = new Map(LAYERS.filter((name) => slide.layers.includes(name)).map((name) => [name, new Layer(this.viewer, slide)]));
     this.viewer.addHandler("update-viewport", () => this.onDrawn());
+    this.viewer.addHandler("animation-start", () => { this.card.hidden = true; });
+    this.viewer.addHandler("animation-finish", () => this.hoverSoon());
     this.viewer.addHandler("canvas-click", (event) => void this.onClick(event));
     this.viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // ours are in keys.js
     /** @type {[number, number] | null} */
@@ -47,6 +49,11 @@ export class Pane {
     this.hoverSoon = debounce(30, () => void this.hover());
     this.stage.addEventListener("pointermove", (event) => this.onPointer(event), { capture: true });
     this.stage.addEventListener("pointerleave", () => this.leave());
+  }
+
+  /** What the browser may keep what it has loaded under. */
+  get version() {
+    return this.looks ? `${this.slide.version}.${this.looks}` : String(this.slide.version);
   }
 
   /** @returns {View} */
@@ -87,7 +94,7 @@ export class Pane {
         if (state.safe) query.set("palette", "safe");
       }
       if (name === "probability") query.set("channel", state.channel ?? slide.channels[0]);
-      if (this.version) query.set("v", String(this.version));
+      query.set("v", this.version);
       const text = query.toString();
       layer.show((z, x, y) => `${base}${name}/${z}/${x}_${y}.png${text && "?" + text}`, `${name}?${text}`, state.opacity[name] ?? 0);
     }
@@ -100,16 +107,16 @@ export class Pane {
    * @param {number | null} [selected]
    */
   content(state, selected = null) {
-    const { slide } = this, live = this.version ? `v=${this.version}&` : "";
+    const { slide } = this, live = `v=${encodeURIComponent(this.version)}&`;
     const base = new URL(`api/${slidePath(slide.id, "/")}`, document.baseURI).href;
     const of = state.threshold === null ? null : state.of ?? slide.groups[0]?.name ?? null;
     const shown = shownGroups(slide, state);
-    const colours = Object.fromEntries(shown.filter((g) => g.name !== of).map((g) => [g.name, lineColour(groupColour(slide, g, state.safe))]));
+    const colours = Object.fromEntries(shown.filter((g) => g.name !== of).map((g) => [g.name, lineColour(colourOf(g, state.safe))]));
     const sources = [{ url: `${base}regions?${live}`, colours }];
     const group = shown.find((g) => g.name === of);
     if (of !== null && group) {
       const query = new URLSearchParams({ channel: of, threshold: String(state.threshold) });
-      sources.push({ url: `${base}contours?${query}&${live}`, colours: { [of]: lineColour(groupColour(slide, group, state.safe)) } });
+      sources.push({ url: `${base}contours?${query}&${live}`, colours: { [of]: lineColour(colourOf(group, state.safe)) } });
     }
     return { sources, selected };
   }
@@ -195,7 +202,7 @@ export class Pane {
     if (this.pointer !== css && this.pointer !== null) return; // it has moved on
     const group = this.slide.groups.find((g) => g.name === found.group);
     const swatch = h("span", { className: "swatch" });
-    if (group) paint(swatch, groupColour(this.slide, group, this.state?.safe ?? false));
+    if (group) paint(swatch, colourOf(group, this.state?.safe ?? false));
     this.card.replaceChildren(h("strong", {}, swatch, title(found.group)), ...lines.map((line) => h("span", {}, line)));
     this.card.hidden = false;
     const left = Math.min(css[0] + 14, this.stage.clientWidth - this.card.offsetWidth - 6);
@@ -270,7 +277,7 @@ function openViewer(element, slide) {
   const [width, height] = slide.size;
   return new OpenSeadragon.Viewer({
     element,
-    tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`)}`)],
+    tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`)}?v=${slide.version}`)],
     drawer: "canvas",
     showNavigationControl: false,
     showNavigator: true,

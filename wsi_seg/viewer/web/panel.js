@@ -3,7 +3,7 @@
 import { slidePath, title } from "./api.js";
 import { h } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
-import { classColour, groupColour } from "./palette.js";
+import { colourOf } from "./palette.js";
 import { paint } from "./pane.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
@@ -36,8 +36,8 @@ function header({ slide, progress }) {
  */
 function legend(screen) {
   const { slide, other } = screen;
-  const total = slide.classes.reduce((sum, entry) => sum + entry.mm2, 0);
-  const present = slide.classes.filter((entry) => entry.mm2 > 0);
+  const total = slide.classes.reduce((sum, entry) => sum + (entry.mm2 ?? 0), 0);
+  const present = slide.classes.filter((entry) => (entry.mm2 ?? 0) > 0);
   /** @type {{codes: number[], box: HTMLInputElement, paint: (safe: boolean) => void}[]} */
   const rows = [];
   /** @param {string} name @param {number[]} codes @param {(safe: boolean) => string} colour @param {string} className */
@@ -45,23 +45,23 @@ function legend(screen) {
     const swatch = h("span", { className: "swatch" });
     const box = h("input", { type: "checkbox", onchange: () => screen.toggle(codes, box.checked) });
     rows.push({ codes, box, paint: (safe) => paint(swatch, colour(safe)) });
-    const mine = areaOf(slide, codes), share = total ? `${((100 * mine) / total).toFixed(0)} %` : "";
+    const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
     return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
-      h("span", { className: "number" }, formatMm2(mine)),
-      h("span", { className: "number share" }, other ? formatMm2(areaOf(other, codes)) : share));
+      h("span", { className: "number" }, mm2(mine)),
+      h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
   };
   const items = slide.groups.flatMap((group) => {
     const members = present.filter((entry) => group.codes.includes(entry.code));
-    const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => classColour(slide, entry, safe), "inner")) : [];
-    return [row(group.name, group.codes, (safe) => groupColour(slide, group, safe), "outer"), ...inner];
+    const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "inner")) : [];
+    return [row(group.name, group.codes, (safe) => colourOf(group, safe), "outer"), ...inner];
   });
   const grouped = new Set(slide.groups.flatMap((group) => group.codes));
   const rest = present.filter((entry) => !grouped.has(entry.code));
-  items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => classColour(slide, entry, safe), "outer")));
+  items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "outer")));
   const safe = h("input", { type: "checkbox", onchange: () => screen.update({ safe: safe.checked }) });
-  const heads = other && h("p", { className: "heads" }, h("span", {}, "left"), h("span", {}, "right"));
+  const heads = h("p", { className: "heads" }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
   return {
-    element: h("section", {}, h("h2", {}, "Classes"), heads, h("ul", { className: "legend" }, ...items),
+    element: h("section", { className: other ? "areas both" : "areas" }, h("h2", {}, other ? "Classes, mm²" : "Classes"), heads, h("ul", { className: "legend" }, ...items),
       h("label", { className: "line" }, safe, "Colour-blind-safe colours")),
     sync: (state) => {
       safe.checked = state.safe;
@@ -75,9 +75,14 @@ function legend(screen) {
   };
 }
 
+/** The number alone: its unit stands above. @param {number} area */
+function mm2(area) {
+  return formatMm2(area).replace(" mm²", "");
+}
+
 /** @param {Slide} slide @param {number[]} codes */
 function areaOf(slide, codes) {
-  return slide.classes.filter((entry) => codes.includes(entry.code)).reduce((sum, entry) => sum + entry.mm2, 0);
+  return slide.classes.filter((entry) => codes.includes(entry.code)).reduce((sum, entry) => sum + (entry.mm2 ?? 0), 0);
 }
 
 /** @param {Screen} screen @returns {Section} */
@@ -114,14 +119,14 @@ function outlines(screen) {
     oninput: () => screen.update({ threshold: Number(range.value), of: of.input.value, outlines: true }) });
   const shown = h("output", {});
   const of = select("Threshold of", slide.groups.map((group) => [group.name, title(group.name)]),
-    (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold }));
+    (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold ?? 0.5 }));
   const reset = h("button", { type: "button", className: "small", onclick: () => screen.update({ threshold: null, of: null }) }, "As the run traced them");
   return {
     element: h("section", {}, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
       h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset),
     sync: (state) => {
       show.checked = state.outlines;
-      range.value = String(state.threshold ?? slide.threshold);
+      range.value = String(state.threshold ?? slide.threshold ?? 0.5);
       shown.textContent = state.threshold === null ? "as run" : state.threshold.toFixed(2);
       of.input.value = state.of ?? slide.groups[0]?.name ?? "";
       reset.disabled = state.threshold === null;
@@ -132,13 +137,18 @@ function outlines(screen) {
 /** @param {Screen} screen @returns {Section} */
 function comparison(screen) {
   const { slide } = screen;
-  const same = screen.rows.filter((row) => row.id !== slide.id && row.size?.[0] === slide.size[0] && row.size[1] === slide.size[1]);
-  const pick = select("Compare with", [["", "—"], ...same.map((row) => /** @type {[string, string]} */ ([row.id, row.id]))],
+  const same = screen.rows.filter((row) => row.id !== slide.id && row.size?.[0] === slide.size[0] && row.size?.[1] === slide.size[1]);
+  const pick = select("Compare with", [["", "—"], ...same.map((row) => /** @type {[string, string]} */ ([row.id, placeOf(row)]))],
     (value) => screen.go({ ...screen.state, other: value || null }));
   return {
     element: h("section", { hidden: same.length === 0 }, h("h2", {}, "Side by side"), pick.element),
     sync: (state) => { pick.input.value = state.other ?? ""; },
   };
+}
+
+/** A result's name with its folder, to tell runs of one slide apart. @param {{folder: string, name: string}} row */
+export function placeOf({ folder, name }) {
+  return folder ? `${folder} / ${name}` : name;
 }
 
 /** @param {Screen} screen @returns {Section} */

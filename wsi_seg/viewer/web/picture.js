@@ -3,7 +3,7 @@
 import { title } from "./api.js";
 import { lineColour } from "./colour.js";
 import { formatMm2 } from "./geometry.js";
-import { groupColour, shownGroups } from "./palette.js";
+import { colourOf, shownGroups } from "./palette.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
 /** @typedef {import("./pane.js").Pane} Pane */
@@ -69,11 +69,13 @@ function drawBar(context, pane, x, y, ratio) {
  * @param {number} top
  * @param {number} ratio
  */
-function drawLegend(context, { slide, state }, top, ratio) {
+function drawLegend(context, { slide, other, state }, top, ratio) {
   let x = 8 * ratio;
   context.font = `${13 * ratio}px ${FONT}`;
-  for (const group of shownGroups(slide, state)) {
-    const colour = groupColour(slide, group, state.safe), text = `${title(group.name)} ${formatMm2(group.mm2)}`;
+  for (const group of shownGroups(slide, state).filter((one) => one.mm2)) {
+    const beside = other?.groups.find((one) => one.name === group.name);
+    const areas = [group, ...(beside ? [beside] : [])].map((one) => formatMm2(one.mm2 ?? 0)).join(" | ");
+    const colour = colourOf(group, state.safe), text = `${title(group.name)} ${areas}`;
     context.fillStyle = colour;
     context.strokeStyle = lineColour(colour);
     context.lineWidth = 1.5 * ratio;

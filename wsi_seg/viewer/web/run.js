@@ -24,7 +24,7 @@ export async function runDialog(onChange) {
   }
   const slide = h("select", {}, ...options.slides.map((name) => h("option", { value: name }, name)));
   const model = h("select", { onchange: () => showModel() }, ...options.models.map(({ name }) => h("option", { value: name }, name)));
-  const threshold = h("input", { type: "number", min: "0", max: "1", step: "0.05", placeholder: "largest class" });
+  const threshold = h("input", { type: "number", min: "0", max: "1", step: "0.05", value: String(options.threshold) });
   const groups = h("fieldset", {});
   const notice = h("p", { className: "notice" });
   const status = h("p", { role: "status", className: "progress" });
@@ -37,9 +37,13 @@ export async function runDialog(onChange) {
     groups, line("Threshold", threshold), notice, bar, status, h("div", { className: "actions" }, start, stop, close));
 
   function showModel() {
-    const boxes = (options.groups[model.value] ?? []).map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: true, value: name }), name));
+    const boxes = (chosenModel()?.groups ?? []).map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: true, value: name }), name));
     groups.replaceChildren(h("legend", {}, "Classes"), ...boxes);
-    notice.textContent = options.models.find(({ name }) => name === model.value)?.notice ?? "";
+    notice.textContent = chosenModel()?.notice ?? "";
+  }
+
+  function chosenModel() {
+    return options.models.find(({ name }) => name === model.value);
   }
 
   /** @type {string | null} */
@@ -48,7 +52,7 @@ export async function runDialog(onChange) {
 
   async function begin() {
     const chosen = [...groups.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value);
-    const body = { slide: slide.value, model: model.value, groups: chosen, threshold: threshold.value ? Number(threshold.value) : null };
+    const body = { slide: slide.value, model: model.value, groups: chosen, threshold: Number(threshold.value) };
     start.disabled = true;
     try {
       /** @type {{job: string}} */
@@ -72,7 +76,7 @@ export async function runDialog(onChange) {
       /** @type {Job} */
       const now = await api(`run/${encodeURIComponent(id)}`);
       bar.value = now.tiles_total ? now.tiles_done / now.tiles_total : 0;
-      const text = now.state === "running" ? `${now.tiles_done} of ${now.tiles_total} tiles` : now.message ?? now.state;
+      const text = now.stopping ? "stopping …" : now.state === "running" ? `${now.tiles_done} of ${now.tiles_total} tiles` : now.message || now.state;
       status.replaceChildren(text, " ", now.result ? h("a", { href: writeState(newState(now.result)) }, now.state === "running" ? "Watch" : "Look at it") : "");
       if (now.state !== "running") return onChange();
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));

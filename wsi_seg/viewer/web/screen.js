@@ -3,7 +3,7 @@
 import { api, slidePath } from "./api.js";
 import { debounce, h, say } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
-import { buildPanel } from "./panel.js";
+import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
 import { OPACITY, writeState } from "./state.js";
@@ -35,7 +35,9 @@ export class SlideScreen {
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
     root.replaceChildren(stages, this.panel.element, this.help);
     const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem: say };
-    this.panes = [slide, other].flatMap((each) => (each ? [new Pane(addStage(stages, each, Boolean(other)), each, listeners)] : []));
+    const shown = other ? [slide, other] : [slide];
+    const places = shown.map((each) => addStage(stages, each, Boolean(other))); // all of them first: they share the width
+    this.panes = shown.map((each, i) => new Pane(places[i], each, listeners));
     this.leader = this.panes[0]; // the pane that the other one follows
     for (const pane of this.panes) {
       for (const event of ["pointerdown", "pointerenter", "wheel"]) pane.element.addEventListener(event, () => { this.leader = pane; }, { passive: true });
@@ -128,7 +130,7 @@ export class SlideScreen {
         this.progress.textContent = now.status === "done" ? "done" : `${now.status}: ${now.blocks_done} of ${now.blocks_total} blocks${share}`;
         if (now.status === "done") return this.go(this.state); // now with regions
         if (seen >= 0 && now.blocks_done !== seen) {
-          this.panes[0].version++;
+          this.panes[0].looks++;
           this.panes[0].show(this.state);
         }
         seen = now.blocks_done;
@@ -154,7 +156,7 @@ function differ(a, b) {
 /** @param {HTMLElement} stages @param {Slide} slide @param {boolean} named */
 function addStage(stages, slide, named) {
   const element = h("div", { className: "pane" });
-  stages.append(named ? h("div", { className: "named" }, h("h2", { className: "panename" }, slide.id), element) : element);
+  stages.append(named ? h("div", { className: "named" }, h("h2", { className: "panename" }, placeOf(slide)), element) : element);
   return element;
 }
 

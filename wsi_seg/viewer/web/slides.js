@@ -54,9 +54,9 @@ function slideCard(row) {
     return h("li", {}, swatch, h("span", { className: "name" }, title(area.name)), h("span", { className: "number" }, formatMm2(area.mm2)));
   });
   const picture = h("img", { src: `api/${slidePath(row.id, "/thumbnail.jpg")}`, alt: "", loading: "lazy" });
-  const state = row.status === "done" ? (row.tissue_mm2 === null ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.status;
+  const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? row.status;
   return h("li", {}, h("a", { className: "slide", href: writeState(newState(row.id)) }, picture,
-    h("span", { className: "text" }, h("strong", {}, row.name), row.id !== row.name && h("span", { className: "facts" }, row.id),
+    h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
       h("span", { className: "facts" }, state), strip, h("ul", { className: "legend" }, ...areas))));
 }
 
