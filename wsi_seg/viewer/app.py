@@ -1,6 +1,7 @@
 """The routes of `wsi-seg view`.
 
     GET /                                          the page        GET /static/…     what it loads
+    GET /api                                       {version, allow_run}
     GET /api/slides                                all results
     GET /api/slides/{id}                           one result: geometry, classes, groups, layers
     GET /api/slides/{id}/thumbnail.jpg
@@ -39,6 +40,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+import wsi_seg
 from wsi_seg.errors import WsiSegError
 from wsi_seg.viewer import layer_routes, region_routes
 from wsi_seg.viewer.answers import describe_result, list_results
@@ -101,6 +103,10 @@ def _page(state: ViewerState, _: Request) -> Response:
     return FileResponse(state.places.static / "index.html", headers={"Cache-Control": "no-cache"})
 
 
+def _about(state: ViewerState, _: Request) -> Response:
+    return json_reply({"version": wsi_seg.__version__, "allow_run": state.places.runs is not None})
+
+
 def _slides(state: ViewerState, _: Request) -> Response:
     return json_reply(list_results(state))
 
@@ -144,6 +150,7 @@ async def _failure(_: Request, error: Exception) -> Response:
 
 _RESULT = "/api/slides/{id}"
 _WORK: dict[str, Work] = {
+    "/api": _about,
     "/api/slides": _slides,
     "/api/compare": _compare,
     _RESULT: _slide,
