@@ -5,7 +5,7 @@ import { enlarged } from "./geometry.js";
 /** @typedef {import("./geometry.js").View} View */
 /** @typedef {import("./outlines_worker.js").Order} Order */
 /** @typedef {import("./outlines_worker.js").Found} Found */
-/** @typedef {{sources: Order["sources"], selected: number | null}} Content */
+/** @typedef {{sources: Order["sources"], selected: Order["selected"]}} Content */
 
 const MARGIN = 0.15; // of the view, on each side: what comes into sight until the next picture is there
 

@@ -12,7 +12,7 @@ import { pack, regionAt, touching } from "./regions.js";
  * @property {number} ratio device pixels per CSS pixel
  * @property {[number, number]} size of the slide
  * @property {{url: string, colours: Record<string, string>}[]} sources where regions come from, and the line of each group that is shown
- * @property {number | null} selected index of a region that is drawn heavily
+ * @property {{source: number, index: number} | null} selected the region that is drawn heavily
  */
 /** @typedef {{type: "draw", order: Order} | {type: "find", x: number, y: number, number: number}} ToWorker */
 /** @typedef {{source: number, index: number, group: string, area: number, bbox: import("./geometry.js").Box}} Found */
@@ -54,11 +54,12 @@ function draw(order) {
   const context = canvas.getContext("2d");
   if (!context) throw new Error("no 2d canvas");
   let complete = true, count = 0;
-  for (const source of order.sources) {
-    const wanted = request(source.url, order);
-    complete &&= wanted.exact;
-    if (wanted.regions) count += drawRegions(context, wanted.regions, source.colours, order);
-  }
+  order.sources.forEach(({ url, colours }, number) => {
+    const { regions, exact } = request(url, order);
+    complete &&= exact;
+    const selected = order.selected?.source === number ? order.selected.index : null;
+    if (regions) count += drawRegions(context, regions, { colours, selected }, order);
+  });
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
 }
@@ -129,11 +130,11 @@ async function load(url, query, box, scale) {
 /**
  * @param {OffscreenCanvasRenderingContext2D} context
  * @param {Regions} regions
- * @param {Record<string, string>} colours
+ * @param {{colours: Record<string, string>, selected: number | null}} style
  * @param {Order} order
  * @returns {number} how many were drawn
  */
-function drawRegions(context, regions, colours, { view, ratio, selected }) {
+function drawRegions(context, regions, { colours, selected }, { view, ratio }) {
   const k = ratio / view.scale; // device pixels per l0 pixel
   const dx = (regions.box[0] - view.x) * k, dy = (regions.box[1] - view.y) * k;
   /** @type {number[][]} */

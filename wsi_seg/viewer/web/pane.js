@@ -104,7 +104,7 @@ export class Pane {
   /**
    * Where outlines come from: the run's regions, those of the thresholded group replaced by contours.
    * @param {State} state
-   * @param {number | null} [selected]
+   * @param {import("./outlines_worker.js").Order["selected"]} [selected]
    */
   content(state, selected = null) {
     const { slide } = this, live = `v=${encodeURIComponent(this.version)}&`;
@@ -191,8 +191,8 @@ export class Pane {
   async tell(found, css) {
     const stored = found && found.source === 0;
     if (this.state?.outlines) {
-      const selected = stored ? found.index : null;
-      if (selected !== this.outlines.content.selected) this.outlines.setContent(this.content(this.state, selected));
+      const selected = found && { source: found.source, index: found.index };
+      if (JSON.stringify(selected) !== JSON.stringify(this.outlines.content.selected)) this.outlines.setContent(this.content(this.state, selected));
     }
     if (!found || !css) {
       this.card.hidden = true;
