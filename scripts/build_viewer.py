@@ -30,6 +30,11 @@ LIBRARY = {
 }
 SERVED = (".html", ".css", ".js", ".svg")
 DEVELOPMENT = ("eslint.config.js",)
+# What it takes to serve; a registry that does not answer is given up soon.
+NPM_OPTIONS = (
+    "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund",
+    "--fetch-retries=1", "--fetch-retry-mintimeout=1000",
+)  # fmt: skip
 STAMP = "BUILT.txt"
 MISSING = "MISSING.txt"
 SECONDS = 180
@@ -105,10 +110,9 @@ def fetch_library(web: Path, scratch: Path, made: Path) -> None:
     scratch.mkdir()
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(web / name, scratch / name)
-    options = "--omit=dev --ignore-scripts --no-audit --no-fund --fetch-retries=1 --fetch-retry-mintimeout=1000"
     try:
         done = subprocess.run(
-            [*npm_command(), "ci", *options.split()],
+            [*npm_command(), "ci", *NPM_OPTIONS],
             cwd=scratch,
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 import { api, slidePath, title } from "./api.js";
 import { lineColour } from "./colour.js";
 import { debounce, h } from "./dom.js";
+import { ExactDrawer } from "./drawer.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { Outlines } from "./outlines.js";
@@ -37,6 +38,7 @@ export class Pane {
     this.viewer = openViewer(this.stage, slide);
     this.viewer.canvas.setAttribute("aria-label", `${slide.name}: arrow keys move, plus and minus zoom, 0 shows all`);
     this.viewer.canvas.setAttribute("role", "application");
+    if (this.viewer.navigator) this.viewer.navigator.canvas.tabIndex = -1; // it does nothing that keys do not
     this.outlines = new Outlines(this.stage, slide.size, listeners.onProblem);
     this.layers = new Map(LAYERS.filter((name) => slide.layers.includes(name)).map((name) => [name, new Layer(this.viewer, slide)]));
     this.viewer.addHandler("update-viewport", () => this.onDrawn());
@@ -278,7 +280,7 @@ function openViewer(element, slide) {
   return new OpenSeadragon.Viewer({
     element,
     tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`)}?v=${slide.version}`)],
-    drawer: "canvas",
+    drawer: ExactDrawer,
     showNavigationControl: false,
     showNavigator: true,
     navigatorPosition: "BOTTOM_RIGHT",

@@ -148,9 +148,13 @@ export class SlideScreen {
   }
 }
 
-/** @param {number[]} a @param {number[]} b */
+/**
+ * Tell whether two places differ by more than a thousandth of a pixel, or in scale by what would show as much.
+ * @param {number[]} a
+ * @param {number[]} b
+ */
 function differ(a, b) {
-  return a.some((value, i) => Math.abs(value - b[i]) > 1e-3 * b[2]);
+  return a.some((value, i) => Math.abs(value - b[i]) > (i === 2 ? 1e-6 : 1e-3) * b[2]);
 }
 
 /** @param {HTMLElement} stages @param {Slide} slide @param {boolean} named */

@@ -54,7 +54,7 @@ export function writeState(state) {
     if (value !== null && value !== false && value !== "") values.set(name, String(value));
   };
   put("with", state.other);
-  put("at", state.at && state.at.map((v, i) => (i === 2 ? Number(v.toPrecision(6)) : Math.round(v * 100) / 100)).join(","));
+  put("at", state.at && state.at.map((v, i) => (i === 2 ? Number(v.toPrecision(8)) : Math.round(v * 100) / 100)).join(","));
   for (const [layer, usual] of Object.entries(OPACITY)) put(layer, state.opacity[layer] !== usual && String(state.opacity[layer]));
   put("channel", state.channel);
   put("outlines", !state.outlines && "0");
