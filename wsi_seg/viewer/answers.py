@@ -45,7 +45,7 @@ def _line(state: ViewerState, entry: ResultEntry) -> dict[str, Any]:
 
 def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
     """Return all that the page needs to show a result."""
-    facts, layout, place = result.facts, result.source.layout, result.slide()
+    facts, place = result.facts, result.slide()
     slide, frame, progress = facts.slide, facts.frame, result.progress()
     bounds = slide.bounds
     return {
@@ -62,7 +62,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
             "size": [frame.size.width, frame.size.height],
             "mpp": frame.mpp,
             "l0_per_map": [frame.l0_per_map.x, frame.l0_per_map.y],
-            "probability_downsample": layout.probability_downsample,
+            "probability_downsample": facts.probability_downsample,
         },
         "tile_size": result.grid.tile,
         "max_zoom": result.grid.max_zoom,
@@ -70,7 +70,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "channels": [one.name for one in facts.classes],
         "groups": [_group(result, one) for one in facts.groups],
         "threshold": facts.trace.threshold if facts.traced else None,
-        "layers": ["classes", "probability", "tissue", *(["uncertainty"] if layout.uncertainty else [])],
+        "layers": ["classes", "probability", "tissue", *(["uncertainty"] if facts.uncertainty else [])],
         "notice": facts.notice,
         "origin_offset": list(facts.origin_offset),
         "regions": _region_count(result),

@@ -42,6 +42,14 @@ class Progress:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class StitchFacts:
+    """What the plan in a manifest says about the stored maps."""
+
+    probability_downsample: int
+    uncertainty: bool = False
+
+
 @dataclass(frozen=True)
 class Facts:
     """A result, without its pixels and regions."""
@@ -58,6 +66,7 @@ class Facts:
     origin_offset: tuple[float, float] = (0.0, 0.0)
     """What was subtracted from l0 positions in the GeoJSON."""
     uncertainty: bool = False
+    probability_downsample: int = 1
     summary: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     """Of a run that is not finished."""
@@ -91,7 +100,7 @@ def _read_finished(entry: ResultEntry) -> Facts:
     card = manifest_part(ModelCard, manifest, folder, "model", "card")
     regions = manifest_part(RegionSettings, manifest, folder, "settings", "regions")
     offset = manifest_part(tuple[float, float], manifest, folder, "origin_subtracted_l0")
-    plan = manifest.get("plan")
+    stitch = manifest_part(StitchFacts, manifest, folder, "plan", "stitch")
     traced = regions.resolve(card)
     return Facts(
         slide=manifest_part(SlideInfo, manifest, folder, "slide"),
@@ -102,7 +111,8 @@ def _read_finished(entry: ResultEntry) -> Facts:
         trace=regions.trace,
         notice=card.notice,
         origin_offset=offset,
-        uncertainty=isinstance(plan, dict) and bool(dict(plan.get("stitch") or {}).get("uncertainty")),
+        uncertainty=stitch.uncertainty,
+        probability_downsample=stitch.probability_downsample,
         summary=summary,
     )
 
@@ -120,6 +130,7 @@ def _read_running(entry: ResultEntry) -> Facts:
         frame=manifest_part(MapFrame, plan, entry.folder, "frame"),
         classes=layout.classes,
         uncertainty=layout.uncertainty,
+        probability_downsample=layout.probability_downsample,
         plan={"blocks": blocks},
     )
 

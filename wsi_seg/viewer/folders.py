@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsi_seg.errors import OutputError
@@ -49,11 +49,12 @@ class ResultEntry:
         """Return the folder of the maps.
 
         Raises:
-            OutputError: it is not there, or a symbolic link lies in it.
+            Refused: 404, they are not there (yet).
+            OutputError: a symbolic link lies in it.
         """
         path = self.folder / MAPS
         if not path.is_dir():
-            raise OutputError(f"{path}: no maps here (yet)")
+            raise Refused(404, f"{path}: no maps here (yet)")
         if path.is_symlink() or _holds_link(path):
             raise OutputError(f"{path}: holds a symbolic link, which is not followed; put the files there")
         return path
@@ -76,11 +77,11 @@ class ResultFolders:
         self._walked = -FRESH_SECONDS
         self._entries: dict[str, ResultEntry] = {}
 
-    def all(self) -> list[ResultEntry]:
-        """Return all results, sorted by name and place."""
+    def all(self, *, fresh: bool = False) -> list[ResultEntry]:
+        """Return all results, sorted by name and place; `fresh`: as they are at this moment."""
         with self._lock:
             now = time.monotonic()
-            if now - self._walked >= FRESH_SECONDS:
+            if fresh or now - self._walked >= FRESH_SECONDS:
                 self._entries = {entry.id: entry for entry in find_results(self.out)}
                 self._walked = now
             return list(self._entries.values())
@@ -97,29 +98,22 @@ class ResultFolders:
         return found
 
     def at(self, folder: Path) -> ResultEntry | None:
-        """Return the result in this folder, None where there is none."""
+        """Return the result that is in this folder now, None where there is none."""
         wanted = folder.resolve()
-        return next((entry for entry in self.all() if entry.folder == wanted), None)
+        return next((entry for entry in self.all(fresh=True) if entry.folder == wanted), None)
 
 
 def find_results(out: Path) -> list[ResultEntry]:
     """Return the results in and under a folder, sorted by name, then place."""
-    found: dict[str, ResultEntry] = {}
     if (own := _entry(out, out, running=False)) is not None:
         return [own]
-    for entry in _walk(out, out, 0):
+    found = _walk(out, out, 0)
+    finished = {entry.id for entry in found if not entry.running}
+    for i, entry in enumerate(found):
         # A run keeps its id when it is finished, unless it is to replace a finished one.
-        if entry.id in found:
-            running = entry if entry.running else found[entry.id]
-            found[entry.id] = found[entry.id] if entry.running else entry
-            place = running.folder.relative_to(out).as_posix()
-            entry = ResultEntry(_identity(place), *_rest(running))
-        found[entry.id] = entry
-    return sorted(found.values(), key=lambda entry: (entry.name.casefold(), str(entry.folder)))
-
-
-def _rest(entry: ResultEntry) -> tuple[str, Path, bool, str, float]:
-    return entry.name, entry.folder, entry.running, entry.version, entry.time
+        if entry.running and entry.id in finished:
+            found[i] = replace(entry, id=_identity(entry.folder.relative_to(out).as_posix()))
+    return sorted(found, key=lambda entry: (entry.name.casefold(), str(entry.folder)))
 
 
 def _walk(out: Path, folder: Path, depth: int) -> list[ResultEntry]:

@@ -1,7 +1,8 @@
 """Outlines as a screen needs them: only what it shows, as fine as its pixels, and kept for the next look.
 
 `scale` is l0 pixels per screen pixel throughout. Outlines are simplified for powers of two of it, so that
-zooming a little asks for nothing new: an outline moves by at most half a screen pixel.
+zooming a little asks for nothing new. Vertices that are left out lie within half a screen pixel of what
+stays; where a ring begins, that can add up to a little more.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def ring_texts(shapes: NDArray[np.object_], scale: float) -> list[str]:
 
     Args:
         shapes: (n,) polygons in l0 pixels.
-        scale: a power of two; outlines move by at most half of it, and are rounded to a tenth of it.
+        scale: a power of two; see above; positions are rounded to a tenth of it.
     """
     simple = shapely.simplify(shapes, scale / 2, preserve_topology=True)
     parts, shape_of_part = shapely.get_parts(simple, return_index=True)

@@ -106,7 +106,7 @@ def read_regions(path: Path) -> Regions:
             kept = {"id": feature.get("id"), "properties": feature["properties"]}
             numbers.append(groups.setdefault(_group(feature["properties"]), len(groups)))
             properties.append(json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
-    except (KeyError, TypeError, ValueError, RecursionError, shapely.GEOSException) as error:
+    except (LookupError, TypeError, ValueError, RecursionError, shapely.GEOSException) as error:
         reason = " ".join(str(error).split())[:200]
         raise OutputError(f"{path}: is no GeoJSON of wsi_seg, or damaged ({reason})") from error
     moved = np.empty(len(shapes), object)
