@@ -192,6 +192,33 @@ def test_compressed_regions_are_the_same(results: Path, tmp_path: Path) -> None:
     assert shapely.equals(plain.shapes, packed.shapes).all() and plain.properties == packed.properties
 
 
+def test_all_kinds_of_polygons_are_read_in_order(tmp_path: Path) -> None:
+    holed = shapely.box(0, 0, 50, 50).difference(shapely.box(10, 10, 20, 20))
+    parts = shapely.MultiPolygon([shapely.box(100, 0, 110, 10), holed.buffer(0)])
+    shapes = [
+        shapely.box(5, 70, 9, 80),
+        parts,
+        holed,
+        shapely.MultiPolygon([holed]),
+        shapely.box(1, 90, 2, 91),
+    ]
+    features = [
+        {
+            "id": str(i),
+            "geometry": json.loads(shapely.to_geojson(shape)),
+            "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
+        }
+        for i, shape in enumerate(shapes)
+    ]
+    text = json.dumps({"wsi_seg": {"subtracted_l0": [7, -3]}, "features": features}, separators=(",", ":"))
+    (tmp_path / "a.geojson").write_text(text)
+    read = read_regions(tmp_path / "a.geojson")
+    for got, shape in zip(read.shapes, shapes, strict=True):
+        moved = shapely.transform(shape, lambda xy: xy + np.array([7, -3]))
+        assert got.symmetric_difference(moved).area == 0
+    assert read.at(107 + 5, 2) == 1 and read.at(8, 87.5) == 4
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -406,6 +406,18 @@ def test_every_answer_says_what_a_page_may_do(asking: TestClient) -> None:
     assert raw(asking, b"/api/slides", host="evil.example").headers["x-content-type-options"] == "nosniff"
 
 
+def test_a_fault_of_the_server_tells_nothing(asking: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    base = f"/api/slides/{only_id(asking)}"
+    monkeypatch.setattr("wsi_seg.viewer.app.describe_result", fail)
+    answer = asking.get(base)
+    assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"]
+    assert SECRET not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
 def test_work_is_bounded_and_what_would_wait_too_long_is_refused() -> None:
     workers = Workers(threads=2, most_waiting=3)
     going, most, lock, free = 0, 0, threading.Lock(), threading.Event()

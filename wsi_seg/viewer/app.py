@@ -34,7 +34,6 @@ from functools import partial
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
@@ -44,7 +43,7 @@ import wsi_seg
 from wsi_seg.errors import WsiSegError
 from wsi_seg.viewer import layer_routes, region_routes
 from wsi_seg.viewer.answers import describe_result, list_results
-from wsi_seg.viewer.guard import Access, Guard
+from wsi_seg.viewer.guard import HEADERS, Access, Guard
 from wsi_seg.viewer.replies import Refused, error_reply, json_reply
 from wsi_seg.viewer.run_routes import run_routes
 from wsi_seg.viewer.runs import Runs
@@ -80,10 +79,7 @@ def create_app(places: Places, access: Access | None = None) -> Starlette:
         ]
     return Starlette(
         routes=routes,
-        middleware=[
-            Middleware(Guard, access=access or Access()),
-            Middleware(GZipMiddleware, minimum_size=64 * 1024, compresslevel=1),
-        ],
+        middleware=[Middleware(Guard, access=access or Access())],
         exception_handlers={HTTPException: _http_error, WsiSegError: _error, Exception: _failure},
         lifespan=lifespan,
     )
@@ -145,7 +141,8 @@ async def _error(_: Request, error: Exception) -> Response:
 
 async def _failure(_: Request, error: Exception) -> Response:
     """Answer for a fault of this program, whose traceback goes to stderr."""
-    return error_reply(500, f"{type(error).__name__} in the server; see what it has printed")
+    # This answer is made outside the guard.
+    return error_reply(500, f"{type(error).__name__} in the server; see what it has printed", HEADERS)
 
 
 _RESULT = "/api/slides/{id}"

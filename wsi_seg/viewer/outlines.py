@@ -81,9 +81,12 @@ def ring_texts(shapes: NDArray[np.object_], scale: float) -> list[str]:
 
     Args:
         shapes: (n,) polygons in l0 pixels.
-        scale: a power of two; see above; positions are rounded to a tenth of it.
+        scale: a power of two; see above; positions are rounded to about a tenth of it.
     """
-    simple = shapely.simplify(shapes, scale / 2, preserve_topology=True)
+    # A quarter of the time, as an outline may cross itself here; what would vanish is done with care.
+    simple = np.asarray(shapely.simplify(shapes, scale / 2, preserve_topology=False), object)
+    gone = shapely.is_empty(simple)
+    simple[gone] = shapely.simplify(shapes[gone], scale / 2, preserve_topology=True)
     parts, shape_of_part = shapely.get_parts(simple, return_index=True)
     outer = np.asarray(shapely.get_exterior_ring(parts), object)
     rings, part_of_ring = shapely.get_rings(parts, return_index=True)
@@ -92,7 +95,7 @@ def ring_texts(shapes: NDArray[np.object_], scale: float) -> list[str]:
     shown = is_outer | (np.maximum(x1 - x0, y1 - y0) >= scale)
     rings, owner = rings[shown], shape_of_part[part_of_ring[shown]]
     xy, ring_of = shapely.get_coordinates(rings, return_index=True)
-    digits = max(0, math.ceil(-math.log10(scale / 10)))
+    digits = max(0, round(-math.log10(scale / 10)))
     rounded: NDArray[Any] = np.round(xy, digits)
     if digits == 0:
         rounded = rounded.astype(np.int64)

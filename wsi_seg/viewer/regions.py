@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.annotations import GZIP_MAGIC, OWN_MEMBER
+from wsi_seg.annotations import GZIP_MAGIC, OWN_MEMBER, POLYGONAL
 from wsi_seg.errors import OutputError
 
+# Features that are turned into polygons together.
+BATCH = 1000
 FEATURES = '"features":['
 # A compressed file is refused if it holds more text than this, in bytes: 20 times 100,000 regions.
 MOST_TEXT = 4 * 2**30
@@ -98,19 +101,20 @@ def read_regions(path: Path) -> Regions:
     text = _read_text(path)
     try:
         offset = _offset(text)
-        shapes, numbers, properties = [], [], []
+        shapes: list[NDArray[np.object_]] = []
+        numbers, properties = [], []
         groups: dict[RegionGroup, int] = {}
-        for feature in _features(text):
-            shape = _shape(feature["geometry"])
-            shapes.append(shape)
-            kept = {"id": feature.get("id"), "properties": feature["properties"]}
-            numbers.append(groups.setdefault(_group(feature["properties"]), len(groups)))
-            properties.append(json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
+        rest = _features(text)
+        while features := list(islice(rest, BATCH)):
+            shapes.append(_shapes([feature["geometry"] for feature in features]))
+            for feature in features:
+                kept = {"id": feature.get("id"), "properties": feature["properties"]}
+                numbers.append(groups.setdefault(_group(feature["properties"]), len(groups)))
+                properties.append(json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
     except (LookupError, TypeError, ValueError, RecursionError, shapely.GEOSException) as error:
         reason = " ".join(str(error).split())[:200]
         raise OutputError(f"{path}: is no GeoJSON of wsi_seg, or damaged ({reason})") from error
-    moved = np.empty(len(shapes), object)
-    moved[:] = shapes
+    moved = np.concatenate([np.empty(0, object), *shapes])
     if offset != (0.0, 0.0):
         moved = np.asarray(shapely.transform(moved, lambda xy: xy + np.array(offset)), object)
     return Regions(
@@ -156,17 +160,40 @@ def _features(text: str) -> Iterator[dict[str, Any]]:
         raise ValueError("the list of features does not end the file")
 
 
-def _shape(geometry: dict[str, Any]) -> shapely.Polygon | shapely.MultiPolygon:
-    if geometry["type"] == "Polygon":
-        return _polygon(geometry["coordinates"])
-    if geometry["type"] == "MultiPolygon":
-        return shapely.MultiPolygon([_polygon(part) for part in geometry["coordinates"]])
-    raise ValueError(f"a geometry is a {str(geometry['type'])[:40]!r}, not a polygon")
+def _shapes(geometries: list[dict[str, Any]]) -> NDArray[np.object_]:
+    """Return the polygons of GeoJSON geometries; all at once takes a third of the time."""
+    xy: list[list[float]] = []
+    ring_lengths: list[int] = []
+    polygon_of_ring: list[int] = []
+    shape_of_polygon: list[int] = []
+    for shape, geometry in enumerate(geometries):
+        for polygon in _polygons(geometry):
+            for ring in polygon:
+                xy += ring
+                ring_lengths.append(len(ring))
+                polygon_of_ring.append(len(shape_of_polygon))
+            shape_of_polygon.append(shape)
+    ring_of_vertex = np.repeat(np.arange(len(ring_lengths)), ring_lengths)
+    vertices = np.array(xy, float).reshape(-1, 2)
+    rings = np.asarray(shapely.linearrings(vertices, indices=ring_of_vertex), object)
+    polygons = np.asarray(shapely.polygons(rings, indices=polygon_of_ring), object)
+    whole = np.bincount(shape_of_polygon, minlength=len(geometries))
+    if (whole == 1).all():
+        return polygons
+    together = np.asarray(shapely.multipolygons(polygons, indices=shape_of_polygon), object)
+    single = np.flatnonzero(whole == 1)
+    together[single] = shapely.get_geometry(together[single], 0)
+    return together
 
 
-def _polygon(rings: list[list[list[float]]]) -> shapely.Polygon:
-    outer, *holes = rings
-    return shapely.Polygon(outer, holes)
+def _polygons(geometry: dict[str, Any]) -> list[list[list[list[float]]]]:
+    """Return the polygons of a geometry, each as its rings, each as its vertices."""
+    if geometry["type"] not in POLYGONAL:
+        raise ValueError(f"a geometry is a {str(geometry['type'])[:40]!r}, not a polygon")
+    parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+    if not parts or not all(parts):
+        raise ValueError("a polygon has no outline")
+    return list(parts)
 
 
 def _group(properties: dict[str, Any]) -> RegionGroup:

@@ -33,7 +33,7 @@ class SlideFinder:
         self._folder = None if folder is None else folder.resolve()
         self._lock = threading.Lock()
         self._by_name: dict[str, list[Path]] | None = None
-        self._checked: dict[tuple[Path, str], str | None] = {}
+        self._checked: dict[tuple[Path, int, int, str], str | None] = {}
 
     def find(self, info: SlideInfo) -> SlidePlace:
         """Return where the slide is; nothing else than this file is ever opened."""
@@ -63,8 +63,12 @@ class SlideFinder:
             return self._by_name.get(name, [])
 
     def _problem(self, path: Path, info: SlideInfo) -> str | None:
-        """Return why this file is not the slide of the result; looked at once."""
-        key = (path, info.fingerprint)
+        """Return why this file is not the slide of the result; looked at once as long as it stays."""
+        try:
+            state = path.stat()
+        except OSError as error:
+            return f"{path}: cannot be read ({error.strerror})"
+        key = (path, state.st_mtime_ns, state.st_size, info.fingerprint)
         with self._lock:
             if key in self._checked:
                 return self._checked[key]

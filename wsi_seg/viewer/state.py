@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.classes import ClassGroup, TissueClass, canonical_name
 from wsi_seg.maps import Maps
+from wsi_seg.results import JOURNAL
 from wsi_seg.viewer.bounded import Kept, Workers
 from wsi_seg.viewer.facts import Facts, Progress, read_facts, read_progress
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
@@ -56,6 +57,7 @@ class OpenResult:
         self.entry, self._server = entry, server
         self.facts: Facts = read_facts(entry)
         self._lock = threading.Lock()
+        self._progress: tuple[int, Progress | None] | None = None
 
     @property
     def version(self) -> str | None:
@@ -83,7 +85,12 @@ class OpenResult:
         return progress.done if progress is not None else frozenset()
 
     def progress(self) -> Progress | None:
-        return read_progress(self.entry, self.facts)
+        """Return how far a run is, None for a finished one; its journal is read when it has grown."""
+        path = self.entry.file(JOURNAL)
+        size = path.stat().st_size if path is not None else 0
+        if self._progress is None or self._progress[0] != size:
+            self._progress = size, read_progress(self.entry, self.facts)
+        return self._progress[1]
 
     @property
     def status(self) -> str:
@@ -156,6 +163,7 @@ class ViewerState:
         self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
         self.indexes: Kept[Outlines] = Kept(MOST_INDEXED)
+        self._opening = threading.Lock()
         self._open: Kept[OpenResult] = Kept(MOST_OPEN)
 
     def result(self, identity: str) -> OpenResult:
@@ -169,8 +177,8 @@ class ViewerState:
 
     def open(self, entry: ResultEntry) -> OpenResult:
         """Return a result as its folder is now; see `result`."""
-        key = (entry.id, entry.version)
-        return self._open.get_or_make(key, lambda: OpenResult(entry, self))
+        with self._opening:
+            return self._open.get_or_make((entry.id, entry.version), lambda: OpenResult(entry, self))
 
     def tile(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
         """Return a picture from the cache, or made and kept."""
