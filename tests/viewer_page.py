@@ -61,13 +61,11 @@ class Viewer:
         page.on("request", self._on_request)
 
     def _on_console(self, message: Any) -> None:
-        # 404 where runs are not allowed
-        refused_runs = "/api/run/options" in str(message.location.get("url"))
-        if message.type in ("error", "warning") and not refused_runs:
+        if message.type in ("error", "warning"):
             self.problems.append(message.text)
 
     def _on_request(self, request: Any) -> None:
-        if not request.url.startswith((self.address, "blob:", "data:")):
+        if not request.url.startswith((self.address, "blob:", "data:", "about:")):
             self.foreign.append(request.url)
 
     def slides(self) -> list[dict[str, Any]]:
@@ -85,8 +83,8 @@ class Viewer:
         )
 
     def open(self, identity: str, **fragment: Any) -> None:
+        self.page.goto("about:blank")  # another fragment alone would load nothing anew
         self.page.goto(f"{self.address}#{urlencode({'slide': identity, **fragment}, safe=',')}")
-        self.page.reload()  # another fragment alone loads nothing anew
         self.settle()
 
     def settle(self) -> None:

@@ -61,10 +61,10 @@
  * @throws {Error} the server's one line
  */
 export async function api(path, options) {
-  const response = await fetch(`api/${path}`, options);
+  const response = await fetch(path ? `api/${path}` : "api", options);
   const text = await response.text();
   if (response.ok) return JSON.parse(text);
-  throw Object.assign(new Error(problem(text) ?? `${response.status} ${response.statusText}`), { status: response.status });
+  throw new Error(problem(text) ?? `${response.status} ${response.statusText}`);
 }
 
 /** @param {string} text @returns {string | null} */

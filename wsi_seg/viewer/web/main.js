@@ -63,5 +63,6 @@ async function otherSlide(id, other) {
   return api(slidePath(other));
 }
 
+if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname + location.hash); // it is in a cookie now
 addEventListener("hashchange", () => void route());
 void route();

@@ -1,5 +1,6 @@
 // The outlines over one slide: a canvas that moves with the slide at once and is drawn anew by a worker.
 
+import { debounce } from "./dom.js";
 import { enlarged } from "./geometry.js";
 
 /** @typedef {import("./geometry.js").View} View */
@@ -7,6 +8,8 @@ import { enlarged } from "./geometry.js";
 /** @typedef {import("./outlines_worker.js").Found} Found */
 /** @typedef {{sources: Order["sources"], selected: Order["selected"]}} Content */
 
+const REST_MS = 50; // a view that has not changed for so long is drawn exactly
+const MOVING_MS = 150; // while it moves, a picture comes so often: between them the last one is moved along
 const MARGIN = 0.15; // of the view, on each side: what comes into sight until the next picture is there
 
 export class Outlines {
@@ -32,6 +35,8 @@ export class Outlines {
     this.picture = null;
     this.ordered = ""; // what the last picture was ordered for
     this.waiting = false;
+    this.orderedAt = 0;
+    this.orderAtRest = debounce(REST_MS, () => this.order());
     /** Whether what is seen is all there is to see; tests and pictures wait for it. */
     this.complete = false;
     this.count = 0;
@@ -65,15 +70,22 @@ export class Outlines {
       if (Math.abs(share - 1) < 1e-6) context.drawImage(bitmap, Math.round(x), Math.round(y));
       else context.drawImage(bitmap, x, y, bitmap.width * share, bitmap.height * share);
     }
-    this.order();
+    if (this.key() === this.ordered) return;
+    this.complete = false;
+    if (performance.now() - this.orderedAt > MOVING_MS) this.order();
+    else this.orderAtRest();
+  }
+
+  /** What the last picture has to be of. */
+  key() {
+    return JSON.stringify([this.view, this.content, window.devicePixelRatio]);
   }
 
   order() {
-    if (!this.view) return;
-    const key = JSON.stringify([this.view, this.content, window.devicePixelRatio]);
-    if (key !== this.ordered) this.complete = false;
-    if (this.waiting || key === this.ordered) return;
+    const key = this.key();
+    if (!this.view || this.waiting || key === this.ordered) return;
     this.ordered = key;
+    this.orderedAt = performance.now();
     this.waiting = true;
     /** @type {Order} */
     const order = { view: enlarged(this.view, MARGIN), ratio: window.devicePixelRatio || 1, size: this.size, ...this.content };

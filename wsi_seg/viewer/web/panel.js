@@ -37,7 +37,7 @@ function header({ slide, progress }) {
 function legend(screen) {
   const { slide, other } = screen;
   const total = slide.classes.reduce((sum, entry) => sum + (entry.mm2 ?? 0), 0);
-  const present = slide.classes.filter((entry) => (entry.mm2 ?? 0) > 0);
+  const present = slide.classes.filter((entry) => entry.mm2 === null || entry.mm2 > 0); // null: not known yet
   /** @type {{codes: number[], box: HTMLInputElement, paint: (safe: boolean) => void}[]} */
   const rows = [];
   /** @param {string} name @param {number[]} codes @param {(safe: boolean) => string} colour @param {string} className */
@@ -45,9 +45,10 @@ function legend(screen) {
     const swatch = h("span", { className: "swatch" });
     const box = h("input", { type: "checkbox", onchange: () => screen.toggle(codes, box.checked) });
     rows.push({ codes, box, paint: (safe) => paint(swatch, colour(safe)) });
+    const known = slide.classes.some((entry) => codes.includes(entry.code) && entry.mm2 !== null);
     const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
     return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
-      h("span", { className: "number" }, mm2(mine)),
+      h("span", { className: "number" }, known && mm2(mine)),
       h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
   };
   const items = slide.groups.flatMap((group) => {
@@ -122,7 +123,7 @@ function outlines(screen) {
     (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold ?? 0.5 }));
   const reset = h("button", { type: "button", className: "small", onclick: () => screen.update({ threshold: null, of: null }) }, "As the run traced them");
   return {
-    element: h("section", {}, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
+    element: h("section", { hidden: slide.groups.length === 0 }, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
       h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset),
     sync: (state) => {
       show.checked = state.outlines;

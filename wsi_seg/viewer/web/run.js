@@ -14,14 +14,11 @@ const POLL_MS = 1000;
  * @returns {Promise<{button: HTMLElement, dialog: HTMLElement, close: () => void} | null>} null: not allowed here
  */
 export async function runDialog(onChange) {
+  /** @type {{allow_run: boolean}} */
+  const server = await api("");
+  if (!server.allow_run) return null;
   /** @type {RunOptions} */
-  let options;
-  try {
-    options = await api("run/options");
-  } catch (error) {
-    if (error instanceof Error && "status" in error) return null; // the server said no
-    throw error;
-  }
+  const options = await api("run/options");
   const slide = h("select", {}, ...options.slides.map((name) => h("option", { value: name }, name)));
   const model = h("select", { onchange: () => showModel() }, ...options.models.map(({ name }) => h("option", { value: name }, name)));
   const threshold = h("input", { type: "number", min: "0", max: "1", step: "0.05", value: String(options.threshold) });

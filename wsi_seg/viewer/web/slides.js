@@ -55,7 +55,8 @@ function slideCard(row) {
   });
   const picture = h("img", { src: `api/${slidePath(row.id, "/thumbnail.jpg")}`, alt: "", loading: "lazy" });
   const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? row.status;
-  return h("li", {}, h("a", { className: "slide", href: writeState(newState(row.id)) }, picture,
+  const damaged = row.status === "damaged";
+  return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture,
     h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
       h("span", { className: "facts" }, state), strip, h("ul", { className: "legend" }, ...areas))));
 }
