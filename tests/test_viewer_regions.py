@@ -26,7 +26,7 @@ from wsi_seg.results import MAPS
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import write_pyramid
 from wsi_seg.viewer.bounded import Kept
-from wsi_seg.viewer.outlines import Outlines, power_of_two_below, ring_texts
+from wsi_seg.viewer.outlines import Outlines, Sheet, power_of_two_below, ring_texts
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import read_regions
 
@@ -268,12 +268,13 @@ def write_many(path: Path, count: int) -> None:
 
 def test_many_regions_pan_quickly_and_within_bounds(tmp_path: Path) -> None:
     write_many(tmp_path / "many.geojson", 10_000)
-    cache: Kept[bytes] = Kept(2**20, len)
+    cache: Kept[Sheet] = Kept(2**20, lambda sheet: sheet.size)
     outlines = Outlines(read_regions(tmp_path / "many.geojson"), cache, "many")
     whole = outlines.show(View((0, 0, 10_000, 10_000), 8.0))
     assert len(json.loads(whole)["regions"]) == 10_000
     assert cache.held <= 2**20
     # A screen of 1,000 px, moved by a quarter of its width: hundreds of regions.
+    assert outlines.show(View((0, 0, 10_000, 10_000), 8.0)) == whole
     start = time.perf_counter()
     for step in range(20):
         x = 250.0 * step

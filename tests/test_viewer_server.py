@@ -99,10 +99,11 @@ def test_a_run_can_be_watched_and_keeps_its_address(slide: Path, tmp_path: Path)
 
 def test_a_run_that_has_not_begun_to_write_says_so(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        make_results(slide, tmp_path, progress=StopAfter(1))
-    shutil.rmtree(tmp_path / ".marks.partial" / "maps.zarr")
-    (tmp_path / ".marks.partial" / "blocks.jsonl").unlink()
-    asking = client(tmp_path)
+        make_results(slide, tmp_path / "begun", progress=StopAfter(1))
+    partial = tmp_path / "out" / ".marks.partial"
+    partial.mkdir(parents=True)
+    shutil.copy(tmp_path / "begun" / ".marks.partial" / "plan.json", partial)
+    asking = client(tmp_path / "out")
     base = f"/api/slides/{only_id(asking)}"
     assert asking.get(base).json()["progress"]["blocks_done"] == 0
     assert asking.get(f"{base}/layers/classes/9/0_0.png").status_code == 404
@@ -300,6 +301,14 @@ def test_the_command_serves_until_it_is_interrupted(out: Path, page: Path, host:
 
 
 # --- runs from the browser ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A background job of a shell ignores Ctrl-C, and so would what it starts; the real server does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

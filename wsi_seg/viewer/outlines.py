@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,16 +25,29 @@ from wsi_seg.viewer.regions import RegionGroup, Regions
 
 # Regions in one answer; the largest are shown.
 MOST_SHOWN = 100_000
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 192 * 2**20
+# Of a text, beside its characters.
+PIECE_BYTES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Outlines of one result at one scale, as far as they were asked for."""
+
+    pieces: list[str | None]
+    """JSON text of each region, None where it was not asked for yet."""
+    size: int
+    """Bytes that they take, about."""
 
 
 class Outlines:
     """Answers for views of one result."""
 
-    def __init__(self, regions: Regions, cache: Kept[bytes], name: str) -> None:
+    def __init__(self, regions: Regions, cache: Kept[Sheet], name: str) -> None:
         """Answer from `regions`; pieces of answers are held in `cache` under `name`."""
         self.regions, self._cache, self._name = regions, cache, name
         self._extent = np.max(regions.bounds[:, 2:] - regions.bounds[:, :2], axis=1, initial=0.0)
+        self._lock = threading.Lock()
 
     def show(self, view: View) -> str:
         """Return the outlines of a view as JSON text: `groups`, `regions`, and how many are `hidden`.
@@ -48,16 +63,31 @@ class Outlines:
         return answer(self.regions.groups, self._pieces(large, scale), len(found) - len(large))
 
     def _pieces(self, wanted: NDArray[np.intp], scale: float) -> list[str]:
-        keys = [(self._name, scale, index) for index in wanted.tolist()]
-        held = [self._cache.get(key) for key in keys]
-        missing = [i for i, piece in enumerate(held) if piece is None]
-        shapes = self.regions.shapes[wanted[missing]]
-        for i, rings in zip(missing, ring_texts(shapes, scale), strict=True):
-            index = int(wanted[i])
-            piece = f'{{"i":{index},"g":{self.regions.group[index]},"rings":[{rings}]}}'.encode()
-            self._cache.put(keys[i], piece)
-            held[i] = piece
-        return [piece.decode() for piece in held if piece is not None]
+        pieces = self._sheet(scale).pieces
+        held = {i: pieces[i] for i in wanted.tolist()}
+        missing = [i for i, piece in held.items() if piece is None]
+        rings = ring_texts(self.regions.shapes[missing], scale)
+        groups = self.regions.group[missing].tolist()
+        new = {
+            i: f'{{"i":{i},"g":{group},"rings":[{text}]}}'
+            for i, group, text in zip(missing, groups, rings, strict=True)
+        }
+        if new:
+            self._keep(new, scale)
+        return [piece for piece in (held | new).values() if piece is not None]
+
+    def _keep(self, new: dict[int, str], scale: float) -> None:
+        with self._lock:
+            sheet = self._sheet(scale)  # by now another thread may have added to it, or it was dropped
+            added = {i: piece for i, piece in new.items() if sheet.pieces[i] is None}
+            for i, piece in added.items():
+                sheet.pieces[i] = piece
+            size = sheet.size + sum(len(piece) + PIECE_BYTES for piece in added.values())
+            self._cache.put((self._name, scale), Sheet(sheet.pieces, size))
+
+    def _sheet(self, scale: float) -> Sheet:
+        count = len(self.regions.shapes)
+        return self._cache.get((self._name, scale)) or Sheet([None] * count, 8 * count)
 
 
 def power_of_two_below(scale: float) -> float:

@@ -19,7 +19,7 @@ from wsi_seg.viewer.bounded import Kept, Workers
 from wsi_seg.viewer.facts import Facts, Progress, read_facts, read_progress
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
-from wsi_seg.viewer.outlines import CACHE_BYTES, Outlines
+from wsi_seg.viewer.outlines import CACHE_BYTES, Outlines, Sheet
 from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.replies import Refused
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
@@ -159,7 +159,7 @@ class ViewerState:
         self.pool = SlidePool()
         self.workers = Workers()
         self.tiles: Kept[bytes] = Kept(TILE_CACHE_BYTES, len)
-        self.pieces: Kept[bytes] = Kept(CACHE_BYTES, _weight_of_piece)
+        self.pieces: Kept[Sheet] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
         self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
         self.indexes: Kept[Outlines] = Kept(MOST_INDEXED)
@@ -187,10 +187,6 @@ class ViewerState:
     def close(self) -> None:
         """Close what is open."""
         self.pool.close()
-
-
-def _weight_of_piece(piece: bytes) -> int:
-    return len(piece) + 200  # with its key
 
 
 def _weight_of_array(array: NDArray[np.generic]) -> int:
