@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from viewer_server import client, only_id
 
 from wsi_seg.errors import OutputError
-from wsi_seg.geometry import Scale, Size
+from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.maps import Maps
 from wsi_seg.polygons import TraceSettings
 from wsi_seg.results import MAPS
@@ -29,6 +29,8 @@ from wsi_seg.viewer.bounded import Kept
 from wsi_seg.viewer.outlines import Outlines, Sheet, power_of_two_below, ring_texts
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import read_regions
+from wsi_seg.viewer.state import Places, ViewerState
+from wsi_seg.viewer.threshold import trace_view
 
 SIZE = Size(1400, 1100)
 WHOLE = "box=-50,-50,1500,1200"
@@ -168,6 +170,27 @@ def test_contours_of_a_view_are_those_of_the_whole_inside_it(asking: TestClient,
             shapely.union_all([shape_of(one["rings"]) for one in shown["regions"]]).intersection(box)
         )
     assert inside[0].area > 1000 and inside[0].symmetric_difference(inside[1]).area < 0.01 * inside[1].area
+
+
+def test_small_regions_are_left_out_but_not_those_that_the_box_cuts(results: Path) -> None:
+    state = ViewerState(Places(results.parent))
+    result = state.open(state.folders.all()[0])
+    source, frame, (_, channels) = result.source, result.facts.frame, result.choose("tumor", "group")
+    every = Box(0, 0, 350, 275)  # of the probabilities, each 4 × 4 l0 pixels
+    whole = trace_view(source, frame, channels, every, 2, TraceSettings(min_area_um2=0, min_hole_um2=0))
+    largest = max(whole, key=shapely.area)
+    large = TraceSettings(min_area_um2=0.9 * largest.area * 0.25**2, min_hole_um2=0)
+    inside = [
+        s for s in whole if s.bounds[0] > 4 and s.bounds[1] > 4 and s.bounds[2] < 1396 and s.bounds[3] < 1096
+    ]
+    kept = trace_view(source, frame, channels, every, 2, large)
+    assert not any(
+        shape.equals(small) for shape in kept for small in inside if small.area < 0.9 * largest.area
+    )
+    assert any(small.area < 0.9 * largest.area for small in inside)
+    x, y = (int(value / 4) for value in shapely.point_on_surface(largest).coords[0])
+    (part,) = trace_view(source, frame, channels, Box(x - 2, y - 2, x + 2, y + 2), 2, large)
+    assert part.area <= 16 * 16 and part.intersects(largest)
 
 
 def test_coarse_contours_come_from_a_coarse_level(asking: TestClient, base: str) -> None:
