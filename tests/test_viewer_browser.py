@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.signal import fftconvolve
 
 from scripts.build_viewer import MISSING, build
-from wsi_seg.geometry import Box
+from wsi_seg.geometry import Box, Size
 from wsi_seg.maps import Maps
 from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import trace
@@ -24,6 +24,7 @@ from wsi_seg.readers import open_slide
 from wsi_seg.run import segment_slide
 from wsi_seg.settings import RunSettings
 from wsi_seg.testing.landmarks import RECTANGLES, darkness_model, exact_settings, landmark_slide
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
@@ -406,6 +407,26 @@ def contrast(one: str, other: str) -> float:
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         values.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
     return max(values) / min(values)
+
+
+def test_a_run_is_started_watched_and_looked_at(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    make_slide(tmp_path / "slides" / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
+    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
+        viewer = Viewer(browser.new_page(), address)
+        page = viewer.page
+        page.goto(address)
+        page.get_by_role("button", name="Segment a slide").click()
+        assert page.get_by_label("Slide").inner_text() == "tiny.svs"
+        assert "not for clinical use" in page.get_by_role("dialog").inner_text()
+        page.get_by_label("Stroma").check()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("link", name="Look at it").click(timeout=60_000)
+        viewer.settle()
+        assert page.inner_text("h1") == "tiny"
+        manifest = json.loads((tmp_path / "out" / "tiny" / "manifest.json").read_text())
+        assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+        assert viewer.problems == []
 
 
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:

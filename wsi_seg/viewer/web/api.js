@@ -86,6 +86,6 @@ export function slidePath(id, rest = "") {
  * @param {string} name
  */
 export function title(name) {
-  const words = name.replaceAll("_", " ");
+  const words = name.replaceAll("_", " ").replace(/\bdcis\b/i, "DCIS");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }

@@ -40,7 +40,7 @@ async function route() {
     const other = state.other ? await otherSlide(state.slide, state.other) : null;
     if (mine !== turn) return;
     const screen = new SlideScreen(root, state, { slide, other, rows }, (next) => {
-      history.pushState(null, "", writeState(next));
+      if (writeState(next) !== location.hash) history.pushState(null, "", writeState(next));
       void route();
     });
     leave = () => screen.close();

@@ -39,7 +39,7 @@ export class Pane {
     this.viewer.canvas.setAttribute("aria-label", `${slide.name}: arrow keys move, plus and minus zoom, 0 shows all`);
     this.viewer.canvas.setAttribute("role", "application");
     if (this.viewer.navigator) this.viewer.navigator.canvas.tabIndex = -1; // it does nothing that keys do not
-    this.outlines = new Outlines(this.stage, slide.size, listeners.onProblem);
+    this.outlines = new Outlines(this.viewer.canvas, slide.size, listeners.onProblem);
     this.layers = new Map(LAYERS.filter((name) => slide.layers.includes(name)).map((name) => [name, new Layer(this.viewer, slide)]));
     this.viewer.addHandler("update-viewport", () => this.onDrawn());
     this.viewer.addHandler("animation-start", () => { this.card.hidden = true; });

@@ -48,8 +48,8 @@ function legend(screen) {
     const known = slide.classes.some((entry) => codes.includes(entry.code) && entry.mm2 !== null);
     const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
     return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
-      h("span", { className: "number" }, known && mm2(mine)),
-      h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
+      known && h("span", { className: "number" }, mm2(mine)),
+      known && h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
   };
   const items = slide.groups.flatMap((group) => {
     const members = present.filter((entry) => group.codes.includes(entry.code));
@@ -60,7 +60,7 @@ function legend(screen) {
   const rest = present.filter((entry) => !grouped.has(entry.code));
   items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "outer")));
   const safe = h("input", { type: "checkbox", onchange: () => screen.update({ safe: safe.checked }) });
-  const heads = h("p", { className: "heads" }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
+  const heads = h("p", { className: "heads", hidden: slide.classes.every((entry) => entry.mm2 === null) }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
   return {
     element: h("section", { className: other ? "areas both" : "areas" }, h("h2", {}, other ? "Classes, mm²" : "Classes"), heads, h("ul", { className: "legend" }, ...items),
       h("label", { className: "line" }, safe, "Colour-blind-safe colours")),

@@ -1,6 +1,6 @@
 // Start a run from the browser; only where the server was started with --allow-run.
 
-import { api } from "./api.js";
+import { api, title } from "./api.js";
 import { h } from "./dom.js";
 import { newState, writeState } from "./state.js";
 
@@ -34,7 +34,8 @@ export async function runDialog(onChange) {
     groups, line("Threshold", threshold), notice, bar, status, h("div", { className: "actions" }, start, stop, close));
 
   function showModel() {
-    const boxes = (chosenModel()?.groups ?? []).map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: true, value: name }), name));
+    const names = chosenModel()?.groups ?? [];
+    const boxes = names.map((name, i) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: i === 0, value: name }), title(name)));
     groups.replaceChildren(h("legend", {}, "Classes"), ...boxes);
     notice.textContent = chosenModel()?.notice ?? "";
   }
