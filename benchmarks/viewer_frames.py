@@ -26,7 +26,6 @@ import numpy as np
 import shapely
 from playwright.sync_api import Page, sync_playwright
 
-from scripts.build_viewer import build
 from wsi_seg.classes import ClassGroup
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.geometry import Size
@@ -65,7 +64,6 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("no Chromium here; on Debian: apt install chromium")
-    build(REPOSITORY)
     with tempfile.TemporaryDirectory() as scratch:
         count = make_results(Path(scratch), arguments.regions)
         with server(Path(scratch) / "out") as address, sync_playwright() as playwright:
