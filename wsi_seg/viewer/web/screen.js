@@ -105,8 +105,9 @@ export class SlideScreen {
 
   async copyLink() {
     this.save();
-    await navigator.clipboard.writeText(location.href);
-    say("The address of this view is in the clipboard.");
+    // Browsers give pages of other machines no clipboard without https, and users may refuse it.
+    const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+    say(copied ? "The address of this view is in the clipboard." : "The address of this view stands in the address bar.");
   }
 
   async savePicture() {
