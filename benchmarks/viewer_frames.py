@@ -1,0 +1,166 @@
+"""The viewer's frame times in headless Chromium over a slide with very many regions.
+
+    python benchmarks/viewer_frames.py [--regions 100000] [--output FILE]
+
+Makes a slide of 32,768 × 32,768 pixels and results whose GeoJSON holds the regions (outlines of 8 to 40
+vertices, evenly spread), then pans by dragging and zooms by the wheel at three scales, and reports the times
+between frames as the page's requestAnimationFrame sees them, and how long slide, layers and outlines took
+to be whole again after the last move. Needs Chromium and `pip install '.[test]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from playwright.sync_api import Page, sync_playwright
+
+from wsi_seg.classes import ClassGroup
+from wsi_seg.exporters.geojson import write_geojson
+from wsi_seg.geometry import Size
+from wsi_seg.plan import PlanSettings
+from wsi_seg.polygons import Region
+from wsi_seg.readers import open_slide
+from wsi_seg.run import segment_slide
+from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.slide import map_frame
+from wsi_seg.testing.landmarks import darkness_model
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from viewer_page import Viewer, launch, server  # noqa: E402
+
+SIDE = 32_768
+GROUPS = (ClassGroup("tumor", (1,), (200, 0, 0)), ClassGroup("stroma", (2,), (150, 200, 150)))
+# Collects the times between frames until it is asked for them.
+RECORD = """() => {
+  const times = []; let last = performance.now(), on = true;
+  const step = (now) => { times.push(now - last); last = now; if (on) requestAnimationFrame(step); };
+  requestAnimationFrame(step);
+  window.frames_ = () => { on = false; return times.slice(2); };
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--regions", type=int, default=100_000)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("no Chromium here; on Debian: apt install chromium")
+    with tempfile.TemporaryDirectory() as scratch:
+        count = make_results(Path(scratch), arguments.regions)
+        with server(Path(scratch) / "out") as address, sync_playwright() as playwright:
+            browser = launch(playwright, chromium)
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            result = {"regions": count, **measure(Viewer(page, address))}
+            result["browser"] = browser.version
+    result["cpus"], result["machine"] = os.cpu_count(), platform.machine()
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+
+
+def make_results(scratch: Path, regions: int) -> int:
+    """Segment a made slide with a stand-in, put made regions in place of its own, and return their number."""
+    slide_path = make_slide(scratch / "many.svs", SlideSpec(Size(SIDE, SIDE), 0.25, tissue=0.8))
+    settings = RunSettings(
+        tissue="none", plan=PlanSettings(block=2048), regions=RegionSettings(groups=("tumor", "stroma"))
+    )
+    folder = segment_slide(slide_path, scratch / "out", darkness_model(8.0), settings).folder
+    with open_slide(slide_path) as slide:
+        frame = map_frame(slide.info, 0.5)
+        made = made_regions(regions, SIDE / 2)
+        done = write_geojson(
+            made, folder / "polygons.geojson", slide=slide.info, frame=frame, compress_large=True
+        )
+    return done.count
+
+
+def made_regions(count: int, side: float) -> Iterator[Region]:
+    """Yield star-shaped regions on a grid over a map of `side` pixels at 0.5 µm."""
+    rng = np.random.default_rng(0)
+    columns = int(np.ceil(np.sqrt(count)))
+    cell = side / columns
+    for number in range(count):
+        corners = int(rng.integers(8, 41))
+        angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+        radii = cell * rng.uniform(0.15, 0.45) * rng.uniform(0.7, 1.0, corners)
+        centre = (np.array([number % columns, number // columns]) + 0.5) * cell
+        polygon = shapely.Polygon(
+            centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        )
+        yield Region(polygon, GROUPS[number % 5 == 0], polygon.area / 4, polygon.length / 2, 0.8, {})
+
+
+def measure(viewer: Viewer) -> dict[str, Any]:
+    """Open the slide and measure panning and zooming at three scales."""
+    started = time.perf_counter()
+    viewer.open(viewer.identity("many"), classes=0.3)
+    result: dict[str, Any] = {"seconds_to_first_view": round(time.perf_counter() - started, 2)}
+    for scale in (34.0, 8.0, 1.0):
+        viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},{scale}", classes=0.3)
+        shown = viewer.page.evaluate("wsiSegScreen.panes[0].outlines.count")
+        result[f"{scale:g} l0 px per screen px"] = {
+            "regions_shown": shown,
+            "pan_ms": frames(viewer, pan),
+            "zoom_ms": frames(viewer, zoom),
+        }
+        # What slide and class map alone take here.
+        viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},{scale}", classes=0.3, outlines=0)
+        result[f"{scale:g} l0 px per screen px"]["pan_ms_without_outlines"] = frames(viewer, pan)
+    return result
+
+
+def pan(page: Page) -> None:
+    page.mouse.move(900, 600)
+    page.mouse.down()
+    for step in range(60):
+        page.mouse.move(900 - 8 * step, 600 - 3 * step)
+        page.wait_for_timeout(16)
+    page.mouse.up()
+
+
+def zoom(page: Page) -> None:
+    page.mouse.move(700, 500)
+    for delta in [-100] * 4 + [100] * 4:
+        page.mouse.wheel(0, delta)
+        page.wait_for_timeout(150)
+
+
+def frames(viewer: Viewer, act: Any) -> dict[str, float]:
+    """Return quantiles of the times between frames during `act`, and how long the picture lagged."""
+    viewer.settle()
+    viewer.page.evaluate(RECORD)
+    act(viewer.page)
+    stopped = time.perf_counter()
+    times = np.array(viewer.page.evaluate("frames_()"))
+    viewer.settle()
+    return {
+        "p50": round(float(np.median(times)), 1),
+        "p95": round(float(np.quantile(times, 0.95)), 1),
+        "max": round(float(times.max()), 1),
+        "frames": len(times),
+        "whole_after_ms": round(1000 * (time.perf_counter() - stopped)),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,451 @@
+"""The viewer as a user has it: a real server and headless Chromium over made slides with known landmarks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+from scipy.signal import fftconvolve
+
+from scripts.build_viewer import MISSING, build
+from wsi_seg.geometry import Box, Size
+from wsi_seg.maps import Maps
+from wsi_seg.plan import PlanSettings
+from wsi_seg.polygons import trace
+from wsi_seg.readers import open_slide
+from wsi_seg.run import segment_slide
+from wsi_seg.settings import RunSettings
+from wsi_seg.testing.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
+
+import viewer_page
+from playwright.sync_api import Browser, sync_playwright
+from viewer_page import Viewer, assert_drawn, edges, features
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BOUNDS = Box(512, 256, 512 + SIZE.width, 256 + SIZE.height)
+HOSTILE = "<img src=x onerror=window.hacked=1>"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium here; on Debian: apt install chromium")
+    reason = build(REPOSITORY) / MISSING
+    if reason.is_file():
+        pytest.skip(reason.read_text(encoding="utf-8").strip())
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = viewer_page.launch(playwright, chromium)
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the results of the made slides are, and the server over them."""
+
+    out: Path
+    address: str
+
+
+@pytest.fixture(scope="module")
+def results(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    folder, out = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("out")
+    made = landmark_slide(folder / "made.svs")
+    bounds = landmark_slide(folder / "bounds.scn", bounds=BOUNDS)
+    model = darkness_model()
+    segment_slide(made, out / "first", model, exact_settings())
+    segment_slide(made, out / "second", model, exact_settings(0.3, ("tumor", "stroma")))
+    segment_slide(bounds, out, model, exact_settings())
+    shutil.copytree(out / "bounds", out / HOSTILE)
+    with viewer_page.server(out) as address:
+        yield Results(out, address)
+
+
+@pytest.fixture
+def viewer(browser: Browser, results: Results) -> Iterator[Viewer]:
+    context = browser.new_context(
+        viewport={"width": 1100, "height": 760}, accept_downloads=True, reduced_motion="reduce"
+    )
+    viewer = Viewer(context.new_page(), results.address)
+    yield viewer
+    assert viewer.problems == [], "errors in the browser's console"
+    assert viewer.foreign == [], "the page asks other servers"
+    context.close()
+
+
+def stored(results: Results, folder: str) -> list[tuple[dict[str, Any], Any]]:
+    path = results.out / folder
+    offset = json.loads((path / "manifest.json").read_text())["origin_subtracted_l0"]
+    return features(path / "polygons.geojson", offset)
+
+
+def test_the_list_shows_slides_with_thumbnails_and_areas(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    page.goto(viewer.address)
+    cards = page.locator("a.slide")
+    cards.first.wait_for()
+    assert cards.count() >= 4
+    summary = json.loads((results.out / "first" / "made" / "summary.json").read_text())
+    card = cards.filter(has_text="first")
+    assert f"{summary['group_area_mm2']['tumor']:.2f} mm²" in card.inner_text()
+    assert card.locator("img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 50
+    assert page.evaluate("window.hacked") is None
+    assert HOSTILE in page.inner_text(".slides")
+    card.click()
+    viewer.settle()
+    assert page.inner_text("h1") == "made"
+
+
+@pytest.mark.parametrize("name", ["first/made", "bounds"])
+def test_slide_class_map_and_outlines_lie_on_the_landmarks(
+    viewer: Viewer, results: Results, name: str
+) -> None:
+    origin = np.array([BOUNDS.x0, BOUNDS.y0] * 2) if name == "bounds" else np.zeros(4)
+    shapes = [shape for _, shape in stored(results, name)]
+    identity = viewer.identity(name.rpartition("/")[2])
+    for scale, chosen in ((2.37, RECTANGLES), (1.0, RECTANGLES[4:5]), (0.5, RECTANGLES[:1])):
+        x0, y0, x1, y1 = np.mean(chosen, axis=0) + origin
+        viewer.open(identity, at=f"{(x0 + x1) / 2:.2f},{(y0 + y1) / 2:.2f},{scale}", classes=0)
+        view = viewer.view()
+        assert_drawn(viewer.outlines(), shapes, view)
+        viewer.page.keyboard.press("o")
+        viewer.settle()
+        slide = viewer.picture()
+        viewer.page.get_by_label("Class map opacity").fill("100")
+        viewer.settle()
+        classes = viewer.picture()
+        for rectangle in chosen:
+            place = (rectangle + origin - [view["x"], view["y"]] * 2) / view["scale"]
+            np.testing.assert_allclose(edges(slide, place), place, atol=1, err_msg="slide")
+            np.testing.assert_allclose(edges(classes, place), place, atol=1, err_msg="class map")
+            np.testing.assert_allclose(edges(slide, place), edges(classes, place), atol=1)
+
+
+def test_a_dicom_series_and_its_outlines_are_in_place(
+    viewer: Viewer, results: Results, data_dir: Path
+) -> None:
+    series = data_dir / "slides" / "CMU-1-Small-Region-dicom"
+    settings = RunSettings(tissue="none", plan=PlanSettings(block=4096))
+    result = segment_slide(series, results.out, darkness_model(2.0, tile=1024), settings)
+    shapes = [shape for _, shape in features(result.folder / "polygons.geojson")]
+    with open_slide(series) as slide:
+        size = slide.info.size
+        whole = Image.fromarray(slide.read_level(0, Box(0, 0, size.width, size.height)))
+    identity = viewer.identity(series.name)
+    for scale in (3.3, 1.0, 0.5):
+        viewer.open(identity, at=f"1200,900,{scale}", classes=0)
+        view = viewer.view()
+        assert_drawn(viewer.outlines(), shapes, view)
+        viewer.page.keyboard.press("o")
+        viewer.settle()
+        picture = viewer.picture()[200:-200, 200:-200]
+        x, y = view["x"] + 200 * scale, view["y"] + 200 * scale
+        box = (x, y, x + picture.shape[1] * scale, y + picture.shape[0] * scale)
+        expected = whole.resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
+        assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
+
+
+def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return by how many pixels, y and x, `a` is shifted against `b`: the place of their best correlation."""
+    a, b = (image.mean(axis=2) - image.mean() for image in (a, b))
+    match = fftconvolve(a, b[::-1, ::-1], mode="same")
+    return np.array(np.unravel_index(match.argmax(), match.shape)) - np.array(match.shape) // 2
+
+
+def test_pan_zoom_keyboard_and_the_address(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("made", "first"))
+    home = viewer.view()
+    assert home["x"] <= 0 and home["x"] + home["width"] * home["scale"] >= SIZE.width
+    page.mouse.move(400, 400)
+    page.mouse.down()
+    page.mouse.move(300, 350, steps=4)
+    page.wait_for_timeout(200)  # a quick release would be a throw
+    page.mouse.move(300, 351)
+    page.mouse.up()
+    viewer.settle()
+    dragged = viewer.view()
+    assert (dragged["x"] - home["x"]) / home["scale"] == pytest.approx(100, abs=2)
+    assert (dragged["y"] - home["y"]) / home["scale"] == pytest.approx(49, abs=2)
+    page.mouse.wheel(0, -300)
+    viewer.settle()
+    zoomed = viewer.view()
+    assert zoomed["scale"] < dragged["scale"]
+    for view in (dragged, zoomed):  # what is under the pointer stays there
+        at = view["x"] + 300 * view["scale"], view["y"] + 351 * view["scale"]
+        assert at == pytest.approx(
+            (dragged["x"] + 300 * dragged["scale"], dragged["y"] + 351 * dragged["scale"]),
+            abs=2 * dragged["scale"],
+        )
+    for key, axis, sign in (("ArrowRight", "x", 1), ("ArrowUp", "y", -1)):
+        before = viewer.view()[axis]
+        page.keyboard.press(key)
+        viewer.settle()
+        assert sign * (viewer.view()[axis] - before) > 10
+    page.keyboard.press("+")
+    viewer.settle()
+    assert viewer.view()["scale"] < zoomed["scale"]
+    page.keyboard.press("l")
+    page.get_by_label("Stroma").first.uncheck()
+    page.wait_for_timeout(400)
+    before = viewer.view()
+    page.reload()
+    viewer.settle()
+    assert viewer.view() == pytest.approx(before, abs=0.01)
+    assert page.get_by_label("Class map opacity").input_value() == "0"
+    assert not page.get_by_label("Stroma").first.is_checked()
+    page.keyboard.press("0")
+    viewer.settle()
+    assert viewer.view() == pytest.approx(home, abs=1)
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+
+
+def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("bounds"))
+    for properties, shape in stored(results, "bounds")[:4]:
+        x, y = shape.representative_point().coords[0]
+        page.mouse.move(*viewer.to_screen(x, y))
+        card = page.locator(".card")
+        area = properties["measurements"]["Area µm^2"]
+        text = f"{float(f'{area:.3g}'):g} µm²"
+        viewer.until(f"document.querySelector('.card').innerText.includes('{text}')")
+        lines = card.inner_text().splitlines()
+        assert lines[0] == properties["classification"]["name"]
+        assert lines[2] == f"mean probability {100 * properties['measurements']['Mean probability']:.0f} %"
+    page.mouse.click(*viewer.to_screen(x, y))
+    page.wait_for_timeout(100)
+    viewer.settle()
+    view, (x0, y0, x1, y1) = viewer.view(), shape.bounds
+    assert view["x"] < x0 and x1 < view["x"] + view["width"] * view["scale"] < x1 + 2000
+    assert view["y"] < y0 and y1 < view["y"] + view["height"] * view["scale"] < y1 + 2000
+    assert max((x1 - x0) / view["width"], (y1 - y0) / view["height"]) / view["scale"] > 0.4
+    page.mouse.move(5, 400)
+    viewer.until("document.querySelector('.card').hidden")
+
+
+def test_classes_can_be_hidden(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("made", "first"), classes=1)
+    x0, y0, x1, y1 = RECTANGLES[0]
+    view = viewer.view()
+    column, row = (
+        round((middle - view[axis]) / view["scale"])
+        for middle, axis in (((x0 + x1) / 2, "x"), ((y0 + y1) / 2, "y"))
+    )
+    np.testing.assert_allclose(viewer.picture()[row, column], [200, 0, 0], atol=3)
+    assert viewer.outlines().any()
+    page.get_by_label("Tumor").first.uncheck()
+    viewer.settle()
+    viewer.until("wsiSegScreen.panes[0].outlines.count === 0")
+    np.testing.assert_allclose(viewer.picture()[row, column], [84, 40, 92], atol=12)
+    assert not viewer.outlines().any()
+    assert "off=1" in page.url
+    page.get_by_label("Colour-blind-safe colours").check()
+    page.get_by_label("Tumor").first.check()
+    viewer.settle()
+    safe = viewer.get(f"slides/{viewer.identity('made', 'first')}")["groups"][0]["safe_color"]
+    expected = [int(safe[i : i + 2], 16) for i in (1, 3, 5)]
+    np.testing.assert_allclose(viewer.picture()[row, column], expected, atol=3)
+
+
+def test_the_threshold_moves_outlines(viewer: Viewer, results: Results) -> None:
+    viewer.open(viewer.identity("made", "first"), classes=0, at="1024,900,1.3")
+    viewer.page.get_by_label("Probability threshold of outlines").fill("0.3")
+    viewer.settle()
+    viewer.until("wsiSegScreen.panes[0].outlines.content.sources.length === 2")
+    viewer.settle()
+    maps = Maps.open(results.out / "first" / "made" / "maps.zarr")
+    settings = exact_settings(0.3).regions
+    regions = trace(maps, settings.resolve(darkness_model().facts.card), settings.trace)
+    shapes = [shapely.affinity.scale(r.polygon, 2, 2, origin=(0, 0)) for r in regions]
+    assert_drawn(viewer.outlines(), shapes, viewer.view())
+    assert "threshold=0.3" in viewer.page.url
+    viewer.page.get_by_role("button", name="As the run traced them").click()
+    viewer.settle()
+    assert_drawn(viewer.outlines(), [shape for _, shape in stored(results, "first/made")], viewer.view())
+
+
+def test_two_runs_move_together(viewer: Viewer) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("made", "first"))
+    page.get_by_label("Compare with").select_option(label="second / made")
+    viewer.until("window.wsiSegScreen.panes.length === 2")
+    viewer.settle()
+    home = viewer.view()
+    page.mouse.move(560, 400)
+    page.mouse.wheel(0, -400)
+    viewer.settle()
+    assert viewer.view(0) == pytest.approx(viewer.view(1), abs=0.05)
+    assert viewer.view(0)["scale"] < 0.9 * home["scale"]
+    assert page.locator(".pane").first.locator(".cross").is_visible()
+    assert "with=" in page.url
+    page.goto(page.url.replace(viewer.identity("made", "second"), viewer.identity("bounds")))
+    page.get_by_role("alert").first.wait_for()
+    viewer.problems.clear()  # the refusal of another slide is one
+
+
+def test_what_can_be_taken_away(viewer: Viewer, results: Results, tmp_path: Path) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("made", "first"))
+    with page.expect_download() as download:
+        page.get_by_role("link", name="GeoJSON").click()
+    written = results.out / "first" / "made" / "polygons.geojson"
+    assert Path(download.value.path()).read_bytes() == written.read_bytes()
+    shown = viewer.picture()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Picture").click()
+    assert download.value.suggested_filename == "made.png"
+    saved = np.asarray(Image.open(download.value.path()).convert("RGB"), np.float64)
+    height, width = shown.shape[:2]
+    assert saved.shape[1] == width and saved.shape[0] > height
+    view = viewer.view()
+    x, y = (int(-view[axis] / view["scale"]) + 3 for axis in ("x", "y"))
+    slide = np.s_[y : y + int(1590 / view["scale"]), x : x + int(2040 / view["scale"])]
+    assert np.abs(saved[:height][slide] - shown[slide]).mean() < 1
+
+
+def test_every_control_has_a_name_and_is_reached_by_tab(viewer: Viewer) -> None:
+    page = viewer.page
+    for fragment in ({}, {"threshold": 0.4}):
+        viewer.open(viewer.identity("made", "first"), **fragment)
+        controls = page.locator(CONTROLS)
+        count = controls.count()
+        assert count > 15
+        names = [controls.nth(i).evaluate(ACCESSIBLE_NAME) for i in range(count)]
+        assert all(names), names
+        page.evaluate("document.activeElement.blur()")
+        reached = set()
+        for _ in range(count + 6):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate(f"({ACCESSIBLE_NAME})(document.activeElement)"))
+        assert set(names) - reached == set(), "not reached by Tab"
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+CONTROLS = ", ".join(
+    (
+        "button:enabled:visible",
+        "a[href]:visible",
+        "input:enabled:visible",
+        "select:visible",
+        "[role=application]",
+    )
+)
+ACCESSIBLE_NAME = """(e) => {
+  const labels = [...(e.labels ?? [])].map((label) => label.innerText).join(' ');
+  return (e.getAttribute('aria-label') || labels || e.innerText || e.title || '').trim();
+}"""
+
+
+def test_contrast_of_texts_and_of_both_palettes(viewer: Viewer) -> None:
+    page = viewer.page
+    page.goto(viewer.address)
+    page.locator("a.slide").first.wait_for()
+    found = page.evaluate(CONTRASTS)
+    viewer.open(viewer.identity("made", "second"))
+    page.keyboard.press("?")
+    found += page.evaluate(CONTRASTS)
+    assert len(found) > 40
+    assert [line for line in found if line["ratio"] < 4.5] == []
+    page.keyboard.press("Escape")
+    for checked in (False, True):
+        page.get_by_label("Colour-blind-safe colours").set_checked(checked)
+        viewer.settle()
+        borders = page.evaluate(BORDERS)
+        assert len(borders) >= 2
+        for border in borders:
+            assert contrast(border, "rgb(255, 255, 255)") >= 3, border
+        assert len(set(borders)) == len(borders)
+
+
+BORDERS = "[...document.querySelectorAll('.panel .swatch')].map((s) => getComputedStyle(s).borderTopColor)"
+# Every visible text with the contrast of its colour against the first ground behind it that is opaque.
+CONTRASTS = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const weights = [0.2126, 0.7152, 0.0722];
+  const light = (c) => weights.reduce((sum, weight, i) => sum + weight * linear(c[i] / 255), 0);
+  const groundOf = (e) => {
+    while (e && (parse(getComputedStyle(e).backgroundColor)[3] ?? 1) < 0.8) e = e.parentElement;
+    return e ? parse(getComputedStyle(e).backgroundColor) : [255, 255, 255];
+  };
+  const found = [];
+  for (const e of document.querySelectorAll('#app *')) {
+    const text = [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join('');
+    if (!text || !e.checkVisibility({ checkVisibilityCSS: true }) || e.matches(':disabled')) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(groundOf(e))];
+    found.push({ text, ratio: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) });
+  }
+  return found;
+}"""
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two CSS colours `rgb(r, g, b)` as WCAG 2.2 defines it."""
+    values = []
+    for colour in (one, other):
+        rgb = np.array([int(v) for v in colour[4:-1].split(",")]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        values.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
+    return max(values) / min(values)
+
+
+def test_a_run_is_started_watched_and_looked_at(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    make_slide(tmp_path / "slides" / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
+    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
+        viewer = Viewer(browser.new_page(), address)
+        page = viewer.page
+        page.goto(address)
+        page.get_by_role("button", name="Segment a slide").click()
+        assert page.get_by_label("Slide").inner_text() == "tiny.svs"
+        assert "not for clinical use" in page.get_by_role("dialog").inner_text()
+        page.get_by_label("Stroma").check()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("link", name="Look at it").click(timeout=60_000)
+        viewer.settle()
+        assert page.inner_text("h1") == "tiny"
+        manifest = json.loads((tmp_path / "out" / "tiny" / "manifest.json").read_text())
+        assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+        assert viewer.problems == []
+
+
+def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:
+    context = browser.new_context(viewport={"width": 420, "height": 800}, has_touch=True, is_mobile=True)
+    viewer = Viewer(context.new_page(), results.address)
+    viewer.open(viewer.identity("made", "first"))
+    before = viewer.view()
+    session = context.new_cdp_session(viewer.page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 90), ("touchMove", 120)):
+        points = [{"x": 200 - apart, "y": 200, "id": 1}, {"x": 200 + apart, "y": 200, "id": 2}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        viewer.page.wait_for_timeout(50)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    viewer.settle()
+    pinched = viewer.view()
+    assert before["scale"] / pinched["scale"] == pytest.approx(3, rel=0.25)
+    viewer.page.keyboard.press("0")
+    viewer.settle()
+    x0, y0, x1, y1 = RECTANGLES[4]
+    viewer.page.touchscreen.tap(*viewer.to_screen((x0 + x1) / 2, (y0 + y1) / 2))
+    viewer.until("wsiSegScreen.panes[0].view().scale < 3")
+    context.close()

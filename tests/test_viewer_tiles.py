@@ -1,0 +1,240 @@
+"""Tiles of the viewer: the slide and its layers on one grid, at their true places."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+from viewer_server import client, only_id, picture, whole_level
+
+from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.maps import Maps
+from wsi_seg.plan import PlanSettings
+from wsi_seg.results import MAPS
+from wsi_seg.testing.landmarks import LIGHT, darkness_model, landmark_slide
+from wsi_seg.testing.made_results import SMALL_BLOCKS, make_results
+from wsi_seg.testing.pyramids import make_landmark_slide, write_pyramid
+from wsi_seg.viewer.bounded import Kept
+from wsi_seg.viewer.grid import DeepZoom
+from wsi_seg.viewer.replies import Refused
+from wsi_seg.viewer.sources import CLASSES, Channels, LiveMaps, StoredMaps
+
+# No multiple of a tile, of 2^z or of a map pixel.
+SIZE = Size(1611, 1203)
+MARKS = (Box(300, 301, 717, 503), Box(1003, 700, 1403, 1003), Box(80, 900, 107, 1100))
+# 0.2528 to 0.5 µm/px is no whole factor, and x and y differ.
+MPP = Scale(0.2528, 0.2471)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A result that is served."""
+
+    asking: TestClient
+    base: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    folder = tmp_path_factory.mktemp("tiles")
+    slide = make_landmark_slide(folder / "marks.tiff", SIZE, MPP, MARKS)
+    plan = PlanSettings(tile=128, block=256, overlap=32, probability_downsample=2, uncertainty=True)
+    results = make_results(slide, folder / "out", plan=plan)
+    asking = client(folder / "out")
+    return Shown(asking, f"/api/slides/{only_id(asking)}", results)
+
+
+@given(width=st.integers(1, 200_000), height=st.integers(1, 200_000), data=st.data())
+def test_the_grid_is_that_of_deep_zoom(width: int, height: int, data: st.DataObject) -> None:
+    grid = DeepZoom(Size(width, height))
+    assert grid.max_zoom == math.ceil(math.log2(max(width, height)))
+    zoom = data.draw(st.integers(0, grid.max_zoom))
+    size = grid.frame(zoom).size
+    factor = 2 ** (grid.max_zoom - zoom)
+    assert (size.width, size.height) == (math.ceil(width / factor), math.ceil(height / factor))
+    columns, rows = math.ceil(size.width / 512), math.ceil(size.height / 512)
+    last = grid.box(zoom, columns - 1, rows - 1)
+    assert (last.x1, last.y1) == (size.width, size.height) and not last.empty
+    for column, row in ((columns, 0), (0, rows), (-1, 0)):
+        with pytest.raises(Refused):
+            grid.box(zoom, column, row)
+
+
+def test_slide_tiles_are_the_means_of_their_pixels(shown: Shown) -> None:
+    full = np.full((SIZE.height, SIZE.width, 3), 255.0)
+    for mark in MARKS:
+        full[mark.y0 : mark.y1, mark.x0 : mark.x1] = 0
+    for zoom, factor in ((11, 1), (10, 2), (9, 4), (7, 16)):
+        tiles = whole_level(shown.asking, f"{shown.base}/tiles", zoom, ".jpg", "RGB").astype(float)
+        height, width = SIZE.height // factor, SIZE.width // factor
+        means = full[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+        difference = np.abs(tiles[:height, :width] - means.mean((1, 3)))
+        # JPEG rings beside black on white; a shift by half a pixel would make whole edges differ.
+        assert difference.mean() < 1.0, (zoom, difference.mean())
+        assert np.mean(difference > 60) < 1e-3, zoom
+
+
+def test_layers_lie_on_the_slide_within_one_pixel(shown: Shown) -> None:
+    for zoom in (11, 10, 9, 8):
+        factor = 2 ** (11 - zoom)
+        slide = whole_level(shown.asking, f"{shown.base}/tiles", zoom, ".jpg", "L") < 128
+        classes = whole_level(shown.asking, f"{shown.base}/layers/classes", zoom, ".png?codes=1")[..., 3] > 0
+        values = whole_level(shown.asking, f"{shown.base}/layers/probability", zoom, ".png?channel=tumor")
+        for name, layer in (("classes", classes), ("probability", values[..., 3] >= 128)):
+            for mark in MARKS:
+                # A map pixel is nearly two l0 pixels wide, a stored probability nearly four.
+                off = max(1.0, (2 if name == "classes" else 4) / factor)
+                for got, seen in zip(_edges(layer, mark, factor), _edges(slide, mark, factor), strict=True):
+                    assert abs(got - seen) <= off, (zoom, name, mark)
+        assert np.mean(classes != slide) < 0.02
+
+
+def _edges(mask: np.ndarray, mark: Box, factor: int) -> tuple[float, ...]:
+    """Return left, top, right and bottom of what is set around a mark, in pixels of the level."""
+    near = Box(mark.x0 - 60, mark.y0 - 60, mark.x1 + 60, mark.y1 + 60)
+    y0, x0 = max(0, near.y0 // factor), max(0, near.x0 // factor)
+    ys, xs = np.nonzero(mask[y0 : near.y1 // factor, x0 : near.x1 // factor])
+    return x0 + xs.min(), y0 + ys.min(), x0 + xs.max() + 1, y0 + ys.max() + 1
+
+
+def test_labels_are_those_under_the_pixels_centres(shown: Shown) -> None:
+    maps = Maps.open(shown.folder / MAPS)
+    labels = np.asarray(maps.labels[:])
+    facts = shown.asking.get(shown.base).json()
+    x_scale, y_scale = facts["map"]["l0_per_map"]
+    assert (x_scale, y_scale) == (pytest.approx(0.5 / MPP.x), pytest.approx(0.5 / MPP.y))
+    layer = whole_level(shown.asking, f"{shown.base}/layers/classes", facts["max_zoom"], ".png")
+    columns = ((np.arange(SIZE.width) + 0.5) / x_scale).astype(int)
+    rows = ((np.arange(SIZE.height) + 0.5) / y_scale).astype(int)
+    expected = labels[np.ix_(rows, columns)]
+    colors = {one["code"]: tuple(bytes.fromhex(one["color"][1:])) for one in facts["classes"]}
+    for code, color in colors.items():
+        assert np.array_equal((layer == (*color, 255)).all(-1), expected == code)
+    assert set(np.unique(expected)) == {1, 2}
+
+
+def test_codes_and_palette_choose_what_is_drawn(shown: Shown) -> None:
+    tile = f"{shown.base}/layers/classes/9/0_0.png"
+    both, one = picture(shown.asking, tile), picture(shown.asking, f"{tile}?codes=1")
+    assert both[..., 3].min() == 255 and 0 < np.mean(one[..., 3] > 0) < 0.5
+    assert not picture(shown.asking, f"{tile}?codes=")[..., 3].any()
+    safe = picture(shown.asking, f"{tile}?codes=1&palette=safe")
+    shown_safe = {tuple(color) for color in safe[safe[..., 3] > 0][:, :3].tolist()}
+    facts = shown.asking.get(shown.base).json()
+    assert shown_safe == {tuple(bytes.fromhex(facts["classes"][0]["safe_color"][1:]))}
+    assert shown_safe != {(200, 0, 0)}
+
+
+def test_probability_is_the_opacity(shown: Shown) -> None:
+    stored = np.asarray(Maps.open(shown.folder / MAPS).probabilities[0])
+    layer = whole_level(shown.asking, f"{shown.base}/layers/probability", 11, ".png?channel=tumor")
+    assert (layer[..., :3] == (200, 0, 0)).all()
+    facts = shown.asking.get(shown.base).json()
+    x_scale, y_scale = (2 * factor for factor in facts["map"]["l0_per_map"])
+    inner = np.s_[20:-20, 20:-20]
+    columns = ((np.arange(SIZE.width) + 0.5) / x_scale).astype(int)
+    rows = ((np.arange(SIZE.height) + 0.5) / y_scale).astype(int)
+    nearest = stored[np.ix_(rows, columns)].astype(int)
+    # Away from edges linear and nearest are the same.
+    flat = np.array([[abs(nearest[y + dy, x + dx] - nearest[y, x]) for dy in (-4, 4) for dx in (-4, 4)]
+                     for y, x in ((400, 500), (850, 1200), (50, 50))])  # fmt: skip
+    assert not flat.any()
+    for y, x in ((400, 500), (850, 1200), (50, 50)):
+        assert layer[y, x, 3] == nearest[y, x]
+    assert np.mean(np.abs(layer[inner][..., 3].astype(int) - nearest[inner]) > 128) < 0.01
+
+
+def test_uncertainty_and_tissue(shown: Shown) -> None:
+    assert picture(shown.asking, f"{shown.base}/layers/tissue/9/0_0.png")[..., 3].min() == 255
+    layer = picture(shown.asking, f"{shown.base}/layers/uncertainty/9/0_0.png")
+    # Certain inside black and white, uncertain where a map pixel holds some of both.
+    assert layer[100, 100, 3] < 128 and layer[..., 3].max() > 128
+    assert "uncertainty" in shown.asking.get(shown.base).json()["layers"]
+
+
+def test_a_browser_may_keep_tiles_of_a_version_for_good(shown: Shown) -> None:
+    version = shown.asking.get(shown.base).json()["version"]
+    tile = f"{shown.base}/tiles/9/0_0.jpg"
+    assert "immutable" in shown.asking.get(f"{tile}?v={version}").headers["cache-control"]
+    first = shown.asking.get(f"{tile}?v=older")
+    assert first.headers["cache-control"] == "private, no-cache"
+    again = shown.asking.get(tile, headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 304 and not again.content
+
+
+def test_a_slide_with_bounds_is_not_shifted(tmp_path: Path) -> None:
+    slide = landmark_slide(tmp_path / "bounds.scn", bounds=Box(520, 260, 3720, 2860))
+    make_results(slide, tmp_path / "out", plan=PlanSettings(tile=256, block=1024, overlap=16))
+    asking = client(tmp_path / "out")
+    base = f"/api/slides/{only_id(asking)}"
+    facts = asking.get(base).json()
+    assert facts["bounds"] == [520, 260, 3200, 2600] and facts["origin_offset"] == [520, 260]
+    level = facts["max_zoom"] - 2
+    slide_level = whole_level(asking, f"{base}/tiles", level, ".jpg", "L")
+    tumor = whole_level(asking, f"{base}/layers/classes", level, ".png?codes=1")[..., 3] > 0
+    assert np.mean((slide_level < np.mean(LIGHT) / 1.4) != tumor) < 0.01 and tumor.mean() > 0.05
+    # The first rectangle of the texture, at (160, 200) of the scanned region: 680, 460 in l0.
+    assert tumor[(260 + 290) // 4, (520 + 290) // 4] and not tumor[(260 + 150) // 4, (520 + 110) // 4]
+    region = asking.get(f"{base}/regions/at?x={520 + 290}&y={260 + 290}").json()
+    assert region["bbox"] == pytest.approx([520 + 160, 260 + 200, 520 + 420, 260 + 380], abs=4)
+
+
+def test_dicom_tiles_and_layers_agree(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "slides" / "CMU-1-Small-Region-dicom"
+    if not folder.is_dir():
+        pytest.skip(f"no DICOM series at {folder}")
+    make_results(folder, tmp_path / "out", plan=PlanSettings(tile=256, block=1024, overlap=16))
+    asking = client(tmp_path / "out")
+    base = f"/api/slides/{only_id(asking)}"
+    facts = asking.get(base).json()
+    assert facts["has_slide"] and facts["size"] == [2220, 2967]
+    dark = whole_level(asking, f"{base}/tiles", facts["max_zoom"] - 2, ".jpg", "RGB").mean(-1)
+    tumor = whole_level(asking, f"{base}/layers/classes", facts["max_zoom"] - 2, ".png?codes=1")[..., 3] > 0
+    assert dark[tumor].mean() < dark[~tumor].mean() - 40
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_run_shows_its_finished_blocks_as_the_pyramids_will(shown: Shown, data: st.DataObject) -> None:
+    maps = Maps.open(shown.folder / MAPS)
+    stored = StoredMaps(maps)
+    every = {(ix, iy) for ix in range(4) for iy in range(3)}
+    done = frozenset(data.draw(st.sets(st.sampled_from(sorted(every)))))
+    live = LiveMaps(maps, lambda: done, Kept(2**20, lambda array: array.nbytes), "run")
+    what = data.draw(st.sampled_from([CLASSES, Channels("probabilities", (0,))]))
+    downsample = data.draw(st.sampled_from(live.downsamples(what.kind)[:2]))
+    side = 256 // downsample
+    x, y = data.draw(st.integers(-40, 400)), data.draw(st.integers(-40, 300))
+    box = Box.at(x, y, data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300)))
+    expected = stored.read(what, downsample, box)
+    for iy in range(-1, 8):
+        for ix in range(-1, 8):
+            part = Box.at(ix * side, iy * side, side, side).intersect(box)
+            if (ix, iy) not in done and not part.empty:
+                expected[part.within(box)] = 0
+    assert np.array_equal(live.read(what, downsample, box), expected)
+
+
+def test_values_at_the_maps_border_do_not_fade(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "dark.tiff", np.zeros((300, 410, 3), np.uint8), Scale(0.5, 0.5), (1,))
+    make_results(tmp_path / "dark.tiff", tmp_path / "out", darkness_model(), plan=SMALL_BLOCKS)
+    asking = client(tmp_path / "out")
+    base = f"/api/slides/{only_id(asking)}/layers/probability"
+    for zoom in (9, 8, 7):
+        assert picture(asking, f"{base}/{zoom}/0_0.png?channel=tumor")[..., 3].min() == 255
+
+
+def test_a_thumbnail_is_small_and_of_the_slide(shown: Shown) -> None:
+    small = picture(shown.asking, f"{shown.base}/thumbnail.jpg", "L")
+    assert max(small.shape) == 384
+    whole = Image.fromarray(whole_level(shown.asking, f"{shown.base}/tiles", 9, ".jpg", "L"))
+    resized = np.asarray(whole.resize(small.shape[::-1]))
+    assert np.abs(resized.astype(int) - small).mean() < 5

@@ -1,0 +1,157 @@
+"""The routes of `wsi-seg view`.
+
+    GET /                                          the page        GET /static/…     what it loads
+    GET /api                                       {version, allow_run}
+    GET /api/slides                                all results
+    GET /api/slides/{id}                           one result: geometry, classes, groups, layers
+    GET /api/slides/{id}/thumbnail.jpg
+    GET /api/slides/{id}/tiles/{z}/{x}_{y}.jpg     Deep Zoom tile of the slide, 512 px, no overlap
+    GET /api/slides/{id}/layers/{layer}/{z}/{x}_{y}.png
+                                                   the same tile of a layer: classes (?codes=1,2), tissue,
+                                                   probability (?channel=tumor&kind=class|group),
+                                                   uncertainty; &palette=card|safe
+    GET /api/slides/{id}/regions?box=x0,y0,x1,y1&scale=S
+                                                   outlines in l0 pixels, S l0 pixels per screen pixel
+    GET /api/slides/{id}/regions/at?x=&y=          the region at a place   …/regions/{index}   one region
+    GET /api/slides/{id}/contours?channel=tumor&threshold=0.5&box=…&scale=S
+                                                   outlines at another threshold, from the probabilities
+    GET /api/slides/{id}/polygons.geojson          download
+    GET /api/slides/{id}/progress                  how far a run is
+    GET /api/compare?a={id}&b={id}                 whether two results are of one slide, else 409
+    /api/run…                                      see `run_routes`; only where runs are allowed
+
+A refusal is JSON {"error": "one line"} with its status. Pictures may be kept by the browser for good where
+the address ends in `v=` and the result's `version`. Names, classes and errors are sent as text; the page
+has to show them as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import wsi_seg
+from wsi_seg.errors import WsiSegError
+from wsi_seg.viewer import layer_routes, region_routes
+from wsi_seg.viewer.answers import describe_result, list_results
+from wsi_seg.viewer.guard import HEADERS, Access, Guard
+from wsi_seg.viewer.replies import Refused, error_reply, json_reply
+from wsi_seg.viewer.run_routes import run_routes
+from wsi_seg.viewer.runs import Runs
+from wsi_seg.viewer.state import Places, ViewerState
+
+Work = Callable[[ViewerState, Request], Response]
+
+
+def create_app(places: Places, access: Access | None = None) -> Starlette:
+    """Return the server's application.
+
+    Args:
+        places: folders that it may read.
+        access: from where it may be asked.
+    """
+    state = ViewerState(places)
+    runs = Runs(places.out, places.runs) if places.runs is not None else None
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        if runs is not None:
+            await state.workers.run(runs.close)
+        state.close()
+
+    routes = [Route(path, _in_thread(state, work), methods=["GET"]) for path, work in _WORK.items()]
+    if runs is not None:
+        routes += run_routes(state, runs)
+    if places.static is not None:
+        routes += [
+            Route("/", _in_thread(state, _page), methods=["GET"]),
+            Mount("/static", StaticFiles(directory=places.static)),  # type: ignore[list-item]
+        ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, access=access or Access())],
+        exception_handlers={HTTPException: _http_error, WsiSegError: _error, Exception: _failure},
+        lifespan=lifespan,
+    )
+
+
+def _in_thread(state: ViewerState, work: Work) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that does its work in one of a bounded number of threads."""
+
+    async def endpoint(request: Request) -> Response:
+        return await state.workers.run(partial(work, state, request))
+
+    return endpoint
+
+
+def _page(state: ViewerState, _: Request) -> Response:
+    assert state.places.static is not None
+    return FileResponse(state.places.static / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+def _about(state: ViewerState, _: Request) -> Response:
+    return json_reply({"version": wsi_seg.__version__, "allow_run": state.places.runs is not None})
+
+
+def _slides(state: ViewerState, _: Request) -> Response:
+    return json_reply(list_results(state))
+
+
+def _slide(state: ViewerState, request: Request) -> Response:
+    return json_reply(describe_result(state, state.result(request.path_params["id"])))
+
+
+def _progress(state: ViewerState, request: Request) -> Response:
+    result = state.result(request.path_params["id"])
+    progress = result.progress()
+    return json_reply({"status": result.status, **(progress.to_json() if progress else {})})
+
+
+def _compare(state: ViewerState, request: Request) -> Response:
+    names = [request.query_params.get(name) for name in ("a", "b")]
+    if None in names:
+        raise Refused(400, "compare needs the ids of two results: a= and b=")
+    one, other = (state.result(str(name)) for name in names)
+    slides = one.facts.slide, other.facts.slide
+    if slides[0].size != slides[1].size or slides[0].fingerprint != slides[1].fingerprint:
+        raise Refused(409, f"{one.entry.name} and {other.entry.name} are results of different slides")
+    return json_reply({"a": describe_result(state, one), "b": describe_result(state, other), "same": True})
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = {404: "no such address", 405: "this method is not allowed here"}
+    return error_reply(error.status_code, what.get(error.status_code, error.detail), error.headers)
+
+
+async def _error(_: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, Refused) else 500
+    return error_reply(status, str(error), {"Retry-After": "1"} if status == 503 else None)
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    """Answer for a fault of this program, whose traceback goes to stderr."""
+    # This answer is made outside the guard.
+    return error_reply(500, f"{type(error).__name__} in the server; see what it has printed", HEADERS)
+
+
+_RESULT = "/api/slides/{id}"
+_WORK: dict[str, Work] = {
+    "/api": _about,
+    "/api/slides": _slides,
+    "/api/compare": _compare,
+    _RESULT: _slide,
+    f"{_RESULT}/progress": _progress,
+    **{f"{_RESULT}/{path}": work for path, work in layer_routes.WORK.items()},
+    **{f"{_RESULT}/{path}": work for path, work in region_routes.WORK.items()},
+}

@@ -1,0 +1,155 @@
+"""Which results lie under a folder, finished or on their way, and names for them that are no paths.
+
+A name in a URL (`id`) is a hash of the folder's place under OUT and only ever looked up in the table that a
+walk has made; so nothing that a URL encodes leads anywhere else. Symbolic links are not followed: neither to
+folders, nor to the files of a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsi_seg.errors import OutputError
+from wsi_seg.results import JOURNAL, MANIFEST, MAPS, PLAN
+from wsi_seg.viewer.replies import Refused
+
+# How deep results may lie under OUT.
+DEEPEST = 8
+# A walk answers for so many seconds.
+FRESH_SECONDS = 1.0
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEntry:
+    """A results folder that was found."""
+
+    id: str
+    name: str
+    folder: Path
+    running: bool
+    """It is still being filled, or its run was interrupted."""
+    version: str
+    """Changes when the folder holds another result; a run that goes on keeps its version."""
+    time: float
+    """When it was last written, in seconds since 1970."""
+
+    def file(self, name: str) -> Path | None:
+        """Return a file of the folder; None where there is none, or only a symbolic link."""
+        path = self.folder / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    def maps(self) -> Path:
+        """Return the folder of the maps.
+
+        Raises:
+            Refused: 404, they are not there (yet).
+            OutputError: a symbolic link lies in it.
+        """
+        path = self.folder / MAPS
+        if not path.is_dir():
+            raise Refused(404, f"{path}: no maps here (yet)")
+        if path.is_symlink() or _holds_link(path):
+            raise OutputError(f"{path}: holds a symbolic link, which is not followed; put the files there")
+        return path
+
+
+def _holds_link(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() or (entry.is_dir() and _holds_link(Path(entry.path))):
+                return True
+    return False
+
+
+class ResultFolders:
+    """The table of the results under one folder, made anew when it is older than a second."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.resolve()
+        self._lock = threading.Lock()
+        self._walked = -FRESH_SECONDS
+        self._entries: dict[str, ResultEntry] = {}
+
+    def all(self, *, fresh: bool = False) -> list[ResultEntry]:
+        """Return all results, sorted by name and place; `fresh`: as they are at this moment."""
+        with self._lock:
+            now = time.monotonic()
+            if fresh or now - self._walked >= FRESH_SECONDS:
+                self._entries = {entry.id: entry for entry in find_results(self.out)}
+                self._walked = now
+            return list(self._entries.values())
+
+    def get(self, identity: str) -> ResultEntry:
+        """Return the result of this id.
+
+        Raises:
+            Refused: 404, there is none.
+        """
+        found = next((entry for entry in self.all() if entry.id == identity), None)
+        if found is None:
+            raise Refused(404, "no such result; it may have been moved or removed")
+        return found
+
+    def at(self, folder: Path) -> ResultEntry | None:
+        """Return the result that is in this folder now, None where there is none."""
+        wanted = folder.resolve()
+        return next((entry for entry in self.all(fresh=True) if entry.folder == wanted), None)
+
+
+def find_results(out: Path) -> list[ResultEntry]:
+    """Return the results in and under a folder, sorted by name, then place."""
+    if (own := _entry(out, out, running=False)) is not None:
+        return [own]
+    found = _walk(out, out, 0)
+    finished = {entry.id for entry in found if not entry.running}
+    for i, entry in enumerate(found):
+        # A run keeps its id when it is finished, unless it is to replace a finished one.
+        if entry.running and entry.id in finished:
+            found[i] = replace(entry, id=_identity(entry.folder.relative_to(out).as_posix()))
+    return sorted(found, key=lambda entry: (entry.name.casefold(), str(entry.folder)))
+
+
+def _walk(out: Path, folder: Path, depth: int) -> list[ResultEntry]:
+    found = []
+    try:
+        inner = sorted(one.name for one in os.scandir(folder) if one.is_dir(follow_symlinks=False))
+    except OSError:  # not ours to read, or gone meanwhile
+        return []
+    for name in inner:
+        path = folder / name
+        if name.startswith("."):
+            partial = name.endswith(PARTIAL) and len(name) > len(PARTIAL) + 1
+            entry = _entry(out, path, running=True) if partial else None
+        else:
+            entry = _entry(out, path, running=False)
+            if entry is None and depth < DEEPEST:
+                found += _walk(out, path, depth + 1)
+        if entry is not None:
+            found.append(entry)
+    return found
+
+
+def _entry(out: Path, folder: Path, *, running: bool) -> ResultEntry | None:
+    try:
+        mark = (folder / (PLAN if running else MANIFEST)).lstat()
+        if not stat.S_ISREG(mark.st_mode):
+            return None
+        journal = folder / JOURNAL
+        last = journal.lstat().st_mtime if running and journal.exists() else mark.st_mtime
+    except OSError:
+        return None
+    name = folder.name[1 : -len(PARTIAL)] if running else folder.name
+    place = (folder.parent / name).relative_to(out).as_posix() if folder != out else "."
+    version = f"{mark.st_mtime_ns:x}-{mark.st_size:x}{'r' if running else ''}"
+    return ResultEntry(_identity(place), name, folder, running, version, last)
+
+
+def _identity(place: str) -> str:
+    return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:16]

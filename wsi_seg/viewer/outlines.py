@@ -1,0 +1,139 @@
+"""Outlines as a screen needs them: only what it shows, as fine as its pixels, and kept for the next look.
+
+`scale` is l0 pixels per screen pixel throughout. Outlines are simplified for powers of two of it, so that
+zooming a little asks for nothing new. Vertices that are left out lie within half a screen pixel of what
+stays; where a ring begins, that can add up to a little more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from wsi_seg.viewer.bounded import Kept
+from wsi_seg.viewer.palette import hex_code
+from wsi_seg.viewer.query import View
+from wsi_seg.viewer.regions import RegionGroup, Regions
+
+# Regions in one answer; the largest are shown.
+MOST_SHOWN = 100_000
+CACHE_BYTES = 192 * 2**20
+# Of a text, beside its characters.
+PIECE_BYTES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Outlines of one result at one scale, as far as they were asked for."""
+
+    pieces: list[str | None]
+    """JSON text of each region, None where it was not asked for yet."""
+    size: int
+    """Bytes that they take, about."""
+
+
+class Outlines:
+    """Answers for views of one result."""
+
+    def __init__(self, regions: Regions, cache: Kept[Sheet], name: str) -> None:
+        """Answer from `regions`; pieces of answers are held in `cache` under `name`."""
+        self.regions, self._cache, self._name = regions, cache, name
+        self._extent = np.max(regions.bounds[:, 2:] - regions.bounds[:, :2], axis=1, initial=0.0)
+        self._lock = threading.Lock()
+
+    def show(self, view: View) -> str:
+        """Return the outlines of a view as JSON text: `groups`, `regions`, and how many are `hidden`.
+
+        A region without a side of one screen pixel is hidden, and so are its holes without one.
+        """
+        scale = power_of_two_below(view.scale)
+        found = self.regions.in_box(view.box_l0)
+        large = found[self._extent[found] >= view.scale]
+        if len(large) > MOST_SHOWN:
+            order = np.argsort(self._extent[large], kind="stable")[-MOST_SHOWN:]
+            large = np.sort(large[order])
+        return answer(self.regions.groups, self._pieces(large, scale), len(found) - len(large))
+
+    def _pieces(self, wanted: NDArray[np.intp], scale: float) -> list[str]:
+        pieces = self._sheet(scale).pieces
+        held = {i: pieces[i] for i in wanted.tolist()}
+        missing = [i for i, piece in held.items() if piece is None]
+        rings = ring_texts(self.regions.shapes[missing], scale)
+        groups = self.regions.group[missing].tolist()
+        new = {
+            i: f'{{"i":{i},"g":{group},"rings":[{text}]}}'
+            for i, group, text in zip(missing, groups, rings, strict=True)
+        }
+        if new:
+            self._keep(new, scale)
+        return [piece for piece in (held | new).values() if piece is not None]
+
+    def _keep(self, new: dict[int, str], scale: float) -> None:
+        with self._lock:
+            sheet = self._sheet(scale)  # by now another thread may have added to it, or it was dropped
+            added = {i: piece for i, piece in new.items() if sheet.pieces[i] is None}
+            for i, piece in added.items():
+                sheet.pieces[i] = piece
+            size = sheet.size + sum(len(piece) + PIECE_BYTES for piece in added.values())
+            self._cache.put((self._name, scale), Sheet(sheet.pieces, size))
+
+    def _sheet(self, scale: float) -> Sheet:
+        count = len(self.regions.shapes)
+        return self._cache.get((self._name, scale)) or Sheet([None] * count, 8 * count)
+
+
+def power_of_two_below(scale: float) -> float:
+    """Return the largest power of two that is at most `scale`."""
+    return float(2.0 ** math.floor(math.log2(scale)))
+
+
+def answer(groups: Sequence[RegionGroup], pieces: Sequence[str], hidden: int) -> str:
+    """Return the JSON text of one answer."""
+    named = json.dumps([group_json(group) for group in groups], ensure_ascii=False, separators=(",", ":"))
+    return f'{{"groups":{named},"regions":[{",".join(pieces)}],"hidden":{hidden}}}'
+
+
+def group_json(group: RegionGroup) -> dict[str, Any]:
+    """Return a group as the browser sees it."""
+    return {"name": group.name, "label": group.label, "color": hex_code(group.color)}
+
+
+def ring_texts(shapes: NDArray[np.object_], scale: float) -> list[str]:
+    """Return the rings of each shape as JSON text, `[x,y,x,y,…],[…]`, without the vertex that closes them.
+
+    Args:
+        shapes: (n,) polygons in l0 pixels.
+        scale: a power of two; see above; positions are rounded to about a tenth of it.
+    """
+    # A quarter of the time, as an outline may cross itself here; what would vanish is done with care.
+    simple = np.asarray(shapely.simplify(shapes, scale / 2, preserve_topology=False), object)
+    gone = shapely.is_empty(simple)
+    simple[gone] = shapely.simplify(shapes[gone], scale / 2, preserve_topology=True)
+    parts, shape_of_part = shapely.get_parts(simple, return_index=True)
+    outer = np.asarray(shapely.get_exterior_ring(parts), object)
+    rings, part_of_ring = shapely.get_rings(parts, return_index=True)
+    is_outer = np.isin(np.arange(len(rings)), np.searchsorted(part_of_ring, np.arange(len(outer))))
+    x0, y0, x1, y1 = shapely.bounds(rings).reshape(-1, 4).T
+    shown = is_outer | (np.maximum(x1 - x0, y1 - y0) >= scale)
+    rings, owner = rings[shown], shape_of_part[part_of_ring[shown]]
+    xy, ring_of = shapely.get_coordinates(rings, return_index=True)
+    digits = max(0, round(-math.log10(scale / 10)))
+    rounded: NDArray[Any] = np.round(xy, digits)
+    if digits == 0:
+        rounded = rounded.astype(np.int64)
+    ends = np.searchsorted(ring_of, np.arange(len(rings)), side="right")
+    flat, start = rounded.ravel().tolist(), 0
+    texts: list[list[str]] = [[] for _ in range(len(shapes))]
+    for end, shape in zip(ends.tolist(), owner.tolist(), strict=True):
+        # str of a list is JSON here, and quicker: numbers are finite.
+        texts[shape].append(str(flat[2 * start : 2 * (end - 1)]).replace(" ", ""))
+        start = end
+    return [",".join(one) for one in texts]

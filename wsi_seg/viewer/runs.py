@@ -1,0 +1,198 @@
+"""Runs that are started from the browser: the command line's own, in a process of its own, one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from wsi_seg.card import ModelCard
+from wsi_seg.models.registry import list_models
+from wsi_seg.slide import default_name
+from wsi_seg.viewer.replies import Refused
+
+SLIDE_ENDINGS = (
+    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide",
+    ".png", ".jpg", ".jpeg",
+)  # fmt: skip
+DICOM_ENDING = ".dcm"
+DEEPEST = 8
+MOST_SLIDES = 10_000
+# A stopped run may finish the batch it is at; after so many seconds it is ended.
+PATIENCE_SECONDS = 20.0
+MOST_OUTPUT = 2**20
+MOST_MESSAGE = 500
+
+State = Literal["running", "done", "failed", "stopped"]
+
+
+@dataclass
+class Job:
+    """One run."""
+
+    id: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    """What it prints: JSON of the results."""
+    messages: IO[bytes]
+    """What it says on stderr."""
+    final: Path
+    """Folder that the results will be in."""
+    stopped_at: float | None = None
+
+    @property
+    def state(self) -> State:
+        code = self.process.poll()
+        if code is None:
+            return "running"
+        if self.results():
+            return "done"
+        return "failed" if self.stopped_at is None else "stopped"
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return what the run has printed of slides that have results."""
+        try:
+            printed = json.loads(_read(self.output) or b"[]")
+        except ValueError:  # it was ended while it printed
+            return []
+        return [one for one in printed if one.get("folder")]
+
+    def message(self) -> str:
+        """Return the error of a run that failed, else what it said last."""
+        lines = _read(self.messages).decode("utf-8", "replace").replace("\r", "\n").splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        said = errors or [line for line in lines if line.strip()]
+        return said[-1].strip()[:MOST_MESSAGE] if said else ""
+
+
+class Runs:
+    """Starts runs on the slides of one folder, and stops them as Ctrl-C does."""
+
+    def __init__(self, out: Path, folder: Path) -> None:
+        self._out, self._folder = out.resolve(), folder.resolve()
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+
+    def slides(self) -> dict[str, Path]:
+        """Return the slides in the folder: by their place in it, the file or the folder of a DICOM series."""
+        found: dict[str, Path] = {}
+        _add_slides(found, self._folder, self._folder, 0)
+        return dict(sorted(found.items()))
+
+    def models(self) -> dict[str, ModelCard]:
+        """Return the bundled models by name."""
+        return {card.name: card for card in list_models()}
+
+    def start(self, slide: str, model: str, groups: tuple[str, ...], threshold: float) -> Job:
+        """Start a run.
+
+        Raises:
+            Refused: 400, the slide, model or a group is not among those that may be run; 409, one runs.
+        """
+        path, card = self.slides().get(slide), self.models().get(model)
+        if path is None:
+            raise Refused(400, f"no slide {slide[:80]!r} in the folder of --allow-run")
+        if card is None:
+            raise Refused(400, f"no bundled model {model[:80]!r}")
+        known = [group.name for group in card.groups]
+        if not groups or not set(groups) <= set(known):
+            raise Refused(400, f"groups must be one or more of {', '.join(known)}")
+        with self._lock:
+            if self._job is not None and self._job.process.poll() is None:
+                raise Refused(409, "a run is on its way; wait for it or stop it")
+            self._forget()
+            self._job = self._launch(path, model, groups, threshold)
+            return self._job
+
+    def _launch(self, path: Path, model: str, groups: tuple[str, ...], threshold: float) -> Job:
+        command = [
+            sys.executable, "-m", "wsi_seg", "run", str(path), f"--output={self._out}", f"--model={model}",
+            f"--groups={','.join(groups)}", f"--threshold={threshold:g}", "--json",
+        ]  # fmt: skip
+        output, messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - in _forget
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, start_new_session=True
+        )
+        name = path.name if path.is_dir() else default_name(str(path))
+        return Job(secrets.token_hex(8), process, output, messages, self._out / name)
+
+    def get(self, identity: str) -> Job:
+        """Return the run of an id.
+
+        Raises:
+            Refused: 404, there is none, or another was started since.
+        """
+        job = self._job
+        if job is None or job.id != identity:
+            raise Refused(404, "no such run")
+        if job.stopped_at is not None and time.monotonic() - job.stopped_at > PATIENCE_SECONDS:
+            _signal(job, signal.SIGTERM)
+        return job
+
+    def stop(self, job: Job) -> None:
+        """Ask a run to stop, as Ctrl-C does: finished blocks are kept, and it can be taken up again."""
+        if job.process.poll() is None and job.stopped_at is None:
+            job.stopped_at = time.monotonic()
+            _signal(job, signal.SIGINT)
+
+    def close(self) -> None:
+        """Stop what runs and wait for it."""
+        with self._lock:
+            if self._job is not None:
+                self.stop(self._job)
+                for number in (signal.SIGTERM, signal.SIGKILL):
+                    try:
+                        self._job.process.wait(PATIENCE_SECONDS)
+                        break
+                    except subprocess.TimeoutExpired:
+                        _signal(self._job, number)
+                self._job.process.wait()
+                self._forget()
+
+    def _forget(self) -> None:
+        if self._job is not None:
+            self._job.output.close()
+            self._job.messages.close()
+            self._job = None
+
+
+def _signal(job: Job, number: int) -> None:
+    """Send a signal to a run and its children, as a terminal does."""
+    if job.process.poll() is None:
+        os.killpg(job.process.pid, number)
+
+
+def _read(file: IO[bytes]) -> bytes:
+    # At a place, for the position in the file is that of the process that writes.
+    return os.pread(file.fileno(), MOST_OUTPUT, max(0, os.fstat(file.fileno()).st_size - MOST_OUTPUT))
+
+
+def _add_slides(found: dict[str, Path], root: Path, folder: Path, depth: int) -> None:
+    """Add the slides in and under a folder; symbolic links are followed to files within `root` alone."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda one: one.name)
+    except OSError:  # not ours to read
+        return
+    series = False
+    for entry in entries:
+        if entry.name.startswith(".") or len(found) >= MOST_SLIDES:
+            continue
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            if depth < DEEPEST:
+                _add_slides(found, root, path, depth + 1)
+        elif entry.is_file() and (not entry.is_symlink() or path.resolve().is_relative_to(root)):
+            series = series or path.suffix.lower() == DICOM_ENDING
+            if path.suffix.lower() in SLIDE_ENDINGS:
+                found[path.relative_to(root).as_posix()] = path
+    if series and folder != root:
+        found[folder.relative_to(root).as_posix()] = folder

@@ -1,0 +1,193 @@
+"""What the server holds: the table of results, those that are open, slides, and caches with bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.classes import ClassGroup, TissueClass, canonical_name
+from wsi_seg.maps import Maps
+from wsi_seg.results import JOURNAL
+from wsi_seg.viewer.bounded import Kept, Workers
+from wsi_seg.viewer.facts import Facts, Progress, read_facts, read_progress
+from wsi_seg.viewer.folders import ResultEntry, ResultFolders
+from wsi_seg.viewer.grid import DeepZoom
+from wsi_seg.viewer.outlines import CACHE_BYTES, Outlines, Sheet
+from wsi_seg.viewer.regions import read_regions
+from wsi_seg.viewer.replies import Refused
+from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
+from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps
+
+TILE_CACHE_BYTES = 128 * 2**20
+BLOCK_CACHE_BYTES = 64 * 2**20
+# Results whose facts and open arrays are held; the rest is read again when asked for.
+MOST_OPEN = 64
+# Results whose regions are held: 100,000 take some 200 MB.
+MOST_INDEXED = 4
+# Views whose outlines at some threshold are held.
+MOST_TRACED = 64
+POLYGON_FILES = ("polygons.geojson", "polygons.geojson.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which folders the server may read."""
+
+    out: Path
+    """Results."""
+    slides: Path | None = None
+    """Slides that are no longer where they were."""
+    static: Path | None = None
+    """The page; None: without it, only the API."""
+    runs: Path | None = None
+    """Slides that may be run; None: the server only reads."""
+
+
+class OpenResult:
+    """One result with all that is read of it, each when it is first asked for."""
+
+    def __init__(self, entry: ResultEntry, server: ViewerState) -> None:
+        self.entry, self._server = entry, server
+        self.facts: Facts = read_facts(entry)
+        self._lock = threading.Lock()
+        self._progress: tuple[int, Progress | None] | None = None
+
+    @property
+    def version(self) -> str | None:
+        """What a browser may keep pictures under; None while the result changes."""
+        return None if self.entry.running else self.entry.version
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name of this state of the result in caches."""
+        return self.entry.id, self.entry.version
+
+    @cached_property
+    def grid(self) -> DeepZoom:
+        return DeepZoom(self.facts.slide.size)
+
+    @cached_property
+    def source(self) -> MapSource:
+        maps = Maps.open(self.entry.maps())
+        if not self.entry.running:
+            return StoredMaps(maps)
+        return LiveMaps(maps, self._finished, self._server.blocks, ":".join(self.key))
+
+    def _finished(self) -> frozenset[tuple[int, int]]:
+        progress = self.progress()
+        return progress.done if progress is not None else frozenset()
+
+    def progress(self) -> Progress | None:
+        """Return how far a run is, None for a finished one; its journal is read when it has grown."""
+        path = self.entry.file(JOURNAL)
+        size = path.stat().st_size if path is not None else 0
+        if self._progress is None or self._progress[0] != size:
+            self._progress = size, read_progress(self.entry, self.facts)
+        return self._progress[1]
+
+    @property
+    def status(self) -> str:
+        if self.entry.running:
+            return "running"
+        return "incomplete" if self.facts.summary.get("status") == "incomplete" else "done"
+
+    @property
+    def polygons(self) -> Path | None:
+        """The file of its regions, None where there is none (yet)."""
+        return next((path for name in POLYGON_FILES if (path := self.entry.file(name))), None)
+
+    def slide(self) -> SlidePlace:
+        return self._server.finder.find(self.facts.slide)
+
+    def outlines(self) -> Outlines:
+        """Return its regions, read once however many ask.
+
+        Raises:
+            Refused: 404, it has none.
+            OutputError: the file is damaged.
+        """
+        path = self.polygons
+        if path is None:
+            raise Refused(404, "this result has no regions yet")
+        with self._lock:
+            return self._server.indexes.get_or_make(
+                self.key, lambda: Outlines(read_regions(path), self._server.pieces, ":".join(self.key))
+            )
+
+    def choose(self, name: str, first: str) -> tuple[ClassGroup, Channels]:
+        """Return the class or group of a name, and its channels of the probabilities.
+
+        Args:
+            name: of a class, of a group, or `uncertainty` where that is stored.
+            first: `class` or `group`, which a name means that is both.
+
+        Raises:
+            Refused: 404, there is neither.
+        """
+        classes = [ClassGroup(c.name, (c.code,), c.color) for c in self.facts.classes]
+        tables = [_by_name(classes), _by_name(self.facts.groups)]
+        for table in tables if first == "class" else reversed(tables):
+            group = table.get(canonical_name(name))
+            if group is not None:
+                codes = [c.code for c in self.facts.classes]
+                return group, Channels("probabilities", tuple(codes.index(code) for code in group.codes))
+        raise Refused(404, f"no class or group {name[:80]!r} in this result")
+
+    def colored(self) -> tuple[TissueClass | ClassGroup, ...]:
+        """Return all that has a colour, in the order in which safe colours are given out."""
+        return (*self.facts.classes, *self.facts.groups)
+
+
+def _by_name(groups: Any) -> dict[str, ClassGroup]:
+    return {canonical_name(group.name): group for group in groups}
+
+
+class ViewerState:
+    """Everything behind the routes."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.folders = ResultFolders(places.out)
+        self.finder = SlideFinder(places.slides)
+        self.pool = SlidePool()
+        self.workers = Workers()
+        self.tiles: Kept[bytes] = Kept(TILE_CACHE_BYTES, len)
+        self.pieces: Kept[Sheet] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
+        self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
+        self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
+        self.indexes: Kept[Outlines] = Kept(MOST_INDEXED)
+        self._opening = threading.Lock()
+        self._open: Kept[OpenResult] = Kept(MOST_OPEN)
+
+    def result(self, identity: str) -> OpenResult:
+        """Return the result of an id.
+
+        Raises:
+            Refused: 404, there is none.
+            OutputError: it is damaged.
+        """
+        return self.open(self.folders.get(identity))
+
+    def open(self, entry: ResultEntry) -> OpenResult:
+        """Return a result as its folder is now; see `result`."""
+        with self._opening:
+            return self._open.get_or_make((entry.id, entry.version), lambda: OpenResult(entry, self))
+
+    def tile(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+        """Return a picture from the cache, or made and kept."""
+        return self.tiles.get_or_make(key, make)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.pool.close()
+
+
+def _weight_of_array(array: NDArray[np.generic]) -> int:
+    return array.nbytes + 200

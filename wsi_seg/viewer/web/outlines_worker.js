@@ -1,0 +1,194 @@
+// Fetches and draws outlines beside the page's own thread: moving the slide never waits for them.
+
+import { covers, fetchArea, viewBox } from "./geometry.js";
+import { pack, regionAt, touching } from "./regions.js";
+
+/** @typedef {import("./geometry.js").View} View */
+/** @typedef {import("./regions.js").Regions} Regions */
+/**
+ * What to draw.
+ * @typedef {object} Order
+ * @property {View} view
+ * @property {number} ratio device pixels per CSS pixel
+ * @property {[number, number]} size of the slide
+ * @property {{url: string, colours: Record<string, string>}[]} sources where regions come from, and the line of each group that is shown
+ * @property {{source: number, index: number} | null} selected the region that is drawn heavily
+ */
+/** @typedef {{type: "draw", order: Order} | {type: "find", x: number, y: number, number: number}} ToWorker */
+/** @typedef {{source: number, index: number, group: string, area: number, bbox: import("./geometry.js").Box}} Found */
+/**
+ * @typedef {{type: "picture", bitmap: ImageBitmap, view: View, complete: boolean, count: number}
+ *   | {type: "loaded"} | {type: "found", number: number, found: Found | null} | {type: "problem", text: string}} FromWorker
+ */
+
+const KEPT = 8; // fetched areas
+const BATCH = 400; // regions a path: longer ones take the rasteriser more than linear time
+const SETTLE_MS = 40; // scales that are only passed on the way are not fetched
+
+/** @type {Order | null} */
+let last = null;
+/** @type {Map<string, Regions>} */
+const fetched = new Map();
+/** @type {Map<string, {query: string, abort: AbortController}>} by source */
+const running = new Map();
+/** @type {OffscreenCanvas | null} */
+let canvas = null;
+
+/** @param {FromWorker} message @param {Transferable[]} [transfer] */
+const reply = (message, transfer = []) => postMessage(message, { transfer });
+
+addEventListener("message", (/** @type {MessageEvent<ToWorker>} */ { data }) => {
+  if (data.type === "draw") {
+    last = data.order;
+    draw(data.order);
+  } else reply({ type: "found", number: data.number, found: find(data.x, data.y) });
+});
+
+/** @param {Order} order */
+function draw(order) {
+  const { view, ratio } = order;
+  const width = Math.max(1, Math.round(view.width * ratio)), height = Math.max(1, Math.round(view.height * ratio));
+  canvas ??= new OffscreenCanvas(width, height);
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  if (!context) throw new Error("no 2d canvas");
+  let complete = true, count = 0;
+  order.sources.forEach(({ url, colours }, number) => {
+    const { regions, exact } = request(url, order);
+    complete &&= exact;
+    const selected = order.selected?.source === number ? order.selected.index : null;
+    if (regions) count += drawRegions(context, regions, { colours, selected }, order);
+  });
+  const bitmap = canvas.transferToImageBitmap();
+  reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
+}
+
+/**
+ * Return the best regions at hand for an order, and fetch better ones where there are such.
+ * @param {string} url
+ * @param {Order} order
+ * @returns {{regions: Regions | null, exact: boolean}}
+ */
+function request(url, { view, size }) {
+  const { box, scale } = fetchArea(view, size);
+  const prefix = url + "\n";
+  /** @type {Regions | null} */
+  let newest = null;
+  for (const [key, regions] of fetched) {
+    if (!key.startsWith(prefix)) continue;
+    if (regions.scale === scale && covers(regions.box, viewBox(view), size)) return { regions, exact: true };
+    newest = regions;
+  }
+  const query = `${url}box=${box.join(",")}&scale=${scale}`;
+  if (box[2] <= box[0] || box[3] <= box[1]) return { regions: null, exact: true }; // off the slide
+  if (running.get(url)?.query !== query) void load(url, query, box, scale);
+  return { regions: newest ?? lastOfKind(url), exact: false };
+}
+
+/**
+ * Until a new threshold's outlines are there, those of the one before stay.
+ * @param {string} url
+ */
+function lastOfKind(url) {
+  const path = url.split("?")[0];
+  let found = null;
+  for (const [key, regions] of fetched) if (key.startsWith(path + "?")) found = regions;
+  return found;
+}
+
+/**
+ * @param {string} url
+ * @param {string} query
+ * @param {import("./geometry.js").Box} box
+ * @param {number} scale
+ */
+async function load(url, query, box, scale) {
+  for (const [other, request] of running) {
+    if (other.split("?")[0] === url.split("?")[0]) {
+      request.abort.abort();
+      running.delete(other);
+    }
+  }
+  const abort = new AbortController();
+  running.set(url, { query, abort });
+  try {
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+    if (abort.signal.aborted) return;
+    const response = await fetch(query, { signal: abort.signal });
+    if (!response.ok) throw new Error((await response.json()).error);
+    fetched.set(`${url}\n${query}`, pack(await response.json(), box, scale));
+    for (const key of [...fetched.keys()].slice(0, -KEPT)) fetched.delete(key);
+    reply({ type: "loaded" });
+  } catch (error) {
+    if (!abort.signal.aborted) reply({ type: "problem", text: `Outlines: ${error instanceof Error ? error.message : error}` });
+  } finally {
+    if (running.get(url)?.abort === abort) running.delete(url);
+  }
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Regions} regions
+ * @param {{colours: Record<string, string>, selected: number | null}} style
+ * @param {Order} order
+ * @returns {number} how many were drawn
+ */
+function drawRegions(context, regions, { colours, selected }, { view, ratio }) {
+  const k = ratio / view.scale; // device pixels per l0 pixel
+  const dx = (regions.box[0] - view.x) * k, dy = (regions.box[1] - view.y) * k;
+  /** @type {number[][]} */
+  const byGroup = regions.groups.map(() => []);
+  for (const number of touching(regions, viewBox(view))) byGroup[regions.group[number]].push(number);
+  context.lineJoin = "round";
+  let count = 0;
+  byGroup.forEach((numbers, group) => {
+    const colour = colours[regions.groups[group]];
+    if (!colour) return;
+    context.strokeStyle = context.fillStyle = colour;
+    count += numbers.length;
+    context.lineWidth = 1.5 * ratio;
+    for (let from = 0; from < numbers.length; from += BATCH) {
+      context.beginPath();
+      for (const number of numbers.slice(from, from + BATCH)) trace(context, regions, number, k, dx, dy);
+      context.stroke();
+    }
+    const heavy = selected === null ? undefined : numbers.find((number) => regions.index[number] === selected);
+    if (heavy === undefined) return;
+    context.beginPath();
+    trace(context, regions, heavy, k, dx, dy);
+    context.lineWidth = 3.5 * ratio;
+    context.stroke();
+  });
+  return count;
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Regions} regions
+ * @param {number} number
+ * @param {number} k
+ * @param {number} dx
+ * @param {number} dy
+ */
+function trace(context, { rings, starts, xy }, number, k, dx, dy) {
+  for (let r = rings[number]; r < rings[number + 1]; r++) {
+    const end = starts[r + 1];
+    let i = starts[r];
+    context.moveTo(xy[i] * k + dx, xy[i + 1] * k + dy);
+    for (i += 2; i < end; i += 2) context.lineTo(xy[i] * k + dx, xy[i + 1] * k + dy);
+    context.closePath();
+  }
+}
+
+/** @param {number} x @param {number} y @returns {Found | null} */
+function find(x, y) {
+  if (!last) return null;
+  for (let source = last.sources.length - 1; source >= 0; source--) {
+    const { url, colours } = last.sources[source];
+    const { regions } = request(url, last);
+    const found = regions && regionAt(regions, x, y, (group) => group in colours);
+    if (found) return { source, ...found };
+  }
+  return null;
+}

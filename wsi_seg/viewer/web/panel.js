@@ -1,0 +1,175 @@
+// The panel beside the slide: classes with areas, layers, outlines, and what can be taken away.
+
+import { slidePath, title } from "./api.js";
+import { h } from "./dom.js";
+import { formatMm2 } from "./geometry.js";
+import { colourOf } from "./palette.js";
+import { paint } from "./pane.js";
+
+/** @typedef {import("./screen.js").SlideScreen} Screen */
+/** @typedef {import("./api.js").Slide} Slide */
+/** @typedef {import("./state.js").State} State */
+/** @typedef {{element: HTMLElement, sync: (state: State) => void}} Section */
+
+const LAYER_NAMES = Object.freeze({ classes: "Class map", probability: "Probability", uncertainty: "Uncertainty", tissue: "Tissue", coverage: "Coverage" });
+
+/** @param {Screen} screen @returns {Section} */
+export function buildPanel(screen) {
+  const sections = [legend(screen), layers(screen), outlines(screen), comparison(screen), actions(screen)];
+  const element = h("aside", { className: "panel", "aria-label": "Layers and classes" }, header(screen), ...sections.map((s) => s.element),
+    h("p", { className: "notice" }, screen.slide.notice));
+  return { element, sync: (state) => sections.forEach((section) => section.sync(state)) };
+}
+
+/** @param {Screen} screen */
+function header({ slide, progress }) {
+  const mm = slide.mpp ? slide.size.map((length, i) => ((length * (slide.mpp ?? [0, 0])[i]) / 1000).toFixed(1)).join(" × ") + " mm · " : "";
+  const mpp = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : `${slide.size.join(" × ")} px`;
+  return h("header", {}, h("a", { href: "#", className: "back" }, "‹ All slides"), h("h1", { title: slide.name }, slide.name),
+    h("p", { className: "facts" }, mm + mpp), slide.slide_problem && h("p", { className: "problem" }, slide.slide_problem), progress);
+}
+
+/**
+ * One row for each group, with rows of its classes where there are several; then classes of no group.
+ * @param {Screen} screen
+ * @returns {Section}
+ */
+function legend(screen) {
+  const { slide, other } = screen;
+  const total = slide.classes.reduce((sum, entry) => sum + (entry.mm2 ?? 0), 0);
+  const present = slide.classes.filter((entry) => entry.mm2 === null || entry.mm2 > 0); // null: not known yet
+  /** @type {{codes: number[], box: HTMLInputElement, paint: (safe: boolean) => void}[]} */
+  const rows = [];
+  /** @param {string} name @param {number[]} codes @param {(safe: boolean) => string} colour @param {string} className */
+  const row = (name, codes, colour, className) => {
+    const swatch = h("span", { className: "swatch" });
+    const box = h("input", { type: "checkbox", onchange: () => screen.toggle(codes, box.checked) });
+    rows.push({ codes, box, paint: (safe) => paint(swatch, colour(safe)) });
+    const known = slide.classes.some((entry) => codes.includes(entry.code) && entry.mm2 !== null);
+    const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
+    return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
+      known && h("span", { className: "number" }, mm2(mine)),
+      known && h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
+  };
+  const items = slide.groups.flatMap((group) => {
+    const members = present.filter((entry) => group.codes.includes(entry.code));
+    const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "inner")) : [];
+    return [row(group.name, group.codes, (safe) => colourOf(group, safe), "outer"), ...inner];
+  });
+  const grouped = new Set(slide.groups.flatMap((group) => group.codes));
+  const rest = present.filter((entry) => !grouped.has(entry.code));
+  items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "outer")));
+  const safe = h("input", { type: "checkbox", onchange: () => screen.update({ safe: safe.checked }) });
+  const heads = h("p", { className: "heads", hidden: slide.classes.every((entry) => entry.mm2 === null) }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
+  return {
+    element: h("section", { className: other ? "areas both" : "areas" }, h("h2", {}, other ? "Classes, mm²" : "Classes"), heads, h("ul", { className: "legend" }, ...items),
+      h("label", { className: "line" }, safe, "Colour-blind-safe colours")),
+    sync: (state) => {
+      safe.checked = state.safe;
+      for (const { codes, box, paint: repaint } of rows) {
+        const hidden = codes.filter((code) => state.off.includes(code)).length;
+        box.checked = hidden < codes.length;
+        box.indeterminate = hidden > 0 && hidden < codes.length;
+        repaint(state.safe);
+      }
+    },
+  };
+}
+
+/** The number alone: its unit stands above. @param {number} area */
+function mm2(area) {
+  return formatMm2(area).replace(" mm²", "");
+}
+
+/** @param {Slide} slide @param {number[]} codes */
+function areaOf(slide, codes) {
+  return slide.classes.filter((entry) => codes.includes(entry.code)).reduce((sum, entry) => sum + (entry.mm2 ?? 0), 0);
+}
+
+/** @param {Screen} screen @returns {Section} */
+function layers(screen) {
+  const { slide } = screen;
+  const channel = select("Probability of", slide.channels.filter((name) => name !== "uncertainty").map((name) => [name, title(name)]),
+    (value) => screen.update({ channel: value, opacity: { ...screen.state.opacity, probability: screen.state.opacity.probability || 0.6 } }));
+  const known = Object.entries(LAYER_NAMES).filter(([name]) => slide.layers.includes(name));
+  const ranges = known.map(([name, text]) => {
+    const shown = h("output", {});
+    const range = h("input", { type: "range", min: "0", max: "100", step: "1", "aria-label": `${text} opacity`,
+      oninput: () => screen.update({ opacity: { ...screen.state.opacity, [name]: Number(range.value) / 100 } }) });
+    return { name, range, shown, row: h("label", { className: "slider" }, h("span", { className: "name" }, text), range, shown) };
+  });
+  const rows = ranges.flatMap(({ name, row }) => (name === "probability" ? [row, channel.element] : [row]));
+  return {
+    element: h("section", {}, h("h2", {}, "Layers"), ...rows),
+    sync: (state) => {
+      channel.input.value = state.channel ?? slide.channels[0];
+      for (const { name, range, shown } of ranges) {
+        const percent = Math.round(100 * (state.opacity[name] ?? 0));
+        range.value = String(percent);
+        shown.textContent = percent ? `${percent} %` : "off";
+      }
+    },
+  };
+}
+
+/** @param {Screen} screen @returns {Section} */
+function outlines(screen) {
+  const { slide } = screen;
+  const show = h("input", { type: "checkbox", onchange: () => screen.update({ outlines: show.checked }) });
+  const range = h("input", { type: "range", min: "0.05", max: "0.95", step: "0.01", "aria-label": "Probability threshold of outlines",
+    oninput: () => screen.update({ threshold: Number(range.value), of: of.input.value, outlines: true }) });
+  const shown = h("output", {});
+  const of = select("Threshold of", slide.groups.map((group) => [group.name, title(group.name)]),
+    (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold ?? 0.5 }));
+  const reset = h("button", { type: "button", className: "small", onclick: () => screen.update({ threshold: null, of: null }) }, "As the run traced them");
+  return {
+    element: h("section", { hidden: slide.groups.length === 0 }, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
+      h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset),
+    sync: (state) => {
+      show.checked = state.outlines;
+      range.value = String(state.threshold ?? slide.threshold ?? 0.5);
+      shown.textContent = state.threshold === null ? "as run" : state.threshold.toFixed(2);
+      of.input.value = state.of ?? slide.groups[0]?.name ?? "";
+      reset.disabled = state.threshold === null;
+    },
+  };
+}
+
+/** @param {Screen} screen @returns {Section} */
+function comparison(screen) {
+  const { slide } = screen;
+  const same = screen.rows.filter((row) => row.id !== slide.id && row.size?.[0] === slide.size[0] && row.size?.[1] === slide.size[1]);
+  const pick = select("Compare with", [["", "—"], ...same.map((row) => /** @type {[string, string]} */ ([row.id, placeOf(row)]))],
+    (value) => screen.go({ ...screen.state, other: value || null }));
+  return {
+    element: h("section", { hidden: same.length === 0 }, h("h2", {}, "Side by side"), pick.element),
+    sync: (state) => { pick.input.value = state.other ?? ""; },
+  };
+}
+
+/** A result's name with its folder, to tell runs of one slide apart. @param {{folder: string, name: string}} row */
+export function placeOf({ folder, name }) {
+  return folder ? `${folder} / ${name}` : name;
+}
+
+/** @param {Screen} screen @returns {Section} */
+function actions(screen) {
+  const { slide } = screen;
+  const button = (/** @type {string} */ text, /** @type {() => void} */ onclick) => h("button", { type: "button", onclick }, text);
+  return {
+    element: h("section", { className: "actions" }, button("Picture", () => void screen.savePicture()),
+      slide.status === "done" && h("a", { className: "button", href: `api/${slidePath(slide.id, "/polygons.geojson")}`, download: "" }, "GeoJSON"),
+      button("Copy link", () => void screen.copyLink()), button("Keys", () => screen.help.showModal())),
+    sync: () => {},
+  };
+}
+
+/**
+ * @param {string} label
+ * @param {[string, string][]} options
+ * @param {(value: string) => void} onPick
+ */
+function select(label, options, onPick) {
+  const input = h("select", { onchange: () => onPick(input.value) }, ...options.map(([value, text]) => h("option", { value }, text)));
+  return { input, element: h("label", { className: "pick" }, h("span", {}, label), input) };
+}

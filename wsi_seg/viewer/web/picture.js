@@ -1,0 +1,91 @@
+// The view as a PNG: slide, layers, outlines, scale bar, legend and notice.
+
+import { title } from "./api.js";
+import { lineColour } from "./colour.js";
+import { formatMm2 } from "./geometry.js";
+import { colourOf, shownGroups } from "./palette.js";
+
+/** @typedef {import("./screen.js").SlideScreen} Screen */
+/** @typedef {import("./pane.js").Pane} Pane */
+
+const FONT = "system-ui, sans-serif";
+const GAP = 8;
+
+/** @param {Screen} screen */
+export async function savePicture(screen) {
+  const blob = await draw(screen).convertToBlob({ type: "image/png" });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${screen.slide.name}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** @param {Screen} screen @returns {OffscreenCanvas} */
+function draw(screen) {
+  const ratio = window.devicePixelRatio || 1, foot = 46 * ratio;
+  const parts = screen.panes.map((pane) => pane.viewer.drawer.canvas).filter((canvas) => canvas instanceof HTMLCanvasElement);
+  const width = parts.reduce((sum, part) => sum + part.width, 0) + GAP * ratio * (parts.length - 1);
+  const height = Math.max(...parts.map((part) => part.height));
+  const canvas = new OffscreenCanvas(width, height + foot);
+  const context = canvas.getContext("2d");
+  if (!context) throw new Error("this browser gives no canvas");
+  context.fillStyle = "#ffffff";
+  context.fillRect(0, 0, width, height + foot);
+  let left = 0;
+  screen.panes.forEach((pane, i) => {
+    context.drawImage(parts[i], left, 0);
+    context.drawImage(pane.outlines.canvas, left, 0);
+    drawBar(context, pane, left + 16 * ratio, height - 16 * ratio, ratio);
+    left += parts[i].width + GAP * ratio;
+  });
+  drawLegend(context, screen, height, ratio);
+  return canvas;
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Pane} pane
+ * @param {number} x left end of the bar
+ * @param {number} y its lower edge
+ * @param {number} ratio
+ */
+function drawBar(context, pane, x, y, ratio) {
+  if (pane.bar.hidden) return;
+  const length = parseFloat(pane.bar.style.width) * ratio;
+  context.fillStyle = "rgba(255, 255, 255, 0.85)";
+  context.fillRect(x - 6 * ratio, y - 24 * ratio, length + 12 * ratio, 30 * ratio);
+  context.fillStyle = "#1d1b20";
+  context.fillRect(x, y - 3 * ratio, length, 3 * ratio);
+  context.font = `${13 * ratio}px ${FONT}`;
+  context.textAlign = "center";
+  context.fillText(pane.bar.textContent ?? "", x + length / 2, y - 8 * ratio);
+  context.textAlign = "left";
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Screen} screen
+ * @param {number} top
+ * @param {number} ratio
+ */
+function drawLegend(context, { slide, other, state }, top, ratio) {
+  let x = 8 * ratio;
+  context.font = `${13 * ratio}px ${FONT}`;
+  for (const group of shownGroups(slide, state).filter((one) => one.mm2)) {
+    const beside = other?.groups.find((one) => one.name === group.name);
+    const areas = [group, ...(beside ? [beside] : [])].map((one) => formatMm2(one.mm2 ?? 0)).join(" | ");
+    const colour = colourOf(group, state.safe), text = `${title(group.name)} ${areas}`;
+    context.fillStyle = colour;
+    context.strokeStyle = lineColour(colour);
+    context.lineWidth = 1.5 * ratio;
+    context.fillRect(x, top + 8 * ratio, 11 * ratio, 11 * ratio);
+    context.strokeRect(x, top + 8 * ratio, 11 * ratio, 11 * ratio);
+    context.fillStyle = "#1d1b20";
+    context.fillText(text, x + 16 * ratio, top + 18 * ratio);
+    x += context.measureText(text).width + 30 * ratio;
+  }
+  context.font = `${11 * ratio}px ${FONT}`;
+  context.fillStyle = "#55505c";
+  context.fillText(`${slide.name} · ${slide.notice}`, 8 * ratio, top + 37 * ratio);
+}

@@ -1,0 +1,175 @@
+// One slide on the screen, or two runs of it side by side, and the panel.
+
+import { api, slidePath } from "./api.js";
+import { debounce, h, say } from "./dom.js";
+import { helpDialog, listen } from "./keys.js";
+import { buildPanel, placeOf } from "./panel.js";
+import { Pane } from "./pane.js";
+import { savePicture } from "./picture.js";
+import { OPACITY, writeState } from "./state.js";
+
+/** @typedef {import("./api.js").Slide} Slide */
+/** @typedef {import("./api.js").SlideRow} SlideRow */
+/** @typedef {import("./state.js").State} State */
+
+const POLL_MS = 2000;
+
+export class SlideScreen {
+  /**
+   * @param {HTMLElement} root
+   * @param {State} state
+   * @param {{slide: Slide, other: Slide | null, rows: SlideRow[]}} facts
+   * @param {(state: State) => void} go leave for another slide or comparison
+   */
+  constructor(root, state, { slide, other, rows }, go) {
+    this.root = root;
+    this.state = state;
+    this.slide = slide;
+    this.other = other;
+    this.rows = rows;
+    this.go = go;
+    this.progress = h("p", { className: "progress", role: "status", hidden: true });
+    this.help = helpDialog();
+    this.saveSoon = debounce(200, () => this.save());
+    this.panel = buildPanel(this);
+    const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
+    root.replaceChildren(stages, this.panel.element, this.help);
+    const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem: say };
+    const shown = other ? [slide, other] : [slide];
+    const places = shown.map((each) => addStage(stages, each, Boolean(other))); // all of them first: they share the width
+    this.panes = shown.map((each, i) => new Pane(places[i], each, listeners));
+    this.leader = this.panes[0]; // the pane that the other one follows
+    for (const pane of this.panes) {
+      for (const event of ["pointerdown", "pointerenter", "wheel"]) pane.element.addEventListener(event, () => { this.leader = pane; }, { passive: true });
+      pane.viewer.addOnceHandler("open", () => this.opened(pane));
+    }
+    stages.append(zoomButtons(this));
+    this.stopListening = listen(this);
+    this.closed = false;
+    document.title = `${slide.name} – wsi-seg view`;
+    if (slide.status !== "done") void this.poll();
+  }
+
+  /** @param {Pane} pane */
+  opened(pane) {
+    if (this.state.at) pane.moveTo(this.state.at, true);
+    else pane.home(true);
+    pane.show(this.state);
+    this.panel.sync(this.state);
+  }
+
+  /** @param {Partial<State>} change */
+  update(change) {
+    this.state = { ...this.state, ...change };
+    this.panel.sync(this.state);
+    this.showSoon();
+    this.saveSoon();
+  }
+
+  // Sliders speak faster than tiles and contours can be had.
+  showSoon = debounce(60, () => { if (!this.closed) this.panes.forEach((pane) => pane.show(this.state)); });
+
+  /** @param {number[]} codes @param {boolean} on */
+  toggle(codes, on) {
+    const rest = this.state.off.filter((code) => !codes.includes(code));
+    this.update({ off: on ? rest : [...rest, ...codes].sort((a, b) => a - b) });
+  }
+
+  /** All layers off, or back as they were. */
+  toggleLayers() {
+    const shown = Object.values(this.state.opacity).some((value) => value > 0);
+    if (shown) this.lastOpacity = this.state.opacity;
+    const none = Object.fromEntries(Object.keys(OPACITY).map((name) => [name, 0]));
+    this.update({ opacity: shown ? none : this.lastOpacity ?? { ...OPACITY } });
+  }
+
+  /** @param {Pane} pane */
+  onView(pane) {
+    if (pane !== this.leader) return;
+    const at = pane.at();
+    for (const other of this.panes) if (other !== pane && differ(other.at(), at)) other.moveTo(at, true);
+    if (!this.state.at || differ(this.state.at, at)) {
+      this.state.at = at;
+      this.saveSoon();
+    }
+  }
+
+  /** @param {Pane} pane @param {[number, number] | null} l0 */
+  onHover(pane, l0) {
+    for (const other of this.panes) if (other !== pane) other.mark(l0);
+  }
+
+  save() {
+    if (!this.closed) history.replaceState(null, "", writeState(this.state));
+  }
+
+  async copyLink() {
+    this.save();
+    // Browsers give pages of other machines no clipboard without https, and users may refuse it.
+    const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+    say(copied ? "The address of this view is in the clipboard." : "The address of this view stands in the address bar.");
+  }
+
+  async savePicture() {
+    try {
+      await savePicture(this);
+    } catch (error) {
+      say(`No picture: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+
+  /** Follow a run that is under way: its progress often, maps and areas when blocks were added. */
+  async poll() {
+    let seen = -1;
+    while (!this.closed) {
+      try {
+        /** @type {import("./api.js").Progress} */
+        const now = await api(slidePath(this.slide.id, "/progress"));
+        if (this.closed) return;
+        const share = now.tiles_total ? ` (${((100 * now.tiles_done) / now.tiles_total).toFixed(0)} %)` : "";
+        this.progress.hidden = false;
+        this.progress.textContent = now.status === "done" ? "done" : `${now.status}: ${now.blocks_done} of ${now.blocks_total} blocks${share}`;
+        if (now.status === "done") return this.go(this.state); // now with regions
+        if (seen >= 0 && now.blocks_done !== seen) {
+          this.panes[0].looks++;
+          this.panes[0].show(this.state);
+        }
+        seen = now.blocks_done;
+      } catch (error) {
+        say(error instanceof Error ? error.message : String(error));
+      }
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  }
+
+  close() {
+    this.closed = true;
+    this.stopListening();
+    this.panes.forEach((pane) => pane.close());
+  }
+}
+
+/**
+ * Tell whether two places differ by more than a thousandth of a pixel, or in scale by what would show as much.
+ * @param {number[]} a
+ * @param {number[]} b
+ */
+function differ(a, b) {
+  return a.some((value, i) => Math.abs(value - b[i]) > (i === 2 ? 1e-6 : 1e-3) * b[2]);
+}
+
+/** @param {HTMLElement} stages @param {Slide} slide @param {boolean} named */
+function addStage(stages, slide, named) {
+  const element = h("div", { className: "pane" });
+  stages.append(named ? h("div", { className: "named" }, h("h2", { className: "panename" }, placeOf(slide)), element) : element);
+  return element;
+}
+
+/** @param {SlideScreen} screen */
+function zoomButtons(screen) {
+  const button = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ onclick) =>
+    h("button", { type: "button", "aria-label": label, title: label, onclick }, text);
+  const zoom = (/** @type {number} */ factor) => () => screen.leader.viewer.viewport.zoomBy(factor).applyConstraints();
+  return h("div", { className: "zoom" }, button("+", "Zoom in", zoom(1.6)), button("−", "Zoom out", zoom(1 / 1.6)),
+    button("⤢", "Show all", () => screen.leader.home()));
+}

@@ -1,0 +1,78 @@
+// What is shown, as the fragment of the address: it can be shared and survives a reload.
+
+/**
+ * @typedef {object} State
+ * @property {string | null} slide id; null: the list
+ * @property {string | null} other id of the run that is shown beside it
+ * @property {[number, number, number] | null} at centre in l0 pixels, and l0 pixels per CSS pixel; null: all of the slide
+ * @property {Record<string, number>} opacity of each layer, 0 … 1
+ * @property {string | null} channel of the probability layer
+ * @property {boolean} outlines
+ * @property {number[]} off codes of classes that are hidden
+ * @property {number | null} threshold of outlines from the probability; null: regions as the run traced them
+ * @property {string | null} of group of these outlines
+ * @property {boolean} safe colours that colour-blind readers can tell apart
+ */
+
+/** Layers that are shown unless the address says otherwise, and how strongly. */
+export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0 });
+
+/** @param {string | null} [slide] @returns {State} */
+export function newState(slide = null) {
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false };
+}
+
+/**
+ * Read the fragment; what is not understood is left at its default.
+ * @param {string} fragment with or without its #
+ * @returns {State}
+ */
+export function readState(fragment) {
+  const values = new URLSearchParams(fragment.replace(/^#/, ""));
+  const state = newState(values.get("slide") || null);
+  state.other = values.get("with") || null;
+  const at = numbers(values.get("at"));
+  if (at.length === 3 && at[2] > 0) state.at = [at[0], at[1], at[2]];
+  for (const layer of Object.keys(OPACITY)) state.opacity[layer] = within(values.get(layer)) ?? state.opacity[layer];
+  state.channel = values.get("channel") || null;
+  state.outlines = values.get("outlines") !== "0";
+  state.off = numbers(values.get("off")).filter((code) => Number.isInteger(code) && code >= 0 && code < 256);
+  state.threshold = within(values.get("threshold"));
+  state.of = values.get("of") || null;
+  state.safe = values.get("colours") === "safe";
+  return state;
+}
+
+/**
+ * Return the fragment of a state; only what differs from the defaults.
+ * @param {State} state
+ */
+export function writeState(state) {
+  if (!state.slide) return "";
+  const values = new URLSearchParams({ slide: state.slide });
+  const put = (/** @type {string} */ name, /** @type {string | number | null | false} */ value) => {
+    if (value !== null && value !== false && value !== "") values.set(name, String(value));
+  };
+  put("with", state.other);
+  put("at", state.at && state.at.map((v, i) => (i === 2 ? Number(v.toPrecision(8)) : Math.round(v * 100) / 100)).join(","));
+  for (const [layer, usual] of Object.entries(OPACITY)) put(layer, state.opacity[layer] !== usual && String(state.opacity[layer]));
+  put("channel", state.channel);
+  put("outlines", !state.outlines && "0");
+  put("off", state.off.join(","));
+  put("threshold", state.threshold === null ? null : String(state.threshold));
+  put("of", state.threshold === null ? null : state.of);
+  put("colours", state.safe && "safe");
+  return "#" + values.toString().replaceAll("%2C", ",");
+}
+
+/** @param {string | null} text @returns {number[]} finite numbers only, or none */
+function numbers(text) {
+  const found = text ? text.split(",").map(Number) : [];
+  return found.every(Number.isFinite) ? found : [];
+}
+
+/** @param {string | null} text @returns {number | null} */
+function within(text) {
+  const value = text ? Number(text) : NaN;
+  return value >= 0 && value <= 1 ? value : null;
+}
