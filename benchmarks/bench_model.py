@@ -1,4 +1,4 @@
-"""The benchmarks' model and the slide it is run on: U-Net with a ResNet-34, 21 BCSS classes, 0.25 µm/px, tiles of 512², no overlap.
+"""The benchmarks' model and slide: U-Net, ResNet-34, 21 BCSS classes, 0.25 µm/px, tiles of 512², no overlap.
 
     python benchmarks/bench_model.py [--work FOLDER]
 

@@ -175,7 +175,9 @@ def our_ways(device: str) -> dict[str, tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=SLIDE.size.width, help="width and height of the slide in pixels")
+    parser.add_argument(
+        "--size", type=int, default=SLIDE.size.width, help="width and height of the slide in pixels"
+    )
     parser.add_argument("--tissue", type=float, default=SLIDE.tissue, help="share of tissue, 0 to 1")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")

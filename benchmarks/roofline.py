@@ -97,13 +97,15 @@ def main() -> None:
     for precision in dict.fromkeys((resolve_precision("auto", device), "float32")):
         for row in shapes(folder, device, precision, given):
             result["shapes"].append(row)
-            print(f"{precision:<8} {row['tile']:>5} px × {row['batch']:<3} {row['ms_per_tile']:>8.1f} ms a tile "
-                  f"{row['mpx_per_second']:>7.2f} Mpx/s", flush=True)  # fmt: skip
+            shape = f"{row['tile']:>5} px × {row['batch']:<3}"
+            speed = f"{row['ms_per_tile']:>8.1f} ms a tile {row['mpx_per_second']:>7.2f} Mpx/s"
+            print(f"{precision:<8} {shape} {speed}", flush=True)
         for name, figures in in_turn(ways(folder, device, precision), given.rounds).items():
             result["ways"].append({"precision": precision, "way": name, "tile": SIDE, **figures})
-            print(f"{precision:<8} {name:<16} {figures['ms_per_tile']:>8.1f} ms a tile, "
-                  f"{figures['ratio_of_time']:.2f} of the time of {PRODUCT}; first {figures['first_seconds']:.1f} s",
-                  flush=True)  # fmt: skip
+            share = f"{figures['ratio_of_time']:.2f} of the time of {PRODUCT}"
+            speed = f"{figures['ms_per_tile']:>8.1f} ms a tile"
+            first = f"first {figures['first_seconds']:.1f} s"
+            print(f"{precision:<8} {name:<16} {speed}, {share}; {first}", flush=True)
     write_result(given.output, result)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/run.py [PART …] [--results FOLDER]
 
 Each part is a script of its own and writes FOLDER/PART.json; a part that fails keeps its older file and does
-not stop the others. In the end `tables.py` makes FOLDER/README.md of what is there. The exit code is 1 where a
-part failed. `make bench PARTS="readers polygons"` does the same.
+not stop the others. In the end `tables.py` makes FOLDER/README.md of what is there. The exit code is 1 where
+a part failed. `make bench PARTS="readers polygons"` does the same.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]], text_columns
 
 
 def end_to_end(result: Result) -> str:
-    parts = list(dict.fromkeys(key for row in result["rows"] for key in (*row["seconds"], *row["worker_seconds"])))
+    parts = list(
+        dict.fromkeys(key for row in result["rows"] for key in (*row["seconds"], *row["worker_seconds"]))
+    )
     rows = [
         (number, row["tiles"], row["wall_seconds"], row["forward_only_seconds"], f"{row['ratio']:.2f}",
          row["peak_memory_mib"], *({**row["seconds"], **row["worker_seconds"]}.get(key, "") for key in parts))
@@ -40,9 +42,9 @@ def end_to_end(result: Result) -> str:
     ]  # fmt: skip
     head = ("round", "tiles", "run s", "network alone s", "ratio", "peak MiB", *parts)
     note = (
-        f"In {result['precision']}. The stages of blocks run side by side, so their seconds add up to more than "
-        f"the whole; `wait` is for the other block to leave the network. Median ratio {result['median_ratio']:.2f}; "
-        f"loading the model takes {result['load_seconds']:.1f} s more."
+        f"In {result['precision']}. The stages of blocks run side by side, so their seconds add up to more "
+        "than the whole; `wait` is for the other block to leave the network. Median ratio "
+        f"{result['median_ratio']:.2f}; loading the model takes {result['load_seconds']:.1f} s more."
     )
     return f"{markdown(head, rows)}\n\n{note}"
 
@@ -58,7 +60,7 @@ def readers(result: Result) -> str:
     others = ("openslide-python", "tiffslide")
     rows = [
         (row["slide"], row["task"], *row["cpu_ms_1_thread"].values(),
-         *(row[key][name] for key in ("times_as_fast_per_core", "times_as_fast_2_threads") for name in others),
+         *(row[f"times_as_fast_{how}"][name] for how in ("per_core", "2_threads") for name in others),
          row["largest_difference_to_openslide"])
         for row in result["rows"]
     ]  # fmt: skip
@@ -66,10 +68,19 @@ def readers(result: Result) -> str:
 
 
 def memory(result: Result) -> str:
-    head = ("slide", "--max-memory", "tile", "block × in flight", "tiles", "peak MiB", "projected MiB", "blocks s")
+    head = (
+        "slide",
+        "--max-memory",
+        "tile",
+        "block × in flight",
+        "tiles",
+        "peak MiB",
+        "projected MiB",
+        "blocks s",
+    )
     rows = [
-        (f"{row['size']}²", row["max_memory"], row["tile"], f"{row['block']} × {row['workers']}", row["tiles"],
-         row["peak_mib"], round(row["projected_mib"]), round(row["seconds"]["blocks"], 1))
+        (f"{row['size']}²", row["max_memory"], row["tile"], f"{row['block']} × {row['workers']}",
+         row["tiles"], row["peak_mib"], round(row["projected_mib"]), round(row["seconds"]["blocks"], 1))
         for row in result["rows"]
     ]  # fmt: skip
     return markdown(head, rows, 2)
@@ -102,9 +113,7 @@ def polygons(result: Result) -> str:
         for which, row in rows.items()
     ]  # fmt: skip
     head = ("version", "map", "regions", "s", "s of one core", "peak MiB", "file MiB")
-    return (
-        markdown(("version", "map", "Mpx/s", "polygons"), traced, 2) + "\n\n" + markdown(head, exported, 2)
-    )
+    return markdown(("version", "map", "Mpx/s", "polygons"), traced, 2) + "\n\n" + markdown(head, exported, 2)
 
 
 def roofline(result: Result) -> str:
@@ -113,7 +122,13 @@ def roofline(result: Result) -> str:
         for row in result["shapes"]
     ]
     ways = [
-        (row["precision"], row["way"], row["ms_per_tile"], f"{row['ratio_of_time']:.2f}", row["first_seconds"])
+        (
+            row["precision"],
+            row["way"],
+            row["ms_per_tile"],
+            f"{row['ratio_of_time']:.2f}",
+            row["first_seconds"],
+        )
         for row in result["ways"]
     ]
     head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s")
@@ -125,9 +140,19 @@ def roofline(result: Result) -> str:
 
 
 def codecs(result: Result) -> str:
-    head = ("map", "codec", "chunk", "bytes a pixel", "encode s", "decode s", "× bytes", "× encode", "× decode")
+    head = (
+        "map",
+        "codec",
+        "chunk",
+        "bytes a pixel",
+        "encode s",
+        "decode s",
+        "× bytes",
+        "× encode",
+        "× decode",
+    )
     rows = [
-        (row["map"], row["codec"] + (" (in use)" if row["in_use"] else ""), row["chunk"], row["bytes_per_value"],
+        (row["map"], row["codec"] + " (in use)" * row["in_use"], row["chunk"], row["bytes_per_value"],
          row["encode_seconds"], row["decode_seconds"],
          *(f"{row['ratios'][key]:.2f}" for key in ("bytes", "encode_seconds", "decode_seconds")))
         for row in result["rows"]
@@ -163,7 +188,11 @@ def page(results: Mapping[str, Result]) -> str:
     """Return the page of results by part."""
     words = {True: "yes", False: "**no**", None: "—"}
     judged = [(t.part, t.what, t.asked, t.found, words[t.met]) for t in targets(results)]
-    sections = [HEAD, "## What is to be shown\n", markdown(("part", "what", "asked", "found", "met"), judged, 2)]
+    sections = [
+        HEAD,
+        "## What is to be shown\n",
+        markdown(("part", "what", "asked", "found", "met"), judged, 2),
+    ]
     for part, (title, make) in TABLES.items():
         if part in results:
             sections += [f"\n## {title}\n", _origin(results[part]), "", make(results[part])]

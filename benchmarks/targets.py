@@ -51,7 +51,10 @@ def peers(result: Result) -> list[Target]:
                     f"{least:.2%}", least >= SAME_LABELS)  # fmt: skip
     goals = (("seconds", "time", FASTER), ("peak_mib", "memory", SMALLER))
     if name is None:
-        return [labels, *(missing("peers", f"{what} of TIAToolbox in ours", f"≥ {g:g}") for _, what, g in goals)]
+        return [
+            labels,
+            *(missing("peers", f"{what} of TIAToolbox in ours", f"≥ {g:g}") for _, what, g in goals),
+        ]
     return [
         labels,
         *(
@@ -94,15 +97,19 @@ def memory(result: Result) -> list[Target]:
         peaks = [row["peak_mib"] for row in rows]
         ratio = max(peaks) / min(peaks)
         sizes = f"{min(row['size'] for row in rows)}² to {max(row['size'] for row in rows)}²"
-        found.append(Target("memory", f"largest peak in the least, {sizes}, --max-memory {ceiling}",
-                            f"≤ {FLAT:g}", f"{ratio:.2f}", ratio <= FLAT if len(rows) > 1 else None))  # fmt: skip
+        what = f"largest peak in the least, {sizes}, --max-memory {ceiling}"
+        flat = ratio <= FLAT if len(rows) > 1 else None
+        found.append(Target("memory", what, f"≤ {FLAT:g}", f"{ratio:.2f}", flat))
         if ceiling == CEILING:
             most = 2e9 / 2**20 + result["model_mib"]
-            found.append(Target("memory", f"peak with --max-memory {ceiling}", f"≤ {most:.0f} MiB with the model",
-                                f"{max(peaks)} MiB", max(peaks) <= most))  # fmt: skip
+            what, asked = f"peak with --max-memory {ceiling}", f"≤ {most:.0f} MiB with the model"
+            found.append(Target("memory", what, asked, f"{max(peaks)} MiB", max(peaks) <= most))
     below = all(row["peak_mib"] <= row["projected_mib"] for row in result["rows"])
     worst = max(row["peak_mib"] / row["projected_mib"] for row in result["rows"])
-    return [*found, Target("memory", "peak in what the plan projected, the most", "≤ 1", f"{worst:.2f}", below)]
+    return [
+        *found,
+        Target("memory", "peak in what the plan projected, the most", "≤ 1", f"{worst:.2f}", below),
+    ]
 
 
 def startup(result: Result) -> list[Target]:

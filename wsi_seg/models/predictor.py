@@ -6,6 +6,7 @@ import platform
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from wsi_seg.blocks import without_margin
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.models.network import HEAD, forward, load_network, normalized
+from wsi_seg.models.activations import activation_bytes
+from wsi_seg.models.network import HEAD, build_network, forward, load_network, normalized
 from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
 from wsi_seg.models.registry import find_model
 
@@ -154,6 +156,23 @@ def load_predictor(
     number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
     return Predictor(load_network(folder), read_card(folder), where, number, tta)
+
+
+@lru_cache(maxsize=8)
+def activations_of(folder: Path, digest: str, precision: Precision) -> float:
+    """Return the most bytes of activations alive at once in a forward pass on the CPU, per input pixel.
+
+    Args:
+        folder: of the model.
+        digest: of the model, see `registry.model_hash`.
+        precision: from `resolve_precision`.
+
+    Raises:
+        ModelError: the network cannot be built.
+    """
+    card = read_card(folder)
+    dtype = DTYPES[precision]
+    return activation_bytes(_cast(build_network(card).eval(), dtype), card.tile, dtype)
 
 
 def resolve_device(name: str) -> str:
