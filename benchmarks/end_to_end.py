@@ -21,6 +21,7 @@ import numpy as np
 from bench_model import SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.geometry import Size
 from wsi_seg.models.predictor import Predictor
 from wsi_seg.plan import PlanSettings
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default_work(), help="folder that keeps the model")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
     result = begin(slide={"size": given.size, "tissue": spec.tissue, "mpp": spec.mpp, "codec": spec.codec})
     model = load_model(given.model or str(benchmark_model(given.work)), given.device, given.precision)

@@ -24,6 +24,7 @@ import torch
 from bench_model import benchmark_model, default_work
 from machine import begin, versions, write_result
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.models.calibrate import measure
 from wsi_seg.models.predictor import DTYPES, load_predictor, resolve_device, resolve_precision
 
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default_work(), help="folder that keeps the model")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     device = resolve_device(given.device)
     folder = benchmark_model(given.work)
     result = begin(device=device, packages=versions("torch", "openvino")) | {"shapes": [], "ways": []}

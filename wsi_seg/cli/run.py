@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
@@ -80,6 +81,7 @@ def run(
     Run it again after an interruption and it goes on where it stopped; what is whole is skipped.
     Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed, 130 interrupted.
     """
+    keep_freed_memory()
     with quick_imports():
         from wsi_seg.config import read_run_config
         from wsi_seg.run import load_model
