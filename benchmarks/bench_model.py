@@ -1,4 +1,4 @@
-"""The benchmarks' model: U-Net with a ResNet-34, 21 BCSS classes, 0.25 µm/px, tiles of 512², no overlap.
+"""The benchmarks' model and slide: U-Net, ResNet-34, 21 BCSS classes, 0.25 µm/px, tiles of 512², no overlap.
 
     python benchmarks/bench_model.py [--work FOLDER]
 
@@ -30,11 +30,13 @@ from torch.nn import functional
 from wsi_seg import RunSettings, load_model, open_slide, segment_slide
 from wsi_seg.card import ModelCard
 from wsi_seg.data import sample_slide
+from wsi_seg.geometry import Size
 from wsi_seg.maps import Maps
 from wsi_seg.models.network import build_network, normalized, save_network
 from wsi_seg.models.predictor import load_predictor
 from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.slide import map_frame, read_region
+from wsi_seg.testing.made_slide import SlideSpec
 
 TEACHER = "bcss-demo"
 CARD = ModelCard(
@@ -47,6 +49,8 @@ CARD = ModelCard(
     overlap=0,
     training_data=f"what {TEACHER} says about the packaged slide",
 )
+# What the model is run on, wherever whole runs are compared.
+SLIDE = SlideSpec(size=Size(8192, 8192), mpp=0.25, tissue=0.38, codec="jpeg")
 SEED = 0
 STEPS = 40
 CROPS = 4  # in a step

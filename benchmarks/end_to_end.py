@@ -10,11 +10,7 @@ network alone predicts as many tiles, logits only; the ratio is that of the roun
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -22,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bench_model import benchmark_model, default_work
+from bench_model import SLIDE, benchmark_model, default_work
+from machine import begin, write_result
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.geometry import Size
-from wsi_seg.models.calibrate import machine
 from wsi_seg.models.predictor import Predictor
 from wsi_seg.plan import PlanSettings
 from wsi_seg.run import load_model, open_predictor, segment_slide
 from wsi_seg.settings import RunSettings
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
+from wsi_seg.testing.made_slide import make_slide
 
 
 def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> float:
@@ -46,8 +42,8 @@ def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=8192)
-    parser.add_argument("--tissue", type=float, default=0.38)
+    parser.add_argument("--size", type=int, default=SLIDE.size.width)
+    parser.add_argument("--tissue", type=float, default=SLIDE.tissue)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--batch", type=int, default=1)
@@ -58,6 +54,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default_work(), help="folder that keeps the model")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
+    spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
+    result = begin(slide={"size": given.size, "tissue": spec.tissue, "mpp": spec.mpp, "codec": spec.codec})
     model = load_model(given.model or str(benchmark_model(given.work)), given.device, given.precision)
     start = time.perf_counter()
     predictor = open_predictor(model)
@@ -66,7 +65,6 @@ def main() -> None:
     plan = PlanSettings(tile=own, batch=given.batch, threads=given.threads)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        spec = SlideSpec(size=Size(given.size, given.size), tissue=given.tissue)
         slide = make_slide(Path(folder) / "made.svs", spec)
         settings = RunSettings(plan=plan)
         tiles = 0
@@ -99,20 +97,15 @@ def main() -> None:
             print(f"  worker seconds {summary['worker_seconds']}, driver {summary['seconds']}", flush=True)
     ratio = statistics.median(row["ratio"] for row in rows)
     print(f"median ratio {ratio:.3f}; loading the model {load:.1f} s apart")
-    if given.output:
-        result = {
-            "device": machine(model.facts.device),
-            "precision": model.facts.precision,
-            "model": model.facts.card.name,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "command": "python benchmarks/end_to_end.py " + shlex.join(sys.argv[1:]),
-            "size": given.size,
-            "load_seconds": round(load, 2),
-            "median_ratio": ratio,
-            "rows": rows,
-        }
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
+    result |= {
+        "device": model.facts.device,
+        "precision": model.facts.precision,
+        "model": model.facts.card.name,
+        "load_seconds": load,
+        "median_ratio": ratio,
+        "rows": rows,
+    }
+    write_result(given.output, result)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,10 +50,19 @@ def begin(**facts: Any) -> dict[str, Any]:
     """Return the head of a result, made before measuring: when, where, by which command, and facts."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": command(sys.argv),
         "machine": describe_machine(),
         **facts,
     }
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the command line of a script, without where its result goes."""
+    kept = list(words[1:])
+    if "--output" in kept:
+        at = kept.index("--output")
+        del kept[at : at + 2]
+    return shlex.join(["python", f"benchmarks/{Path(words[0]).name}", *kept])
 
 
 def write_result(path: Path | None, result: dict[str, Any]) -> None:

@@ -21,12 +21,12 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_model import CARD, benchmark_model, default_work
+from bench_model import CARD, SLIDE, benchmark_model, default_work
 from comparison import agreement, figures, medians, table, verdict, with_ratios
 from machine import begin, versions, write_result
 from numpy.typing import NDArray
@@ -175,8 +175,10 @@ def our_ways(device: str) -> dict[str, tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=8192, help="width and height of the slide in pixels")
-    parser.add_argument("--tissue", type=float, default=0.38, help="share of tissue, 0 to 1")
+    parser.add_argument(
+        "--size", type=int, default=SLIDE.size.width, help="width and height of the slide in pixels"
+    )
+    parser.add_argument("--tissue", type=float, default=SLIDE.tissue, help="share of tissue, 0 to 1")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--peers", nargs="+", choices=list(REQUIREMENTS), default=list(REQUIREMENTS))
@@ -185,7 +187,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default_work(), help="keeps model and environments")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    spec = SlideSpec(size=Size(given.size, given.size), tissue=given.tissue)
+    spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
     with alone():
         model = benchmark_model(given.work)
     pythons = {}

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import begin, write_result
 from PIL import Image
 from scipy import ndimage
 
@@ -114,12 +113,6 @@ def alone(code: str, argument: Path, tree: Path) -> Any:
     return json.loads(done.stdout)
 
 
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    return round(value, 2) if isinstance(value, float) else value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=30_000)
@@ -128,17 +121,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     trees = {"now": REPOSITORY} | ({"before": arguments.before.resolve()} if arguments.before else {})
-    result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_at_start": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "command": "python benchmarks/polygons.py " + shlex.join(sys.argv[1:]),
-    }
+    result = begin(side=arguments.side)
     with tempfile.TemporaryDirectory() as folder:
         if (DATA / "bcss_masks").is_dir():
             fields = Path(folder) / "fields.npz"
             real_fields(fields)
-            result["tracing"] = rounded({name: alone(TRACE, fields, tree) for name, tree in trees.items()})
+            result["tracing"] = {name: alone(TRACE, fields, tree) for name, tree in trees.items()}
             for name, rows in result["tracing"].items():
                 for field, row in rows.items():
                     print(
@@ -148,7 +136,7 @@ def main() -> None:
         for side in dict.fromkeys((*([arguments.before_side] if arguments.before else []), arguments.side)):
             store = made_map(Path(folder) / f"{side}.zarr", side)
             used = trees if arguments.before and side == arguments.before_side else {"now": REPOSITORY}
-            result[f"export_{side}"] = rounded({n: alone(EXPORT, store, tree) for n, tree in used.items()})
+            result[f"export_{side}"] = {n: alone(EXPORT, store, tree) for n, tree in used.items()}
             for name, row in result[f"export_{side}"].items():
                 print(
                     f"{name:>7}  {side}² {row['regions']:7} regions  {row['seconds']:6.1f} s"
@@ -156,8 +144,7 @@ def main() -> None:
                     f"  {row['file']} {row['file_mib']:.1f} MiB",
                     flush=True,
                 )
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments.output, result)
 
 
 if __name__ == "__main__":

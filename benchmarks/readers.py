@@ -11,24 +11,19 @@ how many times as fast: 1 thread compares CPU time, which other programs hardly 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openslide
 import tiffslide
+from machine import begin, versions, write_result
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -42,6 +37,7 @@ RGB = NDArray[np.uint8]
 Read = Callable[[int, int, int, int], RGB]
 """Reads the region at (x, y) in l0 pixels, `side` l0 pixels wide and high, reduced by `factor`."""
 OURS, OPENSLIDE, TIFFSLIDE = "wsi_seg tiff", "openslide-python", "tiffslide"
+LIBRARIES = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 
 
 @dataclass(frozen=True)
@@ -192,26 +188,13 @@ def print_row(row: dict[str, Any]) -> None:
     )
 
 
-def machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    libraries = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor}",
-        "load_average_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in libraries},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=16384, help="width and height of the slides in pixels")
     parser.add_argument("--seconds", type=float, default=4, help="for each task, once per number of threads")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    result = machine()
-    result["command"] = shlex.join(["python", "benchmarks/readers.py", *sys.argv[1:]])
+    result = begin(versions=versions(*LIBRARIES))
     print(f"{'':<53} {'CPU ms a region, 1 thread':>28} {'faster, 1 thread':>19} {'faster, 2 threads':>19}")
     print(
         f"{'':<53} {'ours':>8} {'openslide':>9} {'tiffslide':>9}" + f" {'openslide':>9} {'tiffslide':>9}" * 2
@@ -230,8 +213,7 @@ def main() -> None:
             for task in tasks:
                 result["rows"].append(measure(name, task, path, size, arguments.seconds))
                 print_row(result["rows"][-1])
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(arguments.output, result)
 
 
 if __name__ == "__main__":

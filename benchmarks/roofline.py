@@ -1,21 +1,19 @@
 """How fast the network alone runs, logits only: what no pipeline around it can beat.
 
-    python benchmarks/roofline.py [--tiles 512 1024] [--batches 1 2] [--output FILE]
+    python benchmarks/roofline.py [--tiles 512 1024] [--batches 1 2] [--rounds 7] [--output FILE]
 
-Measures the benchmarks' U-Net (ResNet-34, 21 classes) on the CPU or on a GPU: number formats, tile and batch
-sizes, the memory format that the product uses against torch's default, PyTorch's compiler with the time that
-compiling takes, and OpenVINO where it is installed.
+Measures the benchmarks' U-Net (ResNet-34, 21 classes) on the CPU or on a GPU, in the number format that runs
+choose here and in float32. First by tile and batch, as the product runs it; then one tile of 512² in other
+ways: torch's own memory format, PyTorch's compiler, and OpenVINO where it is installed. These take turns
+within each round, so that all meet the same noise, and ratios are of the same round.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,73 +22,65 @@ from typing import Any
 import numpy as np
 import torch
 from bench_model import benchmark_model, default_work
-from torch import nn
+from machine import begin, versions, write_result
 
-from wsi_seg.models.calibrate import machine, measure
-from wsi_seg.models.network import load_network
-from wsi_seg.models.predictor import load_predictor, resolve_device, resolve_precision
+from wsi_seg.cli.allocator import keep_freed_memory
+from wsi_seg.models.calibrate import measure
+from wsi_seg.models.predictor import DTYPES, load_predictor, resolve_device, resolve_precision
 
-REPEATS = 5
 SIDE = 512
+PRODUCT = "wsi_seg"
+PLANAR, COMPILED, OPENVINO = "torch, planar", "torch.compile", "OpenVINO"
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Return the median seconds of a call, after one to warm up."""
-    call()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def shapes(folder: Path, device: str, precision: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time the product's own predictor by tile and batch."""
+    predictor = load_predictor(str(folder), device, precision)
+    for tile in given.tiles:
+        for batch in given.batches:
+            seconds = measure(predictor, tile, batch).seconds_per_tile
+            yield {"precision": precision, "tile": tile, "batch": batch, "ms_per_tile": 1000 * seconds,
+                   "mpx_per_second": tile * tile / seconds / 1e6}  # fmt: skip
 
 
-def row(what: str, tile: int, batch: int, seconds: float, **more: Any) -> dict[str, Any]:
-    ms = seconds * 1000 / batch
-    return {"what": what, "tile": tile, "batch": batch, "ms_per_tile": round(ms, 2),
-            "mpx_per_second": round(tile * tile / ms / 1e3, 3), **more}  # fmt: skip
-
-
-def shapes(folder: Path, device: str, tiles: list[int], batches: list[int]) -> Iterator[dict[str, Any]]:
-    """Time the product's own predictor."""
-    for precision in dict.fromkeys((resolve_precision("auto", device), "float32")):
-        predictor = load_predictor(str(folder), device, precision)
-        for tile in tiles:
-            for batch in batches:
-                seconds = measure(predictor, tile, batch).seconds_per_tile * batch
-                yield row(f"wsi_seg {precision}", tile, batch, seconds)
-
-
-def alternatives(folder: Path) -> Iterator[dict[str, Any]]:
-    """Time float32 on the CPU in other ways, one after another on the same input."""
-    network = load_network(folder)
-    planar = torch.rand(1, 3, SIDE, SIDE)
-    with torch.inference_mode():
-        yield row("torch float32, planar", SIDE, 1, timed(lambda: network(planar)))
-        last: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pixels = planar.contiguous(memory_format=torch.channels_last)
-        yield row("torch float32, channels last", SIDE, 1, timed(lambda: last(pixels)))
-        compiled = torch.compile(last)
-        start = time.perf_counter()
-        compiled(pixels)
-        once = time.perf_counter() - start
-        seconds = timed(lambda: compiled(pixels))
-        yield row("torch.compile float32", SIDE, 1, seconds, compile_seconds=round(once, 1))
+def ways(folder: Path, device: str, precision: str) -> dict[str, Callable[[], Any]]:
+    """Return the ways to run one tile, the product's first."""
+    tile = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+    predictor = load_predictor(str(folder), device, precision)
+    found: dict[str, Callable[[], Any]] = {PRODUCT: lambda: predictor.logits(tile)}
+    if device != "cpu":
+        return found
+    compiled = copy.copy(predictor)
+    compiled._network = torch.compile(predictor._network)
+    found[COMPILED] = lambda: compiled.logits(tile)
+    planar: Any = copy.deepcopy(predictor._network).to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
+    pixels = torch.rand(1, 3, SIDE, SIDE).to(DTYPES[precision])
+    found[PLANAR] = torch.inference_mode()(lambda: planar(pixels))
     if importlib.util.find_spec("openvino") is not None:
-        yield openvino(last, pixels)
+        other = load_predictor(str(folder), "openvino", precision)
+        found[OPENVINO] = lambda: other.logits(tile)
+    return found
 
 
-def openvino(network: nn.Module, pixels: torch.Tensor) -> dict[str, Any]:
-    import openvino as ov
+def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Time each call once a round, after a first call of each, which compiles; ratios are to the first."""
+    first = {name: _seconds(call) for name, call in calls.items()}
+    seconds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(rounds)]
+    reference = next(iter(calls))
+    return {
+        name: {
+            "first_seconds": first[name],
+            "ms_per_tile": 1000 * statistics.median(one[name] for one in seconds),
+            "ratio_of_time": statistics.median(one[name] / one[reference] for one in seconds),
+        }
+        for name in calls
+    }
 
+
+def _seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    converted = ov.convert_model(network, example_input=pixels, input=[1, 3, SIDE, SIDE])
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.Core().compile_model(converted, "CPU", hints).create_infer_request()
-    once = time.perf_counter() - start
-    array = np.ascontiguousarray(pixels.numpy())
-    seconds = timed(lambda: request.infer([array]))
-    return row("OpenVINO float32", SIDE, 1, seconds, compile_seconds=round(once, 1))
+    call()
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -98,31 +88,27 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiles", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--work", type=Path, default=default_work(), help="folder that keeps the model")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    device = resolve_device(arguments.device)
-    folder = benchmark_model(arguments.work)
-    rows = []
-    parts = [shapes(folder, device, arguments.tiles, arguments.batches)]
-    if device == "cpu":
-        parts.append(alternatives(folder))
-    for part in parts:
-        for one in part:
-            rows.append(one)
-            more = f"  ({one['compile_seconds']} s to compile)" if "compile_seconds" in one else ""
-            shape = f"{one['tile']:>5} px × {one['batch']:<3}"
-            speed = f"{one['ms_per_tile']:>9.1f} ms a tile {one['mpx_per_second']:>8.2f} Mpx/s"
-            print(f"{one['what']:<30} {shape} {speed}{more}", flush=True)
-    if arguments.output:
-        result = {
-            "device": machine(device),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "command": "python benchmarks/roofline.py " + shlex.join(sys.argv[1:]),
-            "rows": rows,
-        }
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
+    device = resolve_device(given.device)
+    folder = benchmark_model(given.work)
+    result = begin(device=device, packages=versions("torch", "openvino")) | {"shapes": [], "ways": []}
+    for precision in dict.fromkeys((resolve_precision("auto", device), "float32")):
+        for row in shapes(folder, device, precision, given):
+            result["shapes"].append(row)
+            shape = f"{row['tile']:>5} px × {row['batch']:<3}"
+            speed = f"{row['ms_per_tile']:>8.1f} ms a tile {row['mpx_per_second']:>7.2f} Mpx/s"
+            print(f"{precision:<8} {shape} {speed}", flush=True)
+        for name, figures in in_turn(ways(folder, device, precision), given.rounds).items():
+            result["ways"].append({"precision": precision, "way": name, "tile": SIDE, **figures})
+            share = f"{figures['ratio_of_time']:.2f} of the time of {PRODUCT}"
+            speed = f"{figures['ms_per_tile']:>8.1f} ms a tile"
+            first = f"first {figures['first_seconds']:.1f} s"
+            print(f"{precision:<8} {name:<16} {speed}, {share}; {first}", flush=True)
+    write_result(given.output, result)
 
 
 if __name__ == "__main__":

@@ -74,5 +74,4 @@ def test_bfloat16_and_float32_agree(demo: Path, sample_svs: Path, tmp_path: Path
     if load_model("bcss-demo", "cpu").facts.precision != "bf16":
         pytest.skip("this processor has no bfloat16 arithmetic, and imitating it takes minutes")
     result = segment_slide(sample_svs, tmp_path, load_model("bcss-demo", "cpu", "float32"), RunSettings())
-    # Measured: 0.9989.
-    assert (labels_of(demo) == labels_of(result.folder)).mean() >= 0.998
+    assert (labels_of(demo) == labels_of(result.folder)).mean() >= 0.999

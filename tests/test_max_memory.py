@@ -21,7 +21,7 @@ from wsi_seg.plan import ModelFacts, PlanSettings, SegmentationPlan, plan_segmen
 from wsi_seg.slide import Level, SlideInfo
 from wsi_seg.tissue import TissueMask
 
-MODEL = ModelFacts(ModelCard(name="test", tile=1024, overlap=256), "digest", 20_000_000)
+MODEL = ModelFacts(ModelCard(name="test", tile=1024, overlap=256), "digest", 20_000_000, 400)
 SIZE = Size(40_000, 40_000)
 SLIDE = SlideInfo(
     "a.svs", "a", "tiff", "aperio", SIZE, (Level(SIZE, Scale(1, 1)),), Scale(0.25, 0.25), "tiff", None, "f"

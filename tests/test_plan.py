@@ -17,7 +17,7 @@ from wsi_seg.slide import Level, SlideInfo
 from wsi_seg.tissue import TissueMask
 
 CARD = ModelCard(name="test", tile=512, overlap=128)
-MODEL = ModelFacts(CARD, "digest", 20_000_000)
+MODEL = ModelFacts(CARD, "digest", 20_000_000, 400)
 
 
 def info(size: int = 40_000, mpp: float | None = 0.25, source: str = "openslide") -> SlideInfo:

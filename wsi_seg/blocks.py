@@ -131,6 +131,7 @@ def segment_block(
             with _timed(seconds, "stitch"):
                 for tile, one in zip(group, probabilities, strict=False):
                     stitcher.add(tile, one)
+            del probabilities, one  # not kept while the next ones are made
     with _timed(seconds, "stitch"):
         channel, probabilities = stitcher.finish()
         labels = np.array((0, *settings.codes), np.uint8)[channel]

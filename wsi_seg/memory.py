@@ -6,15 +6,22 @@ import math
 from dataclasses import dataclass
 
 from wsi_seg.geometry import Scale, Size
+from wsi_seg.slide import SOURCE_SIDE
 from wsi_seg.stitch import StitchSettings
 from wsi_seg.tiling import Grid
 
-# Resident memory of the interpreter with torch, zarr and the readers loaded, and of a reader's own tile
-# cache; measured with benchmarks/memory.py.
-BASE_BYTES = 950 * 2**20
-READER_CACHE_BYTES = 64 * 2**20
-# Bytes of live activations per input pixel of one tile in the widest part of a U-Net, by precision.
-ACTIVATION_BYTES = {"float32": 1000, "bf16": 600, "fp16": 600}
+# Resident memory of the interpreter with torch, zarr and the readers loaded, without any work; measured with
+# benchmarks/memory.py.
+BASE_BYTES = 750 * 2**20
+READER_CACHE_BYTES = 48 * 2**20
+# Level pixels while they are read and reduced, in bytes each: RGB, its part inside the slide and Pillow's
+# copy; other readers than our own add RGBA, what lies behind it, and copies of both.
+READ_BYTES = {"tiff": 10}
+READ_BYTES_OTHERS = 22
+# What the allocator cannot use of what was freed, and libraries take for themselves, on top of activations.
+SLACK = 1.3
+# OpenVINO keeps memory of its own for each layer: 2.8 to 3.6 times as much, measured with `bcss-demo`.
+OPENVINO_SLACK = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,46 +43,74 @@ class ModelMemory:
     channels: int
     weights_bytes: int
     """As stored."""
+    activation_bytes: float
+    """Most bytes of activations that are alive at once, per input pixel."""
     device: str
     precision: str
     tta: bool
 
 
-def project_memory(
-    shape: WorkShape, stitch: StitchSettings, model: ModelMemory, map_size: Size, scale: Scale
-) -> int:
+@dataclass(frozen=True, slots=True)
+class SourceMemory:
+    """What decides the memory of reading."""
+
+    map_size: Size
+    """Of the whole map."""
+    scale: Scale
+    """Pixels of the level that is read per map pixel."""
+    reader: str
+
+
+def project_memory(shape: WorkShape, stitch: StitchSettings, model: ModelMemory, source: SourceMemory) -> int:
     """Return an upper estimate of the bytes that one process holds.
 
     Args:
         shape: tile, block, batch and blocks in flight.
         stitch: how tiles become maps.
         model: the network.
-        map_size: of the whole map.
-        scale: pixels of the level that is read per map pixel.
+        source: what is read.
     """
-    blocks = shape.workers * (_block_bytes(shape, stitch, model, map_size, scale) + READER_CACHE_BYTES)
+    block = _read_bytes(shape, source) + _map_bytes(shape, stitch, model) + _tile_bytes(shape, stitch, model)
     weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
-    return math.ceil(BASE_BYTES + weights + _forward_bytes(shape, model) + blocks)
+    return math.ceil(BASE_BYTES + weights + _forward_bytes(shape, model) + shape.workers * block)
 
 
 def _forward_bytes(shape: WorkShape, model: ModelMemory) -> float:
+    """Return what one forward pass takes; only one runs at a time."""
     tile_pixels = shape.grid.tile**2 * shape.batch
     if model.device.startswith("cuda"):
-        return tile_pixels * model.channels * 4  # the rest is the device's own memory
-    # With test-time augmentation there are also the sum and the turned copy of a prediction.
-    maps_in_flight = 6 if model.tta else 4
-    return tile_pixels * (ACTIVATION_BYTES[model.precision] + model.channels * 4 * maps_in_flight)
+        return tile_pixels * 3  # the rest is the device's own memory
+    slack = OPENVINO_SLACK if model.device == "openvino" else SLACK
+    # When the network is done there are its logits and their softmax.
+    return tile_pixels * slack * max(model.activation_bytes, 2 * model.channels * 4)
 
 
-def _block_bytes(
-    shape: WorkShape, stitch: StitchSettings, model: ModelMemory, map_size: Size, scale: Scale
-) -> float:
+def _tile_bytes(shape: WorkShape, stitch: StitchSettings, model: ModelMemory) -> float:
+    """Return what a block's last prediction takes while it is stitched."""
+    used = (shape.grid.tile - 2 * stitch.margin) ** 2 * shape.batch
+    # The probabilities, their product with the mask, and half as much for sums and indices; with test-time
+    # augmentation also the sum and the turned copy of a prediction.
+    maps_in_flight = 4.5 if model.tta else 2.5
+    return used * model.channels * 4 * maps_in_flight + shape.grid.tile**2 * shape.batch * 3
+
+
+def _read_bytes(shape: WorkShape, source: SourceMemory) -> float:
+    """Return what reading a block takes: its pixels, and the level pixels of the panel being reduced."""
+    longest = max(source.map_size.width, source.map_size.height)
+    reach = min(shape.block, longest) + shape.grid.tile - shape.grid.stride
+    panel = 1.0
+    for scale in (source.scale.x, source.scale.y):
+        panel *= reach if source.scale == Scale(1, 1) else min(reach * scale, 2 * SOURCE_SIDE) + 2 * scale + 2
+    each = READ_BYTES.get(source.reader, READ_BYTES_OTHERS)
+    return reach * reach * 3 + panel * each + READER_CACHE_BYTES
+
+
+def _map_bytes(shape: WorkShape, stitch: StitchSettings, model: ModelMemory) -> float:
+    """Return what the maps of a block take while they are made and written."""
     area = shape.block**2
-    reach = min(shape.block, max(map_size.width, map_size.height)) + shape.grid.overlap + 128
-    source = reach * reach * scale.x * scale.y * (4 + 4 + 3 + 3 + 3)  # RGBA, its copy, RGB, copies
     item = 4 if stitch.probability_dtype == "float32" else 1
     stored = model.channels + stitch.uncertainty
     maps = area * (1 + 1 + 1) * 2 + area * stored * item * 2 / stitch.probability_downsample**2
     canvas = 0 if stitch.blend == "crop" else area * 4 * (2 * model.channels + 2)
     canvas += area * 4 * 4 if stitch.uncertainty else 0  # entropy, and what it is summed from
-    return source + reach * reach * 3 + maps + canvas
+    return maps + canvas

@@ -12,9 +12,8 @@ from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import SlideError, UsageError
-from wsi_seg.geometry import Scale
 from wsi_seg.layout import MapLayout, ProbabilityDtype, output_bytes
-from wsi_seg.memory import ModelMemory, WorkShape, project_memory
+from wsi_seg.memory import ModelMemory, SourceMemory, WorkShape, project_memory
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.stitch import Blend, StitchSettings
 from wsi_seg.tiling import Block, Grid, Tile, cut_blocks
@@ -64,6 +63,8 @@ class ModelFacts:
     digest: str
     """Hash of weights and card."""
     weights_bytes: int
+    activation_bytes: float = 0
+    """Most bytes of activations that are alive at once in a forward pass on the CPU, per input pixel."""
     device: str = "cpu"
     """Where it runs: `cpu`, `openvino` (the CPU too) or `cuda:N`."""
     precision: str = "float32"
@@ -161,7 +162,8 @@ def plan_segmentation(
     warnings = resolution_warnings(info, frame, settings.allow_upsampling)
     level = pick_level(info, frame)
     scale = frame.l0_per_map / info.levels[level].downsample
-    shape, projected = _choose_shape(model, settings, frame, scale)
+    source = SourceMemory(frame.size, scale, info.reader)
+    shape, projected = _choose_shape(model, settings, source)
     grid, side = shape.grid, shape.block
     if settings.tile is None and grid.tile != card.tile:
         warnings += (
@@ -215,9 +217,7 @@ def _stitch_settings(grid: Grid, settings: PlanSettings) -> StitchSettings:
     )
 
 
-def _choose_shape(
-    model: ModelFacts, settings: PlanSettings, frame: MapFrame, scale: Scale
-) -> tuple[WorkShape, int]:
+def _choose_shape(model: ModelFacts, settings: PlanSettings, source: SourceMemory) -> tuple[WorkShape, int]:
     """Return the first shape of the work that fits below the ceiling, and its projected bytes.
 
     Raises:
@@ -226,7 +226,7 @@ def _choose_shape(
     least = None
     for shape in _shapes(model, settings):
         stitch = _stitch_settings(shape.grid, settings)
-        projected = project_memory(shape, stitch, _model_memory(model), frame.size, scale)
+        projected = project_memory(shape, stitch, _model_memory(model), source)
         if settings.max_memory is None or projected <= settings.max_memory:
             return shape, projected
         least = projected if least is None else min(least, projected)
@@ -269,7 +269,14 @@ def _blocks(grid: Grid, settings: PlanSettings) -> Iterator[int]:
 
 
 def _model_memory(model: ModelFacts) -> ModelMemory:
-    return ModelMemory(len(model.card.codes), model.weights_bytes, model.device, model.precision, model.tta)
+    return ModelMemory(
+        len(model.card.codes),
+        model.weights_bytes,
+        model.activation_bytes,
+        model.device,
+        model.precision,
+        model.tta,
+    )
 
 
 def _megabytes(size: int) -> int:

@@ -103,7 +103,12 @@ def load_model(
         UsageError: the device or precision is unknown or not available.
     """
     from wsi_seg.models.calibrate import Calibration
-    from wsi_seg.models.predictor import device_elsewhere, resolve_device, resolve_precision
+    from wsi_seg.models.predictor import (
+        activations_of,
+        device_elsewhere,
+        resolve_device,
+        resolve_precision,
+    )
 
     folder = find_model(reference)
     if workers is not None and workers.elsewhere:
@@ -115,7 +120,14 @@ def load_model(
     digest = model_hash(folder)
     batches = Calibration(digest, where, number, tta).best_batches()
     facts = ModelFacts(
-        read_card(folder), digest, size, where, number, tta, batches=tuple(sorted(batches.items()))
+        read_card(folder),
+        digest,
+        size,
+        0 if where.startswith("cuda") else activations_of(folder, digest, number),
+        where,
+        number,
+        tta,
+        batches=tuple(sorted(batches.items())),
     )
     reference = str(folder.absolute())
     arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
 
 
@@ -33,6 +34,7 @@ def calibrate(
     from wsi_seg.plan import choose_grid
     from wsi_seg.run import calibration, load_model, open_predictor
 
+    keep_freed_memory()  # as a run does
     set_up_logging(verbose)
     chosen = load_model(model, device, precision)
     grids = {side: choose_grid(chosen.facts.card, side) for side in tile or [chosen.facts.card.tile]}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsi_seg.cli.allocator import keep_freed_memory
 from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
@@ -113,6 +114,7 @@ def run(
     Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed or are not whole, 130
     interrupted.
     """
+    keep_freed_memory()
     with quick_imports():
         from wsi_seg.cli.batch import print_plans, run_tasks
         from wsi_seg.config import read_run_config

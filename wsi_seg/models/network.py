@@ -21,7 +21,8 @@ from wsi_seg.models.compiler_on_use import compiler_on_use
 with compiler_on_use():
     import segmentation_models_pytorch as smp
 
-HEAD_KEY = "segmentation_head.0.weight"
+HEAD = "segmentation_head"  # name of the last layers in every network of the library
+HEAD_KEY = f"{HEAD}.0.weight"
 LABEL_HEAD_KEY = "classification_head.3.weight"
 RESERVED_OPTIONS = ("activation", "aux_params")  # a network here returns logits, as its card says
 LABEL_DROPOUT = 0.2  # of the encoder's pooled features, in training

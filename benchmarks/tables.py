@@ -1,0 +1,236 @@
+"""Make one page of the results: what is to be shown, whether it is, and a table for each part.
+
+    python benchmarks/tables.py [FOLDER]
+
+Reads FOLDER/PART.json and writes FOLDER/README.md; by default FOLDER is benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comparison import table as peer_table
+from machine import RESULTS
+from targets import OF_PART, Target
+
+Result = Mapping[str, Any]
+HEAD = """# Results
+
+Made by `benchmarks/tables.py` from the files beside it; not to be edited. [How to read them](../README.md).
+Ratios are measured within one run; seconds are those of one machine.
+"""
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]], text_columns: int = 1) -> str:
+    """Return a Markdown table; the first columns are aligned left, the others right."""
+    marks = ["---"] * text_columns + ["--:"] * (len(head) - text_columns)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, marks, *rows))
+
+
+def end_to_end(result: Result) -> str:
+    parts = list(
+        dict.fromkeys(key for row in result["rows"] for key in (*row["seconds"], *row["worker_seconds"]))
+    )
+    rows = [
+        (number, row["tiles"], row["wall_seconds"], row["forward_only_seconds"], f"{row['ratio']:.2f}",
+         row["peak_memory_mib"], *({**row["seconds"], **row["worker_seconds"]}.get(key, "") for key in parts))
+        for number, row in enumerate(result["rows"], 1)
+    ]  # fmt: skip
+    head = ("round", "tiles", "run s", "network alone s", "ratio", "peak MiB", *parts)
+    note = (
+        f"In {result['precision']}. The stages of blocks run side by side, so their seconds add up to more "
+        "than the whole; `wait` is for the other block to leave the network. Median ratio "
+        f"{result['median_ratio']:.2f}; loading the model takes {result['load_seconds']:.1f} s more."
+    )
+    return f"{markdown(head, rows)}\n\n{note}"
+
+
+def peers(result: Result) -> str:
+    rounds = "\n\n".join(peer_table(rows, "wsi_seg, default") for rows in result["rounds"])
+    return f"{rounds}\n\n{result['verdict']}." if "verdict" in result else rounds
+
+
+def readers(result: Result) -> str:
+    head = ("slide", "region", "ours ms", "openslide-python ms", "tiffslide ms", "× openslide", "× tiffslide",
+            "× openslide, 2 threads", "× tiffslide, 2 threads", "largest difference")  # fmt: skip
+    others = ("openslide-python", "tiffslide")
+    rows = [
+        (row["slide"], row["task"], *row["cpu_ms_1_thread"].values(),
+         *(row[f"times_as_fast_{how}"][name] for how in ("per_core", "2_threads") for name in others),
+         row["largest_difference_to_openslide"])
+        for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(head, rows, 2)
+
+
+def memory(result: Result) -> str:
+    head = (
+        "slide",
+        "--max-memory",
+        "tile",
+        "block × in flight",
+        "tiles",
+        "peak MiB",
+        "projected MiB",
+        "blocks s",
+    )
+    rows = [
+        (f"{row['size']}²", row["max_memory"], row["tile"], f"{row['block']} × {row['workers']}",
+         row["tiles"], row["peak_mib"], round(row["projected_mib"]), round(row["seconds"]["blocks"], 1))
+        for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(head, rows, 2)
+
+
+def startup(result: Result) -> str:
+    rows = [
+        (f"`{row['what']}`", row["min_seconds"], row["median_seconds"], f"{row['times_import_torch']:.2f}")
+        for row in result["rows"]
+    ]
+    steps = [(row["what"], row["min_seconds"], row["median_seconds"]) for row in result["first_tile_of_512"]]
+    return (
+        markdown(("command", "least s", "median s", "× import torch"), rows)
+        + "\n\nTo the first tile of 512² px, step by step:\n\n"
+        + markdown(("step", "least s", "median s"), steps)
+    )
+
+
+def polygons(result: Result) -> str:
+    traced = [
+        (which, field, round(row["mpx_per_s"]), row["polygons"])
+        for which, fields in result.get("tracing", {}).items()
+        for field, row in fields.items()
+    ]
+    exported = [
+        (which, f"{key[7:]}²", row["regions"], row["seconds"], row["cpu_seconds"], round(row["peak_mib"]),
+         f"{row['file_mib']:.1f}")
+        for key, rows in result.items()
+        if key.startswith("export_")
+        for which, row in rows.items()
+    ]  # fmt: skip
+    head = ("version", "map", "regions", "s", "s of one core", "peak MiB", "file MiB")
+    return markdown(("version", "map", "Mpx/s", "polygons"), traced, 2) + "\n\n" + markdown(head, exported, 2)
+
+
+def roofline(result: Result) -> str:
+    shapes = [
+        (row["precision"], row["tile"], row["batch"], row["ms_per_tile"], f"{row['mpx_per_second']:.2f}")
+        for row in result["shapes"]
+    ]
+    ways = [
+        (
+            row["precision"],
+            row["way"],
+            row["ms_per_tile"],
+            f"{row['ratio_of_time']:.2f}",
+            row["first_seconds"],
+        )
+        for row in result["ways"]
+    ]
+    head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s")
+    return (
+        markdown(("numbers", "tile", "batch", "ms a tile", "Mpx/s"), shapes)
+        + "\n\nOne tile of 512² in other ways, in turn:\n\n"
+        + markdown(head, ways, 2)
+    )
+
+
+def codecs(result: Result) -> str:
+    head = (
+        "map",
+        "codec",
+        "chunk",
+        "bytes a pixel",
+        "encode s",
+        "decode s",
+        "× bytes",
+        "× encode",
+        "× decode",
+    )
+    rows = [
+        (row["map"], row["codec"] + " (in use)" * row["in_use"], row["chunk"], row["bytes_per_value"],
+         row["encode_seconds"], row["decode_seconds"],
+         *(f"{row['ratios'][key]:.2f}" for key in ("bytes", "encode_seconds", "decode_seconds")))
+        for row in result["rows"]
+    ]  # fmt: skip
+    return markdown(head, rows, 2)
+
+
+# Every part with its heading, in the order of the page.
+TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "end_to_end": ("A whole run beside the network alone", end_to_end),
+    "peers": ("Other programmes on the same slide", peers),
+    "roofline": ("The network alone", roofline),
+    "readers": ("Reading", readers),
+    "memory": ("Memory against slide size", memory),
+    "startup": ("Start-up", startup),
+    "polygons": ("Polygons", polygons),
+    "codecs": ("Compression of the maps", codecs),
+}
+
+
+def targets(results: Mapping[str, Result]) -> list[Target]:
+    """Return what is to be shown, with what the results say."""
+    found = []
+    for part, judge in OF_PART.items():
+        if part in results:
+            found += judge(results[part])
+        else:
+            found.append(Target(part, TABLES[part][0].lower(), "", "not measured", None))
+    return found
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """Return the page of results by part."""
+    words = {True: "yes", False: "**no**", None: "—"}
+    judged = [(t.part, t.what, t.asked, t.found, words[t.met]) for t in targets(results)]
+    sections = [
+        HEAD,
+        "## What is to be shown\n",
+        markdown(("part", "what", "asked", "found", "met"), judged, 2),
+    ]
+    for part, (title, make) in TABLES.items():
+        if part in results:
+            sections += [f"\n## {title}\n", _origin(results[part]), "", make(results[part])]
+    return "\n".join(sections) + "\n"
+
+
+def _origin(result: Result) -> str:
+    machine = result["machine"]
+    versions = {"Python": machine["python"], "PyTorch": machine["torch"], **result.get("versions", {})}
+    where = [
+        machine["cpu"],
+        f"{machine['cores']} cores",
+        f"{machine['ram_gib']} GiB",
+        *([machine["gpu"]] if machine["gpu"] else []),
+        machine["os"],
+        *(f"{name} {number}" for name, number in versions.items() if number),
+        f"load {machine['load_average']} before",
+    ]
+    return f"{result['date']}: `{result['command']}`\n\n{', '.join(where)}."
+
+
+def write_tables(folder: Path) -> Path:
+    """Write the page of the results that are in a folder, and return its path."""
+    results = {}
+    for part in TABLES:
+        path = folder / f"{part}.json"
+        if path.is_file():
+            results[part] = json.loads(path.read_text(encoding="utf-8"))
+    path = folder / "README.md"
+    path.write_text(page(results), encoding="utf-8")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS)
+    print(write_tables(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    main()

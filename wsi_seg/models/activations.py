@@ -1,0 +1,58 @@
+"""How much memory the activations of a network take, found without computing them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def activation_bytes(network: nn.Module, side: int, dtype: torch.dtype) -> float:
+    """Return the most bytes of activations that are alive at once in a forward pass, per input pixel.
+
+    Args:
+        network: as it will run; it is moved to the device `meta`, where tensors have shapes and no values.
+        side: of the square input; the result hardly depends on it, but some networks take one size only.
+        dtype: of the input.
+    """
+    pixels = torch.empty(1, 3, side, side, device="meta", dtype=dtype)
+    network = network.to("meta")
+    alive = _Alive()
+    with torch.inference_mode(), alive:
+        network(pixels)
+    return alive.most / side**2
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the tensors that are made inside and not yet forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
+        self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:  # else a view, or changed in place
+            self._sizes[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
