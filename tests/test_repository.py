@@ -89,6 +89,8 @@ def repository_files() -> list[Path]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
 def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSI_SEG_DATA", str(tmp_path))
+    if path.name == "slurm.yaml":  # for dask-jobqueue: tests/test_cluster.py makes jobs of it
+        return
     if path.name == "run.yaml":
         assert read_run_config(path).model in bundled_names()
         return

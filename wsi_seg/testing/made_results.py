@@ -36,7 +36,7 @@ def make_results(
     group = chosen.facts.card.groups[0].name
     regions = RegionSettings((group,), trace=trace or TraceSettings())
     settings = RunSettings(tissue="none", plan=plan, regions=regions)
-    return segment_slide(slide, out, chosen, settings, progress).folder
+    return Path(segment_slide(slide, out, chosen, settings, progress).folder)
 
 
 def renamed(model: Model, name: str) -> Model:

@@ -1,0 +1,206 @@
+"""Worker processes: the same bytes, bounded flight, and deaths that cost nothing but a little time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from wsi_seg.cli import app
+from wsi_seg.cluster import Cluster
+from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
+from wsi_seg.launch import open_workers
+from wsi_seg.settings import WorkerSettings
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def process_id(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def die(path: str) -> str:
+    """End the process, and note that it was tried."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def die_once(path: str) -> str:
+    """End the process the first time."""
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
+        assert isinstance(workers, Cluster)
+        yield workers
+
+
+def execute(workers: Any, function: Any, jobs: list[Any], **how: Any) -> list[Any]:
+    results: list[Any] = []
+    keyed = [(f"{function.__name__}-{number}-{time.time()}", job) for number, job in enumerate(jobs)]
+    workers.execute(function, keyed, threads=1, on_result=results.append, **how)
+    return results
+
+
+def test_every_job_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
+    assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
+    assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
+
+
+def test_several_callers_share_the_workers(cluster: Cluster) -> None:
+    results: dict[int, list[int]] = {}
+
+    def caller(number: int) -> None:
+        results[number] = execute(cluster, double, [number] * 50)
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {number: [2 * number] * 50 for number in range(4)}
+    assert cluster.flight.tasks <= 4
+
+
+def test_each_process_gets_its_share_of_the_cores(cluster: Cluster) -> None:
+    (threads,) = execute(cluster, environment, ["OMP_NUM_THREADS"])
+    assert threads == os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
+
+
+def test_the_jobs_of_a_lost_worker_are_done_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
+    jobs = [str(tmp_path / "died")] * 6
+    assert execute(cluster, die_once, jobs) == ["done"] * 6
+
+
+def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tmp_path: Path) -> None:
+    tried = tmp_path / "tried"
+    assert execute(cluster, die, [str(tried)], on_killed=lambda path: f"gave up {path}") == [f"gave up {tried}"]
+    assert len(tried.read_text()) == 3
+    with pytest.raises(ClusterError, match="each of 3 workers that tried it died"):
+        execute(cluster, die, [str(tried)])
+    assert execute(cluster, double, [1]) == [2]  # and the workers are there again
+
+
+def test_what_a_job_raises_is_raised(cluster: Cluster) -> None:
+    with pytest.raises(ZeroDivisionError):
+        cluster.execute((1).__truediv__, [("zero", 0)], threads=1, on_result=print)
+
+
+def test_stop_ends_what_executes() -> None:
+    with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
+        timer = threading.Timer(1.0, workers.stop)
+        timer.start()
+        with pytest.raises(Interrupted):
+            execute(workers, process_id, [0.3] * 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (WorkerSettings("tcp://127.0.0.1:1"), "no Dask scheduler answers at tcp://127.0.0.1:1"),
+        (WorkerSettings("treads"), "unknown scheduler 'treads'"),
+        (WorkerSettings("synchronous", processes=2), "leave out --workers"),
+        (WorkerSettings("tcp://127.0.0.1:1", gpus=(0,)), "--gpus is for this machine"),
+        (WorkerSettings("threads", cluster=Path("c.yaml")), r"c\.yaml"),
+    ],
+)
+def test_workers_that_cannot_be_had_are_refused(settings: WorkerSettings, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_workers(settings)
+
+
+def test_one_process_for_each_gpu_sees_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_workers(WorkerSettings(processes=2, threads=1, gpus=(3, 5))) as workers:
+        seen = set(execute(workers, environment_slowly, ["CUDA_VISIBLE_DEVICES"] * 8))
+    assert seen == {"3", "5"}
+
+
+def environment_slowly(name: str) -> str | None:
+    time.sleep(0.2)
+    return os.environ.get(name)
+
+
+def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an `sbatch` that runs the job's script on this machine."""
+    pytest.importorskip("dask_jobqueue")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (tools / "sbatch").write_text(
+        f"#!/bin/sh\ncp \"$1\" {scripts}/$$.sh\nsh {scripts}/$$.sh >{tmp_path}/job.log 2>&1 &\necho Submitted batch job $!\n"
+    )
+    (tools / "scancel").write_text("#!/bin/sh\nkill $1\n")
+    for tool in tools.iterdir():
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{CONFIGS.parent}:{CONFIGS.parent / 'tests'}")
+    own = tmp_path / "own.yaml"
+    own.write_text(f"extends: {CONFIGS / 'slurm.yaml'}\ncores: 1\nmemory: 1GB\nlocal_directory: {tmp_path}\n")
+    with open_workers(WorkerSettings("slurm", processes=1, cluster=own)) as workers:
+        assert sorted(execute(workers, double, list(range(20)))) == [2 * n for n in range(20)]
+    (script,) = scripts.iterdir()
+    text = script.read_text()
+    assert "#SBATCH -p gpu" in text and "#SBATCH --gres=gpu:1" in text and "#SBATCH -t 08:00:00" in text
+    own.write_text("coores: 1\n")
+    with pytest.raises(UsageError, match=r"own\.yaml"):
+        open_workers(WorkerSettings("slurm", cluster=own))
+
+
+def test_slurm_without_its_package_names_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue.slurm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'wsi-seg\[slurm\]'"):
+        open_workers(WorkerSettings("slurm"))
+
+
+def test_two_processes_give_the_same_bytes_as_threads(
+    made_svs: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=512", "--set", "overlap=32")
+    folders = []
+    for name, more in (("here", ()), ("two", ("--workers", 2))):
+        result = call("run", made_svs, "-o", tmp_path / name, *arguments, *more)
+        assert result.exit_code == 0, result.output
+        folders.append(tmp_path / name / "made")
+    one, two = folders
+    files = sorted(path.relative_to(one) for path in (one / "maps.zarr").rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(two) for p in (two / "maps.zarr").rglob("*") if p.is_file())
+    for file in (*files, Path("polygons.geojson"), Path("overview.png")):
+        assert (one / file).read_bytes() == (two / file).read_bytes(), file
+    summary = json.loads((two / "summary.json").read_text())
+    assert summary["peak_worker_memory_mib"] > 50
+    # No process stays behind.
+    time.sleep(1)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path / "two") not in listed
