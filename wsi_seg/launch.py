@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from typing import Any
 
-from wsi_seg.errors import MissingExtraError, UsageError
+from wsi_seg.errors import ClusterError, MissingExtraError, UsageError
 from wsi_seg.graph import LocalWorkers, Workers
 from wsi_seg.settings import SCHEDULERS, SLURM, WorkerSettings
 from wsi_seg.yaml_config import read_yaml
 
 START_SECONDS = 120
+START_TRIES = 3
 # Processes of this machine are only ever ended by what they do: a block that ended one is then tried alone.
 LOCAL_CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
@@ -20,6 +22,8 @@ LOCAL_CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.admin.large-graph-warning-threshold": "1GB",
 }
+
+logger = logging.getLogger(__name__)
 
 
 def open_workers(settings: WorkerSettings, *, together: int | None = None) -> Workers:
@@ -31,6 +35,7 @@ def open_workers(settings: WorkerSettings, *, together: int | None = None) -> Wo
 
     Raises:
         UsageError: there is no such scheduler, none answers, or settings contradict each other.
+        ClusterError: worker processes do not start.
         MissingExtraError: an optional package is needed for it.
     """
     scheduler, many = settings.scheduler, settings.processes > 1
@@ -58,22 +63,34 @@ def _at(address: str) -> Workers:
 def _on_this_machine(settings: WorkerSettings) -> Workers:
     """Start processes of this machine, each of which is started anew when it dies."""
     import dask.config
+    import distributed  # noqa: F401 - it adds its own settings first
+
+    reason = ""
+    with dask.config.set(LOCAL_CONFIG):
+        for _ in range(START_TRIES):
+            try:
+                return _started(settings)
+            except (RuntimeError, OSError, TimeoutError) as error:  # one died while it started
+                reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+                logger.warning("worker processes did not start: %s", reason)
+    raise ClusterError(
+        f"{settings.processes} worker processes did not start in {START_TRIES} attempts ({reason}); try fewer"
+    )
+
+
+def _started(settings: WorkerSettings) -> Workers:
     from distributed import Client, SpecCluster
 
     from wsi_seg.cluster import Cluster
 
-    with dask.config.set(LOCAL_CONFIG):
-        cluster = SpecCluster(
-            scheduler=_scheduler(), workers=dict(enumerate(_workers(settings))), silence_logs="ERROR"
-        )
-        try:
-            client = Client(cluster, set_as_default=False, timeout=f"{START_SECONDS}s")
-            client.wait_for_workers(settings.processes, timeout=START_SECONDS)
-        except TimeoutError as error:
-            cluster.close()
-            raise UsageError(
-                f"{settings.processes} worker processes did not start within {START_SECONDS} s; try fewer"
-            ) from error
+    workers = dict(enumerate(_workers(settings)))
+    cluster = SpecCluster(scheduler=_scheduler(), workers=workers, silence_logs="ERROR")
+    try:
+        client = Client(cluster, set_as_default=False, timeout=f"{START_SECONDS}s")
+        client.wait_for_workers(settings.processes, timeout=START_SECONDS)
+    except (RuntimeError, OSError, TimeoutError):
+        cluster.close()
+        raise
     return Cluster(client, close=partial(_close, cluster), processes=settings.processes)
 
 
