@@ -1,4 +1,4 @@
-"""Workers and drivers killed at random moments, until a batch is done: nothing is lost, and nothing is wrong."""
+"""Workers and drivers killed at random moments, until a batch is done: nothing is lost or wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def stored_bytes(folder: Path) -> dict[str, bytes]:
 
 def kill_one(driver: psutil.Process, chance: random.Random) -> str:
     """Kill the driver or one of its workers; return which."""
-    workers = [child for child in driver.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    workers = [
+        child for child in driver.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())
+    ]
     if workers and chance.random() < 0.5:
         victim = chance.choice(workers)
         victim.send_signal(signal.SIGKILL)
@@ -69,7 +71,10 @@ def test_a_batch_survives_any_death(scans: Path, tiny_model: Path, tmp_path: Pat
     code = None
     while code is None or code < 0:
         with subprocess.Popen(
-            [*command, str(out), "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*command, str(out), "--workers", "2"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         ) as process:
             driver = psutil.Process(process.pid)
             started = time.monotonic()
@@ -93,6 +98,10 @@ def test_a_batch_survives_any_death(scans: Path, tiny_model: Path, tmp_path: Pat
         else:
             assert row["status"] in ("done", "skipped"), row
             assert stored_bytes(out / row["name"]) == stored_bytes(quiet / row["name"])
-    assert not list(out.glob(".*.partial")) and not list(out.glob(".*.claim")) and not list(out.glob(".*.old"))
-    left = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(program) in str(p.info["cmdline"])]
+    assert (
+        not list(out.glob(".*.partial")) and not list(out.glob(".*.claim")) and not list(out.glob(".*.old"))
+    )
+    left = [
+        p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(program) in str(p.info["cmdline"])
+    ]
     assert not left

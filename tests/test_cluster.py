@@ -104,7 +104,9 @@ def test_the_jobs_of_a_lost_worker_are_done_elsewhere(cluster: Cluster, tmp_path
 
 def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tmp_path: Path) -> None:
     tried = tmp_path / "tried"
-    assert execute(cluster, die, [str(tried)], on_killed=lambda path: f"gave up {path}") == [f"gave up {tried}"]
+    assert execute(cluster, die, [str(tried)], on_killed=lambda path: f"gave up {path}") == [
+        f"gave up {tried}"
+    ]
     assert len(tried.read_text()) == 3
     with pytest.raises(ClusterError, match="each of 3 workers that tried it died"):
         execute(cluster, die, [str(tried)])
@@ -157,9 +159,14 @@ def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tools.mkdir()
     scripts = tmp_path / "scripts"
     scripts.mkdir()
-    (tools / "sbatch").write_text(
-        f"#!/bin/sh\ncp \"$1\" {scripts}/$$.sh\nsh {scripts}/$$.sh >{tmp_path}/job.log 2>&1 &\necho Submitted batch job $!\n"
+    lines = (
+        "#!/bin/sh",
+        f'cp "$1" {scripts}/$$.sh',
+        f"sh {scripts}/$$.sh >{tmp_path}/job.log 2>&1 &",
+        "echo Submitted batch job $!",
+        "",
     )
+    (tools / "sbatch").write_text("\n".join(lines))
     (tools / "scancel").write_text("#!/bin/sh\nkill $1\n")
     for tool in tools.iterdir():
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)

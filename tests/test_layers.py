@@ -53,6 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "training", "graph", "cluster", "launch"),
     (
         "inputs",
+        "loading",
         "batch",
         "batch_table",
         "segment",

@@ -24,7 +24,7 @@ from wsi_seg.settings import RegionSettings, RunSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 OUT = f"s3://{BUCKET}/out"
-NOT_COMPARED = {MANIFEST, "summary.json"}  # which hold times
+NOT_COMPARED = {MANIFEST, "summary.json", "report.html"}  # which hold times
 
 
 @pytest.fixture(scope="module")

@@ -374,9 +374,10 @@ def test_a_run_that_fails_says_why(runs: TestClient) -> None:
 
 
 def test_ending_the_server_ends_its_run(slide: Path, tmp_path: Path) -> None:
+    before = _children()
     with client(tmp_path / "out", runs=slide.parent) as asking:
         asking.post("/api/run", json={**ASK, "slide": "marks.tiff"})
-        children = _children()
+        children = _children() - before
         assert children
     assert not children & _children()
 

@@ -12,14 +12,15 @@ from wsi_seg.tiling import Grid
 
 # Resident memory of the interpreter with torch, zarr and the readers loaded, without any work; measured with
 # benchmarks/memory.py.
-BASE_BYTES = 750 * 2**20
+BASE_BYTES = 850 * 2**20
 READER_CACHE_BYTES = 48 * 2**20
 # Level pixels while they are read and reduced, in bytes each: RGB, its part inside the slide and Pillow's
 # copy; other readers than our own add RGBA, what lies behind it, and copies of both.
 READ_BYTES = {"tiff": 10}
 READ_BYTES_OTHERS = 22
-# What the allocator cannot use of what was freed, and libraries take for themselves, on top of activations.
-SLACK = 1.3
+# Memory of a forward pass in that of its activations: the rest is what libraries take for themselves, and
+# what lies between arrays of many sizes and fits none; 1.3 to 2.1 were seen for tiles of 896² to 1536².
+SLACK = 2.2
 # OpenVINO keeps memory of its own for each layer: 2.8 to 3.6 times as much, measured with `bcss-demo`.
 OPENVINO_SLACK = 4.0
 

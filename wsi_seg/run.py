@@ -16,22 +16,28 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from wsi_seg.card import WEIGHTS_NAME, read_card
 from wsi_seg.claims import Claim, claimed
 from wsi_seg.classes import ClassGroup
-from wsi_seg.errors import SlideError, UsageError, WsiSegError
+from wsi_seg.errors import SlideError, WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import outline_tolerance, write_overview
 from wsi_seg.faults import UNREADABLE
 from wsi_seg.graph import Workers
-from wsi_seg.jobs import BlockRecord, PredictorRecipe, load_predictor
+from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.layout import KINDS
+from wsi_seg.loading import (
+    PREDICTOR,
+    Model,
+    calibration,
+    cuda_devices,
+    load_model,
+    open_predictor,
+)
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
-from wsi_seg.models.registry import find_model, model_hash
 from wsi_seg.outlines import GroupOutlines, keep_outlines
 from wsi_seg.pages.slide import write_slide_page
-from wsi_seg.plan import ModelFacts, SegmentationPlan, plan_segmentation
+from wsi_seg.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
 from wsi_seg.remote_results import results_folder
@@ -39,24 +45,27 @@ from wsi_seg.report import RunFacts, manifest, run_key, summarise
 from wsi_seg.request import request_key
 from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
 from wsi_seg.segment import Execution, build_pyramids, segment_blocks
-from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.settings import RunSettings
 from wsi_seg.slide import Slide, default_name
 from wsi_seg.tissue import TissueMask, find_tissue
 
 if TYPE_CHECKING:
-    from wsi_seg.models.calibrate import Calibration
-    from wsi_seg.models.predictor import Predictor
+    pass
 
-PREDICTOR = "wsi_seg.models.predictor:load_predictor"
+__all__ = [
+    "Model",
+    "Progress",
+    "SlideResult",
+    "calibration",
+    "cuda_devices",
+    "load_model",
+    "open_predictor",
+    "prepare",
+    "results_name",
+    "segment_slide",
+]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model as a run needs it: facts for the plan, a recipe for the workers."""
-
-    facts: ModelFacts
-    predictor: PredictorRecipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,92 +87,6 @@ class Progress(Protocol):
     def block_done(self, record: BlockRecord) -> None: ...
 
     def stage(self, name: str) -> None: ...
-
-
-def load_model(
-    reference: str,
-    device: str = "auto",
-    precision: str = "auto",
-    *,
-    tta: bool = False,
-    workers: WorkerSettings | None = None,
-) -> Model:
-    """Find a model and read its card; the weights are loaded by the workers.
-
-    Args:
-        reference: bundled name, model folder, `hf://owner/name[@revision]`, or `.pth` file with a card.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
-        tta: average the predictions of the eight flips and turns of each tile; eight times the time.
-        workers: where it will run, if not in this process. Workers with a GPU see only that one, as `cuda:0`.
-            Those of other machines must be told `cpu` or `cuda`, and run `fp16` on CUDA by default.
-
-    Raises:
-        ModelError: there is no such model, or its card is wrong.
-        UsageError: the device or precision is unknown or not available.
-    """
-    from wsi_seg.models.calibrate import Calibration
-    from wsi_seg.models.predictor import (
-        activations_of,
-        device_elsewhere,
-        resolve_device,
-        resolve_precision,
-    )
-
-    folder = find_model(reference)
-    if workers is not None and workers.elsewhere:
-        where, number = device_elsewhere(device, precision)
-    else:
-        where = resolve_device("cuda" if workers is not None and workers.gpus else device)
-        number = resolve_precision(precision, where)
-    size = (folder / WEIGHTS_NAME).stat().st_size
-    digest = model_hash(folder)
-    batches = Calibration(digest, where, number, tta).best_batches()
-    facts = ModelFacts(
-        read_card(folder),
-        digest,
-        size,
-        0 if where.startswith("cuda") else activations_of(folder, digest, number),
-        where,
-        number,
-        tta,
-        batches=tuple(sorted(batches.items())),
-    )
-    reference = str(folder.absolute())
-    arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))
-    return Model(facts, PredictorRecipe(PREDICTOR, arguments))
-
-
-def cuda_devices() -> tuple[int, ...]:
-    """Return the numbers of the CUDA devices of this machine.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from wsi_seg.models.predictor import cuda_devices as found
-
-    devices = found()
-    if not devices:
-        raise UsageError("--gpus: no CUDA device is available on this machine; leave it out")
-    return devices
-
-
-def calibration(model: Model) -> Calibration:
-    """Return where the speed of a model on its device is kept."""
-    from wsi_seg.models.calibrate import Calibration
-
-    facts = model.facts
-    return Calibration(facts.digest, facts.device, facts.precision, facts.tta)
-
-
-def open_predictor(model: Model) -> Predictor:
-    """Load the network of a model into this process, or return it where it is loaded already."""
-    from wsi_seg.models.predictor import Predictor
-
-    predictor = load_predictor(model.predictor)
-    if not isinstance(predictor, Predictor):
-        raise TypeError(f"{model.predictor.factory} makes no network of torch")
-    return predictor
 
 
 def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
@@ -213,6 +136,7 @@ def segment_slide(
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
         if folder.holds(run.key, settings.overwrite):
             return _skipped(path, folder, settings)
+        stack.callback(folder.tidy)
         claim = stack.enter_context(claimed(folder.claim))
         folder.settle()
         if folder.holds(run.key, settings.overwrite):  # the owner of the claim before has made them meanwhile

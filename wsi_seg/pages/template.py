@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    aside = path.with_name(path.name + ".tmp")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # two runs may write one page
     with writing_to(path):
         try:
             with aside.open("w", encoding="utf-8", newline="\n") as file:
