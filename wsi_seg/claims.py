@@ -2,8 +2,8 @@
 
 A claim is a small file beside the results that names its owner. While the owner lives it touches the file
 every few seconds. A claim whose owner is known to be dead, or that was not touched for a minute, may be taken
-over. It needs nothing of a filesystem but creating a file exclusively and renaming, so it also holds between
-machines that share one.
+over. It needs nothing of a filesystem but creating a file exclusively and renaming, so it also holds
+between machines that share one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ from wsi_seg.process import machine, started_at
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+# Between two looks at whether another run has finished taking a claim over, which takes milliseconds.
+TAKEOVER_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,17 @@ def claimed(path: Path) -> Iterator[Claim]:
     """
     owner = Owner()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         while not _create(path, owner):
             holder = read_owner(path)
+            if not path.exists():
+                continue
             if not _is_stale(path, holder):
                 raise ClaimedError(
                     f"{path}: another run is at work on this slide ({_describe(holder)}); "
                     "wait for it, or stop it"
                 )
-            _remove_stale(path, holder)
+            if _take_over(path, holder, owner):
+                break
     except OSError as error:
         raise OutputError(f"{error.filename or path}: cannot write results ({error.strerror})") from error
     claim = Claim(path, owner)
@@ -121,6 +126,7 @@ def read_owner(path: Path) -> Owner | None:
 
 def _create(path: Path, owner: Owner) -> bool:
     """Create the claim; False where there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = path.open("x", encoding="utf-8")
     except FileExistsError:
@@ -150,17 +156,31 @@ def _now_there(path: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path, holder: Owner | None) -> None:
-    """Move a stale claim away. Of several that try, one gets it; a claim made meanwhile is put back."""
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+def _take_over(path: Path, holder: Owner | None, owner: Owner) -> bool:
+    """Put our claim in the place of a stale one; False where another run is at that, or was.
+
+    Only who has made the file `….takeover` may do so, and it looks again before: of several that find a claim
+    stale, one gets it, and nobody removes the claim that it then has.
+    """
+    lock = path.with_name(path.name + ".takeover")
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    if read_owner(aside) != holder and not path.exists():
-        aside.rename(path)
-    else:
-        aside.unlink()
+        lock.open("x").close()
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if _now_there(path) - lock.stat().st_mtime > STALE_SECONDS:  # its maker was killed just then
+                lock.unlink()
+        time.sleep(TAKEOVER_SECONDS)
+        return False
+    aside = path.with_name(f"{path.name}.{owner.token}")
+    try:
+        if not path.exists() or read_owner(path) != holder or not _is_stale(path, holder):
+            return False
+        aside.write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        aside.replace(path)
+        return True
+    finally:
+        aside.unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)
 
 
 def _describe(holder: Owner | None) -> str:

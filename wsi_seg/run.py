@@ -130,13 +130,13 @@ def segment_slide(
     if request is not None and not settings.overwrite and folder.finished_request() == request:
         return _skipped(path, folder, settings)
     with ExitStack() as stack:
+        stack.callback(folder.tidy)
         slide = stack.enter_context(
             open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
         )
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
         if folder.holds(run.key, settings.overwrite):
             return _skipped(path, folder, settings)
-        stack.callback(folder.tidy)
         claim = stack.enter_context(claimed(folder.claim))
         folder.settle()
         if folder.holds(run.key, settings.overwrite):  # the owner of the claim before has made them meanwhile
