@@ -14,6 +14,7 @@ from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.region import IGNORED, ArrayRegion
 from wsi_seg.errors import DataError
 from wsi_seg.stain import STAINS
+from wsi_seg.training import sampling
 from wsi_seg.training.augment import Appearance, Geometry, blank_ground
 from wsi_seg.training.config import AugmentationConfig, LossConfig, TrainConfig
 from wsi_seg.training.crops import Batch, TrainingCrops, ValidationCrops, collate, training_loader
@@ -294,3 +295,20 @@ def test_stains_are_scaled_in_optical_density():
             amounts = np.linalg.solve(stains.T, density) * gain + offset
             expected = np.clip(np.exp(-np.clip(stains.T @ amounts, 0, None)), 0, 1)
             assert out[0, :, y, x].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_devices_share_an_epoch_out_without_overlap(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(sampling, "_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(sampling, "_world", lambda: world)
+        sampler = EpochSampler(20, seed=3)
+        sampler.set_epoch(4)
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == 20 // world
+    everything = [key for share in shares for key in share]
+    assert len(set(everything)) == len(everything)
+    # All devices do as many steps, so fewer than one crop for each is left to the next epoch's order.
+    assert 20 - len(everything) < world
+    assert {epoch for epoch, _ in everything} == {4}
