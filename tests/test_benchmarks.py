@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from benchmarks import processes
+
+sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
+import run
+import tables
+from machine import command
+
 from benchmarks.comparison import agreement, figures, medians, table, verdict, with_ratios
 from benchmarks.processes import watch
 
@@ -74,3 +82,120 @@ def test_a_process_is_ended_before_it_takes_all_memory(
 def test_a_process_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"exit code 3:\nsaid before"):
         watch([sys.executable, "-c", "print('said before'); raise SystemExit(3)"], tmp_path / "log")
+
+
+MACHINE = {"cpu": "a chip", "cores": 2, "ram_gib": 8.0, "os": "Linux", "python": "3.11", "torch": "2.10",
+           "gpu": None, "load_average": 0.1}  # fmt: skip
+ORIGIN = {"date": "2026-01-02", "command": "python benchmarks/part.py", "machine": MACHINE}
+
+
+def reader_row(slide: str, task: str, openslide: float, tiffslide: float) -> dict[str, Any]:
+    times = {"openslide-python": openslide, "tiffslide": tiffslide}
+    return {"slide": slide, "task": task, "cpu_ms_1_thread": {"wsi_seg tiff": 1.0, **times},
+            "times_as_fast_per_core": times, "times_as_fast_2_threads": times,
+            "largest_difference_to_openslide": 0}  # fmt: skip
+
+
+def made_results() -> dict[str, Any]:
+    """Results of every part, of which some targets are met and some are not."""
+    peer = {"seconds": 10.0, "startup_seconds": 1.0, "tiles": 8, "tiles_per_second": 1.0, "peak_mib": 500.0,
+            "agreement": 1.0}  # fmt: skip
+    rows = {
+        "wsi_seg, default": peer,
+        "TIAToolbox": {"out_of_memory_seconds": 9.0, "peak_mib": 8000.0},
+        "TIAToolbox, all in memory": {**peer, "seconds": 130.0, "peak_mib": 3500.0, "agreement": 0.995},
+    }
+    run = {"tiles": 8, "wall_seconds": 11.0, "forward_only_seconds": 10.0, "ratio": 1.1, "peak_memory_mib": 900,
+           "seconds": {"plan": 0.1, "blocks": 10.0}, "worker_seconds": {"predict": 9.9}}  # fmt: skip
+    memory = [
+        {"size": size, "max_memory": "2GB", "tile": 512, "block": 2048, "workers": 1, "tiles": 9,
+         "peak_mib": peak, "projected_mib": 1900.0, "seconds": {"blocks": 3.0}}
+        for size, peak in ((8192, 1500), (65536, 1700))
+    ]  # fmt: skip
+    tasks = ("level 0, 512², on the grid of stored tiles", "level 0, 512², anywhere", "0.5 from 0.25 µm/px")
+    starts = ("wsi-seg --help", "wsi-seg run, until the network gets the first tile of the model's own size")
+    export = {"regions": 100_001, "seconds": 61.0, "cpu_seconds": 50.0, "peak_mib": 400.0, "file_mib": 8.0}
+    found: dict[str, Any] = {
+        "end_to_end": {"precision": "bf16", "load_seconds": 0.5, "median_ratio": 1.1, "rows": [run]},
+        "peers": {"rounds": [rows], "median_ratios_to": {"wsi_seg, default": with_ratios(rows, "wsi_seg, default")},
+                  "verdict": "so it is"},
+        "roofline": {"shapes": [{"precision": "bf16", "tile": 512, "batch": 1, "ms_per_tile": 60.0,
+                                 "mpx_per_second": 4.3}],
+                     "ways": [{"precision": "bf16", "way": "OpenVINO", "ms_per_tile": 50.0,
+                               "ratio_of_time": 0.83, "first_seconds": 4.0}]},
+        "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
+                             for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
+        "memory": {"model_mib": 10.0, "rows": memory},
+        "startup": {"rows": [{"what": what, "min_seconds": 0.1, "median_seconds": 0.2, "times_import_torch": 0.3}
+                             for what in starts],
+                    "first_tile_of_512": [{"what": "start", "min_seconds": 0.1, "median_seconds": 0.1}]},
+        "polygons": {"side": 30000, "export_30000": {"now": export}, "export_3000": {"now": export}},
+        "codecs": {"rows": [{"map": "labels", "codec": "zstd 1", "chunk": 1024, "in_use": True,
+                             "bytes_per_value": 0.1, "encode_seconds": 0.1, "decode_seconds": 0.1,
+                             "ratios": {"bytes": 1.0, "encode_seconds": 1.0, "decode_seconds": 1.0}}]},
+    }  # fmt: skip
+    return {part: {**ORIGIN, **result} for part, result in found.items()}
+
+
+def test_targets_are_judged_by_the_figures() -> None:
+    results = made_results()
+    met: dict[str, list[bool | None]] = {}
+    for target in tables.targets(results):
+        met.setdefault(target.part, []).append(target.met)
+    assert met == {
+        "end_to_end": [True],
+        "peers": [True, True, False],  # labels, 13 times the time, 7 times the memory
+        "readers": [True, True, False, False, True, False, True],
+        "memory": [False, True, True],  # 1700 is 1.13 times 1500
+        "startup": [True, True],
+        "polygons": [None, False],
+    }
+    results["end_to_end"]["median_ratio"] = 1.21
+    results["memory"]["rows"][1].update(peak_mib=1640)
+    results["polygons"]["tracing"] = {"now": {"a": {"mpx_per_s": 51.0, "polygons": 1}}}
+    again = tables.targets(results)
+    assert [t.met for t in again if t.part in ("end_to_end", "memory", "polygons")] == [
+        False, True, True, True, True, False,
+    ]  # fmt: skip
+    del results["readers"]
+    assert [t.met for t in tables.targets(results) if t.part == "readers"] == [None]
+
+
+def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
+    results = made_results()
+    for part, result in results.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(result), encoding="utf-8")
+    text = tables.write_tables(tmp_path).read_text(encoding="utf-8")
+    for title, _ in tables.TABLES.values():
+        assert f"## {title}\n" in text
+    assert text.count("2026-01-02: `python benchmarks/part.py`\n\na chip, 2 cores, 8.0 GiB, Linux") == len(
+        results
+    )
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1, block
+    assert "| peers | memory of TIAToolbox, all in memory in ours | ≥ 8 | 7.0 | **no** |" in text
+
+
+def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PARTS", {"good": ("--fast",), "bad": ()})
+    (tmp_path / "good.py").write_text(
+        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(sys.argv[1])"
+    )
+    (tmp_path / "bad.py").write_text(
+        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text('half')\nsys.exit(3)"
+    )
+    (tmp_path / "bad.json").write_text("older")
+    assert run.run_part("good", tmp_path, tmp_path) == 0 and run.run_part("bad", tmp_path, tmp_path) == 3
+    assert (tmp_path / "good.json").read_text() == "--fast" and (tmp_path / "bad.json").read_text() == "older"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_every_part_is_a_script_with_a_table() -> None:
+    assert set(run.PARTS) == set(tables.TABLES)
+    assert all((run.SCRIPTS / f"{part}.py").is_file() for part in run.PARTS)
+
+
+def test_a_result_says_its_command_without_its_file() -> None:
+    words = ["/a/benchmarks/part.py", "--size", "8", "--output", "x y.json", "--rounds", "2"]
+    assert command(words) == "python benchmarks/part.py --size 8 --rounds 2"
