@@ -105,8 +105,8 @@ def made_results() -> dict[str, Any]:
         "TIAToolbox": {"out_of_memory_seconds": 9.0, "peak_mib": 8000.0},
         "TIAToolbox, all in memory": {**peer, "seconds": 130.0, "peak_mib": 3500.0, "agreement": 0.995},
     }
-    run = {"tiles": 8, "wall_seconds": 11.0, "forward_only_seconds": 10.0, "ratio": 1.1, "peak_memory_mib": 900,
-           "seconds": {"plan": 0.1, "blocks": 10.0}, "worker_seconds": {"predict": 9.9}}  # fmt: skip
+    run = {"tiles": 8, "wall_seconds": 11.0, "forward_only_seconds": 10.0, "ratio": 1.1,
+           "peak_memory_mib": 900, "seconds": {"plan": 0.1, "blocks": 10.0}, "worker_seconds": {"predict": 9.9}}  # fmt: skip
     memory = [
         {"size": size, "max_memory": "2GB", "tile": 512, "block": 2048, "workers": 1, "tiles": 9,
          "peak_mib": peak, "projected_mib": 1900.0, "seconds": {"blocks": 3.0}}
@@ -117,8 +117,8 @@ def made_results() -> dict[str, Any]:
     export = {"regions": 100_001, "seconds": 61.0, "cpu_seconds": 50.0, "peak_mib": 400.0, "file_mib": 8.0}
     found: dict[str, Any] = {
         "end_to_end": {"precision": "bf16", "load_seconds": 0.5, "median_ratio": 1.1, "rows": [run]},
-        "peers": {"rounds": [rows], "median_ratios_to": {"wsi_seg, default": with_ratios(rows, "wsi_seg, default")},
-                  "verdict": "so it is"},
+        "peers": {"rounds": [rows], "verdict": "so it is",
+                  "median_ratios_to": {"wsi_seg, default": with_ratios(rows, "wsi_seg, default")}},
         "roofline": {"shapes": [{"precision": "bf16", "tile": 512, "batch": 1, "ms_per_tile": 60.0,
                                  "mpx_per_second": 4.3}],
                      "ways": [{"precision": "bf16", "way": "OpenVINO", "ms_per_tile": 50.0,
@@ -126,7 +126,8 @@ def made_results() -> dict[str, Any]:
         "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
                              for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
         "memory": {"model_mib": 10.0, "rows": memory},
-        "startup": {"rows": [{"what": what, "min_seconds": 0.1, "median_seconds": 0.2, "times_import_torch": 0.3}
+        "startup": {"rows": [{"what": what, "min_seconds": 0.1, "median_seconds": 0.2,
+                              "times_import_torch": 0.3}
                              for what in starts],
                     "first_tile_of_512": [{"what": "start", "min_seconds": 0.1, "median_seconds": 0.1}]},
         "polygons": {"side": 30000, "export_30000": {"now": export}, "export_3000": {"now": export}},
