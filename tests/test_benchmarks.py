@@ -106,7 +106,8 @@ def made_results() -> dict[str, Any]:
         "TIAToolbox, all in memory": {**peer, "seconds": 130.0, "peak_mib": 3500.0, "agreement": 0.995},
     }
     run = {"tiles": 8, "wall_seconds": 11.0, "forward_only_seconds": 10.0, "ratio": 1.1,
-           "peak_memory_mib": 900, "seconds": {"plan": 0.1, "blocks": 10.0}, "worker_seconds": {"predict": 9.9}}  # fmt: skip
+           "peak_memory_mib": 900, "seconds": {"plan": 0.1, "blocks": 10.0},
+            "worker_seconds": {"predict": 9.9}}  # fmt: skip
     memory = [
         {"size": size, "max_memory": "2GB", "tile": 512, "block": 2048, "workers": 1, "tiles": 9,
          "peak_mib": peak, "projected_mib": 1900.0, "seconds": {"blocks": 3.0}}
