@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,12 @@ from typer.testing import CliRunner
 import wsi_seg.run
 from wsi_seg.claims import claimed
 from wsi_seg.cli import app
+from wsi_seg.config import read_run_config
 from wsi_seg.geometry import Size
 from wsi_seg.maps import Maps
+from wsi_seg.request import request_key
+from wsi_seg.run import load_model
+from wsi_seg.settings import WorkerSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MAIN = "from wsi_seg.cli import main; main()"
@@ -188,6 +194,7 @@ def test_a_slide_that_another_run_is_at_is_left_to_it(
         rows = by_name(tmp_path / "batch.csv")
         assert (rows["a"]["status"], rows["b"]["status"]) == ("claimed", "done")
         assert f"process {os.getpid()}" in rows["a"]["reason"]
+        assert result.stderr.count("error: ") == 1  # though it was looked at twice
         alone = call("run", slides / "a.svs", "-o", tmp_path, *arguments)
         assert alone.exit_code == 1 and "another run is at work" in alone.stderr
     assert call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments).exit_code == 0
@@ -226,8 +233,6 @@ def test_two_drivers_by_mistake_share_the_work_and_corrupt_nothing(
 def test_finished_slides_take_milliseconds_each(
     slides: Path, arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
-    import shutil
-
     out = tmp_path / "out"
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -236,9 +241,8 @@ def test_finished_slides_take_milliseconds_each(
     for number in range(1, 200):
         os.link(slides / "a.svs", scans / f"s{number}.svs")
     manifest = json.loads((out / "s0" / "manifest.json").read_text())
-    from wsi_seg.request import request_key  # of each name, as its own run would have written it
-
-    task = _task_of(scans / "s0.svs", arguments)
+    # Of each name, as its own run would have written it.
+    task = _task_of(arguments)
     assert request_key(scans / "s0.svs", *task) == manifest["request"]
     for number in range(1, 200):
         shutil.copytree(out / "s0", out / f"s{number}")
@@ -251,10 +255,29 @@ def test_finished_slides_take_milliseconds_each(
     assert time.perf_counter() - start < 60  # opening and planning each would take several minutes
 
 
-def _task_of(slide: Path, arguments: tuple[object, ...]) -> tuple[Any, Any]:
-    from wsi_seg.config import read_run_config
-    from wsi_seg.run import load_model
+def test_a_request_knows_every_file_that_decides_the_results(
+    slides: Path, arguments: tuple[object, ...], tmp_path: Path, data_dir: Path
+) -> None:
+    facts, settings = _task_of(arguments)
+    mask = tmp_path / "regions"  # of any name
+    mask.write_text("{}")
+    drawn = replace(settings, tissue=str(mask))
+    before = request_key(slides / "a.svs", facts, drawn)
+    assert before not in (None, request_key(slides / "a.svs", facts, settings))
+    assert request_key(slides / "a.svs", facts, replace(drawn, workers=WorkerSettings(processes=7))) == before
+    mask.write_text("{ }")
+    assert request_key(slides / "a.svs", facts, drawn) != before
+    series = tmp_path / "series"
+    shutil.copytree(data_dir / "slides" / "CMU-1-Small-Region-dicom", series)
+    one, *_, other = sorted(series.iterdir())
+    before = request_key(one, facts, settings)
+    other.write_bytes(other.read_bytes() + b"more")
+    assert request_key(one, facts, settings) != before
+    assert request_key(tmp_path / "none.svs", facts, settings) is None
+    assert request_key("https://x.org/a.svs", facts, settings) is None
 
+
+def _task_of(arguments: tuple[object, ...]) -> tuple[Any, Any]:
     config = read_run_config(None, {"model": str(arguments[1]), "precision": "float32", "min_area_um2": 0})
     model = load_model(config.model, config.device, config.precision)
     return model.facts, config.run_settings()

@@ -141,7 +141,7 @@ def test_workers_that_cannot_be_had_are_refused(settings: WorkerSettings, words:
         open_workers(settings)
 
 
-def test_one_process_for_each_gpu_sees_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_for_each_gpu_sees_only_that() -> None:
     with open_workers(WorkerSettings(processes=2, threads=1, gpus=(3, 5))) as workers:
         seen = set(execute(workers, environment_slowly, ["CUDA_VISIBLE_DEVICES"] * 8))
     assert seen == {"3", "5"}

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from wsi_seg.batch_table import BATCH, FAILED, BatchTable, Row
 from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, WsiSegError
-from wsi_seg.graph import Workers
+from wsi_seg.graph import GO_ON, Workers
 from wsi_seg.inputs import SlideInput
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
@@ -137,11 +137,10 @@ class Batch:
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
                         self._end(future, running.pop(future), progress)
-            except (KeyboardInterrupt, Interrupted):
+            except (KeyboardInterrupt, WsiSegError) as error:
                 self._stop(workers, running, progress)
-                raise Interrupted("interrupted; run the same command again to go on from here") from None
-            except WsiSegError:
-                self._stop(workers, running, progress)
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(GO_ON) from None
                 raise
 
     def _run_slide(self, number: int, workers: Workers, progress: BatchProgress) -> SlideResult:
@@ -168,8 +167,13 @@ class Batch:
         finally:
             row.seconds = time.perf_counter() - start
 
-    def _end(self, future: Future[SlideResult], number: int, progress: BatchProgress) -> None:
-        """Enter the end of a slide into its row; raise what ends the whole batch."""
+    def _end(
+        self, future: Future[SlideResult], number: int, progress: BatchProgress, *, last: bool = False
+    ) -> None:
+        """Enter the end of a slide into its row; raise what ends the whole batch.
+
+        A slide that another run is at has not come to its end before the `last` look at it.
+        """
         row, error = self.rows[number], future.exception()
         result = future.result() if error is None else None
         if result is not None:
@@ -182,7 +186,8 @@ class Batch:
             row.reason = self._reason(row, error)
         if error is not None and _ends_all(error):
             raise error
-        progress.slide_ended(row, result, error)
+        if row.status != "claimed" or last:
+            progress.slide_ended(row, result, error)
         if self._keep_table:
             self._table.changed()
 
@@ -219,8 +224,7 @@ class Batch:
                 with ThreadPoolExecutor(1, "slide") as pool:
                     future = pool.submit(self._run_slide, number, workers, progress)
                     wait([future])
-                row.reason = ""
-                self._end(future, number, progress)
+                self._end(future, number, progress, last=True)
 
     def _write_table(self) -> None:
         if self._keep_table:

@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from distributed import CancelledError, Client, KilledWorker
 
 from wsi_seg.errors import ClusterError, Interrupted, UsageError
-from wsi_seg.graph import GO_ON
+from wsi_seg.graph import GO_ON, Workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,28 +45,26 @@ class Flight:
     limit: int
 
 
-class Cluster:
+class Cluster(Workers):
     """Workers of a Dask scheduler; see `graph.Workers`."""
 
-    def __init__(self, client: Client, *, close: Callable[[], None], processes: int = 0) -> None:
+    def __init__(self, client: Client, close: Callable[[], Any]) -> None:
         """Take over a connected client.
 
         Args:
             client: of the scheduler.
             close: ends what was started for this cluster, after the client.
-            processes: see `Workers.processes`.
         """
         self._client, self._close = client, close
-        self.processes = processes
         self._gate = _Gate()
         self._stopped = threading.Event()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._look()
-
-    @property
-    def dashboard(self) -> str:
-        """Address of the page that shows the workers."""
-        return str(self._client.dashboard_link)
+        logger.info(
+            "%d worker threads; their page is %s",
+            self._gate.limit // IN_FLIGHT_PER_THREAD,
+            client.dashboard_link,
+        )
 
     @property
     def flight(self) -> Flight:
@@ -179,17 +176,6 @@ class Cluster:
         """Disconnect, and end what was started."""
         self._client.close()
         self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Batch:
@@ -304,4 +290,4 @@ def connect(address: str) -> Cluster:
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {address} ({error})") from error
-    return Cluster(client, close=lambda: None)
+    return Cluster(client, lambda: None)

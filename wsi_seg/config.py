@@ -74,8 +74,7 @@ class RunConfig(BaseModel):
     def run_settings(self, overwrite: bool = False, gpus: tuple[int, ...] = ()) -> RunSettings:
         """Return the settings of a run; `gpus` are those of this machine that "all" stands for."""
         workers = self.worker_settings(gpus)
-        # Several processes of this machine share its memory. What they may hold is known slide by slide, so
-        # only then are they told to have one block in flight each.
+        # Several processes of this machine share its memory.
         share = (
             None
             if self.max_memory is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from dask.base import compute
 from dask.delayed import delayed
@@ -21,12 +22,10 @@ Result = TypeVar("Result")
 GO_ON = "interrupted; run the same command again to go on from here"
 
 
-class Workers(Protocol):
+class Workers(AbstractContextManager["Workers"], ABC):
     """Where jobs are done. Several slides may share one, each from a thread of its own."""
 
-    processes: int
-    """Processes that do jobs, 1 for this one; 0 where their number changes."""
-
+    @abstractmethod
     def execute(
         self,
         function: Callable[[Job], Result],
@@ -50,30 +49,26 @@ class Workers(Protocol):
             ClusterError: the workers are gone.
             WsiSegError: whatever a job raised.
         """
-        ...
 
+    @abstractmethod
     def stop(self) -> None:
         """Make all that executes, in other threads, end with Interrupted; for good."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the workers."""
-        ...
-
-    def __enter__(self) -> Self: ...
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
-class LocalWorkers:
+class LocalWorkers(Workers):
     """Threads of this process."""
-
-    processes = 1
 
     def __init__(self, *, together: int | None = None, synchronous: bool = False) -> None:
         """Make the workers.
@@ -147,17 +142,6 @@ class LocalWorkers:
         """End the shared threads."""
         if self._shared is not None:
             self._shared.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Running:

@@ -10,15 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.errors import UsageError
-from wsi_seg.request import WITH_FOLDER
+from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, SLIDE_ENDINGS, WITH_FOLDER, is_dicom
+from wsi_seg.results import results_name
 from wsi_seg.slide import default_name
 
-# Endings by which slides are known in folders. Plain images are taken only where they are named.
-SLIDE_ENDINGS = (
-    ".svs", ".tif", ".tiff", ".btf", ".ndpi", ".scn", ".bif", ".svslide", ".vsi", ".mrxs", ".vms", ".vmu",
-)  # fmt: skip
-DICOM_ENDINGS = (".dcm", ".dicom")
-DICOM_MAGIC_AT = 128
 TABLE_COLUMNS = ("slide", "name")
 # What a table of failed slides holds beside what was asked for.
 IGNORED_COLUMNS = ("reason",)
@@ -86,7 +81,7 @@ def _of_pattern(path: Path) -> list[SlideInput]:
 
 def _search(folder: Path) -> list[SlideInput]:
     if _holds_series(folder):
-        return [SlideInput(str(folder), folder.absolute().name)]
+        return [SlideInput(str(folder), results_name(folder))]
     slides = list(_walk(folder, PurePosixPath()))
     if not slides:
         raise UsageError(
@@ -128,7 +123,7 @@ def _is_dicom(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(DICOM_MAGIC_AT + 4)[DICOM_MAGIC_AT:] == b"DICM"
+            return is_dicom(file.read(DICOM_HEAD))
     except OSError:
         return False
 
@@ -164,11 +159,7 @@ def _of_row(path: Path, line: int, cells: Mapping[str, str]) -> tuple[SlideInput
     settings = {
         key: text for key, text in cells.items() if text and key not in (*TABLE_COLUMNS, *IGNORED_COLUMNS)
     }
-    return SlideInput(slide, name or _own_name(slide), settings), bool(name)
-
-
-def _own_name(slide: str) -> str:
-    return Path(slide).absolute().name if "://" not in slide and Path(slide).is_dir() else default_name(slide)
+    return SlideInput(slide, name or results_name(slide), settings), bool(name)
 
 
 def _check_name(where: str, name: str) -> None:

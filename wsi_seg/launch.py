@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from typing import Any
 
 from wsi_seg.errors import ClusterError, MissingExtraError, UsageError
@@ -91,7 +90,7 @@ def _started(settings: WorkerSettings) -> Workers:
     except (RuntimeError, OSError, TimeoutError):
         cluster.close()
         raise
-    return Cluster(client, close=partial(_close, cluster), processes=settings.processes)
+    return Cluster(client, cluster.close)
 
 
 def _scheduler() -> dict[str, Any]:
@@ -134,11 +133,7 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
     except (OSError, RuntimeError) as error:
         cluster.close()
         raise UsageError(f"SLURM takes no jobs: {error}") from error
-    return Cluster(client, close=partial(_close, cluster))
-
-
-def _close(cluster: Any) -> None:
-    cluster.close()
+    return Cluster(client, cluster.close)
 
 
 def cores() -> int:

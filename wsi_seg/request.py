@@ -8,12 +8,10 @@ import json
 from pathlib import Path
 
 import wsi_seg
+from wsi_seg.formats import DICOM_ENDINGS, WITH_FOLDER
 from wsi_seg.plan import ModelFacts
 from wsi_seg.settings import RunSettings
-from wsi_seg.tissue import MASK_ENDINGS
-
-# Files of other formats stand alone; these have a folder of their own name beside them.
-WITH_FOLDER = (".mrxs", ".vms", ".vmu")
+from wsi_seg.tissue import METHODS
 
 
 def request_key(path: str | Path, model: ModelFacts, settings: RunSettings) -> str | None:
@@ -26,12 +24,9 @@ def request_key(path: str | Path, model: ModelFacts, settings: RunSettings) -> s
     if "://" in str(path):
         return None
     try:
-        files = [
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in slide_files(Path(path))
-        ]
-        mask = Path(settings.tissue)
-        if settings.tissue.endswith(MASK_ENDINGS):
-            files.append(_signature(mask))
+        files = [_signature(file) for file in slide_files(Path(path))]
+        if settings.tissue not in METHODS:
+            files.append(_signature(Path(settings.tissue)))
     except OSError:
         return None
     parts = (
@@ -60,6 +55,8 @@ def slide_files(path: Path) -> list[Path]:
     """Return the files that make up a slide, sorted; OSError where there are none."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
+    if path.suffix.lower() in DICOM_ENDINGS:
+        return slide_files(path.parent)
     if path.suffix.lower() in WITH_FOLDER and path.with_suffix("").is_dir():
         return [path, *sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())]
     return [path]

@@ -30,6 +30,7 @@ from typing import Any
 from wsi_seg.errors import OutputError
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.plan import SegmentationPlan
+from wsi_seg.slide import default_name
 
 MAPS = "maps.zarr"
 POLYGONS = "polygons.geojson"
@@ -87,6 +88,11 @@ def missing_files(manifest: Path) -> list[str]:
         for name in listed
         if not (manifest.parent / name).exists()
     ]
+
+
+def results_name(slide: str | Path) -> str:
+    """Name results after the slide file, or after the folder of a DICOM series, whose files are numbered."""
+    return Path(slide).absolute().name if Path(slide).is_dir() else default_name(str(slide))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,19 @@ from wsi_seg.readers import open_slide
 from wsi_seg.remote_results import results_folder
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
 from wsi_seg.request import request_key
-from wsi_seg.results import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, ResultsFolder, write_json
+from wsi_seg.results import (
+    MANIFEST,
+    MAPS,
+    OVERVIEW,
+    POLYGONS,
+    SUMMARY,
+    ResultsFolder,
+    results_name,
+    write_json,
+)
 from wsi_seg.segment import Execution, build_pyramids, segment_blocks
 from wsi_seg.settings import RunSettings
-from wsi_seg.slide import Slide, default_name
+from wsi_seg.slide import Slide
 from wsi_seg.tissue import TissueMask, find_tissue
 
 if TYPE_CHECKING:
@@ -61,7 +70,6 @@ __all__ = [
     "load_model",
     "open_predictor",
     "prepare",
-    "results_name",
     "segment_slide",
 ]
 
@@ -131,9 +139,7 @@ def segment_slide(
         return _skipped(path, folder, settings)
     with ExitStack() as stack:
         stack.callback(folder.tidy)
-        slide = stack.enter_context(
-            open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
-        )
+        slide = stack.enter_context(_open(path, settings))
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
         if folder.holds(run.key, settings.overwrite):
             return _skipped(path, folder, settings)
@@ -170,11 +176,6 @@ def _status(
     summary: dict[str, Any], whole: Literal["done", "skipped"]
 ) -> Literal["done", "skipped", "incomplete"]:
     return "incomplete" if summary["status"] == "incomplete" else whole
-
-
-def results_name(path: str | Path) -> str:
-    """Name results after the slide file, or after the folder of a DICOM series, whose files are numbered."""
-    return Path(path).absolute().name if Path(path).is_dir() else default_name(str(path))
 
 
 class _Silent:

@@ -18,19 +18,17 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_seg.errors import OutputError, SlideError
+from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, WITH_FOLDER, is_dicom
 from wsi_seg.remote import RemoteFile, open_remote
 
 PART = ".part"
 LOCK = ".lock"
 GB = 10**9
-# Slides of several files, by the ending of the one that is opened.
-SEVERAL_FILES = (".mrxs", ".vms", ".vmu", ".dcm")
-DICOM_MAGIC_AT = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,9 @@ class SlideCache:
                 f"{file.url}: its {file.size / GB:.3g} GB are more than the whole cache of "
                 f"{self.size / GB:.3g} GB; raise --cache-size"
             )
-        several = file.url.lower().endswith(SEVERAL_FILES)
-        if not several and file.ranged and file.size > DICOM_MAGIC_AT + 4:
-            several = file.read_pieces([(DICOM_MAGIC_AT, DICOM_MAGIC_AT + 4)]) == [b"DICM"]
+        several = file.url.lower().endswith((*WITH_FOLDER, *DICOM_ENDINGS))
+        if not several and file.ranged and file.size > DICOM_HEAD:
+            several = is_dicom(file.read_pieces([(0, DICOM_HEAD)])[0])
         if several:
             raise SlideError(f"{file.url}: a slide of several files; copy all of them to a local folder")
 
@@ -89,18 +87,13 @@ class SlideCache:
             descriptor = _locked(part, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
             if descriptor is None:
                 continue  # who held it has renamed or removed it
-            try:
-                if path.exists():  # somebody was quicker
-                    part.unlink()
-                else:
+            with ExitStack() as stack:
+                stack.callback(os.close, descriptor)
+                stack.callback(part.unlink, missing_ok=True)  # where fetching fails, or somebody was quicker
+                if not path.exists():
                     self._fetch(file, part, descriptor)
                     with self._changing():
                         part.rename(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-            finally:
-                os.close(descriptor)
 
     def _fetch(self, file: RemoteFile, part: Path, descriptor: int) -> None:
         with _disk(part):
@@ -174,17 +167,14 @@ def _locked(path: Path, flags: int, lock: int) -> int | None:
             descriptor = os.open(path, flags, 0o644)
     except FileNotFoundError:
         return None
-    try:
-        with _disk(path):
-            fcntl.flock(descriptor, lock)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        with suppress(BlockingIOError, FileNotFoundError):
+            with _disk(path):
+                fcntl.flock(descriptor, lock)
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                stack.pop_all()
+                return descriptor
     return None
 
 

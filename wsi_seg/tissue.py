@@ -39,6 +39,8 @@ UNSCALED_SIDE = 2048
 # Cells of a damaged slide are read or given up in squares of this side.
 UNREAD_CELL = 4
 
+# Ways to find tissue; anything else is a file of drawn regions.
+METHODS = ("otsu", "none")
 MASK_ENDINGS = (".geojson", ".json", ".gz")
 
 

@@ -23,15 +23,12 @@ from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Region
 from wsi_seg.datasets.slide_region import SlideRegion
 from wsi_seg.errors import DataError, SlideError
+from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS, WITH_FOLDER
 from wsi_seg.geometry import Scale
 from wsi_seg.jobs import SlideRecipe
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import SlideInfo, map_frame
 from wsi_seg.tissue import Origin, drawn_l0
-
-SLIDE_ENDINGS = (
-    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi",
-)  # fmt: skip
 
 
 class AnnotatedSlides(Dataset, NamedClasses):
@@ -131,7 +128,7 @@ def _find_slides(folder: Path) -> dict[Path, str]:
     """Return the slides in a folder, sorted, and the name of each: that of its annotation file."""
     slides = {}
     for path in sorted(folder.glob("*")):
-        if path.is_dir() and any(file.suffix.lower() == ".dcm" for file in path.iterdir()):
+        if path.is_dir() and any(file.suffix.lower() in DICOM_ENDINGS for file in path.iterdir()):
             slides[path] = path.name
         elif path.is_file() and path.suffix.lower() in SLIDE_ENDINGS:
             slides[path] = path.stem
@@ -151,5 +148,5 @@ def _find_annotations(folder: Path) -> dict[str, Path]:
 
 
 def _companions(path: Path) -> tuple[Path, ...]:
-    """Return what belongs to a slide beside its file: MIRAX keeps the pixels in a folder."""
-    return (path.with_suffix(""),) if path.suffix.lower() == ".mrxs" else ()
+    """Return what belongs to a slide beside its file: some formats keep the pixels in a folder."""
+    return (path.with_suffix(""),) if path.suffix.lower() in WITH_FOLDER else ()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from wsi_seg.errors import SlideError, UsageError
+from wsi_seg.formats import is_dicom
 from wsi_seg.geometry import Scale
 from wsi_seg.remote import is_remote
 from wsi_seg.slide import Slide
@@ -29,7 +30,6 @@ REMOTE_READERS = ("tiff", "tiffslide")
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
-DICOM_MAGIC_AT = 128
 # Tag (0020,000E), its type UI and the length of its value, as DICOM writes them into a file's head.
 SERIES_UID_TAG = b"\x20\x00\x0e\x00UI"
 DICOM_HEAD_BYTES = 65_536
@@ -174,7 +174,7 @@ def _find_series(folder: Path) -> Path:
     heads = {path: _read_head(path, DICOM_HEAD_BYTES) for path in sorted(folder.iterdir()) if path.is_file()}
     series: dict[bytes, Path] = {}
     for path, head in heads.items():
-        if head[DICOM_MAGIC_AT:].startswith(b"DICM"):
+        if is_dicom(head):
             series.setdefault(_series_uid(head), path)
     if not series:
         raise SlideError(f"{folder}: this folder holds no DICOM series; give a slide file")

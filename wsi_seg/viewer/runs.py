@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from wsi_seg.card import ModelCard
+from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS
 from wsi_seg.models.registry import list_models
 from wsi_seg.slide import default_name
 from wsi_seg.viewer.replies import Refused
 
-SLIDE_ENDINGS = (
-    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide",
-    ".png", ".jpg", ".jpeg",
-)  # fmt: skip
-DICOM_ENDING = ".dcm"
+# A folder that is opened for this is meant to hold them.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 DEEPEST = 8
 MOST_SLIDES = 10_000
 # A stopped run may finish the batch it is at; after so many seconds it is ended.
@@ -191,8 +189,8 @@ def _add_slides(found: dict[str, Path], root: Path, folder: Path, depth: int) ->
             if depth < DEEPEST:
                 _add_slides(found, root, path, depth + 1)
         elif entry.is_file() and (not entry.is_symlink() or path.resolve().is_relative_to(root)):
-            series = series or path.suffix.lower() == DICOM_ENDING
-            if path.suffix.lower() in SLIDE_ENDINGS:
+            series = series or path.suffix.lower() in DICOM_ENDINGS
+            if path.suffix.lower() in (*SLIDE_ENDINGS, *IMAGE_ENDINGS):
                 found[path.relative_to(root).as_posix()] = path
     if series and folder != root:
         found[folder.relative_to(root).as_posix()] = folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,11 +113,10 @@ class SlidePool:
             SlideError: the slide cannot be opened.
         """
         slide = self._take(path) or open_slide(path, reader=info.reader, mpp=info.mpp)
-        try:
+        with ExitStack() as stack:
+            stack.callback(slide.close)
             yield slide
-        except BaseException:
-            slide.close()
-            raise
+            stack.pop_all()
         self._give_back(path, slide)
 
     def close(self) -> None:
