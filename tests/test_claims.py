@@ -127,6 +127,22 @@ def test_of_many_that_try_one_gets_it(tmp_path: Path) -> None:
     assert len(got) == 1
 
 
+def test_who_comes_late_leaves_the_claim_that_replaced_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    stale = Owner(started="1")
+    path.write_text(json.dumps(asdict(stale)))
+    first, late = Owner(), Owner()
+    lock = tmp_path / "x.claim.takeover"
+    lock.touch()
+    assert not claims._take_over(path, stale, first)  # somebody is at it
+    os.utime(lock, (1, 1))
+    assert not claims._take_over(path, stale, first)  # who was killed at it: gone for the next attempt
+    assert claims._take_over(path, stale, first)
+    assert not claims._take_over(path, stale, late)
+    assert read_owner(path) == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"), claimed(tmp_path / "file" / "x.claim"):
