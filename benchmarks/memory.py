@@ -49,7 +49,7 @@ def measure(slide: Path, model: str, more: list[str]) -> dict[str, Any]:
         "ceiling_mib": None if plan["max_memory_bytes"] is None else plan["max_memory_bytes"] / MIB,
         "tile": plan["stitch"]["grid"]["tile"],
         "block": plan["layout"]["block"],
-        "workers": plan["workers"],
+        "threads": plan["threads"],
         "precision": plan["precision"],
         "seconds": summary["seconds"],
         "worker_seconds": summary["worker_seconds"],
@@ -59,7 +59,7 @@ def measure(slide: Path, model: str, more: list[str]) -> dict[str, Any]:
 def print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['size']:>7} px  --max-memory {row['max_memory']:<6} {row['tiles']:>6} tiles of {row['tile']}"
-        f"  block {row['block']} × {row['workers']}  peak {row['peak_mib']:>6} MiB"
+        f"  block {row['block']} × {row['threads']}  peak {row['peak_mib']:>6} MiB"
         f"  projected {row['projected_mib']:>6.0f} MiB  blocks {row['seconds']['blocks']:.0f} s",
         flush=True,
     )

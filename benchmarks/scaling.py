@@ -193,7 +193,7 @@ def _run(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> None:
 
 
 def _start(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> subprocess.Popen[bytes]:
-    settings = ["--device", "cpu", "--workers", "2", "--set", f"tile={SIDE}", "--set", "overlap=0"]
+    settings = ["--device", "cpu", "--threads", "2", "--set", f"tile={SIDE}", "--set", "overlap=0"]
     command = [sys.executable, "-m", "wsi_seg", "run", *map(str, slides), "-o", str(out), "-m", given.model]
     alone = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out.parent / "cache")}
     return subprocess.Popen(

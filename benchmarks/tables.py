@@ -79,7 +79,7 @@ def memory(result: Result) -> str:
         "blocks s",
     )
     rows = [
-        (f"{row['size']}²", row["max_memory"], row["tile"], f"{row['block']} × {row['workers']}",
+        (f"{row['size']}²", row["max_memory"], row["tile"], f"{row['block']} × {row['threads']}",
          row["tiles"], row["peak_mib"], round(row["projected_mib"]), round(row["seconds"]["blocks"], 1))
         for row in result["rows"]
     ]  # fmt: skip

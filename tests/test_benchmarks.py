@@ -109,7 +109,7 @@ def made_results() -> dict[str, Any]:
            "peak_memory_mib": 900, "seconds": {"plan": 0.1, "blocks": 10.0},
             "worker_seconds": {"predict": 9.9}}  # fmt: skip
     memory = [
-        {"size": size, "max_memory": "2GB", "tile": 512, "block": 2048, "workers": 1, "tiles": 9,
+        {"size": size, "max_memory": "2GB", "tile": 512, "block": 2048, "threads": 1, "tiles": 9,
          "peak_mib": peak, "projected_mib": 1900.0, "seconds": {"blocks": 3.0}}
         for size, peak in ((8192, 1500), (65536, 1700))
     ]  # fmt: skip
