@@ -11,8 +11,8 @@ from wsi_seg.stitch import StitchSettings
 from wsi_seg.tiling import Grid
 
 # Resident memory of the interpreter with torch, zarr and the readers loaded, without any work; measured with
-# benchmarks/memory.py.
-BASE_BYTES = 850 * 2**20
+# benchmarks/memory.py, and a tenth more, as what stages leave behind stays with the process.
+BASE_BYTES = 950 * 2**20
 READER_CACHE_BYTES = 48 * 2**20
 # Level pixels while they are read and reduced, in bytes each: RGB, its part inside the slide and Pillow's
 # copy; other readers than our own add RGBA, what lies behind it, and copies of both.
