@@ -21,7 +21,7 @@ import numpy as np
 from bench_model import SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 
-from wsi_seg.cli.allocator import keep_freed_memory
+from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.geometry import Size
 from wsi_seg.models.predictor import Predictor
 from wsi_seg.plan import PlanSettings

@@ -24,7 +24,7 @@ import torch
 from bench_model import benchmark_model, default_work
 from machine import begin, versions, write_result
 
-from wsi_seg.cli.allocator import keep_freed_memory
+from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.models.calibrate import measure
 from wsi_seg.models.predictor import DTYPES, load_predictor, resolve_device, resolve_precision
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
 
 # Modules and packages of wsi_seg; a package stands for all that is in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "classes", "data", "process"),
+    ("errors", "geometry", "classes", "data", "process", "allocator"),
     ("slide", "card", "tiling", "metrics", "layout", "formats", "remote", "remote_errors", "yaml_config"),
     (
         "readers",
@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "request",
         "datasets",
     ),
-    ("models", "training", "graph", "cluster", "launch"),
+    ("models", "training", "graph", "cluster", "worker_processes", "launch"),
     (
         "inputs",
         "loading",
@@ -72,7 +72,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The contracts of readers, models and exporters; they may import everything, and only tests import them.
 CONTRACTS = "testing"
 # Two sides of one layer that do not know each other.
-APART = (("models", "training"), ("graph", "cluster", "launch"))
+APART = (("models", "training"), ("graph", "cluster", "worker_processes", "launch"))
 # Heavy libraries and where they may be imported.
 HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
     (
@@ -85,7 +85,7 @@ HOMES: Mapping[tuple[str, ...], tuple[str, ...]] = {
         "safetensors.torch",
         "captum",
     ): ("models", "training", CONTRACTS),
-    ("dask", "distributed", "dask_jobqueue"): ("graph", "cluster", "launch", CONTRACTS),
+    ("dask", "distributed", "dask_jobqueue"): ("graph", "cluster", "worker_processes", "launch", CONTRACTS),
 }
 # Imported by `wsi-seg info` and by planning; they start in a fraction of a second.
 LIGHT = ("readers", "tissue", "plan", "polygons")

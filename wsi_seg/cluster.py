@@ -48,14 +48,17 @@ class Flight:
 class Cluster(Workers):
     """Workers of a Dask scheduler; see `graph.Workers`."""
 
-    def __init__(self, client: Client, close: Callable[[], Any]) -> None:
+    def __init__(
+        self, client: Client, close: Callable[[], Any], failure: Callable[[], str | None] = lambda: None
+    ) -> None:
         """Take over a connected client.
 
         Args:
             client: of the scheduler.
-            close: ends what was started for this cluster, after the client.
+            close: ends it, and what was started for this cluster.
+            failure: returns why no worker will ever come again, if that is so.
         """
-        self._client, self._close = client, close
+        self._client, self._close, self._failure = client, close, failure
         self._gate = _Gate()
         self._stopped = threading.Event()
         self._address = client.scheduler.address if client.scheduler else "?"
@@ -127,6 +130,11 @@ class Cluster(Workers):
             if threads or self._stopped.is_set():
                 self._gate.set_limit(threads * IN_FLIGHT_PER_THREAD)
                 return
+            reason = self._failure()
+            if reason is not None:
+                raise ClusterError(
+                    f"the worker processes end as they start ({reason}); run the same command again to go on"
+                )
             if not warned:
                 logger.warning("the Dask scheduler at %s has no workers; waiting for some", self._address)
                 warned = True
@@ -174,7 +182,6 @@ class Cluster(Workers):
 
     def close(self) -> None:
         """Disconnect, and end what was started."""
-        self._client.close()
         self._close()
 
 
@@ -290,4 +297,4 @@ def connect(address: str) -> Cluster:
         client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {address} ({error})") from error
-    return Cluster(client, lambda: None)
+    return Cluster(client, client.close)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from wsi_seg.errors import ClusterError, MissingExtraError, UsageError
 from wsi_seg.graph import LocalWorkers, Workers
 from wsi_seg.settings import SCHEDULERS, SLURM, WorkerSettings
 from wsi_seg.yaml_config import read_yaml
 
-START_SECONDS = 120
-START_TRIES = 3
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from wsi_seg.worker_processes import WorkerProcesses
+
+START_SECONDS = 120.0
+LOOK_SECONDS = 0.1
 # Processes of this machine are only ever ended by what they do: a block that ended one is then tried alone.
 LOCAL_CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": "inf",  # the driver bounds what is in flight
-    "distributed.worker.memory.terminate": False,  # by `max_memory`, not by killing a worker
-    "distributed.worker.memory.pause": False,
     "distributed.admin.large-graph-warning-threshold": "1GB",
 }
 
@@ -62,52 +67,44 @@ def _at(address: str) -> Workers:
 def _on_this_machine(settings: WorkerSettings) -> Workers:
     """Start processes of this machine, each of which is started anew when it dies."""
     import dask.config
-    import distributed  # noqa: F401 - it adds its own settings first
-
-    reason = ""
-    with dask.config.set(LOCAL_CONFIG):
-        for _ in range(START_TRIES):
-            try:
-                return _started(settings)
-            except (RuntimeError, OSError, TimeoutError) as error:  # one died while it started
-                reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-                logger.warning("worker processes did not start: %s", reason)
-    raise ClusterError(
-        f"{settings.processes} worker processes did not start in {START_TRIES} attempts ({reason}); try fewer"
-    )
-
-
-def _started(settings: WorkerSettings) -> Workers:
-    from distributed import Client, SpecCluster
+    from distributed import Client, Scheduler, SpecCluster
 
     from wsi_seg.cluster import Cluster
-
-    workers = dict(enumerate(_workers(settings)))
-    cluster = SpecCluster(scheduler=_scheduler(), workers=workers, silence_logs="ERROR")
-    try:
-        client = Client(cluster, set_as_default=False, timeout=f"{START_SECONDS}s")
-        client.wait_for_workers(settings.processes, timeout=START_SECONDS)
-    except (RuntimeError, OSError, TimeoutError):
-        cluster.close()
-        raise
-    return Cluster(client, cluster.close)
-
-
-def _scheduler() -> dict[str, Any]:
-    from distributed import Scheduler
+    from wsi_seg.worker_processes import WorkerProcesses
 
     options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
-    return {"cls": Scheduler, "options": options}
+    with dask.config.set(LOCAL_CONFIG), ExitStack() as started:
+        cluster = SpecCluster(
+            scheduler={"cls": Scheduler, "options": options}, workers={}, silence_logs="ERROR"
+        )
+        started.callback(cluster.close)
+        processes = WorkerProcesses(
+            cluster.scheduler_address, _environments(settings), threads=settings.threads
+        )
+        started.callback(processes.close)
+        client = Client(cluster, set_as_default=False, timeout=f"{START_SECONDS}s")
+        started.callback(client.close)
+        _wait_for_workers(client, settings.processes, processes)
+        return Cluster(client, started.pop_all().close, processes.failure)
 
 
-def _workers(settings: WorkerSettings) -> list[dict[str, Any]]:
-    from distributed import Nanny
+def _wait_for_workers(client: Client, count: int, processes: WorkerProcesses) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while len(client.nthreads()) < count:
+        reason = processes.failure()
+        if reason is None and time.monotonic() > deadline:
+            reason = f"not within {START_SECONDS:.0f} s"
+        if reason is not None:
+            raise ClusterError(f"{count} worker processes did not start ({reason}); try fewer")
+        time.sleep(LOOK_SECONDS)
 
-    options = {"host": "127.0.0.1", "nthreads": settings.threads, "memory_limit": 0, "dashboard": False}
-    shares = [{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in settings.gpus] or [{}] * settings.processes
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // settings.processes))} if not settings.gpus else {}
-    given = {name: value for name, value in os.environ.items() if name in threads}
-    return [{"cls": Nanny, "options": {**options, "env": {**threads, **given, **share}}} for share in shares]
+
+def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
+    """Return what the environment of each process has beside the driver's."""
+    if settings.gpus:
+        return [{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in settings.gpus]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // settings.processes))
+    return [{"OMP_NUM_THREADS": threads}] * settings.processes
 
 
 def _on_slurm(settings: WorkerSettings) -> Workers:
@@ -133,7 +130,7 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
     except (OSError, RuntimeError) as error:
         cluster.close()
         raise UsageError(f"SLURM takes no jobs: {error}") from error
-    return Cluster(client, cluster.close)
+    return Cluster(client, lambda: (client.close(), cluster.close()))
 
 
 def cores() -> int:

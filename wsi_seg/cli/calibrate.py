@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.allocator import keep_freed_memory
+from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
 
 

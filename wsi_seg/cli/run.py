@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_seg.cli.allocator import keep_freed_memory
+from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
