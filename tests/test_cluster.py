@@ -211,3 +211,23 @@ def test_two_processes_give_the_same_bytes_as_threads(
     time.sleep(1)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / "two") not in listed
+
+
+def test_slides_that_are_the_same_but_for_their_names_are_each_done(
+    made_svs: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("a.svs", "b.svs"):
+        (scans / name).hardlink_to(made_svs)
+    arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=256", "--set", "overlap=32")
+    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    one, two = (
+        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (tmp_path / "out" / name / "maps.zarr" for name in ("a", "b"))
+    )
+    assert one.keys() == two.keys()
+    assert all(
+        one[name] == two[name] for name in one if not name.endswith("zarr.json")
+    )  # which hold the name

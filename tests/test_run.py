@@ -16,9 +16,11 @@ from ome_zarr_models import open_ome_zarr
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+import wsi_seg.run
+import wsi_seg.segment
 from wsi_seg.errors import Interrupted, OutputError, SlideError, UsageError
-from wsi_seg.geometry import Scale
-from wsi_seg.jobs import BlockRecord
+from wsi_seg.geometry import Box, Scale
+from wsi_seg.jobs import BlockJob, BlockRecord, killed_block
 from wsi_seg.maps import Maps
 from wsi_seg.plan import PlanSettings, SegmentationPlan
 from wsi_seg.results import JOURNAL, MAPS, POLYGONS
@@ -193,6 +195,33 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
     with pytest.raises(OutputError, match="holds no results of wsi-seg"):
         run_again(made_svs, tmp_path, model, replace(SETTINGS, overwrite=True))
     assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
+    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = wsi_seg.segment.run_block, []
+
+    def failing(job: BlockJob) -> BlockRecord:
+        if job.tissue.sample(job.settings.frame, job.block.box).any() and not failed:
+            failed.append(job.block)
+            return killed_block(job)
+        return real(job)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise Interrupted("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wsi_seg.segment, "run_block", failing)
+        patch.setattr(wsi_seg.run, "write_geojson", interrupted)
+        with pytest.raises(Interrupted):
+            run_again(made_svs, tmp_path, model)
+    (block,) = failed
+    coverage = Maps.open(tmp_path / ".made.partial" / MAPS).array("coverage")
+    assert np.count_nonzero(coverage[:]) == np.count_nonzero(coverage[block.box.within(Box(0, 0, 0, 0))]) > 0
+    result = run_again(made_svs, tmp_path, model)
+    assert result.status == "done" and result.summary["blocks_failed"] == 0
+    assert tree_hash(result.folder / MAPS) == tree_hash(quiet.folder / MAPS)
 
 
 def damage(slide: Path, target: Path, level: int = 0) -> None:

@@ -182,7 +182,7 @@ class ResultsFolder:
         """Make the partial folder, or take up the one of an earlier, interrupted run.
 
         Returns:
-            Records of the blocks that are finished already.
+            Records of the blocks that were tried already; those that are not `written` are to be tried again.
 
         Raises:
             OutputError: the folder cannot be written, or belongs to a run with another plan.
@@ -226,7 +226,7 @@ class ResultsFolder:
             counts = {int(code): count for code, count in plain.pop("counts").items()}
             record = BlockRecord(**{**plain, "counts": counts, "log": ()})
             records[record.ix, record.iy] = record
-        return [record for record in records.values() if record.written]
+        return list(records.values())
 
     def files(self) -> list[str]:
         """Return the names of all that the whole results will hold, `MANIFEST` included."""

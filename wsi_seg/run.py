@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -57,9 +57,6 @@ from wsi_seg.segment import Execution, build_pyramids, segment_blocks
 from wsi_seg.settings import RunSettings
 from wsi_seg.slide import Slide
 from wsi_seg.tissue import TissueMask, find_tissue
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Model",
@@ -223,11 +220,13 @@ class _SlideRun:
 
     def fill_maps(self, workers: Workers, claim: Claim) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
-        done = self.folder.begin(self.plan, self.key, self.settings.overwrite)
+        before = self.folder.begin(self.plan, self.key, self.settings.overwrite)
+        done = [record for record in before if record.written]
         if self.store.exists():
             remove_partial_files(self.store)
         else:
             create_maps(self.store, self.plan.layout)
+        self._mark(before, fault=0)  # those that failed are tried again
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
@@ -239,8 +238,9 @@ class _SlideRun:
 
         with self._timed("blocks"):
             segment_blocks(execution, self.tissue, self.model.predictor, done, block_done)
-        self._mark_failed()
-        faulty = any(record.other_level_pixels or record.unread_pixels for record in self.records)
+        self._mark(self.records, fault=UNREADABLE)
+        # Those of before may have left pyramids of what is mended now.
+        faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
         with self._timed("pyramids"):
             build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
         claim.check()
@@ -252,15 +252,15 @@ class _SlideRun:
         self.records.append(record)
         self.progress.block_done(record)
 
-    def _mark_failed(self) -> None:
-        """Say in the coverage layer which tissue lies in blocks for which nothing was written."""
-        failed = {(record.ix, record.iy) for record in self.records if not record.written}
+    def _mark(self, records: Sequence[BlockRecord], *, fault: int) -> None:
+        """Say in the coverage layer what became of the tissue of blocks for which nothing was written."""
+        failed = {(record.ix, record.iy) for record in records if not record.written}
         maps = Maps.open(self.store, mode="r+") if failed else None
         for planned in self.plan.blocks:
             block = planned.block
             if maps is not None and (block.ix, block.iy) in failed:
                 tissue = self.tissue.sample(self.plan.frame, block.box)
-                maps.write_coverage(block, tissue * np.uint8(UNREADABLE))
+                maps.write_coverage(block, tissue * np.uint8(fault))
 
     def trace_regions(self) -> None:
         """Trace the regions and write what people look at."""

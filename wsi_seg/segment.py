@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ class Execution:
     def store_path(self) -> str:
         return str(self.store.absolute())
 
+    @property
+    def token(self) -> str:
+        """Tells tasks of this store from those of another, whose slide may be the same but for its name."""
+        return hashlib.sha256(f"{self.plan.key} {self.store_path}".encode()).hexdigest()[:16]
+
 
 def segment_blocks(
     execution: Execution,
@@ -57,7 +63,7 @@ def segment_blocks(
 def _block_jobs(
     execution: Execution, tissue: TissueMask, predictor: PredictorRecipe
 ) -> Iterator[tuple[str, BlockJob]]:
-    plan = execution.plan
+    plan, token = execution.plan, execution.token
     slide = SlideRecipe(
         plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint, execution.cache
     )
@@ -65,7 +71,7 @@ def _block_jobs(
     for planned in plan.blocks:
         block = planned.block
         yield (
-            f"block-{plan.key[:16]}-{block.iy}-{block.ix}",
+            f"block-{token}-{block.iy}-{block.ix}",
             BlockJob(
                 block=block,
                 tissue=tissue.crop(plan.frame.to_l0(block.box)),
@@ -83,12 +89,12 @@ def build_pyramids(execution: Execution, kinds: Container[Kind] = KINDS) -> None
     Raises:
         Interrupted, OutputError: see `maps.Maps.build_shard`.
     """
-    plan = execution.plan
+    plan, token = execution.plan, execution.token
     maps = Maps.open(execution.store)
     for level in range(1, maps.level_count):
         filled = {(p.block.ix >> level, p.block.iy >> level) for p in plan.blocks}
         jobs = [
-            (f"shard-{plan.key[:16]}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (execution.store_path, s))
+            (f"shard-{token}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (execution.store_path, s))
             for s in maps.pyramid_shards(level)
             if s.kind in kinds and (s.ix, s.iy) in filled
         ]
