@@ -1,12 +1,14 @@
 # Everything runs in $(VENV), an environment made here with venv and pip.
 #   make test PYTHON=python3.12      another interpreter
 #   make test ARGS="-k polygons"     arguments for pytest
+#   make test JOBS=8                 files tested at a time
 #   make bench PARTS="readers memory" some parts of the benchmarks; all of them otherwise
 
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
+JOBS ?= 2
 PARTS ?=
 
 BIN := $(VENV)/bin
@@ -35,7 +37,7 @@ demo: $(VENV)/.wsi-seg ## segment the sample slide with the bundled model into r
 	@echo "to open in QuPath:   $(RESULTS)/$(SAMPLE)/polygons.geojson"
 
 test: $(VENV)/.wsi-seg-test ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/ruff check .

@@ -9,6 +9,10 @@ import pytest
 # Before torch is loaded: threads that wait for each other give way instead of spinning, which on a busy
 # machine with few cores takes ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests that run side by side share the cores, and so do the processes that they start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
