@@ -147,6 +147,24 @@ def test_one_process_for_each_gpu_sees_only_that() -> None:
     assert seen == {"3", "5"}
 
 
+def cores_of_this_process(_: int) -> set[int]:
+    return set(os.sched_getaffinity(0))
+
+
+def test_a_process_stays_near_its_gpu_where_dask_cuda_tells_which_cores_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for dask-cuda, whose `get_cpu_affinity` asks the driver of NVIDIA."""
+    cores = sorted(os.sched_getaffinity(0))
+    near = {3: cores[:1], 5: cores[-1:]}
+    (tmp_path / "dask_cuda").mkdir()
+    (tmp_path / "dask_cuda" / "__init__.py").touch()
+    (tmp_path / "dask_cuda" / "utils.py").write_text(f"get_cpu_affinity = {near}.__getitem__\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_workers(WorkerSettings(processes=1, threads=1, gpus=(5,))) as workers:
+        assert execute(workers, cores_of_this_process, [0]) == [set(near[5])]
+
+
 def environment_slowly(name: str) -> str | None:
     time.sleep(0.2)
     return os.environ.get(name)

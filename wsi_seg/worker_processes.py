@@ -8,6 +8,8 @@ script needs no guard to use workers, and it takes the driver's module search pa
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -171,6 +173,14 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
+def _stay_near_gpu() -> None:
+    """Keep to the cores next to this process's GPU, where dask-cuda is there and tells which these are."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if gpu.isdecimal() and importlib.util.find_spec("dask_cuda") is not None:
+        cores = importlib.import_module("dask_cuda.utils").get_cpu_affinity(int(gpu))
+        os.sched_setaffinity(0, cores)
+
+
 def main() -> None:
     """Be a worker process."""
     from wsi_seg.allocator import keep_freed_memory
@@ -179,6 +189,7 @@ def main() -> None:
     keep_freed_memory()
     start = WorkerStart(**json.loads(sys.stdin.readline()))
     sys.path[:] = start.path
+    _stay_near_gpu()
     threading.Thread(target=_end_with_input, name="driver", daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.ERROR)
     _serve(start)
