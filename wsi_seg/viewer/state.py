@@ -95,7 +95,7 @@ class OpenResult:
     @property
     def status(self) -> str:
         if self.entry.running:
-            return "running"
+            return "interrupted" if self.entry.interrupted() else "running"
         return "incomplete" if self.facts.summary.get("status") == "incomplete" else "done"
 
     @property
