@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.signal import fftconvolve
 
 from scripts.build_viewer import MISSING, build
@@ -427,6 +428,56 @@ def test_a_run_is_started_watched_and_looked_at(browser: Browser, tmp_path: Path
         manifest = json.loads((tmp_path / "out" / "tiny" / "manifest.json").read_text())
         assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
         assert viewer.problems == []
+
+
+def test_a_run_is_watched_stopped_and_goes_on(browser: Browser, tmp_path: Path) -> None:
+    made_far_apart(tmp_path / "slides")
+    partial = tmp_path / "out" / ".far.partial"
+
+    def blocks() -> list[str]:
+        return (partial / "blocks.jsonl").read_text().splitlines()
+
+    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
+        viewer = Viewer(browser.new_page(), address)
+        page = viewer.page
+        page.goto(address)
+        page.get_by_role("button", name="Segment a slide").click()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("link", name="Watch").click(timeout=60_000)
+        text = "document.querySelector('.panel .progress').textContent"
+        viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
+        pictures = []
+        for percent in ("0", "100"):
+            page.get_by_label("Class map opacity").fill(percent)
+            viewer.settle()
+            pictures.append(viewer.picture())
+        assert np.abs(pictures[0] - pictures[1]).max() > 50
+        page.get_by_role("link", name="All slides").click()
+        page.get_by_role("button", name="Segment a slide").click()
+        assert page.get_by_role("button", name="Start").is_disabled()
+        page.get_by_role("button", name="Stop").click()
+        page.locator(".run [role=status]", has_text="again").wait_for(timeout=30_000)
+        kept = blocks()
+        assert 1 <= len(kept) < 32 and not (tmp_path / "out" / ".far.claim").exists()
+        page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
+        page.get_by_role("button", name="Start").click()
+        more = "|".join(str(len(kept) + i) for i in range(1, 32))
+        status = page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles"))
+        status.wait_for(timeout=60_000)
+        page.get_by_role("button", name="Stop").click()
+        page.locator(".run [role=status]", has_text="again").wait_for(timeout=30_000)
+        assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
+        assert viewer.problems == []
+
+
+def made_far_apart(folder: Path) -> None:
+    """Make a slide of 32 blocks with one tile to predict in each: many more than can be done meanwhile."""
+    folder.mkdir()
+    drawing = Image.new("RGB", (2048, 2048), (245, 245, 245))
+    ImageDraw.Draw(drawing).rectangle((200, 100, 800, 500), fill=(180, 90, 150))
+    drawing.save(folder.parent / "texture.png")
+    spec = SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=folder.parent / "texture.png")
+    make_slide(folder / "far.svs", spec)
 
 
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:

@@ -360,8 +360,10 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
     job = first.json()["job"]
     assert runs.post("/api/run", json=ASK).status_code == 409
     assert runs.get(f"/api/run/{job}").json()["state"] == "running"
+    assert runs.get("/api/run/options").json()["job"] == job
     assert runs.delete(f"/api/run/{job}").json()["stopping"] is True
     assert wait(runs, job)["state"] == "stopped"
+    assert runs.get("/api/run/options").json()["job"] is None
     second = runs.post("/api/run", json=ASK).json()["job"]
     assert runs.get(f"/api/run/{job}").status_code == 404
     state = wait(runs, second)

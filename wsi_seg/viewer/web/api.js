@@ -51,7 +51,7 @@
  * @property {Record<string, number>} measurements
  */
 /** @typedef {{status: string, blocks_done: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
-/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number}} RunOptions */
+/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number, job: string | null}} RunOptions */
 /** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 
 /**
