@@ -30,7 +30,7 @@ from wsi_seg.testing.made_slide import SlideSpec, make_slide
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
 import viewer_page
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from viewer_page import Viewer, assert_drawn, edges, features
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class Results:
-    """Where the results of the made slides are, and the server over them."""
+    """Where the results of the made slides are, and the server over them, which may run two others."""
 
     out: Path
     address: str
@@ -75,20 +75,30 @@ def results(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     segment_slide(made, out / "second", model, exact_settings(0.3, ("tumor", "stroma")))
     segment_slide(bounds, out, model, exact_settings())
     shutil.copytree(out / "bounds", out / HOSTILE)
-    with viewer_page.server(out) as address:
+    runs = tmp_path_factory.mktemp("runs")
+    make_slide(runs / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
+    made_far_apart(runs / "far.svs")
+    with viewer_page.server(out, "--allow-run", runs) as address:
         yield Results(out, address)
 
 
-@pytest.fixture
-def viewer(browser: Browser, results: Results) -> Iterator[Viewer]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all, so that the page and its tiles come from the browser's cache."""
     context = browser.new_context(
         viewport={"width": 1100, "height": 760}, accept_downloads=True, reduced_motion="reduce"
     )
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def viewer(context: BrowserContext, results: Results) -> Iterator[Viewer]:
     viewer = Viewer(context.new_page(), results.address)
     yield viewer
     assert viewer.problems == [], "errors in the browser's console"
     assert viewer.foreign == [], "the page asks other servers"
-    context.close()
+    viewer.page.close()
 
 
 def stored(results: Results, folder: str) -> list[tuple[dict[str, Any], Any]]:
@@ -410,74 +420,67 @@ def contrast(one: str, other: str) -> float:
     return max(values) / min(values)
 
 
-def test_a_run_is_started_watched_and_looked_at(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "slides").mkdir()
-    make_slide(tmp_path / "slides" / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
-    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
-        viewer = Viewer(browser.new_page(), address)
-        page = viewer.page
-        page.goto(address)
-        page.get_by_role("button", name="Segment a slide").click()
-        assert page.get_by_label("Slide").inner_text() == "tiny.svs"
-        assert "not for clinical use" in page.get_by_role("dialog").inner_text()
-        page.get_by_label("Stroma").check()
-        page.get_by_role("button", name="Start").click()
-        page.get_by_role("link", name="Look at it").click(timeout=60_000)
-        viewer.settle()
-        assert page.inner_text("h1") == "tiny"
-        manifest = json.loads((tmp_path / "out" / "tiny" / "manifest.json").read_text())
-        assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
-        assert viewer.problems == []
+def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
+    assert "not for clinical use" in page.get_by_role("dialog").inner_text()
+    page.get_by_label("Slide").select_option("tiny.svs")
+    page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Look at it").click(timeout=60_000)
+    viewer.settle()
+    assert page.inner_text("h1") == "tiny"
+    manifest = json.loads((results.out / "tiny" / "manifest.json").read_text())
+    assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
 
 
-def test_a_run_is_watched_stopped_and_goes_on(browser: Browser, tmp_path: Path) -> None:
-    made_far_apart(tmp_path / "slides")
-    partial = tmp_path / "out" / ".far.partial"
+def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, results: Results) -> None:
+    page, out = viewer.page, results.out
 
     def blocks() -> list[str]:
-        return (partial / "blocks.jsonl").read_text().splitlines()
+        return (out / ".far.partial" / "blocks.jsonl").read_text().splitlines()
 
-    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
-        viewer = Viewer(browser.new_page(), address)
-        page = viewer.page
-        page.goto(address)
-        page.get_by_role("button", name="Segment a slide").click()
-        page.get_by_role("button", name="Start").click()
-        page.get_by_role("link", name="Watch").click(timeout=60_000)
-        text = "document.querySelector('.panel .progress').textContent"
-        viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
-        pictures = []
-        for percent in ("0", "100"):
-            page.get_by_label("Class map opacity").fill(percent)
-            viewer.settle()
-            pictures.append(viewer.picture())
-        assert np.abs(pictures[0] - pictures[1]).max() > 50
-        page.get_by_role("link", name="All slides").click()
-        page.get_by_role("button", name="Segment a slide").click()
-        assert page.get_by_role("button", name="Start").is_disabled()
-        page.get_by_role("button", name="Stop").click()
-        page.locator(".run [role=status]", has_text="again").wait_for(timeout=30_000)
-        kept = blocks()
-        assert 1 <= len(kept) < 32 and not (tmp_path / "out" / ".far.claim").exists()
-        page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
-        page.get_by_role("button", name="Start").click()
-        more = "|".join(str(len(kept) + i) for i in range(1, 32))
-        status = page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles"))
-        status.wait_for(timeout=60_000)
-        page.get_by_role("button", name="Stop").click()
-        page.locator(".run [role=status]", has_text="again").wait_for(timeout=30_000)
-        assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
-        assert viewer.problems == []
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Watch").click(timeout=60_000)
+    text = "document.querySelector('.panel .progress').textContent"
+    viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
+    pictures = []
+    for percent in ("0", "100"):
+        page.get_by_label("Class map opacity").fill(percent)
+        viewer.settle()
+        pictures.append(viewer.picture())
+    assert np.abs(pictures[0] - pictures[1]).max() > 50
+    page.get_by_role("link", name="All slides").click()
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_role("button", name="Start").is_disabled()
+    page.get_by_role("button", name="Stop").click()
+    ended = page.locator(".run [role=status]", has_text="run the same command again to go on")
+    ended.wait_for(timeout=30_000)
+    kept = blocks()
+    assert 1 <= len(kept) < 32 and not (out / ".far.claim").exists()
+    page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    more = "|".join(str(len(kept) + i) for i in range(1, 32))
+    page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles")).wait_for(timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
+    ended.wait_for(timeout=30_000)
+    assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
 
 
-def made_far_apart(folder: Path) -> None:
-    """Make a slide of 32 blocks with one tile to predict in each: many more than can be done meanwhile."""
-    folder.mkdir()
+def made_far_apart(path: Path) -> None:
+    """Make a slide of 32 blocks with one tile to predict in each: many more than a test waits for."""
     drawing = Image.new("RGB", (2048, 2048), (245, 245, 245))
     ImageDraw.Draw(drawing).rectangle((200, 100, 800, 500), fill=(180, 90, 150))
-    drawing.save(folder.parent / "texture.png")
-    spec = SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=folder.parent / "texture.png")
-    make_slide(folder / "far.svs", spec)
+    texture = path.with_suffix(".png")
+    drawing.save(texture)
+    make_slide(path, SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=texture))
+    texture.unlink()
 
 
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:
