@@ -159,7 +159,13 @@ def test_a_dicom_series_and_its_outlines_are_in_place(
     with open_slide(series) as slide:
         size = slide.info.size
         whole = Image.fromarray(slide.read_level(0, Box(0, 0, size.width, size.height)))
+    maps = Maps.open(result.folder / "maps.zarr")
+    palette = np.zeros((256, 3), np.uint8)
+    for one in maps.classes:
+        palette[one.code] = one.color
+    classes = Image.fromarray(palette[np.asarray(maps.labels[:])])
     identity = viewer.identity(series.name)
+    l0_per_map = viewer.get(f"slides/{identity}")["map"]["l0_per_map"]
     for scale in (3.3, 1.0, 0.5):
         viewer.open(identity, at=f"1200,900,{scale}", classes=0)
         view = viewer.view()
@@ -170,6 +176,12 @@ def test_a_dicom_series_and_its_outlines_are_in_place(
         x, y = view["x"] + 200 * scale, view["y"] + 200 * scale
         box = (x, y, x + picture.shape[1] * scale, y + picture.shape[0] * scale)
         expected = whole.resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
+        assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
+        viewer.page.get_by_label("Class map opacity").fill("100")
+        viewer.settle()
+        picture = viewer.picture()[200:-200, 200:-200]
+        box_map = np.array(box) / (l0_per_map * 2)
+        expected = classes.resize(picture.shape[1::-1], Image.Resampling.NEAREST, box=tuple(box_map))
         assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
 
 
