@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from wsi_seg import claims
-from wsi_seg.claims import Owner, claimed, read_owner
+from wsi_seg.claims import Owner, claimed, is_held, read_owner
 from wsi_seg.errors import ClaimedError, OutputError
 
 HOLD = """
@@ -84,6 +84,31 @@ def test_a_claim_that_is_not_whole_counts_until_it_is_old(tmp_path: Path) -> Non
     os.utime(path, (1, 1))
     with claimed(path):
         pass
+
+
+def test_who_only_looks_sees_whether_a_claim_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    assert not is_held(path)
+    process = holding(path)
+    try:
+        assert is_held(path)
+    finally:
+        process.kill()
+        process.wait()
+    assert path.exists() and not is_held(path)
+    path.write_text(json.dumps(asdict(Owner(machine="far boot pid", pid=1))))
+    assert is_held(path)
+    long_ago = time.time() - claims.STALE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    assert not is_held(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["x.claim"]
+
+
+def test_what_is_no_file_is_not_opened_to_see_who_holds_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for a writer
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        assert not is_held(tmp_path / name)
 
 
 def test_the_owner_touches_its_claim_and_notices_its_loss(

@@ -138,7 +138,20 @@ def test_without_any_known_font_plain_letters_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figure, "_found", lambda bold: None)
-    assert figure._spell("250 µm · mm² …") == "250 um - mm^2 ..."
+    assert figure._spell("250 µm · mm² …\n") == "250 um - mm^2 ...?"
     slide, frame, maps = make(tmp_path, 300, 200)
     write_overview(tmp_path / "o.png", slide, [region(box(9, 9, 50, 50))], frame=frame, maps=maps)
     assert Image.open(tmp_path / "o.png").width > 300
+
+
+# Control characters, those at which a text breaks into lines or paragraphs, and a byte that is not UTF-8.
+@pytest.mark.parametrize("letter", [*map(chr, range(32)), "\x7f", "\x85", "\u2028", "\u2029", "\udcff"])
+def test_what_cannot_be_drawn_of_a_name_is_seen_to_be_there(tmp_path: Path, letter: str) -> None:
+    _, frame, maps = make(tmp_path, 300, 200)
+    for name, shown in (("asked", letter), ("mark", "�"), ("nothing", "")):
+        slide = ArraySlide(np.full((200, 300, 3), GREY, np.uint8), 0.25, name=f"bad{shown}name")
+        group = ClassGroup(f"a{shown}b", (1,), (200, 0, 0))
+        regions = [region(box(9, 9, 50, 50), group)]
+        write_overview(tmp_path / name, slide, regions, frame=frame, maps=maps)
+    assert (tmp_path / "asked").read_bytes() == (tmp_path / "mark").read_bytes()
+    assert (tmp_path / "asked").read_bytes() != (tmp_path / "nothing").read_bytes()

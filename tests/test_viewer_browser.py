@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.signal import fftconvolve
 
 from scripts.build_viewer import MISSING, build
@@ -29,7 +30,7 @@ from wsi_seg.testing.made_slide import SlideSpec, make_slide
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
 import viewer_page
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from viewer_page import Viewer, assert_drawn, edges, features
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -58,7 +59,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class Results:
-    """Where the results of the made slides are, and the server over them."""
+    """Where the results of the made slides are, and the server over them, which may run two others."""
 
     out: Path
     address: str
@@ -74,20 +75,30 @@ def results(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     segment_slide(made, out / "second", model, exact_settings(0.3, ("tumor", "stroma")))
     segment_slide(bounds, out, model, exact_settings())
     shutil.copytree(out / "bounds", out / HOSTILE)
-    with viewer_page.server(out) as address:
+    runs = tmp_path_factory.mktemp("runs")
+    make_slide(runs / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
+    made_far_apart(runs / "far.svs")
+    with viewer_page.server(out, "--allow-run", runs) as address:
         yield Results(out, address)
 
 
-@pytest.fixture
-def viewer(browser: Browser, results: Results) -> Iterator[Viewer]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all, so that the page and its tiles come from the browser's cache."""
     context = browser.new_context(
         viewport={"width": 1100, "height": 760}, accept_downloads=True, reduced_motion="reduce"
     )
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def viewer(context: BrowserContext, results: Results) -> Iterator[Viewer]:
     viewer = Viewer(context.new_page(), results.address)
     yield viewer
     assert viewer.problems == [], "errors in the browser's console"
     assert viewer.foreign == [], "the page asks other servers"
-    context.close()
+    viewer.page.close()
 
 
 def stored(results: Results, folder: str) -> list[tuple[dict[str, Any], Any]]:
@@ -148,7 +159,13 @@ def test_a_dicom_series_and_its_outlines_are_in_place(
     with open_slide(series) as slide:
         size = slide.info.size
         whole = Image.fromarray(slide.read_level(0, Box(0, 0, size.width, size.height)))
+    maps = Maps.open(result.folder / "maps.zarr")
+    palette = np.zeros((256, 3), np.uint8)
+    for one in maps.classes:
+        palette[one.code] = one.color
+    classes = Image.fromarray(palette[np.asarray(maps.labels[:])])
     identity = viewer.identity(series.name)
+    l0_per_map = viewer.get(f"slides/{identity}")["map"]["l0_per_map"]
     for scale in (3.3, 1.0, 0.5):
         viewer.open(identity, at=f"1200,900,{scale}", classes=0)
         view = viewer.view()
@@ -159,6 +176,12 @@ def test_a_dicom_series_and_its_outlines_are_in_place(
         x, y = view["x"] + 200 * scale, view["y"] + 200 * scale
         box = (x, y, x + picture.shape[1] * scale, y + picture.shape[0] * scale)
         expected = whole.resize(picture.shape[1::-1], Image.Resampling.BILINEAR, box=box)
+        assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
+        viewer.page.get_by_label("Class map opacity").fill("100")
+        viewer.settle()
+        picture = viewer.picture()[200:-200, 200:-200]
+        box_map = np.array(box) / (l0_per_map * 2)
+        expected = classes.resize(picture.shape[1::-1], Image.Resampling.NEAREST, box=tuple(box_map))
         assert np.abs(shift(picture, np.asarray(expected, np.float64))).max() <= 1
 
 
@@ -409,24 +432,67 @@ def contrast(one: str, other: str) -> float:
     return max(values) / min(values)
 
 
-def test_a_run_is_started_watched_and_looked_at(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "slides").mkdir()
-    make_slide(tmp_path / "slides" / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
-    with viewer_page.server(tmp_path / "out", "--allow-run", tmp_path / "slides") as address:
-        viewer = Viewer(browser.new_page(), address)
-        page = viewer.page
-        page.goto(address)
-        page.get_by_role("button", name="Segment a slide").click()
-        assert page.get_by_label("Slide").inner_text() == "tiny.svs"
-        assert "not for clinical use" in page.get_by_role("dialog").inner_text()
-        page.get_by_label("Stroma").check()
-        page.get_by_role("button", name="Start").click()
-        page.get_by_role("link", name="Look at it").click(timeout=60_000)
+def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
+    assert "not for clinical use" in page.get_by_role("dialog").inner_text()
+    page.get_by_label("Slide").select_option("tiny.svs")
+    page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Look at it").click(timeout=60_000)
+    viewer.settle()
+    assert page.inner_text("h1") == "tiny"
+    manifest = json.loads((results.out / "tiny" / "manifest.json").read_text())
+    assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+
+
+def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, results: Results) -> None:
+    page, out = viewer.page, results.out
+
+    def blocks() -> list[str]:
+        return (out / ".far.partial" / "blocks.jsonl").read_text().splitlines()
+
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Watch").click(timeout=60_000)
+    text = "document.querySelector('.panel .progress').textContent"
+    viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
+    pictures = []
+    for percent in ("0", "100"):
+        page.get_by_label("Class map opacity").fill(percent)
         viewer.settle()
-        assert page.inner_text("h1") == "tiny"
-        manifest = json.loads((tmp_path / "out" / "tiny" / "manifest.json").read_text())
-        assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
-        assert viewer.problems == []
+        pictures.append(viewer.picture())
+    assert np.abs(pictures[0] - pictures[1]).max() > 50
+    page.get_by_role("link", name="All slides").click()
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_role("button", name="Start").is_disabled()
+    page.get_by_role("button", name="Stop").click()
+    ended = page.locator(".run [role=status]", has_text="run the same command again to go on")
+    ended.wait_for(timeout=30_000)
+    kept = blocks()
+    assert 1 <= len(kept) < 32 and not (out / ".far.claim").exists()
+    page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    more = "|".join(str(len(kept) + i) for i in range(1, 32))
+    page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles")).wait_for(timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
+    ended.wait_for(timeout=30_000)
+    assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
+
+
+def made_far_apart(path: Path) -> None:
+    """Make a slide of 32 blocks with one tile to predict in each: many more than a test waits for."""
+    drawing = Image.new("RGB", (2048, 2048), (245, 245, 245))
+    ImageDraw.Draw(drawing).rectangle((200, 100, 800, 500), fill=(180, 90, 150))
+    texture = path.with_suffix(".png")
+    drawing.save(texture)
+    make_slide(path, SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=texture))
+    texture.unlink()
 
 
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:

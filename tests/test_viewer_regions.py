@@ -25,10 +25,11 @@ from wsi_seg.polygons import TraceSettings
 from wsi_seg.results import MAPS
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import write_pyramid
+from wsi_seg.viewer import regions
 from wsi_seg.viewer.bounded import Kept
 from wsi_seg.viewer.outlines import Outlines, Sheet, power_of_two_below, ring_texts
 from wsi_seg.viewer.query import View
-from wsi_seg.viewer.regions import read_regions
+from wsi_seg.viewer.regions import Regions, read_regions
 from wsi_seg.viewer.state import Places, ViewerState
 from wsi_seg.viewer.threshold import trace_view
 
@@ -212,10 +213,21 @@ def test_compressed_regions_are_the_same(results: Path, tmp_path: Path) -> None:
     plain = read_regions(results / "polygons.geojson")
     (tmp_path / "a.geojson.gz").write_bytes(gzip.compress((results / "polygons.geojson").read_bytes()))
     packed = read_regions(tmp_path / "a.geojson.gz")
-    assert shapely.equals(plain.shapes, packed.shapes).all() and plain.properties == packed.properties
+    assert shapely.equals_exact(shapes_of(plain), shapes_of(packed)).all()
+    assert (plain.properties, plain.ids) == (packed.properties, packed.ids)
 
 
-def test_all_kinds_of_polygons_are_read_in_order(tmp_path: Path) -> None:
+def shapes_of(regions: Regions) -> Any:
+    return regions.shapes(np.arange(len(regions.ids)))
+
+
+# In small pieces features are cut anywhere.
+@pytest.mark.parametrize("piece", [regions.PIECE, 7, 300])
+def test_all_kinds_of_polygons_are_read_in_order(
+    tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "PIECE", piece)
+    monkeypatch.setattr(regions, "BATCH", 2)
     holed = shapely.box(0, 0, 50, 50).difference(shapely.box(10, 10, 20, 20))
     parts = shapely.MultiPolygon([shapely.box(100, 0, 110, 10), holed.buffer(0)])
     shapes = [
@@ -225,18 +237,24 @@ def test_all_kinds_of_polygons_are_read_in_order(tmp_path: Path) -> None:
         shapely.MultiPolygon([holed]),
         shapely.box(1, 90, 2, 91),
     ]
+    name = ',{"type":"Feature","geometry":{[]} µ³ "'
     features = [
         {
+            "type": "Feature",
             "id": str(i),
             "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
+            "properties": {"name": name, "classification": {"name": "Tumor", "color": [200, 0, 0]}},
         }
         for i, shape in enumerate(shapes)
     ]
-    text = json.dumps({"wsi_seg": {"subtracted_l0": [7, -3]}, "features": features}, separators=(",", ":"))
-    (tmp_path / "a.geojson").write_text(text)
+    document = {"wsi_seg": {"subtracted_l0": [7, -3]}, "features": features}
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    (tmp_path / "a.geojson").write_text(text, encoding="utf-8")
     read = read_regions(tmp_path / "a.geojson")
-    for got, shape in zip(read.shapes, shapes, strict=True):
+    assert [read.describe(i)["name"] for i in range(5)] == [name] * 5 and read.ids == tuple("01234")
+    for i, (got, shape) in enumerate(zip(shapes_of(read), shapes, strict=True)):
+        assert read.bounds[i].tolist() == list(got.bounds)
+        assert read.shapes(np.array([i]))[0].equals_exact(got)
         moved = shapely.transform(shape, lambda xy: xy + np.array([7, -3]))
         assert got.symmetric_difference(moved).area == 0
     assert read.at(107 + 5, 2) == 1 and read.at(8, 87.5) == 4
@@ -252,14 +270,71 @@ def test_all_kinds_of_polygons_are_read_in_order(tmp_path: Path) -> None:
         '{"type":"FeatureCollection","wsi_seg":{"subtracted_l0":[0,0]},"features":[{"geometry":null}]}',
         '{"wsi_seg":{"subtracted_l0":[0,0]},"features":[]} and more',
         '{"wsi_seg":{"subtracted_l0":[0,0]},"features":[' + "[" * 100_000,
-        '{"wsi_seg":{"subtracted_l0":[0,0]},"features":[{"geometry":{"type":"Polygon","coordinates":[[[0,0]]]},'
-        '"properties":{"classification":{"name":"x","color":[1,2,3]}}}]}',
+        '{"wsi_seg":{"subtracted_l0":[0,0]},"features":[]',
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.geojson"
     path.write_text(text)
     with pytest.raises(OutputError, match=r"bad\.geojson"):
+        read_regions(path)
+
+
+SQUARE = "[[[0,0],[0,1],[1,1],[0,0]]]"
+
+
+def one_feature(coordinates: str = SQUARE, properties: str = "", kind: str = "Polygon") -> str:
+    properties = properties or '{"classification":{"name":"x","color":[1,2,3]}}'
+    return (
+        '{"wsi_seg":{"subtracted_l0":[0,0]},"features":[{"type":"Feature","id":"a","geometry":'
+        f'{{"type":"{kind}","coordinates":{coordinates}}},"properties":{properties}}}]}}'
+    )
+
+
+@pytest.mark.filterwarnings("ignore:string or file could not be read:DeprecationWarning")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"coordinates": text}
+        for text in (
+            "", "[]", "[[]]", "[[[]]]", "[[[0,0]]]", SQUARE[:-1], SQUARE[1:], f"[{SQUARE}]",
+            "[[[0,0],[0,1],[1,1],[0,2]]]", "[[[0,0],[0,0],[0,0]]]", "[[[0,0],[0,1,5],[1,1],[0,0]]]",
+            "[[[0,0],[0],[1,1],[0,0]]]", "[[[0,0],[0,NaN],[1,1],[0,0]]]", "[[[0,0],[0,1e999],[1,1],[0,0]]]",
+            "[[[0,0],[0,1-1],[1,1],[0,0]]]", "[[[0,0],[,1],[1,1],[0,0]]]", "[[[0,0][0,1],[1,1],[0,0]]]",
+            "[[[0,0],,[0,1],[1,1],[0,0]]]", '[[[0,0],["0",1],[1,1],[0,0]]]', "[[0,0],[0,1],[1,1],[0,0]]",
+        )
+    ]
+    + [
+        {"kind": "MultiPolygon"},
+        {"kind": "MultiPolygon", "coordinates": f"[{SQUARE}],[{SQUARE}]"},
+        {"kind": "Point", "coordinates": "[0,0]"},
+        {"properties": "null"},
+        {"properties": "{}"},
+        {"properties": '{"classification":{"name":"x"}}'},
+        {"properties": "[" * 100_000},
+        {"properties": '{"a":1}},{"type":"Feature",'},
+    ],
+)  # fmt: skip
+def test_damaged_features_are_named(tmp_path: Path, bad: dict[str, str]) -> None:
+    path = tmp_path / "bad.geojson"
+    path.write_text(one_feature())
+    assert len(read_regions(path).ids) == 1
+    path.write_text(one_feature(**bad))
+    with pytest.raises(OutputError, match=r"bad\.geojson: is no GeoJSON of wsi_seg, or damaged \(.+\)"):
+        read_regions(path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bad.geojson"
+    for data in (b"\xff", gzip.compress(one_feature().encode())[:-9], one_feature().encode("utf-16")):
+        path.write_bytes(data)
+        with pytest.raises(OutputError, match=r"bad\.geojson"):
+            read_regions(path)
+    with pytest.raises(OutputError, match=r"none\.geojson: cannot be read"):
+        read_regions(tmp_path / "none.geojson")
+    path.write_bytes(gzip.compress(one_feature().encode()))
+    monkeypatch.setattr(regions, "MOST_TEXT", 100)
+    with pytest.raises(OutputError, match="holds more than"):
         read_regions(path)
 
 

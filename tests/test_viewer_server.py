@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from viewer_server import client, only_id, picture, whole_level
 
+from wsi_seg.claims import claimed
 from wsi_seg.cli import app
 from wsi_seg.errors import Interrupted
 from wsi_seg.geometry import Box, Scale, Size
@@ -75,8 +76,11 @@ def test_a_run_can_be_watched_and_keeps_its_address(slide: Path, tmp_path: Path)
     asking = client(tmp_path)
     (line,) = asking.get("/api/slides").json()
     base = f"/api/slides/{line['id']}"
-    assert line["status"] == "running" and line["name"] == "marks" and line["has_slide"]
-    progress = asking.get(f"{base}/progress").json()
+    assert line["status"] == "interrupted" and line["name"] == "marks" and line["has_slide"]
+    with claimed(tmp_path / ".marks.claim"):
+        progress = asking.get(f"{base}/progress").json()
+    assert progress["status"] == "running"
+    assert asking.get(base).json()["status"] == "interrupted"
     assert 3 <= progress["blocks_done"] < progress["blocks_total"] == 6
     assert 0 < progress["tiles_done"] < progress["tiles_total"]
     facts = asking.get(base).json()
@@ -356,8 +360,10 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
     job = first.json()["job"]
     assert runs.post("/api/run", json=ASK).status_code == 409
     assert runs.get(f"/api/run/{job}").json()["state"] == "running"
+    assert runs.get("/api/run/options").json()["job"] == job
     assert runs.delete(f"/api/run/{job}").json()["stopping"] is True
     assert wait(runs, job)["state"] == "stopped"
+    assert runs.get("/api/run/options").json()["job"] is None
     second = runs.post("/api/run", json=ASK).json()["job"]
     assert runs.get(f"/api/run/{job}").status_code == 404
     state = wait(runs, second)

@@ -34,6 +34,17 @@ STILL = """(() => {
 })()"""
 
 
+# Shows another place without loading the page anew.
+GO = """(place) => {
+  delete window.wsiSegScreen; // it is there again with the new place
+  history.replaceState(null, "", place);
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}"""
+# What was asked for a moment ago, which the page collects for 60 ms, is under way.
+UNDER_WAY = "() => new Promise((done) => { setTimeout(done, 65); })"
+FRAMES = "() => new Promise((done) => { requestAnimationFrame(() => requestAnimationFrame(done)); })"
+
+
 @contextmanager
 def server(*arguments: str | Path) -> Iterator[str]:
     """Run `wsi-seg view` with these arguments and give its address."""
@@ -83,14 +94,18 @@ class Viewer:
         )
 
     def open(self, identity: str, **fragment: Any) -> None:
-        self.page.goto("about:blank")  # another fragment alone would load nothing anew
-        self.page.goto(f"{self.address}#{urlencode({'slide': identity, **fragment}, safe=',')}")
+        place = f"#{urlencode({'slide': identity, **fragment}, safe=',')}"
+        if self.page.url.startswith(self.address):
+            self.page.evaluate(GO, place)
+        else:
+            self.page.goto(self.address + place)
         self.settle()
 
     def settle(self) -> None:
         """Wait until all that is to be seen is there, and nothing moves."""
+        self.page.evaluate(UNDER_WAY)
         self.until(STILL)
-        self.page.wait_for_timeout(120)  # what was asked for a moment ago is under way by now
+        self.page.evaluate(FRAMES)  # in which what has come may ask for more
         self.until(STILL)
 
     def until(self, expression: str, seconds: float = 20) -> None:
@@ -110,7 +125,8 @@ class Viewer:
         self.page.evaluate(
             f"document.querySelectorAll('{hidden}').forEach((e) => {{ e.style.visibility = 'hidden'; }})"
         )
-        shot = self.page.locator(".stage").first.screenshot(animations="allow", caret="initial")
+        clip = self.page.locator(".stage").first.bounding_box()
+        shot = self.page.screenshot(clip=clip, animations="allow", caret="initial")
         self.page.evaluate(
             f"document.querySelectorAll('{hidden}').forEach((e) => {{ e.style.visibility = ''; }})"
         )
@@ -170,9 +186,10 @@ def assert_drawn(drawn: NDArray[np.bool_], shapes: list[Any], view: dict[str, fl
 
 def edges(picture: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return where the sides of a dark rectangle are on the screen, at its middle: x0, y0, x1, y1."""
-    grey = picture.mean(axis=2)
     x0, y0, x1, y1 = place
-    column, row = grey[:, int((x0 + x1) / 2)], grey[int((y0 + y1) / 2)]
+    column, row = (
+        line.mean(axis=1) for line in (picture[:, int((x0 + x1) / 2)], picture[int((y0 + y1) / 2)])
+    )
     return np.array([_edge(line, at) for line, at in zip((row, column) * 2, place, strict=True)])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 import time
 import uuid
@@ -122,6 +123,22 @@ def read_owner(path: Path) -> Owner | None:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def is_held(path: Path) -> bool:
+    """Tell without writing anything whether a run that lives holds the claim at `path`.
+
+    Who takes a claim asks the clock of the filesystem; this asks that of this machine.
+    """
+    try:
+        mark = path.lstat()
+    except OSError:  # there is none, or none that may be read
+        return False
+    if not stat.S_ISREG(mark.st_mode):  # a link may lead anywhere, and a pipe never ends
+        return False
+    holder = read_owner(path)
+    dead = holder is not None and holder.known_dead()
+    return not dead and time.time() - mark.st_mtime <= STALE_SECONDS
 
 
 def _create(path: Path, owner: Owner) -> bool:

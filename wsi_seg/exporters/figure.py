@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,11 @@ BOLD = (
     "LiberationSans-Bold.ttf",
     "NotoSans-Bold.ttf",
 )
-PLAIN_LETTERS = str.maketrans({"µ": "u", "²": "^2", "×": "x", "·": "-", "…": "..."})
+PLAIN_LETTERS = str.maketrans({"µ": "u", "²": "^2", "×": "x", "·": "-", "…": "...", "�": "?"})
+# Names of files may hold them, and Pillow refuses what would be several paragraphs: control characters,
+# surrogates, which stand for bytes that are not UTF-8, and the separators of lines and paragraphs.
+UNDRAWABLE = ("Cc", "Cs", "Zl", "Zp")
+REPLACEMENT = "�"
 
 PAPER: RGB = (255, 255, 255)
 INK: RGB = (28, 28, 32)
@@ -256,7 +261,9 @@ def shorten(text: str, style: Type, width: float) -> str:
 
 
 def _spell(text: str) -> str:
-    return text.translate(PLAIN_LETTERS) if _found(False) is None else text
+    """Return one line that the font can draw; what cannot be drawn becomes a visible mark."""
+    line = "".join(REPLACEMENT if unicodedata.category(letter) in UNDRAWABLE else letter for letter in text)
+    return line.translate(PLAIN_LETTERS) if _found(False) is None else line
 
 
 def _font(style: Type) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

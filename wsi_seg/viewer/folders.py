@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsi_seg.claims import is_held
 from wsi_seg.errors import OutputError
-from wsi_seg.results import JOURNAL, MANIFEST, MAPS, PLAN
+from wsi_seg.results import JOURNAL, MANIFEST, MAPS, PLAN, ResultsFolder
 from wsi_seg.viewer.replies import Refused
 
 # How deep results may lie under OUT.
@@ -34,7 +35,7 @@ class ResultEntry:
     name: str
     folder: Path
     running: bool
-    """It is still being filled, or its run was interrupted."""
+    """It is still being filled, or its run was interrupted; see `interrupted`."""
     version: str
     """Changes when the folder holds another result; a run that goes on keeps its version."""
     time: float
@@ -44,6 +45,12 @@ class ResultEntry:
         """Return a file of the folder; None where there is none, or only a symbolic link."""
         path = self.folder / name
         return path if path.is_file() and not path.is_symlink() else None
+
+    def interrupted(self) -> bool:
+        """Tell whether nobody is at work on a folder that is not finished."""
+        held = is_held(ResultsFolder(self.folder.parent, self.name).claim)
+        # A run gives its claim back once its folder has been renamed.
+        return self.running and not held and self.folder.exists()
 
     def maps(self) -> Path:
         """Return the folder of the maps.

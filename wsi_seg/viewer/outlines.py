@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from wsi_seg.viewer.regions import RegionGroup, Regions
 # Regions in one answer; the largest are shown.
 MOST_SHOWN = 100_000
 CACHE_BYTES = 192 * 2**20
+BATCH = 2000
 # Of a text, beside its characters.
 PIECE_BYTES = 50
 
@@ -66,15 +67,18 @@ class Outlines:
         pieces = self._sheet(scale).pieces
         held = {i: pieces[i] for i in wanted.tolist()}
         missing = [i for i, piece in held.items() if piece is None]
-        rings = ring_texts(self.regions.shapes[missing], scale)
         groups = self.regions.group[missing].tolist()
         new = {
             i: f'{{"i":{i},"g":{group},"rings":[{text}]}}'
-            for i, group, text in zip(missing, groups, rings, strict=True)
+            for i, group, text in zip(missing, groups, self._rings(missing, scale), strict=True)
         }
         if new:
             self._keep(new, scale)
         return [piece for piece in (held | new).values() if piece is not None]
+
+    def _rings(self, wanted: list[int], scale: float) -> Iterator[str]:
+        for start in range(0, len(wanted), BATCH):  # so that few shapes are held as objects
+            yield from ring_texts(self.regions.shapes(np.array(wanted[start : start + BATCH])), scale)
 
     def _keep(self, new: dict[int, str], scale: float) -> None:
         with self._lock:
@@ -86,7 +90,7 @@ class Outlines:
             self._cache.put((self._name, scale), Sheet(sheet.pieces, size))
 
     def _sheet(self, scale: float) -> Sheet:
-        count = len(self.regions.shapes)
+        count = len(self.regions.ids)
         return self._cache.get((self._name, scale)) or Sheet([None] * count, 8 * count)
 
 

@@ -36,7 +36,7 @@ def _region_at(state: ViewerState, request: Request) -> Response:
 
 def _region(state: ViewerState, request: Request) -> Response:
     regions = state.result(request.path_params["id"]).outlines().regions
-    count = len(regions.shapes)
+    count = len(regions.ids)
     index = query.whole("index", request.path_params["index"], 0, 10**9)
     if index >= count:
         raise Refused(404, f"no region {index}; there are {count}")

@@ -1,6 +1,6 @@
 """Runs from the browser, only where `--allow-run` was given.
 
-GET /api/run/options      {slides: [names], models: [{name, notice, groups, threshold}]}
+GET /api/run/options      {slides: [names], models: [{name, notice, groups}], threshold, job: the one it does}
 POST /api/run             {slide, model, groups, threshold} → 202 {job}; 409 while one runs
 GET /api/run/{job}        {state, tiles_done, tiles_total, blocks_done, blocks_total, message, result}
 DELETE /api/run/{job}     stops it, as Ctrl-C does
@@ -69,7 +69,12 @@ def _options(runs: Runs) -> Response:
         for name, card in runs.models().items()
     ]
     return json_reply(
-        {"slides": list(runs.slides()), "models": models, "threshold": TraceSettings().threshold}
+        {
+            "slides": list(runs.slides()),
+            "models": models,
+            "threshold": TraceSettings().threshold,
+            "job": runs.under_way(),
+        }
     )
 
 

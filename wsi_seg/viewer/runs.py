@@ -123,6 +123,11 @@ class Runs:
         name = path.name if path.is_dir() else default_name(str(path))
         return Job(secrets.token_hex(8), process, output, messages, self._out / name)
 
+    def under_way(self) -> str | None:
+        """Return the id of the run that is on its way, None where there is none."""
+        job = self._job
+        return job.id if job is not None and job.process.poll() is None else None
+
     def get(self, identity: str) -> Job:
         """Return the run of an id.
 

@@ -29,7 +29,7 @@ TILE_CACHE_BYTES = 128 * 2**20
 BLOCK_CACHE_BYTES = 64 * 2**20
 # Results whose facts and open arrays are held; the rest is read again when asked for.
 MOST_OPEN = 64
-# Results whose regions are held: 100,000 take some 200 MB.
+# Results whose regions are held: 100,000 take some 100 MB.
 MOST_INDEXED = 4
 # Views whose outlines at some threshold are held.
 MOST_TRACED = 64
@@ -95,7 +95,7 @@ class OpenResult:
     @property
     def status(self) -> str:
         if self.entry.running:
-            return "running"
+            return "interrupted" if self.entry.interrupted() else "running"
         return "incomplete" if self.facts.summary.get("status") == "incomplete" else "done"
 
     @property

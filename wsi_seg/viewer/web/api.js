@@ -7,8 +7,9 @@
  * @typedef {object} SlideRow
  * @property {string} id
  * @property {string} name
- * @property {"done" | "incomplete" | "running" | "damaged"} status
+ * @property {"done" | "incomplete" | "running" | "interrupted" | "damaged"} status
  * @property {string} [error] of a damaged result
+ * @property {Progress | null} [progress] of a run that is not finished
  * @property {string} folder below the server's, to tell equal names apart
  * @property {number | null} [tissue_mm2]
  * @property {ClassArea[]} areas
@@ -22,7 +23,8 @@
  * @property {string} name
  * @property {string} folder below the server's
  * @property {string | null} version changes with the results; null while they are being made
- * @property {"done" | "incomplete" | "running"} status
+ * @property {"done" | "incomplete" | "running" | "interrupted"} status
+ * @property {Progress | null} progress of a run that is not finished
  * @property {[number, number]} size
  * @property {[number, number] | null} mpp
  * @property {[number, number, number, number] | null} bounds
@@ -49,7 +51,7 @@
  * @property {Record<string, number>} measurements
  */
 /** @typedef {{status: string, blocks_done: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
-/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number}} RunOptions */
+/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number, job: string | null}} RunOptions */
 /** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 
 /**

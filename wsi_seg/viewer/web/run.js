@@ -26,7 +26,7 @@ export async function runDialog(onChange) {
   const notice = h("p", { className: "notice" });
   const status = h("p", { role: "status", className: "progress" });
   const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Share of tiles done" });
-  const start = h("button", { type: "button", className: "primary", onclick: () => void begin() }, "Start");
+  const start = h("button", { type: "button", className: "primary", onclick: () => void follow(begin) }, "Start");
   const stop = h("button", { type: "button", disabled: true, onclick: () => void halt() }, "Stop");
   const close = h("button", { type: "button", onclick: () => dialog.close() }, "Close");
   const line = (/** @type {string} */ text, /** @type {HTMLElement} */ input) => h("label", { className: "pick" }, h("span", {}, text), input);
@@ -48,14 +48,20 @@ export async function runDialog(onChange) {
   let job = null;
   let closed = false;
 
+  /** @returns {Promise<string>} the run's id */
   async function begin() {
     const chosen = [...groups.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value);
     const body = { slide: slide.value, model: model.value, groups: chosen, threshold: Number(threshold.value) };
+    /** @type {{job: string}} */
+    const answer = await api("run", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    return answer.job;
+  }
+
+  /** @param {() => Promise<string>} begun gives the id of a run that was begun */
+  async function follow(begun) {
     start.disabled = true;
     try {
-      /** @type {{job: string}} */
-      const answer = await api("run", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-      job = answer.job;
+      job = await begun();
       stop.disabled = false;
       await watch(job);
     } catch (error) {
@@ -87,6 +93,8 @@ export async function runDialog(onChange) {
   }
 
   showModel();
+  const { job: underWay } = options; // begun before this page was opened
+  if (underWay) void follow(async () => underWay);
   const button = h("button", { type: "button", className: "primary", onclick: () => dialog.showModal() }, "Segment a slide …");
   return { button, dialog, close: () => { closed = true; } };
 }

@@ -7,6 +7,7 @@ import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
 import { OPACITY, writeState } from "./state.js";
+import { statusText, unfinished } from "./status.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./api.js").SlideRow} SlideRow */
@@ -47,7 +48,8 @@ export class SlideScreen {
     this.stopListening = listen(this);
     this.closed = false;
     document.title = `${slide.name} – wsi-seg view`;
-    if (slide.status !== "done") void this.poll();
+    if (unfinished(slide.status)) void this.poll();
+    else if (slide.status !== "done") this.tell(statusText(slide.status));
   }
 
   /** @param {Pane} pane */
@@ -118,6 +120,12 @@ export class SlideScreen {
     }
   }
 
+  /** @param {string} text about a run or its results, under the slide's name */
+  tell(text) {
+    this.progress.hidden = false;
+    this.progress.textContent = text;
+  }
+
   /** Follow a run that is under way: its progress often, maps and areas when blocks were added. */
   async poll() {
     let seen = -1;
@@ -126,10 +134,8 @@ export class SlideScreen {
         /** @type {import("./api.js").Progress} */
         const now = await api(slidePath(this.slide.id, "/progress"));
         if (this.closed) return;
-        const share = now.tiles_total ? ` (${((100 * now.tiles_done) / now.tiles_total).toFixed(0)} %)` : "";
-        this.progress.hidden = false;
-        this.progress.textContent = now.status === "done" ? "done" : `${now.status}: ${now.blocks_done} of ${now.blocks_total} blocks${share}`;
-        if (now.status === "done") return this.go(this.state); // now with regions
+        this.tell(statusText(now.status, now));
+        if (!unfinished(now.status)) return this.go(this.state); // now with regions
         if (seen >= 0 && now.blocks_done !== seen) {
           this.panes[0].looks++;
           this.panes[0].show(this.state);

@@ -6,6 +6,7 @@ import { formatMm2 } from "./geometry.js";
 import { paint } from "./pane.js";
 import { runDialog } from "./run.js";
 import { newState, writeState } from "./state.js";
+import { statusText } from "./status.js";
 
 /** @typedef {import("./api.js").SlideRow} SlideRow */
 
@@ -54,7 +55,7 @@ function slideCard(row) {
     return h("li", {}, swatch, h("span", { className: "name" }, title(area.name)), h("span", { className: "number" }, formatMm2(area.mm2)));
   });
   const picture = h("img", { src: `api/${slidePath(row.id, "/thumbnail.jpg")}`, alt: "", loading: "lazy" });
-  const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? row.status;
+  const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? statusText(row.status, row.progress);
   const damaged = row.status === "damaged";
   return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture,
     h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
