@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -115,3 +116,14 @@ def test_an_empty_folder_and_a_missing_table_are_named(tmp_path: Path) -> None:
         find_slides([str(tmp_path)])
     with pytest.raises(UsageError, match=r"none\.csv: cannot be read"):
         find_slides([str(tmp_path / "none.csv")])
+
+
+def test_a_name_that_is_no_text_is_refused_as_bytes_that_can_be_read(tmp_path: Path) -> None:
+    name = os.fsdecode(bytes(tmp_path) + b"/slide\x85.svs")
+    try:
+        touch(Path(name))
+    except OSError:
+        pytest.skip("this filesystem takes no such name")
+    with pytest.raises(UsageError, match=r"slide\\x85\.svs: its name is not UTF-8") as caught:
+        find_slides([str(tmp_path)])
+    str(caught.value).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,11 +40,16 @@ def find_slides(given: Sequence[str]) -> list[SlideInput]:
             CSV tables with a column `slide`.
 
     Raises:
-        UsageError: a word stands for no slide, a table is wrong, or two slides want the same name.
+        UsageError: a word stands for no slide, a table is wrong, two slides want the same name, or one has a
+            name that is no text.
     """
     found: list[tuple[SlideInput, bool]] = []
     for word in given:
         found += _find(word)
+    for slide, _ in found:
+        shown = os.fsencode(slide.path).decode("utf-8", errors="backslashreplace")
+        if shown != slide.path:
+            raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it")
     slides: dict[str, tuple[SlideInput, bool]] = {}
     for slide, named in found:
         key = slide.path if "://" in slide.path else str(Path(slide.path).resolve())
