@@ -10,17 +10,25 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.slow_writer import SlowWriter
 from wsi_seg.cli import app
 from wsi_seg.cluster import Cluster
 from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
+from wsi_seg.geometry import Size
+from wsi_seg.jobs import BlockRecord, PredictorRecipe
 from wsi_seg.launch import open_workers
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.plan import PlanSettings, SegmentationPlan
+from wsi_seg.run import load_model, segment_slide
+from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -75,6 +83,49 @@ def execute(workers: Any, function: Any, jobs: list[Any], **how: Any) -> list[An
 def test_every_job_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
+
+
+class Peaks:
+    """Progress that keeps the largest memory of any worker, in bytes, after each block."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        return None
+
+    def block_done(self, record: BlockRecord) -> None:
+        self.after.append(max([record.peak_memory, *self.after[-1:]]))
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:
+    """60 blocks that a stand-in for the network has done long before they are written."""
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(10 * 256, 6 * 256), mpp=0.5))
+    model = replace(
+        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("test_cluster:even")
+    )
+    settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
+    peaks, slow = Peaks(), SlowWriter(cluster, seconds=0.1)
+    start = time.monotonic()
+    summary = segment_slide(slide, tmp_path, model, settings, peaks, workers=slow).summary
+    assert time.monotonic() - start > 60 * 0.1 / 2  # the writer was slow indeed
+    assert len(peaks.after) == summary["blocks"] == 60
+    assert 2 <= summary["tasks_in_flight"]["peak"] <= summary["tasks_in_flight"]["limit"] == 4
+    assert peaks.after[-1] <= 1.1 * peaks.after[19]
+    assert summary["peak_worker_memory_mib"] == round(peaks.after[-1] / 2**20)
+
+
+def even() -> Any:
+    """Make a predictor that finds each of four classes as probable as the others."""
+
+    def predict(tiles: Any, margin: int = 0) -> Any:
+        count, height, width, _ = tiles.shape
+        return np.full((count, 4, height - 2 * margin, width - 2 * margin), 0.25, np.float32)
+
+    return predict
 
 
 def test_several_callers_share_the_workers(cluster: Cluster) -> None:

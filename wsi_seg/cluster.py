@@ -13,13 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from distributed import CancelledError, Client, KilledWorker
 
 from wsi_seg.errors import ClusterError, Interrupted, UsageError
-from wsi_seg.graph import GO_ON, Workers
+from wsi_seg.graph import GO_ON, Flight, Workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -35,14 +34,6 @@ LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """What was in flight at most."""
-
-    tasks: int
-    limit: int
 
 
 class Cluster(Workers):
@@ -71,7 +62,8 @@ class Cluster(Workers):
 
     @property
     def flight(self) -> Flight:
-        return Flight(self._gate.peak, self._gate.limit)
+        """See `Workers.flight`; the limit falls and rises with the workers."""
+        return Flight(self._gate.peak, self._gate.highest_limit)
 
     def execute(
         self,
@@ -233,7 +225,7 @@ class _Gate:
     """Lets a bounded number of tasks into flight, over all slides."""
 
     def __init__(self) -> None:
-        self.limit = 0
+        self.limit = self.highest_limit = 0
         self.peak = 0
         self._inside = 0
         self._reserved = False
@@ -243,6 +235,7 @@ class _Gate:
     def set_limit(self, limit: int) -> None:
         with self._changed:
             self.limit = limit
+            self.highest_limit = max(self.highest_limit, limit)
             self._changed.notify_all()
 
     def enter(self, timeout: float | None) -> bool:
