@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -13,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -164,6 +167,17 @@ def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tm
     assert execute(cluster, double, [1]) == [2]  # and the workers are there again
 
 
+def test_a_dashboard_is_named_where_there_is_one(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("bokeh") is not None:
+        assert cluster.dashboard is not None
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/status", cluster.dashboard)
+        with urlopen(cluster.dashboard) as page:
+            assert "<title>Dask" in page.read().decode()
+    # The scheduler, which runs in this process, then answers without a page.
+    monkeypatch.setitem(sys.modules, "bokeh.server.tornado", None)
+    assert cluster.dashboard is None
+
+
 def test_what_a_job_raises_is_raised(cluster: Cluster) -> None:
     with pytest.raises(ZeroDivisionError):
         cluster.execute((1).__truediv__, [("zero", 0)], threads=1, on_result=print)
@@ -272,8 +286,11 @@ def test_slides_that_are_the_same_but_for_their_names_are_each_done(
     for name in ("a.svs", "b.svs"):
         (scans / name).hardlink_to(made_svs)
     arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=256", "--set", "overlap=32")
-    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2)
+    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2, "--json")
     assert result.exit_code == 0, result.output
+    assert [row["status"] for row in json.loads(result.stdout)] == ["done", "done"]
+    named = re.findall(r"^Dask dashboard of the workers: http://.*/status$", result.stderr, re.MULTILINE)
+    assert len(named) == (importlib.util.find_spec("bokeh") is not None)
     one, two = (
         {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         for folder in (tmp_path / "out" / name / "maps.zarr" for name in ("a", "b"))

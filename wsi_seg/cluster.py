@@ -6,6 +6,7 @@ bounded here, in the driver, for all slides together: the scheduler would hand t
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -13,7 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any, TypeVar, cast
+from urllib.request import ProxyHandler, build_opener
 
 from distributed import CancelledError, Client, KilledWorker
 
@@ -32,6 +35,7 @@ TRIES = 3
 # Seconds between two looks at the workers, and without any until the run gives up.
 LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
+DASHBOARD_SECONDS = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +58,21 @@ class Cluster(Workers):
         self._stopped = threading.Event()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._look()
-        logger.info(
-            "%d worker threads; their page is %s",
-            self._gate.limit // IN_FLIGHT_PER_THREAD,
-            client.dashboard_link,
-        )
+        logger.info("%d worker threads", self._gate.limit // IN_FLIGHT_PER_THREAD)
 
     @property
     def flight(self) -> Flight:
         """See `Workers.flight`; the limit falls and rises with the workers."""
         return Flight(self._gate.peak, self._gate.highest_limit)
+
+    @property
+    def dashboard(self) -> str | None:
+        """See `graph.Workers.dashboard`; a scheduler has it where bokeh is installed."""
+        try:
+            link = self._client.dashboard_link
+        except KeyError:  # it serves no pages at all
+            return None
+        return link if link and _has_plots(link) else None
 
     def execute(
         self,
@@ -278,6 +287,16 @@ class _Gate:
 
     def _free(self) -> bool:
         return self._inside < self.limit and not self._reserved
+
+
+def _has_plots(dashboard: str) -> bool:
+    """Ask a scheduler for the list of its plots, which is empty without bokeh."""
+    url = f"{dashboard.removesuffix('/status')}/individual-plots.json"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=DASHBOARD_SECONDS) as answer:
+            return bool(json.load(answer))
+    except (OSError, HTTPException, ValueError):  # it does not answer here, or something else does
+        return False
 
 
 def connect(address: str) -> Cluster:

@@ -41,6 +41,11 @@ class Workers(AbstractContextManager["Workers"], ABC):
     def flight(self) -> Flight:
         """What has been in flight."""
 
+    @property
+    def dashboard(self) -> str | None:
+        """Address of a page that shows the workers at work, if there is one that answers."""
+        return None
+
     @abstractmethod
     def execute(
         self,
