@@ -52,7 +52,7 @@ format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.wsi-seg-bench ## measure everything anew: half an hour, on a machine that does nothing else
+bench: $(VENV)/.wsi-seg-bench ## measure everything anew: three quarters of an hour, on a machine that does nothing else
 	$(BIN)/python benchmarks/run.py $(PARTS) $(ARGS)
 
 clean: ## remove the environment and caches, not results

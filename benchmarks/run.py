@@ -29,6 +29,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "roofline": (),
     "end_to_end": ("--rounds", "3"),
     "memory": (),
+    "flight": (),
+    "resume": (),
     "peers": (),
 }
 # Of parts that measure one core.

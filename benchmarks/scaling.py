@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --check [--rounds 3] [--output FILE]
 
 The first form takes finished results of `wsi-seg run` and simulates a batch of such slides. With
-`--check` the script makes two slides, runs them in one process and in two beside each other, and compares
+`--check` the script makes two slides, runs them in one process and with two worker processes, and compares
 that with the simulation of both, which is fed by the run in one process; then it goes on with these runs
 as the first form does. `docs/scaling.md` says what is measured and what assumed.
 """
@@ -37,6 +37,9 @@ STORED_TILE = 256**2
 REQUESTS_A_FILE = 3
 GPUS_A_NODE = 8
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
+# Of the check: worker processes by name, and threads in each.
+PROCESSES = {"one_process": 1, "two_workers": 2}
+THREADS = 2
 # Assumed, as docs/scaling.md says; every one is an option.
 NODE = {"threads": 3, "cores": 64}
 SHARED = {"filesystem_mb_s": 2000.0, "filesystem_requests_s": 20_000.0, "scheduler_tasks_s": 500.0}
@@ -130,31 +133,31 @@ def predictions(work: Work, given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def check(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run two slides in one process and in two, and return the comparison and what one process measured."""
+    """Run two slides in one process and in two; return the comparison and what the one process measured."""
     spec = SlideSpec(size=Size(given.size, given.size), tissue=0.5)
     slides = [make_slide(folder / f"{name}.svs", replace(spec, seed=seed)) for seed, name in enumerate("ab")]
-    _run(folder / "warm", [slides[0]], given)  # imports, disk cache, and the speed of the network alone
+    small = make_slide(folder / "small.svs", replace(spec, size=Size(2 * SIDE, 2 * SIDE)))
+    _wall(folder / "warm", [small], given, 1)  # imports, disk cache, and the speed of the network alone
+    # As `wsi-seg run` does two slides: both at a time, on shared workers.
+    cluster = Cluster(threads=THREADS, cores=os.cpu_count() or 1, device_takes_core=True,
+                      slides_in_flight=2, driver_threads=2)  # fmt: skip
     rounds = []
     for number in range(given.rounds):
         load = describe_machine()["load_average"]
-        one, two = folder / f"one{number}", folder / f"two{number}"
-        alone = _wall([(one, slides)], given)
-        beside = _wall([(two, slides[:1]), (two, slides[1:])], given)
-        facts = measured([one / slide.stem for slide in slides])
-        summaries = [json.loads((one / s.stem / "summary.json").read_text(encoding="utf-8")) for s in slides]
-        startup = alone - sum(s["bottleneck"]["wall_seconds"] for s in summaries)
-        work = work_of(facts, len(slides), startup)
-        cluster = Cluster(1, threads=2, cores=os.cpu_count() or 1, device_takes_core=True, separate=True)
-        simulated = [simulate(work, replace(cluster, workers=n)).seconds for n in (1, 2)]
-        rounds.append({
-            "load_average_before": load, "startup_seconds": startup,
-            "one_process": {"measured": alone, "simulated": simulated[0]},
-            "two_processes": {"measured": beside, "simulated": simulated[1]},
-            "facts": facts,
-        })  # fmt: skip
+        found: dict[str, dict[str, float]] = {}
+        for name, workers in PROCESSES.items():
+            startup = _startup(folder / f"{name}{number}" / "small", small, given, workers)
+            wall = _wall(folder / f"{name}{number}" / "out", slides, given, workers)
+            found[name] = {"measured": wall, "startup_seconds": startup}
+        facts = measured([folder / f"one_process{number}" / "out" / slide.stem for slide in slides])
+        for name, workers in PROCESSES.items():
+            work = work_of(facts, len(slides), found[name]["startup_seconds"])
+            found[name]["simulated"] = simulate(work, replace(cluster, workers=workers)).seconds
+        rounds.append({"load_average_before": load, **found, "facts": facts})
+        one, two = found.values()
         print(
-            f"round {number + 1}: one process {alone:.1f} s, simulated {simulated[0]:.1f} s; two processes "
-            f"{beside:.1f} s, simulated {simulated[1]:.1f} s; load before {load}",
+            f"round {number + 1}: one process {one['measured']:.1f} s, simulated {one['simulated']:.1f} s; "
+            f"two workers {two['measured']:.1f} s, simulated {two['simulated']:.1f} s; load before {load}",
             flush=True,
         )
     return _compared(rounds), rounds[-1]["facts"]
@@ -162,49 +165,51 @@ def check(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict
 
 def _compared(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     errors = {
-        kind: statistics.median(r[kind]["simulated"] / r[kind]["measured"] - 1 for r in rounds)
-        for kind in ("one_process", "two_processes")
+        name: statistics.median(r[name]["simulated"] / r[name]["measured"] - 1 for r in rounds)
+        for name in PROCESSES
     }
     speedup = {
-        how: statistics.median(r["one_process"][how] / r["two_processes"][how] for r in rounds)
+        how: statistics.median(r["one_process"][how] / r["two_workers"][how] for r in rounds)
         for how in ("measured", "simulated")
     }
     print(
         f"simulated against measured: one process {errors['one_process']:+.1%}, "
-        f"two {errors['two_processes']:+.1%}; "
+        f"two workers {errors['two_workers']:+.1%}; "
         f"two are {speedup['measured']:.2f} times one, simulated {speedup['simulated']:.2f}"
     )
-    startup = statistics.median(r["startup_seconds"] for r in rounds)
-    return {"median_error": errors, "speedup": speedup, "startup_seconds": startup, "rounds": rounds}
+    return {"median_error": errors, "speedup": speedup, "rounds": rounds}
 
 
-def _wall(processes: Sequence[tuple[Path, Sequence[Path]]], given: argparse.Namespace) -> float:
-    start = time.perf_counter()
-    running = [_start(out, slides, given) for out, slides in processes]
-    for process in running:
-        _, errors = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"wsi-seg run failed with exit code {process.returncode}:\n{errors.decode()}")
-    return time.perf_counter() - start
+def _startup(out: Path, small: Path, given: argparse.Namespace, workers: int) -> float:
+    """Return the seconds of a run on a slide of one block beyond those of its stages: imports, weights."""
+    wall = _wall(out, [small], given, workers)
+    summary = json.loads((out / small.stem / "summary.json").read_text(encoding="utf-8"))
+    stages = (sum(summary["seconds"][stage] for stage in SERIAL), *summary["worker_seconds"].values())
+    return wall - sum(stages)
 
 
-def _run(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> None:
-    _wall([(out, slides)], given)
-
-
-def _start(out: Path, slides: Sequence[Path], given: argparse.Namespace) -> subprocess.Popen[bytes]:
-    settings = ["--device", "cpu", "--threads", "2", "--set", f"tile={SIDE}", "--set", "overlap=0"]
+def _wall(out: Path, slides: Sequence[Path], given: argparse.Namespace, workers: int) -> float:
+    """Return the seconds of a run of the command line on slides."""
+    settings = ["--device", "cpu", "--threads", str(THREADS), "--set", f"tile={SIDE}", "--set", "overlap=0"]
     command = [sys.executable, "-m", "wsi_seg", "run", *map(str, slides), "-o", str(out), "-m", given.model]
-    alone = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(out.parent / "cache")}
-    return subprocess.Popen(
-        [*command, *settings], env={**os.environ, **alone}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    alone = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(given.cache)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [*command, "--workers", str(workers), *settings],
+        env={**os.environ, **alone},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    if done.returncode:
+        raise SystemExit(f"wsi-seg run failed with exit code {done.returncode}:\n{done.stderr}")
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, nargs="*", help="results folders of slides")
-    parser.add_argument("--check", action="store_true", help="run slides in one and in two processes first")
+    parser.add_argument("--check", action="store_true", help="run slides in one process and in two first")
     parser.add_argument("--rounds", type=int, default=1, help="of the check")
     parser.add_argument("--size", type=int, default=12288, help="side of the check's slides in pixels")
     parser.add_argument("--model", default="bcss-demo", help="of the check")
@@ -221,6 +226,7 @@ def main() -> None:
         parser.error("name results folders, or pass --check")
     result = begin(model=given.model)
     with tempfile.TemporaryDirectory() as folder:
+        given.cache = Path(folder) / "cache"
         compared, facts = check(given, Path(folder)) if given.check else (None, measured(given.results))
     grown = given.blocks / facts["blocks"]
     work = on_gpus(work_of(facts, given.slides, given.startup), facts, given.forward_ms)

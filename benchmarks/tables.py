@@ -86,6 +86,30 @@ def memory(result: Result) -> str:
     return markdown(head, rows, 2)
 
 
+def flight(result: Result) -> str:
+    head = ("s more to write a block", "blocks", "s", "most in flight", "limit",
+            *(f"worker MiB after {blocks} blocks" for blocks in result["rows"][0]["worker_mib_after"]),
+            "after all")  # fmt: skip
+    rows = [
+        (row["write_seconds"], row["blocks"], round(row["blocks_seconds"], 1), row["peak_in_flight"],
+         row["limit"], *map(round, row["worker_mib_after"].values()), round(row["peak_worker_mib"]))
+        for row in result["rows"]
+    ]  # fmt: skip
+    note = (
+        f"{result['processes']} worker processes of {result['threads']} threads, blocks of "
+        f"{result['block']}²; a stand-in in NumPy takes the place of the network. Memory is that of the "
+        "largest worker so far."
+    )
+    return f"{markdown(head, rows, 0)}\n\n{note}"
+
+
+def resume(result: Result) -> str:
+    head = ("slides", "first run s", "again s", "of it starting s", "ms a slide")
+    row = (result["slides"], round(result["first_seconds"]), round(result["again_seconds"], 1),
+           round(result["one_again_seconds"], 1), round(result["ms_a_slide"], 1))  # fmt: skip
+    return markdown(head, [row], 0)
+
+
 def startup(result: Result) -> str:
     rows = [
         (f"`{row['what']}`", row["min_seconds"], row["median_seconds"], f"{row['times_import_torch']:.2f}")
@@ -167,6 +191,8 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "roofline": ("The network alone", roofline),
     "readers": ("Reading", readers),
     "memory": ("Memory against slide size", memory),
+    "flight": ("Blocks in flight behind a slow writer", flight),
+    "resume": ("A batch that is finished, run again", resume),
     "startup": ("Start-up", startup),
     "polygons": ("Polygons", polygons),
     "codecs": ("Compression of the maps", codecs),

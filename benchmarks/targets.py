@@ -14,6 +14,9 @@ FASTER, SMALLER, SAME_LABELS = 12.0, 8.0, 0.99
 TO_OPENSLIDE, TO_TIFFSLIDE = 5.0, 2.0
 FLAT = 1.1
 CEILING = "2GB"
+SLOW_TO_USUAL = 1.1
+FLIGHT_BLOCKS = 500
+RESUME_SECONDS, RESUME_SLIDES = 10.0, 1000
 HELP_SECONDS, FIRST_TILE_SECONDS = 0.3, 5.0
 MPX_PER_SECOND, EXPORT_SECONDS, REGIONS = 50.0, 60.0, 100_000
 
@@ -112,6 +115,29 @@ def memory(result: Result) -> list[Target]:
     ]
 
 
+def flight(result: Result) -> list[Target]:
+    """Both are judged by the run with the slowest writer; too few blocks show nothing."""
+    usual, *_, slow = sorted(result["rows"], key=lambda row: row["write_seconds"])
+    enough = slow["blocks"] >= FLIGHT_BLOCKS
+    ratio = slow["peak_worker_mib"] / usual["peak_worker_mib"]
+    where, over = f"over {FLIGHT_BLOCKS} blocks with a slow writer", f"over {slow['blocks']} blocks"
+    return [
+        Target("flight", f"most tasks in flight {where}", f"≤ the limit, {slow['limit']}",
+               f"{slow['peak_in_flight']} {over}", enough and slow["peak_in_flight"] <= slow["limit"]),
+        Target("flight", f"memory of a worker {where}, in that with the usual one", f"≤ {SLOW_TO_USUAL:g}",
+               f"{ratio:.2f} {over}", enough and ratio <= SLOW_TO_USUAL),
+    ]  # fmt: skip
+
+
+def resume(result: Result) -> list[Target]:
+    seconds, slides = result["again_seconds"], result["slides"]
+    return [
+        Target("resume", f"a finished batch of {RESUME_SLIDES:,} slides, run again",
+               f"≤ {RESUME_SECONDS:g} s", f"{seconds:.1f} s for {slides:,}",
+               slides >= RESUME_SLIDES and seconds <= RESUME_SECONDS)
+    ]  # fmt: skip
+
+
 def startup(result: Result) -> list[Target]:
     rows = {row["what"]: row["median_seconds"] for row in result["rows"]}
     wanted = (
@@ -150,6 +176,8 @@ OF_PART: dict[str, Callable[[Result], list[Target]]] = {
     "peers": peers,
     "readers": readers,
     "memory": memory,
+    "flight": flight,
+    "resume": resume,
     "startup": startup,
     "polygons": polygons,
 }

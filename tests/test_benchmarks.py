@@ -127,6 +127,12 @@ def made_results() -> dict[str, Any]:
         "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
                              for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
         "memory": {"model_mib": 10.0, "rows": memory},
+        "flight": {"processes": 2, "threads": 2, "block": 512, "rows": [
+            {"write_seconds": seconds, "blocks": 506, "peak_in_flight": 8, "limit": 8,
+             "worker_mib_after": {"50": 190.0}, "peak_worker_mib": peak, "blocks_seconds": 9.0}
+            for seconds, peak in ((0.0, 200.0), (0.2, 221.0))]},
+        "resume": {"slides": 1000, "first_seconds": 90.0, "again_seconds": 9.9, "one_again_seconds": 3.0,
+                   "ms_a_slide": 6.9},
         "startup": {"rows": [{"what": what, "min_seconds": 0.1, "median_seconds": 0.2,
                               "times_import_torch": 0.3}
                              for what in starts],
@@ -149,16 +155,23 @@ def test_targets_are_judged_by_the_figures() -> None:
         "peers": [True, True, False],  # labels, 13 times the time, 7 times the memory
         "readers": [True, True, False, False, True, False, True],
         "memory": [False, True, True],  # 1700 is 1.13 times 1500
+        "flight": [True, False],  # 221 is 1.105 times 200
+        "resume": [True],
         "startup": [True, True],
         "polygons": [None, False],
     }
     results["end_to_end"]["median_ratio"] = 1.21
     results["memory"]["rows"][1].update(peak_mib=1640)
+    results["flight"]["rows"][1].update(peak_in_flight=9, peak_worker_mib=219.0)
+    results["resume"].update(again_seconds=10.1)
     results["polygons"]["tracing"] = {"now": {"a": {"mpx_per_s": 51.0, "polygons": 1}}}
     again = tables.targets(results)
     assert [t.met for t in again if t.part in ("end_to_end", "memory", "polygons")] == [
         False, True, True, True, True, False,
     ]  # fmt: skip
+    assert [t.met for t in again if t.part in ("flight", "resume")] == [False, True, False]
+    results["flight"]["rows"][1].update(peak_in_flight=8, blocks=120)
+    assert [t.met for t in tables.targets(results) if t.part == "flight"] == [False, False]  # too few
     del results["readers"]
     assert [t.met for t in tables.targets(results) if t.part == "readers"] == [None]
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.slow_writer import SlowWriter
 from wsi_seg.cli import app
 from wsi_seg.cluster import Cluster
 from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
+from wsi_seg.geometry import Size
+from wsi_seg.jobs import BlockRecord, PredictorRecipe
 from wsi_seg.launch import open_workers
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.plan import PlanSettings, SegmentationPlan
+from wsi_seg.run import load_model, segment_slide
+from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -77,6 +88,49 @@ def test_every_job_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
 
 
+class Peaks:
+    """Progress that keeps the largest memory of any worker, in bytes, after each block."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        return None
+
+    def block_done(self, record: BlockRecord) -> None:
+        self.after.append(max([record.peak_memory, *self.after[-1:]]))
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:
+    """60 blocks that a stand-in for the network has done long before they are written."""
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(10 * 256, 6 * 256), mpp=0.5))
+    model = replace(
+        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("test_cluster:even")
+    )
+    settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
+    peaks, slow = Peaks(), SlowWriter(cluster, seconds=0.1)
+    start = time.monotonic()
+    summary = segment_slide(slide, tmp_path, model, settings, peaks, workers=slow).summary
+    assert time.monotonic() - start > 60 * 0.1 / 2  # the writer was slow indeed
+    assert len(peaks.after) == summary["blocks"] == 60
+    assert 2 <= summary["tasks_in_flight"]["peak"] <= summary["tasks_in_flight"]["limit"] == 4
+    assert peaks.after[-1] <= 1.1 * peaks.after[19]
+    assert summary["peak_worker_memory_mib"] == round(peaks.after[-1] / 2**20)
+
+
+def even() -> Any:
+    """Make a predictor that finds each of four classes as probable as the others."""
+
+    def predict(tiles: Any, margin: int = 0) -> Any:
+        count, height, width, _ = tiles.shape
+        return np.full((count, 4, height - 2 * margin, width - 2 * margin), 0.25, np.float32)
+
+    return predict
+
+
 def test_several_callers_share_the_workers(cluster: Cluster) -> None:
     results: dict[int, list[int]] = {}
 
@@ -111,6 +165,17 @@ def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tm
     with pytest.raises(ClusterError, match="each of 3 workers that tried it died"):
         execute(cluster, die, [str(tried)])
     assert execute(cluster, double, [1]) == [2]  # and the workers are there again
+
+
+def test_a_dashboard_is_named_where_there_is_one(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("bokeh") is not None:
+        assert cluster.dashboard is not None
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/status", cluster.dashboard)
+        with urlopen(cluster.dashboard) as page:
+            assert "<title>Dask" in page.read().decode()
+    # The scheduler, which runs in this process, then answers without a page.
+    monkeypatch.setitem(sys.modules, "bokeh.server.tornado", None)
+    assert cluster.dashboard is None
 
 
 def test_what_a_job_raises_is_raised(cluster: Cluster) -> None:
@@ -239,8 +304,11 @@ def test_slides_that_are_the_same_but_for_their_names_are_each_done(
     for name in ("a.svs", "b.svs"):
         (scans / name).hardlink_to(made_svs)
     arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=256", "--set", "overlap=32")
-    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2)
+    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2, "--json")
     assert result.exit_code == 0, result.output
+    assert [row["status"] for row in json.loads(result.stdout)] == ["done", "done"]
+    named = re.findall(r"^Dask dashboard of the workers: http://.*/status$", result.stderr, re.MULTILINE)
+    assert len(named) == (importlib.util.find_spec("bokeh") is not None)
     one, two = (
         {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         for folder in (tmp_path / "out" / name / "maps.zarr" for name in ("a", "b"))

@@ -105,6 +105,8 @@ def test_every_scheduler_gives_the_same_bytes(
         far = run_again(made_svs, tmp_path / "far", model, settings)
     assert tree_hash(far.folder / MAPS) == expected
     assert (far.folder / POLYGONS).read_bytes() == (quiet.folder / POLYGONS).read_bytes()
+    for result, most in ((alone, 1), (quiet, 2), (far, 4)):
+        assert result.summary["tasks_in_flight"] == {"peak": most, "limit": most}
 
 
 @pytest.mark.parametrize("blend", ["crop", "gaussian"])

@@ -54,6 +54,10 @@ class SlideTask:
 class BatchProgress(Protocol):
     """Told what happens to a batch; the command line draws two bars from it."""
 
+    def workers_started(self, workers: Workers) -> None:
+        """Blocks can be computed from now on."""
+        ...
+
     def slide_started(self, row: Row) -> Progress:
         """Return who is told what happens to this slide."""
         ...
@@ -99,6 +103,7 @@ class Batch:
         with open_workers(
             self._settings, together=self._settings.threads if at_once > 1 else None
         ) as workers:
+            progress.workers_started(workers)
             try:
                 for group in self._by_model():
                     self._run_group(group, at_once, workers, progress)

@@ -6,6 +6,7 @@ bounded here, in the driver, for all slides together: the scheduler would hand t
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -13,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, TypeVar, cast
+from urllib.request import ProxyHandler, build_opener
 
 from distributed import CancelledError, Client, KilledWorker
 
 from wsi_seg.errors import ClusterError, Interrupted, UsageError
-from wsi_seg.graph import GO_ON, Workers
+from wsi_seg.graph import GO_ON, Flight, Workers
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -33,16 +35,9 @@ TRIES = 3
 # Seconds between two looks at the workers, and without any until the run gives up.
 LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
+DASHBOARD_SECONDS = 3.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """What was in flight at most."""
-
-    tasks: int
-    limit: int
 
 
 class Cluster(Workers):
@@ -63,15 +58,21 @@ class Cluster(Workers):
         self._stopped = threading.Event()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._look()
-        logger.info(
-            "%d worker threads; their page is %s",
-            self._gate.limit // IN_FLIGHT_PER_THREAD,
-            client.dashboard_link,
-        )
+        logger.info("%d worker threads", self._gate.limit // IN_FLIGHT_PER_THREAD)
 
     @property
     def flight(self) -> Flight:
-        return Flight(self._gate.peak, self._gate.limit)
+        """See `Workers.flight`; the limit falls and rises with the workers."""
+        return Flight(self._gate.peak, self._gate.highest_limit)
+
+    @property
+    def dashboard(self) -> str | None:
+        """See `graph.Workers.dashboard`; a scheduler has it where bokeh is installed."""
+        try:
+            link = self._client.dashboard_link
+        except KeyError:  # it serves no pages at all
+            return None
+        return link if link and _has_plots(link) else None
 
     def execute(
         self,
@@ -233,7 +234,7 @@ class _Gate:
     """Lets a bounded number of tasks into flight, over all slides."""
 
     def __init__(self) -> None:
-        self.limit = 0
+        self.limit = self.highest_limit = 0
         self.peak = 0
         self._inside = 0
         self._reserved = False
@@ -243,6 +244,7 @@ class _Gate:
     def set_limit(self, limit: int) -> None:
         with self._changed:
             self.limit = limit
+            self.highest_limit = max(self.highest_limit, limit)
             self._changed.notify_all()
 
     def enter(self, timeout: float | None) -> bool:
@@ -285,6 +287,16 @@ class _Gate:
 
     def _free(self) -> bool:
         return self._inside < self.limit and not self._reserved
+
+
+def _has_plots(dashboard: str) -> bool:
+    """Ask a scheduler for the list of its plots, which is empty without bokeh."""
+    url = f"{dashboard.removesuffix('/status')}/individual-plots.json"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=DASHBOARD_SECONDS) as answer:
+            return bool(json.load(answer))
+    except (OSError, HTTPException, ValueError):  # it does not answer here, or something else does
+        return False
 
 
 def connect(address: str) -> Cluster:

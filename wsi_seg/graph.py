@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,8 +23,28 @@ Result = TypeVar("Result")
 GO_ON = "interrupted; run the same command again to go on from here"
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Tasks that are handed out and not back yet, of all slides that share the workers."""
+
+    tasks: int
+    """The most at a time, so far."""
+    limit: int
+    """What they are bounded to, at most so far."""
+
+
 class Workers(AbstractContextManager["Workers"], ABC):
     """Where jobs are done. Several slides may share one, each from a thread of its own."""
+
+    @property
+    @abstractmethod
+    def flight(self) -> Flight:
+        """What has been in flight."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of a page that shows the workers at work, if there is one that answers."""
+        return None
 
     @abstractmethod
     def execute(
@@ -81,6 +102,13 @@ class LocalWorkers(Workers):
         self._shared = ThreadPoolExecutor(together, "block") if together and not synchronous else None
         self._stopped = threading.Event()
         self._running: set[_Running] = set()
+        self._together, self._limit = together, 0
+        self._busy, self._lock = _Busy(), threading.Lock()
+
+    @property
+    def flight(self) -> Flight:
+        """See `Workers.flight`; here a task is in flight while a thread is at it."""
+        return Flight(self._busy.peak, self._limit)
 
     def execute(
         self,
@@ -92,7 +120,7 @@ class LocalWorkers(Workers):
         on_killed: Callable[[Job], Result] | None = None,
     ) -> None:
         """See `Workers.execute`."""
-        with self._watched() as running:
+        with self._watched(1 if self._synchronous else threads) as running:
             tasks = [
                 delayed(running.call, name="job", pure=False, traverse=False)(
                     function, job, dask_key_name=key
@@ -118,10 +146,13 @@ class LocalWorkers(Workers):
         compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
 
     @contextmanager
-    def _watched(self) -> Iterator[_Running]:
+    def _watched(self, threads: int) -> Iterator[_Running]:
         """Whatever ends the block early, no job of it goes on behind its back."""
-        running = _Running()
-        self._running.add(running)
+        running = _Running(threads, self._busy)
+        with self._lock:
+            self._running.add(running)
+            own = sum(one.threads for one in tuple(self._running))
+            self._limit = max(self._limit, own if self._shared is None else self._together or 0)
         try:
             if self._stopped.is_set():
                 raise Interrupted(GO_ON)
@@ -144,11 +175,33 @@ class LocalWorkers(Workers):
             self._shared.shutdown(cancel_futures=True)
 
 
+class _Busy:
+    """Counts the threads that are at a job, over all callers."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._lock:
+            self._now += 1
+            self.peak = max(self.peak, self._now)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
 class _Running:
     """The jobs of one call of `execute`, which may be told to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int, busy: _Busy) -> None:
+        self.threads = threads
         self.stop = threading.Event()
+        self._busy = busy
         self._active = 0
         self._changed = threading.Condition()
 
@@ -156,7 +209,7 @@ class _Running:
         with self._changed:
             self._active += 1
         try:
-            with stoppable(self.stop):
+            with stoppable(self.stop), self._busy.one_more():
                 return function(job)
         finally:
             with self._changed:

@@ -95,7 +95,9 @@ def _wait_for_workers(client: Client, count: int, processes: WorkerProcesses) ->
         if reason is None and time.monotonic() > deadline:
             reason = f"not within {START_SECONDS:.0f} s"
         if reason is not None:
-            raise ClusterError(f"{count} worker processes did not start ({reason}); try fewer")
+            raise ClusterError(
+                f"{count} worker processes did not start ({reason}); try fewer, or without --workers"
+            )
         time.sleep(LOOK_SECONDS)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import wsi_seg
 from wsi_seg.bottleneck import bottleneck
 from wsi_seg.classes import ClassGroup
+from wsi_seg.graph import Flight
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.outlines import GroupOutlines, size_histogram
 from wsi_seg.plan import ModelFacts, SegmentationPlan
@@ -47,6 +48,8 @@ class RunFacts:
     seconds: dict[str, float]
     """Wall time per stage of the driver."""
     started: datetime
+    flight: Flight
+    """Tasks of the run, and of others on the same workers meanwhile or before."""
     forward_seconds: float | None = None
     """Of the network alone for one tile; None where it was not measured."""
     request: str | None = None
@@ -117,6 +120,7 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         "bottleneck": bottleneck(facts.seconds, busy, tiles=tiles_now, forward_seconds=facts.forward_seconds),
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
         "peak_worker_memory_mib": round(max((r.peak_memory for r in facts.records), default=0) / 2**20),
+        "tasks_in_flight": {"peak": facts.flight.tasks, "limit": facts.flight.limit},
     }
 
 

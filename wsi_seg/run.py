@@ -22,7 +22,7 @@ from wsi_seg.errors import SlideError, WsiSegError
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import outline_tolerance, write_overview
 from wsi_seg.faults import UNREADABLE
-from wsi_seg.graph import Workers
+from wsi_seg.graph import Flight, Workers
 from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.layout import KINDS
@@ -217,6 +217,7 @@ class _SlideRun:
         self.regions: dict[ClassGroup, GroupOutlines] = {}
         self.blocks_before = 0
         self.written: dict[str, Any] = {}
+        self.flight = Flight(0, 0)
 
     def fill_maps(self, workers: Workers, claim: Claim) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
@@ -243,6 +244,7 @@ class _SlideRun:
         faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
         with self._timed("pyramids"):
             build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
+        self.flight = workers.flight
         claim.check()
 
     def _block_done(self, record: BlockRecord) -> None:
@@ -297,6 +299,7 @@ class _SlideRun:
             self.blocks_before,
             self.seconds,
             self.started,
+            self.flight,
             self._forward_seconds(),
             request,
         )

@@ -121,8 +121,11 @@ class _Place:
             return
         self.reason, connected = self._end(code)
         self._failed_starts = 0 if connected else self._failed_starts + 1
-        logger.warning("worker process %d ended: %s", self._process.pid, self.reason)
-        if not self.given_up:
+        level = logging.WARNING if connected else logging.INFO
+        logger.log(level, "worker process %d ended: %s", self._process.pid, self.reason)
+        if self.given_up:
+            logger.warning("worker %s is not started again: %s", self._message.name, self.reason)
+        else:
             self._process, self._log = self._start()
 
     def _end(self, code: int) -> tuple[str, bool]:
@@ -133,7 +136,8 @@ class _Place:
             lines = [line.strip() for line in log if line.strip()]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         said = [line for line in lines if line != CONNECTED]
-        return f"{how}; {said[-1]}" if said else how, CONNECTED in lines
+        errors = [line for line in said if "Error" in line]  # a traceback may go on after it
+        return f"{how}; {(errors or said)[-1]}" if said else how, CONNECTED in lines
 
     def close(self) -> None:
         assert self._process.stdin is not None

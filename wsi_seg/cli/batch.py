@@ -14,6 +14,7 @@ from wsi_seg.batch_table import BATCH, FAILED, Row
 from wsi_seg.bottleneck import describe
 from wsi_seg.cli.progress import BatchBars
 from wsi_seg.errors import WsiSegError
+from wsi_seg.graph import Workers
 from wsi_seg.plan import SegmentationPlan
 from wsi_seg.readers import open_slide
 from wsi_seg.run import Progress, SlideResult, prepare
@@ -54,6 +55,10 @@ class _Printing:
         self.errors: list[WsiSegError] = []
         self._bars, self._as_json = bars, as_json
         self._summaries: dict[str, dict[str, Any]] = {}
+
+    def workers_started(self, workers: Workers) -> None:
+        if workers.dashboard is not None:
+            typer.echo(f"Dask dashboard of the workers: {workers.dashboard}", err=True)
 
     def slide_started(self, row: Row) -> Progress:
         return self._bars.slide(row.slide.name)

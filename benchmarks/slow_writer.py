@@ -1,0 +1,55 @@
+"""Workers whose processes take their time to write a block; a module that these processes can import."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wsi_seg.graph import Flight, Workers
+from wsi_seg.jobs import BlockJob, BlockRecord, run_block
+from wsi_seg.maps import Maps
+
+write_block = Maps.write_block
+
+
+class SlowWriter(Workers):
+    """Other workers' processes, in which writing a block takes some seconds more."""
+
+    def __init__(self, workers: Workers, seconds: float) -> None:
+        """Take workers in other processes, which whoever started them ends."""
+        self._workers, self._seconds = workers, seconds
+
+    @property
+    def flight(self) -> Flight:
+        return self._workers.flight
+
+    def execute(
+        self,
+        function: Callable[[Any], Any],
+        jobs: Sequence[tuple[str, Any]],
+        *,
+        threads: int,
+        on_result: Callable[[Any], None],
+        on_killed: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if function is run_block:
+            function, jobs = _write_slowly, [(key, (job, self._seconds)) for key, job in jobs]
+        self._workers.execute(function, jobs, threads=threads, on_result=on_result, on_killed=on_killed)
+
+    def stop(self) -> None:
+        self._workers.stop()
+
+    def close(self) -> None:
+        return None
+
+
+def _write_slowly(work: tuple[BlockJob, float]) -> BlockRecord:
+    job, seconds = work
+
+    def write(maps: Maps, *args: Any, **arrays: Any) -> None:
+        time.sleep(seconds)
+        write_block(maps, *args, **arrays)
+
+    Maps.write_block = write  # type: ignore[method-assign]  # in this worker process, for good
+    return run_block(job)

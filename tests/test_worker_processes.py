@@ -1,0 +1,115 @@
+"""Worker processes of this machine: how they start, fail to, are started anew, and end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from wsi_seg.errors import ClusterError
+from wsi_seg.geometry import Size
+from wsi_seg.launch import START_SECONDS, open_workers
+from wsi_seg.settings import WorkerSettings
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TWO = WorkerSettings(processes=2, threads=1)
+
+# Scripts as people write them: all at the top level, nothing guarded.
+SEGMENTING = """
+import sys
+from wsi_seg import RunSettings, load_model, segment_slide
+from wsi_seg.settings import WorkerSettings
+
+print("begun")
+settings = RunSettings(tissue="none", workers=WorkerSettings(processes=2, threads=1))
+result = segment_slide(sys.argv[1], sys.argv[2], load_model(sys.argv[3], "cpu", "float32"), settings)
+print(result.status, result.summary["tasks_in_flight"]["limit"])
+"""
+WAITING = """
+import os, sys, time
+from wsi_seg.launch import open_workers
+from wsi_seg.settings import WorkerSettings
+
+def wait(seconds):
+    time.sleep(seconds)
+
+with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
+    print("ready", flush=True)
+    workers.execute(wait, [(f"wait-{n}", 600) for n in range(2)], threads=1, on_result=print)
+"""
+# Run by each interpreter as it starts, from a folder on PYTHONPATH.
+DIES_ONCE = """
+import os, signal
+from pathlib import Path
+
+died = Path(os.environ["WSI_SEG_TEST_DIED"])
+if not died.exists():
+    died.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def process_id(_: int) -> int:
+    return os.getpid()
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "script.py"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+def test_workers_that_cannot_start_are_one_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", os.devnull)
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*encodings.*\); try fewer"):
+        open_workers(TWO)
+    assert time.monotonic() - start < START_SECONDS / 2
+    assert not psutil.Process().children()
+
+
+def test_a_worker_that_dies_as_it_starts_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
+    died = tmp_path / "died"
+    monkeypatch.setenv("WSI_SEG_TEST_DIED", str(died))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    found: list[int] = []
+    with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
+        assert died.exists()
+        running = {child.pid for child in psutil.Process().children()}
+        jobs = [(f"id-{number}", number) for number in range(20)]
+        workers.execute(process_id, jobs, threads=1, on_result=found.append)
+    assert len(running) == 2 and len(found) == 20 and set(found) <= running
+
+
+@pytest.mark.usefixtures("importable")
+def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, str(script(tmp_path, WAITING))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None and driver.stdout.readline() == "ready\n"
+        workers = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_script_needs_no_guard(tmp_path: Path, tiny_model: Path) -> None:
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(256, 256), mpp=0.5, tissue=1.0))
+    command = [sys.executable, script(tmp_path, SEGMENTING), slide, tmp_path / "out", tiny_model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "begun\ndone 4\n"), done.stderr
