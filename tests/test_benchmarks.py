@@ -179,6 +179,17 @@ def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
     assert "| peers | memory of TIAToolbox, all in memory in ours | ≥ 8 | 7.0 | **no** |" in text
 
 
+def test_a_result_of_an_older_benchmark_counts_as_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, result in made_results().items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(result), encoding="utf-8")
+    (tmp_path / "readers.json").write_text(json.dumps({"machine": "x86_64", "rows": []}), encoding="utf-8")
+    text = tables.write_tables(tmp_path).read_text(encoding="utf-8")
+    assert "readers.json: left out" in capsys.readouterr().err
+    assert "## Reading\n" not in text and "| readers | reading |  | not measured | — |" in text
+
+
 def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PARTS", {"good": ("--fast",), "bad": ()})
     (tmp_path / "good.py").write_text(
