@@ -129,10 +129,11 @@ def roofline(result: Result) -> str:
             row["ms_per_tile"],
             f"{row['ratio_of_time']:.2f}",
             row["first_seconds"],
+            "—" if row["pays_after_tiles"] is None else row["pays_after_tiles"],
         )
         for row in result["ways"]
     ]
-    head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s")
+    head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s", "pays after tiles")
     return (
         markdown(("numbers", "tile", "batch", "ms a tile", "Mpx/s"), shapes)
         + "\n\nOne tile of 512² in other ways, in turn:\n\n"

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import processes
 
 sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
+import roofline
 import run
 import tables
 from machine import command
@@ -123,7 +124,7 @@ def made_results() -> dict[str, Any]:
         "roofline": {"shapes": [{"precision": "bf16", "tile": 512, "batch": 1, "ms_per_tile": 60.0,
                                  "mpx_per_second": 4.3}],
                      "ways": [{"precision": "bf16", "way": "OpenVINO", "ms_per_tile": 50.0,
-                               "ratio_of_time": 0.83, "first_seconds": 4.0}]},
+                               "ratio_of_time": 0.83, "first_seconds": 4.0, "pays_after_tiles": 396}]},
         "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
                              for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
         "memory": {"model_mib": 10.0, "rows": memory},
@@ -177,6 +178,16 @@ def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, block
     assert "| peers | memory of TIAToolbox, all in memory in ours | ≥ 8 | 7.0 | **no** |" in text
+
+
+def test_a_way_that_compiles_says_after_how_many_tiles_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Seconds of usual, compiled and slow: their first calls, then two rounds.
+    taken = iter([1.0, 9.0, 1.0, *2 * [0.5, 0.25, 0.75]])
+    monkeypatch.setattr(roofline, "_seconds", lambda call: next(taken))
+    found = roofline.in_turn(dict.fromkeys(("usual", "compiled", "slow"), lambda: None), rounds=2)
+    assert found["compiled"] == {"first_seconds": 9.0, "ms_per_tile": 250.0, "ratio_of_time": 0.5,
+                                 "pays_after_tiles": 32}  # fmt: skip
+    assert found["usual"]["pays_after_tiles"] is found["slow"]["pays_after_tiles"] is None
 
 
 def test_a_result_of_an_older_benchmark_counts_as_not_measured(
