@@ -215,11 +215,20 @@ def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_parts_that_keep_something_are_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peers.py").write_text(
+        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:3]))"
+    )
+    monkeypatch.setattr(run, "PARTS", {"peers": ()})
+    assert run.run_part("peers", tmp_path, tmp_path, work=Path("kept")) == 0
+    assert (tmp_path / "peers.json").read_text() == "--work kept"
+
+
 def test_every_part_is_a_script_with_a_table() -> None:
     assert set(run.PARTS) == set(tables.TABLES)
     assert all((run.SCRIPTS / f"{part}.py").is_file() for part in run.PARTS)
 
 
-def test_a_result_says_its_command_without_its_file() -> None:
-    words = ["/a/benchmarks/part.py", "--size", "8", "--output", "x y.json", "--rounds", "2"]
+def test_a_result_says_its_command_without_folders_of_the_machine() -> None:
+    words = ["/a/benchmarks/part.py", "--work", "/b", "--size", "8", "--output", "x y.json", "--rounds", "2"]
     assert command(words) == "python benchmarks/part.py --size 8 --rounds 2"
