@@ -57,11 +57,12 @@ def begin(**facts: Any) -> dict[str, Any]:
 
 
 def command(words: Sequence[str]) -> str:
-    """Return the command line of a script, without where its result goes."""
+    """Return the command line of a script, without the folders and files of one machine."""
     kept = list(words[1:])
-    if "--output" in kept:
-        at = kept.index("--output")
-        del kept[at : at + 2]
+    for option in ("--output", "--work"):
+        if option in kept:
+            at = kept.index(option)
+            del kept[at : at + 2]
     return shlex.join(["python", f"benchmarks/{Path(words[0]).name}", *kept])
 
 

@@ -1,6 +1,6 @@
 """Run the parts of the benchmarks one after another, each with the settings of the published results.
 
-    python benchmarks/run.py [PART …] [--results FOLDER]
+    python benchmarks/run.py [PART …] [--results FOLDER] [--work FOLDER]
 
 Each part is a script of its own and writes FOLDER/PART.json; a part that fails keeps its older file and does
 not stop the others. In the end `tables.py` makes FOLDER/README.md of what is there. The exit code is 1 where
@@ -35,14 +35,24 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 # Of parts that measure one core.
 ONE_THREAD = {"readers", "codecs"}
+# Of parts that keep a model, or environments of other programmes, in a folder.
+KEEPING = {"roofline", "end_to_end", "peers"}
 
 
-def run_part(name: str, results: Path, scripts: Path = SCRIPTS) -> int:
-    """Run one part and return its exit code; its file is replaced only where it ends well."""
+def run_part(name: str, results: Path, scripts: Path = SCRIPTS, work: Path | None = None) -> int:
+    """Run one part and return its exit code; its file is replaced only where it ends well.
+
+    Args:
+        name: of the part.
+        results: gets its file.
+        scripts: has its script.
+        work: keeps what parts make for later runs; None: the cache folder.
+    """
     out = results / f"{name}.json"
     aside = out.with_suffix(".partial")
     environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if name in ONE_THREAD else {})}
-    command = [sys.executable, scripts / f"{name}.py", *PARTS[name], "--output", aside]
+    kept = ("--work", work) if work and name in KEEPING else ()
+    command = [sys.executable, scripts / f"{name}.py", *PARTS[name], *kept, "--output", aside]
     try:
         code = subprocess.run(command, env=environment).returncode
         if code == 0:
@@ -56,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--work", type=Path, help="keeps model and environments; default: the cache folder")
     given = parser.parse_args()
     unknown = [name for name in given.parts if name not in PARTS]
     if unknown:
@@ -65,7 +76,7 @@ def main() -> None:
     for name in given.parts or PARTS:
         print(f"--- {name}", flush=True)
         start = time.perf_counter()
-        code = run_part(name, given.results)
+        code = run_part(name, given.results, work=given.work)
         if code:
             failed.append(name)
         end = f"failed with exit code {code}" if code else "done"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,11 @@ def roofline(result: Result) -> str:
             row["ms_per_tile"],
             f"{row['ratio_of_time']:.2f}",
             row["first_seconds"],
+            "—" if row["pays_after_tiles"] is None else row["pays_after_tiles"],
         )
         for row in result["ways"]
     ]
-    head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s")
+    head = ("numbers", "way", "ms a tile", "× time of wsi_seg", "first call s", "pays after tiles")
     return (
         markdown(("numbers", "tile", "batch", "ms a tile", "Mpx/s"), shapes)
         + "\n\nOne tile of 512² in other ways, in turn:\n\n"
@@ -241,12 +243,20 @@ def _origin(result: Result) -> str:
 
 
 def write_tables(folder: Path) -> Path:
-    """Write the page of the results that are in a folder, and return its path."""
+    """Write the page of the results that are in a folder, and return its path.
+
+    A result without the head that `machine.begin` writes is of an older benchmark: it counts as not measured.
+    """
     results = {}
     for part in TABLES:
         path = folder / f"{part}.json"
-        if path.is_file():
-            results[part] = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "date" in result:
+            results[part] = result
+        else:
+            print(f"{path}: left out, as an older version of the benchmark wrote it", file=sys.stderr)
     path = folder / "README.md"
     path.write_text(page(results), encoding="utf-8")
     return path

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import processes
 
 sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
+import roofline
 import run
 import tables
 from machine import command
@@ -123,7 +124,7 @@ def made_results() -> dict[str, Any]:
         "roofline": {"shapes": [{"precision": "bf16", "tile": 512, "batch": 1, "ms_per_tile": 60.0,
                                  "mpx_per_second": 4.3}],
                      "ways": [{"precision": "bf16", "way": "OpenVINO", "ms_per_tile": 50.0,
-                               "ratio_of_time": 0.83, "first_seconds": 4.0}]},
+                               "ratio_of_time": 0.83, "first_seconds": 4.0, "pays_after_tiles": 396}]},
         "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
                              for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
         "memory": {"model_mib": 10.0, "rows": memory},
@@ -192,6 +193,27 @@ def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
     assert "| peers | memory of TIAToolbox, all in memory in ours | ≥ 8 | 7.0 | **no** |" in text
 
 
+def test_a_way_that_compiles_says_after_how_many_tiles_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Seconds of usual, compiled and slow: their first calls, then two rounds.
+    taken = iter([1.0, 9.0, 1.0, *2 * [0.5, 0.25, 0.75]])
+    monkeypatch.setattr(roofline, "_seconds", lambda call: next(taken))
+    found = roofline.in_turn(dict.fromkeys(("usual", "compiled", "slow"), lambda: None), rounds=2)
+    assert found["compiled"] == {"first_seconds": 9.0, "ms_per_tile": 250.0, "ratio_of_time": 0.5,
+                                 "pays_after_tiles": 32}  # fmt: skip
+    assert found["usual"]["pays_after_tiles"] is found["slow"]["pays_after_tiles"] is None
+
+
+def test_a_result_of_an_older_benchmark_counts_as_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, result in made_results().items():
+        (tmp_path / f"{part}.json").write_text(json.dumps(result), encoding="utf-8")
+    (tmp_path / "readers.json").write_text(json.dumps({"machine": "x86_64", "rows": []}), encoding="utf-8")
+    text = tables.write_tables(tmp_path).read_text(encoding="utf-8")
+    assert "readers.json: left out" in capsys.readouterr().err
+    assert "## Reading\n" not in text and "| readers | reading |  | not measured | — |" in text
+
+
 def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PARTS", {"good": ("--fast",), "bad": ()})
     (tmp_path / "good.py").write_text(
@@ -206,11 +228,20 @@ def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_parts_that_keep_something_are_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peers.py").write_text(
+        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:3]))"
+    )
+    monkeypatch.setattr(run, "PARTS", {"peers": ()})
+    assert run.run_part("peers", tmp_path, tmp_path, work=Path("kept")) == 0
+    assert (tmp_path / "peers.json").read_text() == "--work kept"
+
+
 def test_every_part_is_a_script_with_a_table() -> None:
     assert set(run.PARTS) == set(tables.TABLES)
     assert all((run.SCRIPTS / f"{part}.py").is_file() for part in run.PARTS)
 
 
-def test_a_result_says_its_command_without_its_file() -> None:
-    words = ["/a/benchmarks/part.py", "--size", "8", "--output", "x y.json", "--rounds", "2"]
+def test_a_result_says_its_command_without_folders_of_the_machine() -> None:
+    words = ["/a/benchmarks/part.py", "--work", "/b", "--size", "8", "--output", "x y.json", "--rounds", "2"]
     assert command(words) == "python benchmarks/part.py --size 8 --rounds 2"

@@ -179,9 +179,9 @@ def test_places_that_take_no_results(s3: Traffic, slide: Path, staged: RunSettin
 
 
 def test_from_s3_to_s3_on_the_command_line(
-    s3: Traffic, sample_svs: Path, tiny_model: Path, tmp_path: Path
+    s3: Traffic, slide: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    url = put(sample_svs, "in/sample.svs")
+    url = put(slide, "in/sample.svs")
     words = ["run", url, "-o", OUT, "-m", str(tiny_model), "--device", "cpu", "--staging", str(tmp_path)]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 0, done.output

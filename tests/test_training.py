@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -305,10 +303,16 @@ class Killed(RuntimeError):
     """Stands in for a kill inside this process."""
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_an_interrupted_run_ends_with_the_same_weights(epoch, made_data, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def whole(made_data, tmp_path_factory) -> Path:
+    """The folder of a run of four epochs that nothing interrupted."""
     config = made_config(made_data, epochs=4, ema_decay=0.9, patience=3, loss=LossConfig(consistency=1))
-    whole = train(config, tmp_path / "whole")
+    return train(config, tmp_path_factory.mktemp("whole") / "model")
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_interrupted_run_ends_with_the_same_weights(epoch, whole, tmp_path, monkeypatch):
+    config = read_train_config(whole / CONFIG)
     start = SegmentationTask.on_train_epoch_start
 
     def killed(task: SegmentationTask) -> None:
@@ -342,17 +346,34 @@ def threads():
     torch.set_num_threads(before)
 
 
+# Trains, and is killed when the third epoch's checkpoint is written, but not yet in place of the second's.
+KILLED = f"""
+import os, signal
+from pathlib import Path
+replace, left = Path.replace, 3
+def replace_or_be_killed(path, target):
+    global left
+    left -= path.name == "{LAST}.part"
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+Path.replace = replace_or_be_killed
+from wsi_seg.cli import main
+main()
+"""
+
+
 def test_a_killed_process_is_resumed(made_data, tmp_path, threads):
-    config = made_config(made_data, epochs=40, keep="last", threads=threads)
+    config = made_config(made_data, epochs=5, keep="last", threads=threads)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "wsi_seg", "train", str(tmp_path / "train.yaml")]
-    with subprocess.Popen([*command, "-o", str(tmp_path / "killed")], stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / CHECKPOINTS / LAST).is_file():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(0.5)
-        os.kill(process.pid, signal.SIGKILL)
+    command = [sys.executable, "-c", KILLED, "train", str(tmp_path / "train.yaml")]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "killed")], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = sorted(path.name for path in (tmp_path / "killed" / CHECKPOINTS).iterdir())
+    assert left == [LAST, f"{LAST}.part"]
+    assert torch.load(tmp_path / "killed" / CHECKPOINTS / LAST, weights_only=True)["epoch"] == 1
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     train(config, tmp_path / "killed", resume=True)
     assert weights_of(tmp_path / "killed") == weights_of(train(config, tmp_path / "whole"))
