@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from wsi_seg import worker_processes
 from wsi_seg.geometry import Size
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
@@ -49,7 +50,7 @@ def differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
 def kill_one(driver: psutil.Process, chance: random.Random) -> str:
     """Kill the driver or one of its workers; return which."""
     workers = [
-        child for child in driver.children(recursive=True) if "wsi_seg.worker_processes" in child.cmdline()
+        child for child in driver.children(recursive=True) if worker_processes.__file__ in child.cmdline()
     ]
     if workers and chance.random() < 0.5:
         victim = chance.choice(workers)

@@ -1,8 +1,8 @@
 """Dask workers as processes of this machine: each is started anew when it dies, and ends with its driver.
 
 A worker process reads what it needs to know from its standard input, which stays open as long as the driver
-lives: its end, also by a SIGKILL, ends the worker. It is a Python of its own that imports no `__main__`, so a
-script needs no guard to use workers, and it takes the driver's module search path.
+lives: its end, also by a SIGKILL, ends the worker. It is a Python of its own that runs this file and imports
+no `__main__`, so a script needs no guard to use workers; it takes the driver's module search path.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Place:
     def _start(self) -> tuple[subprocess.Popen[str], IO[str]]:
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in look
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -187,12 +187,12 @@ def _stay_near_gpu() -> None:
 
 def main() -> None:
     """Be a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
+    start = WorkerStart(**json.loads(sys.stdin.readline()))
+    sys.path[:] = start.path  # from here on there are other modules than the standard library's
     from wsi_seg.allocator import keep_freed_memory
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
     keep_freed_memory()
-    start = WorkerStart(**json.loads(sys.stdin.readline()))
-    sys.path[:] = start.path
     _stay_near_gpu()
     threading.Thread(target=_end_with_input, name="driver", daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.ERROR)
