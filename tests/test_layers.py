@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "blocks",
         "logs",
         "jobs",
+        "passes",
         "claims",
         "results",
         "remote_results",

@@ -15,7 +15,13 @@ from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.models import predictor as predictor_module
 from wsi_seg.models.network import load_network, normalized
-from wsi_seg.models.predictor import Predictor, load_predictor, resolve_device, resolve_precision
+from wsi_seg.models.predictor import (
+    Predictor,
+    cpu_threads,
+    load_predictor,
+    resolve_device,
+    resolve_precision,
+)
 from wsi_seg.testing.models import random_model, some_tiles
 
 CLASSES = tuple(CardClass(code=code, name=f"class {code}", color=(code, 0, 0)) for code in (1, 2, 3))
@@ -108,26 +114,28 @@ def test_predictor_takes_any_memory_layout(model_folder):
     assert torch.equal(made(turned), made(tiles))
 
 
-def test_threads_share_a_predictor(model_folder):
+def test_threads_share_a_predictor(model_folder: Path) -> None:
     made = load_predictor(str(model_folder), "cpu", "float32")
-    inside, most = 0, 0
-
-    def count(*_):
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-
-    def leave(*_):
-        nonlocal inside
-        inside -= 1
-
-    made._network.register_forward_pre_hook(count)
-    made._network.register_forward_hook(leave)
     batches = [np.roll(some_tiles(1), i, axis=1) for i in range(6)]
     expected = [made(batch) for batch in batches]
     with ThreadPoolExecutor(3) as pool:
         assert all(map(torch.equal, pool.map(made, batches), expected))
-    assert most == 1
+
+
+def test_passes_share_the_cores_until_they_are_given_back(model_folder: Path) -> None:
+    made = load_predictor(str(model_folder), "cpu", "float32")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with ThreadPoolExecutor(2, initializer=made.share, initargs=(2,)) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+            # Who shares again, in whatever thread, shares all that there was.
+            assert pool.submit(made.share, 4).result() is None
+            assert cpu_threads() == 4
+        made.unshare()
+        assert cpu_threads() == torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_out_of_memory_is_a_model_error(model_folder):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from wsi_seg.tissue import TissueMask
 Maps = TypeVar("Maps")
 
 # What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax
-# and, on a GPU, the copy of tiles to it; `wait` is for other blocks to leave the device free.
+# and, on a GPU, the copy of tiles to it, summed over passes at a time; `wait` is for the next of them to end.
 STAGES = ("read", "resample", "wait", "predict", "stitch", "write")
 
 
@@ -37,6 +37,22 @@ class Predictor(Protocol):
         classes. The result may be an array of any library that follows the array API, on any device.
         """
         ...
+
+
+Run = Callable[[Iterable[NDArray[np.uint8]]], AbstractContextManager[Iterator[tuple[Any, float]]]]
+"""Makes of the batches of a block their predictions, in order, each with the seconds that it took."""
+
+
+def one_by_one(predictor: Predictor, margin: int) -> Run:
+    """Return a `Run` that predicts in the caller's thread."""
+
+    def predictions(batches: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[Any, float]]:
+        for batch in batches:
+            start = time.perf_counter()
+            probabilities = predictor(batch, margin=margin)
+            yield probabilities, time.perf_counter() - start
+
+    return lambda batches: nullcontext(predictions(batches))
 
 
 def without_margin(maps: Maps, margin: int) -> Maps:
@@ -57,6 +73,8 @@ class BlockSettings:
     """Slide level to read from."""
     batch: int
     """Tiles per forward pass; a last, smaller batch is filled up, so that shapes never change."""
+    passes: int = 1
+    """Forward passes at a time in one process, at most."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ def segment_block(
     tissue: TissueMask,
     predictor: Predictor,
     settings: BlockSettings,
-    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    run: Run | None = None,
     read: Read = read_strictly,
 ) -> BlockMaps:
     """Segment one block of the map.
@@ -95,7 +113,7 @@ def segment_block(
         tissue: mask of at least the block's part of the slide.
         predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
         settings: frame, grid, blending, codes, batch.
-        turn: makes the context of each forward pass, which waits for the device, or raises to stop.
+        run: calls the predictor, several at a time for instance; None: one by one, in this thread.
         read: reads pixels; one that reads around faults leaves what cannot be read out of the tissue.
 
     Raises:
@@ -119,19 +137,19 @@ def segment_block(
     stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes))
     margin = stitch.margin
     if tiles:
-        for start in range(0, len(tiles), settings.batch):
-            group = tiles[start : start + settings.batch]
-            inputs = _stack(reading.region, box_map, group, settings.batch)
-            with ExitStack() as stack:
-                with _timed(seconds, "wait"):
-                    stack.enter_context(turn())
-                with _timed(seconds, "predict"):
-                    probabilities = predictor(inputs, margin=margin)
-            _check_shape(probabilities, settings, margin)
-            with _timed(seconds, "stitch"):
-                for tile, one in zip(group, probabilities, strict=False):
-                    stitcher.add(tile, one)
-            del probabilities, one  # not kept while the next ones are made
+        groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
+        inputs = (_stack(reading.region, box_map, group, settings.batch) for group in groups)
+        with (run or one_by_one(predictor, margin))(inputs) as results:
+            for group in groups:
+                start = time.perf_counter()
+                probabilities, spent = next(results)
+                seconds["wait"] += max(0.0, time.perf_counter() - start - spent)
+                seconds["predict"] += spent
+                _check_shape(probabilities, settings, margin)
+                with _timed(seconds, "stitch"):
+                    for tile, one in zip(group, probabilities, strict=False):
+                        stitcher.add(tile, one)
+                del probabilities, one  # not kept while the next ones are made
     with _timed(seconds, "stitch"):
         channel, probabilities = stitcher.finish()
         labels = np.array((0, *settings.codes), np.uint8)[channel]

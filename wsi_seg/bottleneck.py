@@ -19,6 +19,7 @@ def bottleneck(
     *,
     tiles: int,
     forward_seconds: float | None,
+    passes: int = 1,
 ) -> dict[str, Any]:
     """Say what a run's time went into.
 
@@ -27,6 +28,7 @@ def bottleneck(
         busy: seconds of `blocks.STAGES`, summed over the blocks predicted in "blocks".
         tiles: predicted in "blocks".
         forward_seconds: of the network alone, logits only, for one tile; None where it was not measured.
+        passes: forward passes at a time, over which the seconds of "predict" are summed.
 
     Returns:
         wall_seconds: from the first look at the slide to the last picture.
@@ -37,6 +39,7 @@ def bottleneck(
         efficiency: forward_only_seconds / wall_seconds.
         limit: the stage to make faster first.
     """
+    busy = {**busy, "predict": busy.get("predict", 0.0) / passes}
     total = sum(wall.get(stage, 0.0) for stage in ("blocks", *SERIAL))
     blocks = wall.get("blocks", 0.0)
     alone = tiles * forward_seconds if forward_seconds is not None and tiles else None

@@ -15,7 +15,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from wsi_seg.errors import Interrupted
-from wsi_seg.jobs import stoppable
+from wsi_seg.jobs import end_passes, stoppable
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -170,9 +170,10 @@ class LocalWorkers(Workers):
             running.stop.set()
 
     def close(self) -> None:
-        """End the shared threads."""
+        """End the threads."""
         if self._shared is not None:
             self._shared.shutdown(cancel_futures=True)
+        end_passes()
 
 
 class _Busy:

@@ -25,6 +25,7 @@ from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, CarefulReader, Read, read_st
 from wsi_seg.geometry import Scale
 from wsi_seg.logs import captured
 from wsi_seg.maps import Maps
+from wsi_seg.passes import ForwardPasses
 from wsi_seg.process import peak_memory_bytes
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import Slide
@@ -105,7 +106,6 @@ class _Current(threading.local):
 
 
 _current = _Current()
-_device_lock = threading.Lock()
 
 
 @contextmanager
@@ -185,9 +185,9 @@ def killed_block(job: BlockJob) -> BlockRecord:
 
 
 def _segment_with_retry(job: BlockJob) -> BlockMaps:
-    predictor = load_predictor(job.predictor)
+    passes = _passes(load_predictor(job.predictor), job.settings.passes)
     try:
-        return _segment(_slide_cache.get(job.slide), predictor, job, read_strictly)
+        return _segment(_slide_cache.get(job.slide), passes, job, read_strictly)
     except SlideError as error:
         logger.warning("block (%d, %d): %s; reading it again", job.block.ix, job.block.iy, error)
 
@@ -195,20 +195,12 @@ def _segment_with_retry(job: BlockJob) -> BlockMaps:
         _slide_cache.forget(job.slide)
         return _slide_cache.get(job.slide)
 
-    return _segment(reopen(), predictor, job, CarefulReader(reopen))
+    return _segment(reopen(), passes, job, CarefulReader(reopen))
 
 
-def _segment(slide: Slide, predictor: Predictor, job: BlockJob, read: Read) -> BlockMaps:
-    return segment_block(slide, job.block, job.tissue, predictor, job.settings, _turn, read)
-
-
-@contextmanager
-def _turn() -> Iterator[None]:
-    """Wait for the device of this process, for one forward pass; end there where the run is to stop."""
-    with _device_lock:
-        if _current.stop is not None and _current.stop.is_set():
-            raise Interrupted("interrupted")
-        yield
+def _segment(slide: Slide, passes: ForwardPasses, job: BlockJob, read: Read) -> BlockMaps:
+    run = passes.of_block(job.settings.stitch.margin, _current.stop)
+    return segment_block(slide, job.block, job.tissue, passes.predictor, job.settings, run, read)
 
 
 class _SlideCache(threading.local):
@@ -250,6 +242,7 @@ class _MapsCache(threading.local):
 _slide_cache = _SlideCache()
 _maps_cache = _MapsCache()
 _predictors: dict[PredictorRecipe, Predictor] = {}
+_forward: dict[int, ForwardPasses] = {}
 _predictor_lock = threading.Lock()
 
 
@@ -262,3 +255,24 @@ def load_predictor(recipe: PredictorRecipe) -> Predictor:
             factory = getattr(importlib.import_module(module), attribute)
             _predictors[recipe] = factory(**dict(recipe.arguments))
         return _predictors[recipe]
+
+
+def _passes(predictor: Predictor, passes: int) -> ForwardPasses:
+    """Return the threads that predict; only those of the last predictor are kept."""
+    with _predictor_lock:
+        if any(forward.predictor is not predictor for forward in _forward.values()):
+            _end_passes()
+        if passes not in _forward:
+            _forward[passes] = ForwardPasses(predictor, passes)
+        return _forward[passes]
+
+
+def end_passes() -> None:
+    """End the threads that predict, when no block is left to do."""
+    with _predictor_lock:
+        _end_passes()
+
+
+def _end_passes() -> None:
+    while _forward:
+        _forward.popitem()[1].close()

@@ -53,6 +53,7 @@ def load_model(
     from wsi_seg.models.predictor import (
         activations_of,
         device_elsewhere,
+        most_passes,
         resolve_device,
         resolve_precision,
     )
@@ -74,6 +75,7 @@ def load_model(
         where,
         number,
         tta,
+        passes=max(1, most_passes(where) // (workers.processes if workers is not None else 1)),
         batches=tuple(sorted(batches.items())),
     )
     reference = str(folder.absolute())

@@ -35,6 +35,8 @@ class WorkShape:
     batch: int
     workers: int
     """Blocks in flight."""
+    passes: int = 1
+    """Forward passes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,12 @@ def project_memory(shape: WorkShape, stitch: StitchSettings, model: ModelMemory,
     """
     block = _read_bytes(shape, source) + _map_bytes(shape, stitch, model) + _tile_bytes(shape, stitch, model)
     weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
-    return math.ceil(BASE_BYTES + weights + _forward_bytes(shape, model) + shape.workers * block)
+    forward = shape.passes * _forward_bytes(shape, model)
+    return math.ceil(BASE_BYTES + weights + forward + shape.workers * block)
 
 
 def _forward_bytes(shape: WorkShape, model: ModelMemory) -> float:
-    """Return what one forward pass takes; only one runs at a time."""
+    """Return what one forward pass takes."""
     tile_pixels = shape.grid.tile**2 * shape.batch
     if model.device.startswith("cuda"):
         return tile_pixels * 3  # the rest is the device's own memory
@@ -92,7 +95,9 @@ def _tile_bytes(shape: WorkShape, stitch: StitchSettings, model: ModelMemory) ->
     # The probabilities, their product with the mask, and half as much for sums and indices; with test-time
     # augmentation also the sum and the turned copy of a prediction.
     maps_in_flight = 4.5 if model.tta else 2.5
-    return used * model.channels * 4 * maps_in_flight + shape.grid.tile**2 * shape.batch * 3
+    # Predictions and their inputs that wait for the block.
+    waiting = shape.passes * (used * model.channels * 4 + shape.grid.tile**2 * shape.batch * 3)
+    return used * model.channels * 4 * maps_in_flight + waiting
 
 
 def _read_bytes(shape: WorkShape, source: SourceMemory) -> float:

@@ -71,6 +71,8 @@ class ModelFacts:
     """`float32`, `bf16` or `fp16`."""
     tta: bool = False
     """Test-time augmentation: the mean prediction of the eight flips and turns of a tile."""
+    passes: int = 1
+    """Forward passes at a time that the device does best with."""
     batches: tuple[tuple[int, int], ...] = ()
     """(tile, batch) that were measured to be fastest on this device."""
 
@@ -104,6 +106,8 @@ class SegmentationPlan:
     tta: bool
     threads: int
     """Blocks in flight in one process."""
+    passes: int
+    """Forward passes at a time in one process."""
     tissue_source: str
     tissue_digest: str
     blocks: tuple[PlannedBlock, ...]
@@ -196,6 +200,7 @@ def plan_segmentation(
         precision=model.precision,
         tta=model.tta,
         threads=shape.workers,
+        passes=shape.passes,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
         blocks=planned,
@@ -242,15 +247,16 @@ def _choose_shape(model: ModelFacts, settings: PlanSettings, source: SourceMemor
 def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     """Yield the shapes that the work may take, from the best to the one with the least memory.
 
-    First fewer blocks in flight, then smaller blocks, smaller batches, and last a smaller tile, as only that
-    changes what the network sees. What the user has set stays.
+    First fewer blocks in flight, then smaller blocks, fewer forward passes at a time, smaller batches, and
+    last a smaller tile, as only that changes what the network sees. What the user has set stays.
     """
     for grid in _grids(model.card, settings):
         batch = settings.batch or dict(model.batches).get(grid.tile, 1)
         for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
-            for side in _blocks(grid, settings):
-                for workers in (settings.threads,) if settings.threads else range(DEFAULT_THREADS, 0, -1):
-                    yield WorkShape(grid, side, size, workers)
+            for passes in range(model.passes, 0, -1):
+                for side in _blocks(grid, settings):
+                    for workers in (settings.threads,) if settings.threads else range(DEFAULT_THREADS, 0, -1):
+                        yield WorkShape(grid, side, size, workers, passes)
 
 
 def _grids(card: ModelCard, settings: PlanSettings) -> Iterator[Grid]:

@@ -67,7 +67,7 @@ def _block_jobs(
     slide = SlideRecipe(
         plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint, execution.cache
     )
-    settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
+    settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes)
     for planned in plan.blocks:
         block = planned.block
         yield (

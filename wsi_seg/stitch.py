@@ -147,6 +147,9 @@ class _Output:
         mask = self.analysed[rows, columns]
         if not mask.any():
             return
+        if str(device(probabilities)) == "cpu":
+            # NumPy keeps to this thread, while other cores predict, and finds the best class sooner.
+            probabilities = np.asarray(probabilities)
         xp = array_namespace(probabilities)
         best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
         labels = to_numpy(best) + np.uint8(1)

@@ -8,13 +8,14 @@ import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from wsi_seg.models.predictor import Predictor
+from wsi_seg.models.predictor import Predictor, cpu_threads
 from wsi_seg.models.registry import cache_folder
 
 REPEATS = 3
@@ -87,20 +88,26 @@ class Calibration:
 def measure(
     predictor: Predictor, tile: int, batch: int, *, warm: bool = False, repeats: int = REPEATS
 ) -> Timing:
-    """Time the forward pass alone on noise, the median of `repeats`; one more goes before it unless `warm`.
+    """Time forward passes alone on noise, as many at a time as the device does best with.
+
+    The median of `repeats`; one more goes before it unless `warm`.
 
     Raises:
         ModelError: the device has not enough memory.
     """
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
-    if not warm:
-        predictor.logits(noise)
     seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        predictor.logits(noise)
-        seconds.append(time.perf_counter() - start)
-    return Timing(tile, batch, round(statistics.median(seconds) / batch, 6))
+    with ThreadPoolExecutor(
+        predictor.passes, "forward", initializer=predictor.share, initargs=(predictor.passes,)
+    ) as pool:
+        for _ in range(repeats + (not warm)):
+            start = time.perf_counter()
+            for done in [pool.submit(predictor.logits, noise) for _ in range(predictor.passes)]:
+                done.result()
+            seconds.append(time.perf_counter() - start)
+    predictor.unshare()
+    timed = seconds if warm else seconds[1:]
+    return Timing(tile, batch, round(statistics.median(timed) / (batch * predictor.passes), 6))
 
 
 def measure_shapes(predictor: Predictor, tiles: Sequence[int], batches: Sequence[int]) -> Iterator[Timing]:
@@ -123,7 +130,7 @@ def machine(device: str) -> str:
     """Return what decides the speed of a device: its name, and for a CPU the threads that torch uses."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
-    return f"{_cpu_name()} {torch.get_num_threads()} threads"
+    return f"{_cpu_name()} {cpu_threads()} threads"
 
 
 def _cpu_name() -> str:

@@ -29,11 +29,28 @@ VIEWS = tuple((flip, quarters) for flip in (False, True) for quarters in range(4
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# Threads of torch in all, while passes share them.
+_cpu_threads: int | None = None
+# Each pass has activations of its own.
+MOST_PASSES = 8
+
+
+def cpu_threads() -> int:
+    """Return how many threads torch may use in this process."""
+    return _cpu_threads or torch.get_num_threads()
+
+
+def most_passes(device: str) -> int:
+    """Return how many forward passes at a time a device does best with."""
+    return min(cpu_threads(), MOST_PASSES) if device == "cpu" else 1
+
+
 class Predictor:
     """Callable: uint8 RGB (N, H, W, 3) -> float32 probabilities (N, C, H, W) on `device`, less a margin.
 
-    One forward pass at a time: calls from several threads wait for each other. The result of a tile does
-    not depend on the other tiles of its batch, and is the same each time for batches of one shape.
+    On the CPU several threads may call it at a time, `passes` at best; elsewhere they wait for each other.
+    The result of a tile does not depend on the other tiles of its batch, and is the same each time for
+    batches of one shape.
 
     With test-time augmentation (`tta`) the result is the mean of the probabilities of all eight flips and
     turns of the tiles, each turned back (Moshkov et al. 2020, doi:10.1038/s41598-020-61808-3).
@@ -49,7 +66,26 @@ class Predictor:
         self._more_views = VIEWS[1:] if tta else ()
         self._dtype = DTYPES[precision]
         self._network = self._prepared(network.eval())
-        self._lock = threading.Lock()
+        self.passes = most_passes(device)
+        self._lock: AbstractContextManager[Any] = nullcontext() if device == "cpu" else threading.Lock()
+
+    def share(self, passes: int) -> None:
+        """Use a part of the cores in this thread from now on, and in threads that start from now on.
+
+        Args:
+            passes: threads that predict at a time.
+        """
+        global _cpu_threads
+        if self.device == "cpu":
+            _cpu_threads = cpu_threads()
+            torch.set_num_threads(max(1, _cpu_threads // passes))
+
+    def unshare(self) -> None:
+        """Take back what `share` did."""
+        global _cpu_threads
+        if _cpu_threads is not None:
+            torch.set_num_threads(_cpu_threads)
+            _cpu_threads = None
 
     def _prepared(self, network: nn.Module) -> Callable[[Tensor], Any]:
         if self.device == DEVICE:
