@@ -4,7 +4,7 @@
 
 A made JPEG slide at 0.25 µm/px goes through the benchmarks' U-Net (ResNet-34, 21 classes, tiles of 512², no
 overlap). In each round the run does everything from the plan to the polygons and the overview, and then the
-network alone predicts as many tiles, logits only, in as many passes at a time; the ratio is that of the round.
+network alone predicts as many tiles, logits only, as many at a time; the ratio is that of the round.
 """
 
 from __future__ import annotations
