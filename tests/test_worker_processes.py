@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from wsi_seg import worker_processes
 from wsi_seg.errors import ClusterError
 from wsi_seg.geometry import Size
 from wsi_seg.launch import START_SECONDS, open_workers
@@ -59,6 +60,11 @@ def process_id(_: int) -> int:
     return os.getpid()
 
 
+def workers_of(driver: psutil.Process) -> list[psutil.Process]:
+    """Return the worker processes of a driver; it may have other children, as from other tests."""
+    return [child for child in driver.children() if worker_processes.__file__ in child.cmdline()]
+
+
 def script(folder: Path, text: str) -> Path:
     path = folder / "script.py"
     path.write_text(text)
@@ -76,7 +82,7 @@ def test_workers_that_cannot_start_are_one_error_soon(monkeypatch: pytest.Monkey
     with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*encodings.*\); try fewer"):
         open_workers(TWO)
     assert time.monotonic() - start < START_SECONDS / 2
-    assert not psutil.Process().children()
+    assert not workers_of(psutil.Process())
 
 
 def test_a_worker_that_dies_as_it_starts_is_started_anew(
@@ -89,7 +95,7 @@ def test_a_worker_that_dies_as_it_starts_is_started_anew(
     found: list[int] = []
     with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
         assert died.exists()
-        running = {child.pid for child in psutil.Process().children()}
+        running = {worker.pid for worker in workers_of(psutil.Process())}
         jobs = [(f"id-{number}", number) for number in range(20)]
         workers.execute(process_id, jobs, threads=1, on_result=found.append)
     assert len(running) == 2 and len(found) == 20 and set(found) <= running
@@ -100,7 +106,7 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, str(script(tmp_path, WAITING))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None and driver.stdout.readline() == "ready\n"
-        workers = psutil.Process(driver.pid).children(recursive=True)
+        workers = workers_of(psutil.Process(driver.pid))
         driver.kill()
     assert len(workers) == 2
     _, alive = psutil.wait_procs(workers, timeout=20)
