@@ -72,7 +72,9 @@ class Viewer:
         page.on("request", self._on_request)
 
     def _on_console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        # What OpenSeadragon says of a tile that came after its layer was taken off, as by a click meanwhile.
+        late = message.type == "warning" and message.text.startswith("Ignoring tile")
+        if message.type in ("error", "warning") and not late:
             self.problems.append(message.text)
 
     def _on_request(self, request: Any) -> None:
