@@ -74,7 +74,7 @@ def _one(folder: Path) -> dict[str, float]:
         "tiles": summary["tiles"],
         "tile_side": manifest["plan"]["stitch"]["grid"]["tile"],
         "read": busy["read"] + busy["resample"],
-        "predict": busy["predict"],
+        "predict": busy["predict"] / manifest["plan"].get("passes", 1),
         "write": busy["stitch"] + busy["write"],
         # As if the level that is read were read whole, once.
         "read_mb": slide.stat().st_size / 1e6 * pixels / sum(levels),
