@@ -82,6 +82,25 @@ def test_what_is_given_up_first_and_last() -> None:
     assert "the tile is 896 px, not 1024 as the model's card says" in smaller.warnings[0]
 
 
+def test_passes_are_as_many_as_their_memory_allows() -> None:
+    cores = replace(MODEL, passes=8)
+
+    def passes(max_memory: int | None = None, **settings: Any) -> int:
+        return plan_segmentation(SLIDE, TISSUE, cores, PlanSettings(max_memory=max_memory, **settings)).passes
+
+    assert plan().passes == 1  # a model that does best with one
+    assert passes(tile=256, overlap=0) == 8
+    assert 1 <= passes(tile=2048, overlap=0) < passes(tile=1024, overlap=0) < 8
+    # With a ceiling, what costs no speed goes first.
+    free = plan_segmentation(SLIDE, TISSUE, cores, PlanSettings(tile=512, overlap=0))
+    less = plan_segmentation(
+        SLIDE, TISSUE, cores, PlanSettings(tile=512, overlap=0, max_memory=free.projected_memory_bytes - 1)
+    )
+    assert (less.passes, less.threads) == (free.passes, 1)
+    assert passes(1_500_000_000, tile=512, overlap=0) < free.passes
+    assert less.key == plan_segmentation(SLIDE, TISSUE, cores, PlanSettings(tile=512, overlap=0)).key
+
+
 def test_sizes_are_read_and_refused(tiny_model: Any, sample_svs: Any, tmp_path: Any) -> None:
     def call(size: str) -> Any:
         command = ["run", str(sample_svs), "-o", str(tmp_path / "out"), "-m", str(tiny_model), "--dry-run"]

@@ -21,6 +21,9 @@ READ_BYTES_OTHERS = 22
 # Memory of a forward pass in that of its activations: the rest is what libraries take for themselves, and
 # what lies between arrays of many sizes and fits none; 1.3 to 2.1 were seen for tiles of 896² to 1536².
 SLACK = 2.2
+# Forward passes at a time take no more than this together, if one alone does not: passes over large tiles use
+# several cores well, and need not be many.
+PASSES_BYTES = 2 * 2**30
 # OpenVINO keeps memory of its own for each layer: 2.8 to 3.6 times as much, measured with `bcss-demo`.
 OPENVINO_SLACK = 4.0
 
@@ -77,6 +80,12 @@ def project_memory(shape: WorkShape, stitch: StitchSettings, model: ModelMemory,
     weights = 2 * model.weights_bytes * (2 if model.precision == "float32" else 1)
     forward = shape.passes * _forward_bytes(shape, model)
     return math.ceil(BASE_BYTES + weights + forward + shape.workers * block)
+
+
+def passes_at_a_time(grid: Grid, batch: int, model: ModelMemory, most: int) -> int:
+    """Return how many forward passes at a time are worth their memory, 1 … `most`."""
+    one = _forward_bytes(WorkShape(grid, grid.tile, batch, 1), model)
+    return max(1, min(most, int(PASSES_BYTES // one)))
 
 
 def _forward_bytes(shape: WorkShape, model: ModelMemory) -> float:

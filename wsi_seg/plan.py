@@ -13,7 +13,7 @@ from typing import Any
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import SlideError, UsageError
 from wsi_seg.layout import MapLayout, ProbabilityDtype, output_bytes
-from wsi_seg.memory import ModelMemory, SourceMemory, WorkShape, project_memory
+from wsi_seg.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.stitch import Blend, StitchSettings
 from wsi_seg.tiling import Block, Grid, Tile, cut_blocks
@@ -253,7 +253,8 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     for grid in _grids(model.card, settings):
         batch = settings.batch or dict(model.batches).get(grid.tile, 1)
         for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
-            for passes in range(model.passes, 0, -1):
+            most = passes_at_a_time(grid, size, _model_memory(model), model.passes)
+            for passes in range(most, 0, -1):
                 for side in _blocks(grid, settings):
                     for workers in (settings.threads,) if settings.threads else range(DEFAULT_THREADS, 0, -1):
                         yield WorkShape(grid, side, size, workers, passes)
