@@ -35,10 +35,15 @@ def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> 
     """Return the seconds of the network alone for so many tiles, as many at a time as in the run."""
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
     passes = predictor.passes
+
+    def predict(batches: int) -> None:
+        for _ in pool.map(lambda _: predictor.logits(noise).shape, range(batches)):
+            pass
+
     with ThreadPoolExecutor(passes, initializer=predictor.share, initargs=(passes,)) as pool:
-        list(pool.map(predictor.logits, [noise] * passes))
+        predict(passes)
         start = time.perf_counter()
-        list(pool.map(predictor.logits, [noise] * -(-tiles // batch)))
+        predict(-(-tiles // batch))
         seconds = time.perf_counter() - start
     predictor.unshare()
     return seconds
