@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+import wsi_seg
+from wsi_seg.models.registry import cache_folder
+
+logger = logging.getLogger(__name__)
 
 
 def activation_bytes(network: nn.Module, side: int, dtype: torch.dtype) -> float:
@@ -26,6 +34,29 @@ def activation_bytes(network: nn.Module, side: int, dtype: torch.dtype) -> float
     with torch.inference_mode(), alive:
         network(pixels)
     return alive.most / side**2
+
+
+def kept_activations(name: str, find: Callable[[], float]) -> float:
+    """Return what was found before under this name with this version of everything, or find and keep it."""
+    versions = {"wsi-seg": wsi_seg.__version__, "torch": torch.__version__}
+    path = cache_folder().parent / "activations" / f"{name}.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["versions"] == versions:
+            return float(kept["bytes_per_pixel"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or not whole: found anew
+    found = find()
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(
+            json.dumps({"versions": versions, "bytes_per_pixel": found}) + "\n", encoding="utf-8"
+        )
+        aside.replace(path)
+    except OSError as error:
+        logger.info("%s: cannot be kept (%s)", path, error.strerror)
+    return found
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wsi_seg.blocks import without_margin
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.models.activations import activation_bytes
+from wsi_seg.models.activations import activation_bytes, kept_activations
 from wsi_seg.models.network import HEAD, build_network, forward, load_network, normalized
 from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
 from wsi_seg.models.registry import find_model
@@ -198,6 +198,8 @@ def load_predictor(
 def activations_of(folder: Path, digest: str, precision: Precision) -> float:
     """Return the most bytes of activations alive at once in a forward pass on the CPU, per input pixel.
 
+    They are kept in the cache folder, as a network is made and sent through all its layers to know them.
+
     Args:
         folder: of the model.
         digest: of the model, see `registry.model_hash`.
@@ -206,9 +208,12 @@ def activations_of(folder: Path, digest: str, precision: Precision) -> float:
     Raises:
         ModelError: the network cannot be built.
     """
-    card = read_card(folder)
-    dtype = DTYPES[precision]
-    return activation_bytes(_cast(build_network(card).eval(), dtype), card.tile, dtype)
+
+    def find() -> float:
+        card, dtype = read_card(folder), DTYPES[precision]
+        return activation_bytes(_cast(build_network(card).eval(), dtype), card.tile, dtype)
+
+    return kept_activations(f"{digest[:16]}-{precision}", find)
 
 
 def resolve_device(name: str) -> str:
