@@ -44,7 +44,7 @@ def end_to_end(result: Result) -> str:
     head = ("round", "tiles", "run s", "network alone s", "ratio", "peak MiB", *parts)
     note = (
         f"In {result['precision']}. The stages of blocks run side by side, so their seconds add up to more "
-        "than the whole; `wait` is for the other block to leave the network. Median ratio "
+        "than the whole; `predict` adds up passes at a time, `wait` is for the next of them. Median ratio "
         f"{result['median_ratio']:.2f}; loading the model takes {result['load_seconds']:.1f} s more."
     )
     return f"{markdown(head, rows)}\n\n{note}"
