@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from machine import begin, write_result
-from slow_writer import SlowWriter
+from slow_writer import Peaks, SlowWriter
 
 from wsi_seg import RunSettings, segment_slide
 from wsi_seg.card import CardClass, CardGroup, ModelCard
 from wsi_seg.geometry import Size
-from wsi_seg.jobs import BlockRecord, PredictorRecipe
+from wsi_seg.jobs import PredictorRecipe
 from wsi_seg.launch import open_workers
-from wsi_seg.plan import ModelFacts, PlanSettings, SegmentationPlan
+from wsi_seg.plan import ModelFacts, PlanSettings
 from wsi_seg.run import Model
 from wsi_seg.settings import WorkerSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
@@ -45,22 +45,6 @@ CARD = ModelCard(
 )
 MODEL = Model(ModelFacts(CARD, "0" * 64, 0), PredictorRecipe("wsi_seg.testing.predictors:darkness"))
 SETTINGS = RunSettings(tissue="none", plan=PlanSettings(block=SIDE), workers=WORKERS)
-
-
-class Peaks:
-    """Progress that keeps the largest memory of any worker, in bytes, after each block."""
-
-    def __init__(self) -> None:
-        self.after: list[int] = []
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        return None
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.after.append(max([record.peak_memory, *self.after[-1:]]))
-
-    def stage(self, name: str) -> None:
-        return None
 
 
 def measure(slide: Path, write_seconds: float) -> dict[str, Any]:

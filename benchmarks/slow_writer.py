@@ -1,4 +1,7 @@
-"""Workers whose processes take their time to write a block; a module that these processes can import."""
+"""Workers whose processes take their time to write a block, and what watches the memory behind them.
+
+A module of its own, as these processes import it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 from wsi_seg.graph import Flight, Workers
 from wsi_seg.jobs import BlockJob, BlockRecord, run_block
 from wsi_seg.maps import Maps
+from wsi_seg.plan import SegmentationPlan
 
 write_block = Maps.write_block
 
@@ -53,3 +57,19 @@ def _write_slowly(work: tuple[BlockJob, float]) -> BlockRecord:
 
     Maps.write_block = write  # type: ignore[method-assign]  # in this worker process, for good
     return run_block(job)
+
+
+class Peaks:
+    """Progress that keeps the largest memory of any worker, in bytes, after each block."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        return None
+
+    def block_done(self, record: BlockRecord) -> None:
+        self.after.append(max([record.peak_memory, *self.after[-1:]]))
+
+    def stage(self, name: str) -> None:
+        return None

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.slow_writer import SlowWriter
+from benchmarks.slow_writer import Peaks, SlowWriter
 from wsi_seg.cli import app
 from wsi_seg.cluster import Cluster
 from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.geometry import Size
-from wsi_seg.jobs import BlockRecord, PredictorRecipe
+from wsi_seg.jobs import PredictorRecipe
 from wsi_seg.launch import open_workers
-from wsi_seg.plan import PlanSettings, SegmentationPlan
+from wsi_seg.plan import PlanSettings
 from wsi_seg.run import load_model, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
@@ -86,22 +86,6 @@ def execute(workers: Any, function: Any, jobs: list[Any], **how: Any) -> list[An
 def test_every_job_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
-
-
-class Peaks:
-    """Progress that keeps the largest memory of any worker, in bytes, after each block."""
-
-    def __init__(self) -> None:
-        self.after: list[int] = []
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        return None
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.after.append(max([record.peak_memory, *self.after[-1:]]))
-
-    def stage(self, name: str) -> None:
-        return None
 
 
 def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:

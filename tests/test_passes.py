@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wsi_seg import jobs
 from wsi_seg.errors import Interrupted, ModelError
+from wsi_seg.graph import LocalWorkers
 from wsi_seg.passes import ForwardPasses
 
 
@@ -128,3 +130,21 @@ def test_the_cores_are_given_back_in_the_end() -> None:
     predicted(passes, 3)
     passes.close()
     assert predictor.returned
+
+
+def test_runs_in_one_process_do_not_end_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_forward", {})
+    monkeypatch.setattr(jobs, "_users", 0)
+    first, second = Watched(passes=2), Watched(passes=2)
+    one, other = LocalWorkers(), LocalWorkers()
+    with jobs._passes(first, 2).of_block(0, None)(batches(20)) as results:
+        next(results)
+        assert predicted(jobs._passes(second, 2), 5) == list(range(5))  # another model meanwhile
+        other.close()
+        assert [int(prediction[0]) for prediction, _ in results] == list(range(1, 20))
+    kept = jobs._passes(second, 2)
+    assert predicted(kept, 3) == [0, 1, 2] and not second.returned
+    one.close()
+    assert second.returned
+    with pytest.raises(RuntimeError):
+        predicted(kept, 1)

@@ -15,7 +15,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from wsi_seg.errors import Interrupted
-from wsi_seg.jobs import end_passes, stoppable
+from wsi_seg.jobs import end_passes, open_passes, stoppable
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -104,6 +104,7 @@ class LocalWorkers(Workers):
         self._running: set[_Running] = set()
         self._together, self._limit = together, 0
         self._busy, self._lock = _Busy(), threading.Lock()
+        open_passes()
 
     @property
     def flight(self) -> Flight:

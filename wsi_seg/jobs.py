@@ -243,6 +243,7 @@ _slide_cache = _SlideCache()
 _maps_cache = _MapsCache()
 _predictors: dict[PredictorRecipe, Predictor] = {}
 _forward: dict[int, ForwardPasses] = {}
+_users = 0
 _predictor_lock = threading.Lock()
 
 
@@ -258,21 +259,29 @@ def load_predictor(recipe: PredictorRecipe) -> Predictor:
 
 
 def _passes(predictor: Predictor, passes: int) -> ForwardPasses:
-    """Return the threads that predict; only those of the last predictor are kept."""
+    """Return the threads that predict; only those of the last predictor are kept.
+
+    Others may still be at work for a block; they end with it, as nothing else holds them.
+    """
     with _predictor_lock:
         if any(forward.predictor is not predictor for forward in _forward.values()):
-            _end_passes()
+            _forward.clear()
         if passes not in _forward:
             _forward[passes] = ForwardPasses(predictor, passes)
         return _forward[passes]
 
 
-def end_passes() -> None:
-    """End the threads that predict, when no block is left to do."""
+def open_passes() -> None:
+    """Keep the threads that predict, for whoever does jobs in this process, until `end_passes`."""
+    global _users
     with _predictor_lock:
-        _end_passes()
+        _users += 1
 
 
-def _end_passes() -> None:
-    while _forward:
-        _forward.popitem()[1].close()
+def end_passes() -> None:
+    """End the threads that predict, once nobody does jobs in this process any more."""
+    global _users
+    with _predictor_lock:
+        _users -= 1
+        while not _users and _forward:
+            _forward.popitem()[1].close()
