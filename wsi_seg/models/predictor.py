@@ -19,6 +19,7 @@ from wsi_seg.blocks import without_margin
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.models.activations import activation_bytes, kept_activations
+from wsi_seg.models.fold import fold_batch_norm
 from wsi_seg.models.network import HEAD, build_network, forward, load_network, normalized
 from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
 from wsi_seg.models.registry import find_model
@@ -33,6 +34,8 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat
 _cpu_threads: int | None = None
 # Each pass has activations of its own.
 MOST_PASSES = 8
+# Input pixels of a forward pass on a GPU: 16 tiles of 512². More are hardly faster.
+PASS_PIXELS = 2**22
 
 
 def cpu_threads() -> int:
@@ -43,6 +46,25 @@ def cpu_threads() -> int:
 def most_passes(device: str) -> int:
     """Return how many forward passes at a time a device does best with."""
     return min(cpu_threads(), MOST_PASSES) if device == "cpu" else 1
+
+
+def pass_pixels(device: str, activation_bytes: float, elsewhere: bool = False) -> int:
+    """Return how many input pixels a forward pass should have; 0: no more than one tile.
+
+    A GPU waits for the next kernel to be launched where there is less to do for each. Of its memory a pass
+    takes an eighth at most, as other processes may share it.
+
+    Args:
+        device: from `resolve_device`.
+        activation_bytes: see `activations_of`.
+        elsewhere: the device is one of another machine, of which the memory is not known.
+    """
+    if not device.startswith("cuda"):
+        return 0
+    if elsewhere:
+        return PASS_PIXELS
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return int(min(PASS_PIXELS, memory // 8 // activation_bytes))
 
 
 class Predictor:
@@ -65,6 +87,9 @@ class Predictor:
         self.tta = tta
         self._more_views = VIEWS[1:] if tta else ()
         self._dtype = DTYPES[precision]
+        if precision != "bf16" and device != DEVICE:
+            # Not in bf16: scaled weights need more digits than it has.
+            network = fold_batch_norm(network.eval())
         self._network = self._prepared(network.eval())
         self.passes = most_passes(device)
         self._lock: AbstractContextManager[Any] = nullcontext() if device == "cpu" else threading.Lock()
@@ -143,6 +168,12 @@ class Predictor:
         # argmax then take a third of the time, and are seen as (N, C, H, W) again.
         return logits.permute(0, 2, 3, 1).softmax(dim=-1, dtype=torch.float32).permute(0, 3, 1, 2)
 
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        if not self.device.startswith("cuda"):
+            return pixels
+        # From pinned memory a copy is queued like any kernel: nobody waits for the passes before it.
+        return pixels.pin_memory().to(self.device, non_blocking=True)
+
     def _labels(self, tiles: NDArray[np.uint8]) -> Tensor:
         labels = self._run(tiles)[1]
         if labels is None:
@@ -151,9 +182,9 @@ class Predictor:
 
     def _run(self, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
         """Return the logits of pixels and of whole tiles."""
-        with self._lock, _repeatable(self.device):
+        with self._lock, _repeatable(self.device, self.precision):
             try:
-                pixels = torch.from_numpy(np.require(tiles, requirements=["C", "W"])).to(self.tensor_device)
+                pixels = self._on_device(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
                 return forward(self._network, normalized(pixels, self.card.normalization).to(self._dtype))
             except torch.OutOfMemoryError as error:
                 raise ModelError(
@@ -326,11 +357,17 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     return network
 
 
-def _repeatable(device: str) -> AbstractContextManager[None]:
-    """Let cuDNN choose the same deterministic algorithms each time."""
+def _repeatable(device: str, precision: Precision) -> AbstractContextManager[None]:
+    """Let cuDNN choose the same deterministic algorithms each time.
+
+    Where only the last convolution is in float32, it may use TensorFloat-32: all digits of its input, which
+    comes from 16 bits, are kept in that.
+    """
     if not device.startswith("cuda"):
         return nullcontext()
     return cast(
         AbstractContextManager[None],
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=precision != "float32"
+        ),
     )
