@@ -254,12 +254,10 @@ class Maps:
         region = self._region(shard)
         height, width = below.shape[-2:]
         source = Box(2 * region.x0, 2 * region.y0, min(2 * region.x1, width), min(2 * region.y1, height))
-        if shard.kind == "probabilities":
-            value = np.empty((array.shape[0], region.height, region.width), array.dtype)
-            for channel in range(len(value)):  # one at a time keeps memory low
-                value[channel] = halve_probabilities(_read(below, (channel, *_slices(source))))
-        else:
-            value = halve_labels(_read(below, _slices(source)))
+        # All channels at once: zarr reads a shard that is wanted whole in one go, and channel by channel not.
+        values = _read(below, (..., *source.slices))
+        halve = halve_probabilities if shard.kind == "probabilities" else halve_labels
+        value = halve(values)
         self._write(array, region, value)
 
     def _write(self, array: zarr.Array[Any], region: Box, value: NDArray[Any]) -> None:
@@ -267,7 +265,7 @@ class Maps:
         # Looking for zeros in each inner chunk takes as long as all else; for a whole shard it is quick.
         looking = array.with_config({"write_empty_chunks": bool(value.max() > 0)})
         with _writing(self.path):
-            looking[(..., *_slices(region))] = value
+            looking[(..., *region.slices)] = value
 
     def _region(self, shard: ShardRef) -> Box:
         side, size = self.layout.shard_side(shard.kind), self.layout.size(shard.kind, shard.level)
@@ -275,11 +273,7 @@ class Maps:
         return Box.at(shard.ix * side, shard.iy * side, side, side).intersect(whole)
 
 
-def _slices(box: Box) -> tuple[slice, slice]:
-    return slice(box.y0, box.y1), slice(box.x0, box.x1)
-
-
-def _read(array: zarr.Array[Any], region: tuple[int | slice, ...]) -> NDArray[Any]:
+def _read(array: zarr.Array[Any], region: tuple[Any, ...]) -> NDArray[Any]:
     return np.asarray(array[region])
 
 

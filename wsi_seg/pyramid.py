@@ -1,4 +1,4 @@
-"""Halving of label maps and probabilities, in exact arithmetic. Arrays are (y, x)."""
+"""Halving of label maps and probabilities, in exact arithmetic. The last two axes of arrays are (y, x)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
     """Return the area mean of each 2 × 2 pixels; at an odd edge, of the pixels that exist.
 
     Args:
-        values: uint8 or float32, (h, w).
+        values: uint8 or float32, (…, h, w).
 
     Returns:
-        (ceil(h / 2), ceil(w / 2)) of the same type; uint8 is rounded, one half up.
+        (…, ceil(h / 2), ceil(w / 2)) of the same type; uint8 is rounded, one half up.
     """
     a, b, c, d = _quarters(values)
     if values.dtype == np.uint8:
@@ -77,7 +77,9 @@ def _quarters(values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
     Repeating the last row or column weighs the pixels that exist just as leaving the missing ones out would.
     """
-    height, width = values.shape
+    height, width = values.shape[-2:]
     if height % 2 or width % 2:
-        values = np.pad(values, ((0, height % 2), (0, width % 2)), mode="edge")
-    return values[::2, ::2], values[::2, 1::2], values[1::2, ::2], values[1::2, 1::2]
+        leading = [(0, 0)] * (values.ndim - 2)
+        values = np.pad(values, (*leading, (0, height % 2), (0, width % 2)), mode="edge")
+    rows, others = values[..., ::2, :], values[..., 1::2, :]
+    return rows[..., ::2], rows[..., 1::2], others[..., ::2], others[..., 1::2]
