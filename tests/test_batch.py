@@ -167,14 +167,14 @@ def test_dry_run_lists_slides_and_says_which_cannot_be_run(
 def test_what_nobody_foresaw_fails_one_slide_and_is_in_its_log(
     slides: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wsi_seg.run.write_overview
+    real = wsi_seg.tracing.write_overview
 
     def failing(path: Path, *rest: Any, **more: Any) -> Any:
         if path.parent.name == ".a.partial":
             raise ZeroDivisionError("nobody\nforesaw this")
         return real(path, *rest, **more)
 
-    monkeypatch.setattr(wsi_seg.run, "write_overview", failing)
+    monkeypatch.setattr(wsi_seg.tracing, "write_overview", failing)
     result = call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
     assert result.exit_code == 3, result.output
     rows = by_name(tmp_path / "batch.csv")

@@ -71,6 +71,12 @@ class Workers(AbstractContextManager["Workers"], ABC):
             WsiSegError: whatever a job raised.
         """
 
+    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
+        """Do one job, which takes no device, while the caller waits; see `execute`."""
+        results: list[Result] = []
+        self.execute(function, [(key, job)], threads=1, on_result=results.append)
+        return results[0]
+
     @abstractmethod
     def stop(self) -> None:
         """Make all that executes, in other threads, end with Interrupted; for good."""
@@ -135,6 +141,11 @@ class LocalWorkers(Workers):
             else:
                 with ThreadPoolExecutor(threads, "block") as pool:
                     self._compute(tasks, on_result, scheduler="threads", pool=pool)
+
+    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
+        """See `Workers.call`; it is done in the caller's thread, beside the blocks of other slides."""
+        with self._watched(0) as running, stoppable(running.stop):
+            return function(job)
 
     @staticmethod
     def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:

@@ -124,6 +124,12 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
         _current.stop = before
 
 
+def end_if_told() -> None:
+    """Raise Interrupted where this thread's job is to end, see `stoppable`."""
+    if _current.stop is not None and _current.stop.is_set():
+        raise Interrupted("interrupted")
+
+
 def run_block(job: BlockJob) -> BlockRecord:
     """Segment one block and write it as one shard of each map. Running it again gives the same bytes.
 
@@ -245,6 +251,15 @@ _predictors: dict[PredictorRecipe, Predictor] = {}
 _forward: dict[int, ForwardPasses] = {}
 _users = 0
 _predictor_lock = threading.Lock()
+
+
+def slide_of(recipe: SlideRecipe) -> Slide:
+    """Return the slide of a recipe, which this thread opens, or has opened for an earlier job.
+
+    Raises:
+        SlideError: it cannot be opened.
+    """
+    return _slide_cache.get(recipe)
 
 
 def load_predictor(recipe: PredictorRecipe) -> Predictor:

@@ -19,8 +19,6 @@ import numpy as np
 from wsi_seg.claims import Claim, claimed
 from wsi_seg.classes import ClassGroup
 from wsi_seg.errors import SlideError, WsiSegError
-from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.exporters.overview import outline_tolerance, write_overview
 from wsi_seg.faults import UNREADABLE
 from wsi_seg.graph import Flight, Workers
 from wsi_seg.jobs import BlockRecord
@@ -35,10 +33,8 @@ from wsi_seg.loading import (
     open_predictor,
 )
 from wsi_seg.maps import Maps, create_maps, remove_partial_files
-from wsi_seg.outlines import GroupOutlines, keep_outlines
 from wsi_seg.pages.slide import write_slide_page
 from wsi_seg.plan import SegmentationPlan, plan_segmentation
-from wsi_seg.polygons import iter_regions
 from wsi_seg.readers import open_slide
 from wsi_seg.remote_results import results_folder
 from wsi_seg.report import RunFacts, manifest, run_key, summarise
@@ -53,10 +49,11 @@ from wsi_seg.results import (
     results_name,
     write_json,
 )
-from wsi_seg.segment import Execution, build_pyramids, segment_blocks
+from wsi_seg.segment import Execution, build_pyramids, segment_blocks, slide_recipe
 from wsi_seg.settings import RunSettings
 from wsi_seg.slide import Slide
 from wsi_seg.tissue import TissueMask, find_tissue
+from wsi_seg.tracing import TraceJob, trace_slide
 
 __all__ = [
     "Model",
@@ -147,7 +144,7 @@ def segment_slide(
         workers = workers or stack.enter_context(open_workers(settings.workers))
         try:
             run.fill_maps(workers, claim)
-            run.trace_regions()
+            run.trace_regions(workers)
             summary = run.finish(request)
         except WsiSegError:
             folder.discard_if_nothing_done()
@@ -214,9 +211,7 @@ class _SlideRun:
         self.key = run_key(self.plan, groups, settings)
         self.store = self.folder.partial / MAPS
         self.records: list[BlockRecord] = []
-        self.regions: dict[ClassGroup, GroupOutlines] = {}
         self.blocks_before = 0
-        self.written: dict[str, Any] = {}
         self.flight = Flight(0, 0)
 
     def fill_maps(self, workers: Workers, claim: Claim) -> None:
@@ -231,7 +226,7 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
-        execution = Execution(self.plan, self.store, workers, self.settings.cache)
+        execution = self._execution(workers)
 
         def block_done(record: BlockRecord) -> None:
             claim.check()
@@ -246,6 +241,9 @@ class _SlideRun:
             build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
         self.flight = workers.flight
         claim.check()
+
+    def _execution(self, workers: Workers) -> Execution:
+        return Execution(self.plan, self.store, workers, self.settings.cache)
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:
@@ -264,29 +262,23 @@ class _SlideRun:
                 tissue = self.tissue.sample(self.plan.frame, block.box)
                 maps.write_coverage(block, tissue * np.uint8(fault))
 
-    def trace_regions(self) -> None:
+    def trace_regions(self, workers: Workers) -> None:
         """Trace the regions and write what people look at."""
-        maps = Maps.open(self.store)
-        regions = iter_regions(maps, self.groups, self.settings.regions.trace)
-        with self._timed("polygons"):
-            written = write_geojson(
-                keep_outlines(regions, self.regions, outline_tolerance(self.plan.frame)),
-                self.folder.partial / POLYGONS,
-                slide=self.slide.info,
-                frame=self.plan.frame,
-                origin=self.settings.regions.origin,
-                compress_large=True,
-            )
-        self.written = {"polygons": written.path.name, "regions_too_thin_to_write": written.vanished}
-        with self._timed("overview"):
-            self.overview = write_overview(
-                self.folder.partial / OVERVIEW,
-                self.slide,
-                list(self.regions.values()),
-                frame=self.plan.frame,
-                maps=maps,
-                notice=self.model.facts.card.notice,
-            )
+        execution, regions = self._execution(workers), self.settings.regions
+        job = TraceJob(
+            slide=slide_recipe(execution),
+            frame=self.plan.frame,
+            maps_path=execution.store_path,
+            polygons_path=str((self.folder.partial / POLYGONS).absolute()),
+            overview_path=str((self.folder.partial / OVERVIEW).absolute()),
+            groups=self.groups,
+            settings=regions.trace,
+            origin=regions.origin,
+            notice=self.model.facts.card.notice,
+        )
+        self.progress.stage("polygons")
+        self.traced = workers.call(trace_slide, f"trace-{execution.token}-{self.key[:16]}", job)
+        self.seconds |= self.traced.seconds
 
     def finish(self, request: str | None) -> dict[str, Any]:
         """Write summary, report and manifest, and rename the results into place."""
@@ -303,10 +295,15 @@ class _SlideRun:
             self._forward_seconds(),
             request,
         )
-        summary = {**summarise(facts, self.regions), **self.written}
+        traced = self.traced
+        summary = {
+            **summarise(facts, traced.regions),
+            "polygons": traced.polygons,
+            "regions_too_thin_to_write": traced.vanished,
+        }
         record = manifest(facts, self.key)
         write_json(self.folder.partial / SUMMARY, summary)
-        write_slide_page(self.folder.partial, summary, record, self.overview)
+        write_slide_page(self.folder.partial, summary, record, traced.overview)
         write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
         self.folder.finish()
         return summary

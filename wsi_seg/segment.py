@@ -60,13 +60,17 @@ def segment_blocks(
     )
 
 
+def slide_recipe(execution: Execution) -> SlideRecipe:
+    """Return how workers open the slide of a plan."""
+    slide = execution.plan.slide
+    return SlideRecipe(slide.path, slide.reader, slide.mpp, slide.fingerprint, execution.cache)
+
+
 def _block_jobs(
     execution: Execution, tissue: TissueMask, predictor: PredictorRecipe
 ) -> Iterator[tuple[str, BlockJob]]:
     plan, token = execution.plan, execution.token
-    slide = SlideRecipe(
-        plan.slide.path, plan.slide.reader, plan.slide.mpp, plan.slide.fingerprint, execution.cache
-    )
+    slide = slide_recipe(execution)
     settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes)
     for planned in plan.blocks:
         block = planned.block
