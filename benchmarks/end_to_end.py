@@ -1,6 +1,7 @@
 """A whole run beside the network alone, on the same tiles and cores; start-up is shown apart.
 
     python benchmarks/end_to_end.py [--size 8192] [--tissue 0.38] [--rounds 3] [--output FILE]
+    python benchmarks/end_to_end.py --size 60000 --tissue 0.4 --device cuda --workers 8     # on a GPU node
 
 A made JPEG slide at 0.25 µm/px goes through the benchmarks' U-Net (ResNet-34, 21 classes, tiles of 512², no
 overlap). In each round the run does everything from the plan to the polygons and the overview, and then the
@@ -10,6 +11,7 @@ network alone predicts as many tiles, logits only, as many at a time; the ratio 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -19,15 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from bench_model import SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 
 from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.geometry import Size
-from wsi_seg.models.predictor import Predictor
-from wsi_seg.plan import PlanSettings
-from wsi_seg.run import load_model, open_predictor, segment_slide
-from wsi_seg.settings import RunSettings
+from wsi_seg.launch import open_workers
+from wsi_seg.models.calibrate import machine
+from wsi_seg.models.predictor import Predictor, resolve_device
+from wsi_seg.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
+from wsi_seg.run import SlideResult, load_model, open_predictor, segment_slide
+from wsi_seg.settings import RunSettings, WorkerSettings
 from wsi_seg.testing.made_slide import make_slide
 
 
@@ -49,14 +54,40 @@ def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> 
     return seconds
 
 
+def shape(done: SlideResult) -> tuple[int, int]:
+    """Return tile and batch of a run."""
+    plan = json.loads((Path(done.folder) / "manifest.json").read_text(encoding="utf-8"))["plan"]
+    return plan["stitch"]["grid"]["tile"], plan["batch"]
+
+
+def gpu_memory_mib(device: str) -> int | None:
+    """Return the memory in use on a GPU, by all processes; PyTorch keeps what it once took."""
+    if not device.startswith("cuda"):
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return round((total - free) / 2**20)
+
+
+def worker_settings(given: argparse.Namespace) -> WorkerSettings:
+    """Return where the blocks are computed: in this process, or in several that share the GPU, if any."""
+    if given.workers == 1:
+        return WorkerSettings()
+    device = resolve_device(given.device)
+    gpu = device.startswith("cuda")
+    threads = given.threads or (GPU_THREADS if gpu else DEFAULT_THREADS)
+    gpus = (int(device.removeprefix("cuda:")),) if gpu else ()
+    return WorkerSettings(processes=given.workers, threads=threads, gpus=gpus)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=SLIDE.size.width)
     parser.add_argument("--tissue", type=float, default=SLIDE.tissue)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tile", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="tiles per forward pass; by default what a run takes")
+    parser.add_argument("--threads", type=int, help="blocks in flight in each process")
+    parser.add_argument("--workers", type=int, default=1, help="processes; with a GPU they share it")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--model", help="another model than the benchmarks' own")
@@ -66,29 +97,35 @@ def main() -> None:
     keep_freed_memory()  # as the command line does
     spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
     result = begin(slide={"size": given.size, "tissue": spec.tissue, "mpp": spec.mpp, "codec": spec.codec})
-    model = load_model(given.model or str(benchmark_model(given.work)), given.device, given.precision)
+    where = worker_settings(given)
+    reference = given.model or str(benchmark_model(given.work))
+    model = load_model(reference, given.device, given.precision, workers=where)
     start = time.perf_counter()
     predictor = open_predictor(model)
     load = time.perf_counter() - start
     own = None if given.model else given.tile
     plan = PlanSettings(tile=own, batch=given.batch, threads=given.threads)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, open_workers(where) as workers:
         slide = make_slide(Path(folder) / "made.svs", spec)
-        settings = RunSettings(plan=plan)
+        settings = RunSettings(plan=plan, workers=where)
         tiles = 0
         for number in range(given.rounds + 1):
             out = Path(folder) / f"out{number}"
             start = time.perf_counter()
-            summary = segment_slide(slide, out, model, replace(settings, overwrite=True)).summary
+            done = segment_slide(slide, out, model, replace(settings, overwrite=True), workers=workers)
             wall = time.perf_counter() - start
+            summary, gpu_memory = done.summary, gpu_memory_mib(predictor.device)
             tiles = summary["tiles"]
             if number == 0:
                 continue  # warms the disk cache, and tells the number of tiles
-            alone = forward_seconds(predictor, own or model.facts.card.tile, given.batch, tiles)
+            tile, batch = shape(done)
+            alone = forward_seconds(predictor, tile, batch, tiles)
             rows.append(
                 {
                     "tiles": tiles,
+                    "tile": tile,
+                    "batch": batch,
                     "wall_seconds": round(wall, 2),
                     "forward_only_seconds": round(alone, 2),
                     "ratio": round(wall / alone, 3),
@@ -96,6 +133,8 @@ def main() -> None:
                     "worker_seconds": summary["worker_seconds"],
                     "limit": summary["bottleneck"]["limit"],
                     "peak_memory_mib": summary["peak_memory_mib"],
+                    "peak_worker_memory_mib": summary["peak_worker_memory_mib"],
+                    "gpu_memory_mib": gpu_memory,
                 }
             )
             print(
@@ -109,6 +148,10 @@ def main() -> None:
     result |= {
         "device": model.facts.device,
         "precision": model.facts.precision,
+        "processor": machine(predictor.device),
+        "workers": given.workers,
+        "tile": rows[0]["tile"],
+        "batch": rows[0]["batch"],
         "model": model.facts.card.name,
         "load_seconds": load,
         "median_ratio": ratio,

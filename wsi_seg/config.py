@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.layout import ProbabilityDtype
-from wsi_seg.plan import DEFAULT_THREADS, PlanSettings
+from wsi_seg.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.polygons import TraceSettings
 from wsi_seg.settings import Origin, RegionSettings, RunSettings, WorkerSettings
 from wsi_seg.slide_cache import GB, SlideCache
@@ -109,16 +109,17 @@ class RunConfig(BaseModel):
     def worker_settings(self, gpus: tuple[int, ...] = ()) -> WorkerSettings:
         """Return where blocks are computed."""
         chosen = gpus if self.gpus == "all" else self.gpus
-        if chosen and self.workers not in (1, len(chosen)):
+        if chosen and self.workers > 1 and self.workers % len(chosen):
             raise UsageError(
-                f"workers {self.workers} and {len(chosen)} GPUs: there is one worker for each GPU; "
-                "leave workers out"
+                f"workers {self.workers} and {len(chosen)} GPUs: each GPU has as many workers; give a "
+                f"multiple of {len(chosen)}, or leave workers out for one each"
             )
         several = self.workers > 1 or bool(chosen)
+        usual = GPU_THREADS if chosen else DEFAULT_THREADS
         return WorkerSettings(
             scheduler=self.scheduler,
-            processes=len(chosen) or self.workers,
-            threads=self.threads or (1 if several and self.max_memory is not None else DEFAULT_THREADS),
+            processes=max(len(chosen), self.workers),
+            threads=self.threads or (1 if several and self.max_memory is not None else usual),
             gpus=chosen,
             cluster=self.cluster,
         )

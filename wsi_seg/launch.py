@@ -1,7 +1,8 @@
-"""Starting workers: threads here, processes of this machine, one for each GPU, or jobs of a SLURM cluster."""
+"""Starting workers: threads here, processes of this machine, some with a GPU, or jobs of a SLURM cluster."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from wsi_seg.errors import ClusterError, MissingExtraError, UsageError
 from wsi_seg.graph import LocalWorkers, Workers
+from wsi_seg.process import usable_cores
 from wsi_seg.settings import SCHEDULERS, SLURM, WorkerSettings
 from wsi_seg.yaml_config import read_yaml
 
@@ -103,10 +105,12 @@ def _wait_for_workers(client: Client, count: int, processes: WorkerProcesses) ->
 
 def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
     """Return what the environment of each process has beside the driver's."""
-    if settings.gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in settings.gpus]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // settings.processes))
-    return [{"OMP_NUM_THREADS": threads}] * settings.processes
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // settings.processes))
+    shared: dict[str, str] = {"OMP_NUM_THREADS": threads}
+    if not settings.gpus:
+        return [shared] * settings.processes
+    gpus = itertools.islice(itertools.cycle(settings.gpus), settings.processes)
+    return [{**shared, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus]
 
 
 def _on_slurm(settings: WorkerSettings) -> Workers:
@@ -133,8 +137,3 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
         cluster.close()
         raise UsageError(f"SLURM takes no jobs: {error}") from error
     return Cluster(client, lambda: (client.close(), cluster.close()))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

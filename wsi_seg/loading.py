@@ -54,6 +54,7 @@ def load_model(
         activations_of,
         device_elsewhere,
         most_passes,
+        pass_pixels,
         resolve_device,
         resolve_precision,
     )
@@ -66,16 +67,18 @@ def load_model(
         number = resolve_precision(precision, where)
     size = (folder / WEIGHTS_NAME).stat().st_size
     digest = model_hash(folder)
+    activations = activations_of(folder, digest, number)
     batches = Calibration(digest, where, number, tta).best_batches()
     facts = ModelFacts(
         read_card(folder),
         digest,
         size,
-        0 if where.startswith("cuda") else activations_of(folder, digest, number),
+        activations,
         where,
         number,
         tta,
         passes=max(1, most_passes(where) // (workers.processes if workers is not None else 1)),
+        pass_pixels=pass_pixels(where, activations, workers is not None and workers.elsewhere),
         batches=tuple(sorted(batches.items())),
     )
     reference = str(folder.absolute())

@@ -27,6 +27,8 @@ BLOCK_TARGET = 2048
 DEFAULT_OVERLAP_SHARE = 3 / 8
 # Blocks in flight, so that reading, predicting and writing overlap.
 DEFAULT_THREADS = 2
+# The same where a GPU predicts, which leaves the cores to reading and writing.
+GPU_THREADS = 4
 # Below a ceiling of memory tiles get smaller by this many pixels at a time, down to the least.
 TILE_STEP = 128
 LEAST_TILE = 256
@@ -43,9 +45,9 @@ class PlanSettings:
     block: int | None = None
     blend: Blend = "crop"
     batch: int | None = None
-    """Tiles per forward pass; None: what was measured to be fastest, else 1."""
+    """Tiles per forward pass; None: what was measured to be fastest, else see `ModelFacts.pass_pixels`."""
     threads: int | None = None
-    """Blocks in flight in one process; None: 2."""
+    """Blocks in flight in one process; None: 2, or 4 with a GPU."""
     max_memory: int | None = None
     """Bytes of resident memory that the projection must stay below."""
     probability_downsample: int = 4
@@ -73,6 +75,8 @@ class ModelFacts:
     """Test-time augmentation: the mean prediction of the eight flips and turns of a tile."""
     passes: int = 1
     """Forward passes at a time that the device does best with."""
+    pass_pixels: int = 0
+    """Input pixels that a forward pass should have, where nothing was measured; at least one tile."""
     batches: tuple[tuple[int, int], ...] = ()
     """(tile, batch) that were measured to be fastest on this device."""
 
@@ -250,14 +254,19 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     First fewer blocks in flight, then smaller blocks, fewer forward passes at a time, smaller batches, and
     last a smaller tile, as only that changes what the network sees. What the user has set stays.
     """
+    usual = GPU_THREADS if model.device.startswith("cuda") else DEFAULT_THREADS
     for grid in _grids(model.card, settings):
-        batch = settings.batch or dict(model.batches).get(grid.tile, 1)
+        batch = settings.batch or dict(model.batches).get(grid.tile) or _usual_batch(grid, model)
         for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
             most = passes_at_a_time(grid, size, _model_memory(model), model.passes)
             for passes in range(most, 0, -1):
                 for side in _blocks(grid, settings):
-                    for workers in (settings.threads,) if settings.threads else range(DEFAULT_THREADS, 0, -1):
+                    for workers in (settings.threads,) if settings.threads else range(usual, 0, -1):
                         yield WorkShape(grid, side, size, workers, passes)
+
+
+def _usual_batch(grid: Grid, model: ModelFacts) -> int:
+    return max(1, model.pass_pixels // grid.tile**2)
 
 
 def _grids(card: ModelCard, settings: PlanSettings) -> Iterator[Grid]:

@@ -72,7 +72,8 @@ def run(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Blocks in flight in each process.")] = None,
     gpus: Annotated[
-        str | None, typer.Option(metavar="all|0,1", help="GPUs of this machine; one worker process for each.")
+        str | None,
+        typer.Option(metavar="all|0,1", help="GPUs of this machine, each with a worker process or more."),
     ] = None,
     max_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory to stay below, such as 2GB or 1500MB.")
