@@ -25,6 +25,8 @@ from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from shapely import Polygon
 
+from wsi_seg.ahead import map_ahead
+from wsi_seg.geometry import Box
 from wsi_seg.rings import (
     NO_LINES,
     Lines,
@@ -121,7 +123,7 @@ def stream_contours(
     limits = limits or RingLimits()
     rings, open_lines = NO_LINES, NO_LINES
     for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
-        parts = [_block_lines(nodes, threshold, grid, (x0, y0)) for nodes, x0, _ in blocks]
+        parts = list(map_ahead(lambda found: _block_lines(*found, threshold, grid), blocks))
         closed, others = split_rings(concatenate(parts))
         joined, open_lines = join(concatenate([open_lines, others]))
         whole = [without_straight(large_enough(found, limits)) for found in (closed, joined)]
@@ -171,6 +173,13 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
     The last row and column of the blocks before are carried along, so every pixel is read once.
     """
     height, width = field.shape
+    whole = Box(0, 0, width, height)
+    boxes = [
+        Box.at(x0, y0, block, block).intersect(whole)
+        for y0 in range(0, height, block)
+        for x0 in range(0, width, block)
+    ]
+    arrays = map_ahead(lambda box: np.asarray(field[box.slices]), boxes)
     above = np.zeros(width + 2, field.dtype)
     for y0 in range(0, height, block):
         y1 = min(y0 + block, height)
@@ -178,7 +187,7 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
         below = np.zeros_like(above)
         for x0 in range(0, width, block):
             x1 = min(x0 + block, width)
-            values = np.asarray(field[y0:y1, x0:x1])
+            values = next(arrays)
             nodes = np.zeros((y1 - y0 + 1 + (y1 == height), x1 - x0 + 1 + (x1 == width)), field.dtype)
             nodes[0] = above[x0 : x0 + nodes.shape[1]]
             nodes[1 : y1 - y0 + 1, 0] = left
@@ -189,7 +198,7 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
         above = below
 
 
-def _block_lines(nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]) -> Lines:
+def _block_lines(nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _Grid) -> Lines:
     """Return the contour lines of one block, each with the inside on the same hand."""
     inside = nodes >= threshold
     if inside.all() or not inside.any():
@@ -202,7 +211,7 @@ def _block_lines(nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tup
     points, offsets = lines[0][0], lines[1][0]
     if points is None:
         return NO_LINES
-    xy, edge = _exact(points, height, grid, corner)
+    xy, edge = _exact(points, height, grid, (x0, y0))
     return Lines(xy, edge, offsets.astype(np.int64))
 
 

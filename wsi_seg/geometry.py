@@ -83,6 +83,11 @@ class Box:
         return self.y1 - self.y0
 
     @property
+    def slices(self) -> tuple[slice, slice]:
+        """(row, column) slices of this box in an array that holds the whole frame."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    @property
     def empty(self) -> bool:
         return self.width <= 0 or self.height <= 0
 

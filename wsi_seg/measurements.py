@@ -15,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Point
 
+from wsi_seg.ahead import map_ahead
 from wsi_seg.classes import NOT_ANALYSED, TissueClass
 from wsi_seg.geometry import Box
 from wsi_seg.rasterize import fill_strip, polygon_edges
@@ -120,10 +121,19 @@ def measure_regions(
     """
     fields = (group,) if uncertainty is None else (group, uncertainty)
     tally = _Tally(len(polygons), labels.columns, len(fields))
-    for box, ids in _rasters(polygons, group.shape, group.downsample):
-        tally.add_fields(ids, [field[box.y0 : box.y1, box.x0 : box.x1] for field in fields])
-    for box, ids in _rasters(polygons, labels.shape, 1):
-        tally.add_labels(ids, labels[box.y0 : box.y1, box.x0 : box.x1])
+
+    def of_fields(strip: Box) -> list[_Sums]:
+        rasters = _rasters(polygons, strip, group.downsample)
+        return [_sums(ids, [field[box.slices] for field in fields]) for box, ids in rasters]
+
+    def of_labels(strip: Box) -> list[_Counts]:
+        rasters = _rasters(polygons, strip, 1)
+        return [_counts(ids, labels[box.slices], labels.columns) for box, ids in rasters]
+
+    for sums in map_ahead(of_fields, _strips(group.shape, group.downsample)):
+        tally.add_fields(sums)
+    for found in map_ahead(of_labels, _strips(labels.shape, 1)):
+        tally.add_labels(found)
     _measure_small(polygons, tally, labels, fields)
     means = np.minimum(tally.sums / tally.pixels / group.full, 1.0).T
     for mean, counts in zip(means, tally.labels, strict=True):
@@ -131,24 +141,57 @@ def measure_regions(
         yield Measured(probability, labels.shares(counts), *rest)
 
 
-def _rasters(
-    polygons: NDArray[np.object_], shape: tuple[int, ...], downsample: int
-) -> Iterator[tuple[Box, NDArray[np.int32]]]:
-    """Yield each block of a (height, width) map that holds any region, with the region ids of its pixels."""
+def _strips(shape: tuple[int, ...], downsample: int) -> Iterator[Box]:
+    """Yield the strips, each a row of blocks, of a (height, width) map."""
     height, width = shape
     side = max(1, BLOCK // downsample)
-    top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2] / downsample
     for y0 in range(0, height, side):
-        y1 = min(y0 + side, height)
-        here = np.flatnonzero((top < y1) & (bottom > y0))
-        edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
-        for box, ids in fill_strip(edges, Box(0, y0, width, y1), side):
-            if ids.any():
-                yield box, ids
+        yield Box(0, y0, width, min(y0 + side, height))
+
+
+def _rasters(
+    polygons: NDArray[np.object_], strip: Box, downsample: int
+) -> Iterator[tuple[Box, NDArray[np.int32]]]:
+    """Yield each block of a strip that holds any region, with the region ids of its pixels."""
+    top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2] / downsample
+    here = np.flatnonzero((top < strip.y1) & (bottom > strip.y0))
+    edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
+    for box, ids in fill_strip(edges, strip, max(1, BLOCK // downsample)):
+        if ids.any():
+            yield box, ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Of one block: the label pixels of each region there, (regions here, columns of `LabelField`)."""
+
+    present: NDArray[np.intp]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Of one block: the probability pixels of each region there, and each field's sum over those."""
+
+    present: NDArray[np.intp]
+    pixels: NDArray[np.int64]
+    sums: tuple[NDArray[np.float64], ...]
+
+
+def _counts(ids: NDArray[np.int32], columns: NDArray[np.uint16], width: int) -> _Counts:
+    present, position, inside = _present(ids)
+    counts = np.bincount(position * width + columns[inside], minlength=len(present) * width)
+    return _Counts(present, counts.reshape(-1, width))
+
+
+def _sums(ids: NDArray[np.int32], fields: Sequence[NDArray[Any]]) -> _Sums:
+    present, position, inside = _present(ids)
+    sums = tuple(np.bincount(position, values[inside]).astype(np.float64) for values in fields)
+    return _Sums(present, np.bincount(position), sums)
 
 
 class _Tally:
-    """Counts and sums of a group's regions, filled block by block."""
+    """Counts and sums of a group's regions, added up block by block, always in the same order."""
 
     def __init__(self, regions: int, columns: int, fields: int) -> None:
         self.labels = np.zeros((regions, columns), np.int64)
@@ -158,17 +201,15 @@ class _Tally:
         self.sums = np.zeros((fields, regions), np.float64)
         """Sum of each field over those, in the field's units."""
 
-    def add_labels(self, ids: NDArray[np.int32], columns: NDArray[np.uint16]) -> None:
-        present, position, inside = _present(ids)
-        width = self.labels.shape[1]
-        counts = np.bincount(position * width + columns[inside], minlength=len(present) * width)
-        self.labels[present] += counts.reshape(-1, width)
+    def add_labels(self, counts: Sequence[_Counts]) -> None:
+        for block in counts:
+            self.labels[block.present] += block.labels
 
-    def add_fields(self, ids: NDArray[np.int32], fields: Sequence[NDArray[Any]]) -> None:
-        present, position, inside = _present(ids)
-        self.pixels[present] += np.bincount(position)
-        for total, values in zip(self.sums, fields, strict=True):
-            total[present] += np.bincount(position, values[inside])
+    def add_fields(self, sums: Sequence[_Sums]) -> None:
+        for block in sums:
+            self.pixels[block.present] += block.pixels
+            for total, here in zip(self.sums, block.sums, strict=True):
+                total[block.present] += here
 
 
 def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:

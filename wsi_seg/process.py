@@ -12,6 +12,11 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory_bytes() -> int:
     """Return the largest resident memory of this process so far, in bytes."""
     status = _PROC / "self" / "status"
