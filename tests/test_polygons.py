@@ -255,7 +255,8 @@ def inside(polygon: Polygon, shape: tuple[int, ...], ds: int = 1) -> NDArray[np.
 
 @pytest.mark.parametrize("source", ["probabilities", "labels"])
 def test_measurements_equal_brute_force(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_seg.measurements.BLOCK", 32)  # several blocks
+    for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
+        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
     labels = label_blobs(5, (110, 90))
     labels[40:80, 20:70] = ring_with_island()[10:50, 5:55] + 1  # with a hole
     maps = maps_of(labels, ds=2, mpp=0.7)
@@ -289,7 +290,8 @@ def with_uncertainty(maps: ArrayMaps) -> ArrayMaps:
 def test_uncertainty_is_measured_and_changes_nothing_else(
     source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_seg.measurements.BLOCK", 32)
+    for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
+        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
     plain = maps_of(label_blobs(5, (110, 90)), ds=2)
     maps, settings = with_uncertainty(plain), TraceSettings(0.4, 15, 15, 0.5, source)
     regions = trace(maps, BCSS_GROUPS, settings)
