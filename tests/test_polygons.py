@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import shapely
 import zarr
+from contourpy import contour_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from scipy import ndimage
 from shapely import MultiPolygon, Polygon
 
 from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
-from wsi_seg.contours import RingLimits, trace_contours
+from wsi_seg.contours import FLOAT_GAP, RingLimits, trace_contours
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.measurements import ChannelSum
@@ -198,6 +200,30 @@ def test_nothing_to_trace() -> None:
     assert trace_contours(np.full((5, 5), np.nan), 0.5) == []
     with pytest.raises(ValueError, match="threshold"):
         trace_contours(np.zeros((5, 5)), 0)
+
+
+@pytest.mark.parametrize("blur", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_contours_are_those_of_contourpy(kind: Any, blur: float) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(8).random((90, 120)), blur)
+    field = np.pad((noise - noise.min()) / np.ptp(noise), 1)
+    level = float(np.median(field))
+    if kind == np.uint8:
+        field, level = field * 255, np.floor(level * 255) + 0.5  # half a step below a whole number
+    field = field.astype(kind)
+    field[abs(field - level) <= FLOAT_GAP] = 0  # where floats would be moved away from the level
+    x, y = np.arange(field.shape[1]) + 0.5, np.arange(field.shape[0]) + 0.5
+    generator = contour_generator(x, y, field, fill_type="OuterOffset")
+    expected = [
+        Polygon(points[first:last], [points[a:b] for a, b in pairwise(holes)])
+        for points, (first, last, *more) in zip(*generator.filled(level, np.inf), strict=True)
+        for holes in [(last, *more)]
+    ]
+    found = trace_contours(field, level, block=32)
+    assert len(found) == len(expected) > 3
+    assert sorted(len(p.interiors) for p in found) == sorted(len(p.interiors) for p in expected)
+    areas = (np.sort(shapely.area(polygons)) for polygons in (found, expected))
+    np.testing.assert_allclose(*areas, rtol=1e-9)
 
 
 def test_real_masks_come_back_exactly(data_dir: Path) -> None:
