@@ -29,7 +29,7 @@ from wsi_seg.layout import MapLayout
 from wsi_seg.maps import Maps, create_maps
 from wsi_seg.outlines import GroupOutlines, keep_outlines
 from wsi_seg.polygons import TraceSettings, iter_regions, simplify_together, trace
-from wsi_seg.rasterize import fill_edges, fill_strip, polygon_edges, rasterize_ids
+from wsi_seg.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
 from wsi_seg.rings import RingLimits
 from wsi_seg.testing.geojson import assert_geojson
 from wsi_seg.tiling import cut_blocks
@@ -152,9 +152,10 @@ def test_a_strip_is_filled_as_its_boxes(mask: NDArray[np.uint8], side: int, y0: 
     edges = polygon_edges(polygons, np.arange(1, len(polygons) + 1))
     strip = Box(3, y0, 3 + mask.shape[1], y0 + height)
     found = np.zeros((strip.height, strip.width), np.int32)
-    for box, ids in fill_strip(edges, strip, side):
-        assert ids.shape == (box.height, box.width) and box.width <= side
-        found[box.within(strip)] = ids
+    for runs in strip_runs(edges, strip, side):
+        assert runs.box.width <= side and runs.start[0] == 0 and (runs.lengths > 0).all()
+        ids = np.repeat(runs.ids, runs.lengths)
+        found[runs.box.within(strip)] = ids.reshape(runs.box.height, runs.box.width)
     np.testing.assert_array_equal(found, fill_edges(edges, strip))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import shapely
 import zarr
+from contourpy import contour_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from scipy import ndimage
 from shapely import MultiPolygon, Polygon
 
 from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
-from wsi_seg.contours import RingLimits, trace_contours
+from wsi_seg.contours import FLOAT_GAP, RingLimits, trace_contours
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.measurements import ChannelSum
@@ -200,6 +202,30 @@ def test_nothing_to_trace() -> None:
         trace_contours(np.zeros((5, 5)), 0)
 
 
+@pytest.mark.parametrize("blur", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_contours_are_those_of_contourpy(kind: Any, blur: float) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(8).random((90, 120)), blur)
+    field = np.pad((noise - noise.min()) / np.ptp(noise), 1)
+    level = float(np.median(field))
+    if kind == np.uint8:
+        field, level = field * 255, np.floor(level * 255) + 0.5  # half a step below a whole number
+    field = field.astype(kind)
+    field[abs(field - level) <= FLOAT_GAP] = 0  # where floats would be moved away from the level
+    x, y = np.arange(field.shape[1]) + 0.5, np.arange(field.shape[0]) + 0.5
+    generator = contour_generator(x, y, field, fill_type="OuterOffset")
+    expected = [
+        Polygon(points[first:last], [points[a:b] for a, b in pairwise(holes)])
+        for points, (first, last, *more) in zip(*generator.filled(level, np.inf), strict=True)
+        for holes in [(last, *more)]
+    ]
+    found = trace_contours(field, level, block=32)
+    assert len(found) == len(expected) > 3
+    assert sorted(len(p.interiors) for p in found) == sorted(len(p.interiors) for p in expected)
+    areas = (np.sort(shapely.area(polygons)) for polygons in (found, expected))
+    np.testing.assert_allclose(*areas, rtol=1e-9)
+
+
 def test_real_masks_come_back_exactly(data_dir: Path) -> None:
     path = min(data_dir.glob("bcss_masks/**/*.png"), key=lambda p: p.stat().st_size)
     labels = np.asarray(Image.open(path))
@@ -255,7 +281,8 @@ def inside(polygon: Polygon, shape: tuple[int, ...], ds: int = 1) -> NDArray[np.
 
 @pytest.mark.parametrize("source", ["probabilities", "labels"])
 def test_measurements_equal_brute_force(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_seg.measurements.BLOCK", 32)  # several blocks
+    for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
+        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
     labels = label_blobs(5, (110, 90))
     labels[40:80, 20:70] = ring_with_island()[10:50, 5:55] + 1  # with a hole
     maps = maps_of(labels, ds=2, mpp=0.7)
@@ -289,7 +316,8 @@ def with_uncertainty(maps: ArrayMaps) -> ArrayMaps:
 def test_uncertainty_is_measured_and_changes_nothing_else(
     source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_seg.measurements.BLOCK", 32)
+    for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
+        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
     plain = maps_of(label_blobs(5, (110, 90)), ds=2)
     maps, settings = with_uncertainty(plain), TraceSettings(0.4, 15, 15, 0.5, source)
     regions = trace(maps, BCSS_GROUPS, settings)

@@ -5,7 +5,8 @@ inside the field. A block is a rectangle of cells between nodes; neighbours shar
 every pixel is read once. A contour's vertex lies on the grid edge between two neighbouring nodes, one
 inside and one outside: the number of that edge names the vertex. Lines that end on a block's border are
 joined by that number, and positions follow from the two nodes alone, so the result does not depend on
-the blocks.
+the blocks. Where two corners of a cell are inside, crosswise, they are connected if the mean of the four
+is.
 
 Vertices never fall on a node and chords of one cell never touch (a vertex is strictly between two
 nodes), hence rings neither cross nor touch themselves or each other, and filling them by the rule of
@@ -14,14 +15,13 @@ nodes), hence rings neither cross nor touch themselves or each other, and fillin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
-from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from shapely import Polygon
 
@@ -31,13 +31,13 @@ from wsi_seg.rings import (
     NO_LINES,
     Lines,
     RingLimits,
+    chains,
     concatenate,
     connected,
     join,
     large_enough,
     near_pairs,
     nest,
-    split_rings,
     without_straight,
 )
 
@@ -119,12 +119,14 @@ def stream_contours(
         raise ValueError(f"threshold must be above zero, got {threshold}")
     height, width = field.shape
     extent = (float(width), float(height)) if extent is None else extent
-    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]), lru_cache(2)(_node_numbers))
+    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]))
+    if np.issubdtype(field.dtype, np.integer):
+        threshold = math.ceil(threshold)
     limits = limits or RingLimits()
     rings, open_lines = NO_LINES, NO_LINES
     for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
         parts = list(map_ahead(lambda found: _block_lines(*found, threshold, grid), blocks))
-        closed, others = split_rings(concatenate(parts))
+        closed, others = (concatenate(lines) for lines in zip(*parts, strict=True))
         joined, open_lines = join(concatenate([open_lines, others]))
         whole = [without_straight(large_enough(found, limits)) for found in (closed, joined)]
         rings = concatenate([rings, *whole])
@@ -150,14 +152,6 @@ class _Grid:
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    numbers: Callable[[tuple[int, ...]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    """`_node_numbers`, which remembers: contourpy would make them for each block, at half its time."""
-
-
-def _node_numbers(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return column and row, from 0, of each node of a block of this shape."""
-    row, column = np.indices(shape, np.float64)
-    return column, row
 
 
 def _nodes(count: int, extent: float) -> NDArray[np.float64]:
@@ -198,55 +192,100 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
         above = below
 
 
-def _block_lines(nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _Grid) -> Lines:
-    """Return the contour lines of one block, each with the inside on the same hand."""
+def _block_lines(nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _Grid) -> tuple[Lines, Lines]:
+    """Return the rings of one block and its other lines, with the inside where +y is of a step along +x."""
     inside = nodes >= threshold
-    if inside.all() or not inside.any():
-        return NO_LINES
-    height = _heights(nodes, inside, threshold)
-    column, row = grid.numbers(height.shape)
-    generator = contour_generator(column, row, height, line_type=LineType.ChunkCombinedOffset)
-    # Of one chunk: all points, and where each line begins and ends; None for both without lines.
-    lines: Any = generator.lines(0.0)
-    points, offsets = lines[0][0], lines[1][0]
-    if points is None:
-        return NO_LINES
-    xy, edge = _exact(points, height, grid, (x0, y0))
-    return Lines(xy, edge, offsets.astype(np.int64))
+    crossings = _crossings(inside)
+    if not len(crossings.near):
+        return NO_LINES, NO_LINES
+    xy, edge = _exact(crossings, nodes, threshold, grid, (x0, y0))
+    order, offsets, is_ring = chains(_following(crossings, inside, nodes, threshold))
+    lines = Lines(xy[order], edge[order], offsets)
+    return lines.pick(is_ring), lines.pick(~is_ring)
 
 
-def _heights(nodes: NDArray[Any], inside: NDArray[np.bool_], threshold: float) -> NDArray[np.float64]:
-    """Return the values above the contour's level, at least a gap away from it."""
-    if np.issubdtype(nodes.dtype, np.floating):
-        height = nodes.astype(np.float64) - threshold
-        height = np.where(inside, np.maximum(height, FLOAT_GAP), np.fmin(height, -FLOAT_GAP))  # also for NaN
+@dataclass(frozen=True, slots=True)
+class _Crossings:
+    """The grid edges of a block, between two nodes, that a contour crosses."""
+
+    near: NDArray[np.intp]
+    """(n,) number, row after row, of the node with the smaller column or row."""
+    across: NDArray[np.bool_]
+    """(n,) whether the edge is along x, that is on a row of nodes."""
+    shape: tuple[int, int]
+    """Rows and columns of the block's nodes."""
+
+    @property
+    def far(self) -> NDArray[np.intp]:
+        """(n,) number of the other node."""
+        return self.near + np.where(self.across, 1, self.shape[1])
+
+
+def _crossings(inside: NDArray[np.bool_]) -> _Crossings:
+    rows, columns = inside.shape
+    row, column = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), columns - 1)
+    along_y = np.flatnonzero(inside[1:] != inside[:-1])
+    near = np.concatenate([row * columns + column, along_y])
+    return _Crossings(near, np.arange(len(near)) < len(row), (rows, columns))
+
+
+def _following(
+    crossings: _Crossings, inside: NDArray[np.bool_], nodes: NDArray[Any], threshold: float
+) -> NDArray[np.intp]:
+    """Return the crossing that comes after each one with the inside on the left; -1 outside the block."""
+    (rows, columns), across = crossings.shape, crossings.across
+    near, far, is_in = crossings.near, crossings.far, inside.ravel()
+    near_in = is_in[near]
+    left, right = np.where(near_in, near, far), np.where(near_in, far, near)
+    # The next cell has two more nodes, ahead of those two.
+    forward = np.where(across == near_in, 1, -1)
+    row, column = np.divmod(near, columns)
+    to = np.where(across, row, column) + forward
+    leaves = (to < 0) | (to == np.where(across, rows, columns))
+    ahead = np.where(leaves, 0, forward * np.where(across, columns, 1))
+    ahead_left, ahead_right = left + ahead, right + ahead
+    left_in, right_in = is_in[ahead_left], is_in[ahead_right]
+    turns_right = left_in & right_in
+    # Where the inside meets the outside crosswise, the mean of the four nodes tells which is connected.
+    saddle = np.flatnonzero(~left_in & right_in & ~leaves)
+    around = np.sort([found[saddle] for found in (left, right, ahead_left, ahead_right)], axis=0)
+    turns_right[saddle] = sum(_heights(nodes.ravel()[around], threshold)) > 0
+    turns_left = ~left_in & ~turns_right
+    one, other = np.where(turns_left, left, ahead_right), np.where(turns_right, right, ahead_left)
+    exit_edge = 2 * np.minimum(one, other) + (across ^ (turns_left | turns_right))
+    number = np.empty(2 * inside.size, np.intp)
+    number[2 * near + across] = np.arange(len(near))
+    return np.where(leaves, -1, number[np.where(leaves, 2 * near + across, exit_edge)])
+
+
+def _heights(values: NDArray[Any], threshold: float) -> NDArray[np.float64]:
+    """Return values above the contour's level, at least a gap away from it."""
+    if np.issubdtype(values.dtype, np.floating):
+        height = values.astype(np.float64) - threshold
+        is_in = values >= threshold
+        height = np.where(is_in, np.maximum(height, FLOAT_GAP), np.fmin(height, -FLOAT_GAP))  # also for NaN
         return np.asarray(height, np.float64)
-    level = float(np.ceil(threshold)) - 0.5
-    return np.asarray(nodes, np.float64) - level
+    return np.asarray(values, np.float64) - (threshold - 0.5)
 
 
 def _exact(
-    points: NDArray[np.float64], height: NDArray[np.float64], grid: _Grid, corner: tuple[int, int]
+    crossings: _Crossings, nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return field positions and grid edge numbers of contour points given in node indices.
+    """Return field positions and grid edge numbers of crossings.
 
-    Positions are computed again from the two nodes in a fixed order, so that they have the same bits in
-    every block. A crossing beside the rim lies on the field's edge.
+    Positions follow from the two nodes in a fixed order, so that they have the same bits in every block. A
+    crossing beside the rim lies on the field's edge.
     """
-    nearest = np.rint(points)
-    off_x, off_y = np.abs(points - nearest).T
-    across = off_y < off_x  # on an edge along x, that is on a row of nodes
-    column = np.where(across, np.floor(points[:, 0]), nearest[:, 0]).astype(np.int64)
-    row = np.where(across, nearest[:, 1], np.floor(points[:, 1])).astype(np.int64)
-    here = height[row, column]
-    there = height[row + ~across, column + across]
+    across = crossings.across
+    here, there = (_heights(nodes.ravel()[end], threshold) for end in (crossings.near, crossings.far))
     part = here / (here - there)
+    row, column = np.divmod(crossings.near, crossings.shape[1])
     column, row = column + corner[0], row + corner[1]
     last_column, last_row = len(grid.x) - 2, len(grid.y) - 2
     part[(across & (column == 0)) | (~across & (row == 0))] = 0.0
     part[(across & (column == last_column)) | (~across & (row == last_row))] = 1.0
     x0, y0 = grid.x[column], grid.y[row]
-    xy = np.empty_like(points)
+    xy = np.empty((len(part), 2))
     xy[:, 0] = np.where(across, x0 + part * (grid.x[column + across] - x0), x0)
     xy[:, 1] = np.where(across, y0, y0 + part * (grid.y[row + ~across] - y0))
     return xy, 2 * (row * len(grid.x) + column) + across

@@ -18,10 +18,12 @@ from shapely import Point
 from wsi_seg.ahead import map_ahead
 from wsi_seg.classes import NOT_ANALYSED, TissueClass
 from wsi_seg.geometry import Box
-from wsi_seg.rasterize import fill_strip, polygon_edges
+from wsi_seg.rasterize import Runs, polygon_edges, strip_runs
 
-# Map pixels a side that are held at a time.
-BLOCK = 1024
+# Map pixels a side of the blocks that are read at a time. Those of probabilities are larger, as these have
+# fewer pixels: a chunk of the stores of `maps` is read once.
+LABEL_BLOCK = 1024
+PROBABILITY_BLOCK = 2048
 
 FULL = 255
 
@@ -64,7 +66,7 @@ class ChannelSum:
 
 @dataclass(frozen=True, slots=True)
 class LabelField:
-    """Class codes of a map, read on demand as positions in `classes`."""
+    """Class codes of a map, read on demand, and their positions in `classes`."""
 
     labels: Any
     """uint8 (y, x) array, NumPy or Zarr; 0 = not analysed."""
@@ -79,12 +81,15 @@ class LabelField:
         """Positions: one for each class, one for other codes, one for pixels that were not analysed."""
         return len(self.classes) + 2
 
-    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint16]:
-        position = np.full(256, len(self.classes), np.uint16)
+    def column(self, codes: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Return the position of each code."""
+        position = np.full(256, len(self.classes), np.intp)
         position[[c.code for c in self.classes]] = np.arange(len(self.classes))
         position[NOT_ANALYSED] = len(self.classes) + 1
-        codes: NDArray[np.uint8] = np.asarray(self.labels[key])
         return position[codes]
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
+        return np.asarray(self.labels[key])
 
     def shares(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """Return the share of each class among analysed pixels; classes without pixels are left out."""
@@ -121,18 +126,23 @@ def measure_regions(
     """
     fields = (group,) if uncertainty is None else (group, uncertainty)
     tally = _Tally(len(polygons), labels.columns, len(fields))
+    top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2]
+
+    def runs(strip: Box, downsample: int, block: int) -> Iterator[Runs]:
+        here = np.flatnonzero((top < strip.y1 * downsample) & (bottom > strip.y0 * downsample))
+        edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
+        return (part for part in strip_runs(edges, strip, block) if part.ids.any())
 
     def of_fields(strip: Box) -> list[_Sums]:
-        rasters = _rasters(polygons, strip, group.downsample)
-        return [_sums(ids, [field[box.slices] for field in fields]) for box, ids in rasters]
+        return [_sums(part, fields) for part in runs(strip, group.downsample, coarse)]
 
     def of_labels(strip: Box) -> list[_Counts]:
-        rasters = _rasters(polygons, strip, 1)
-        return [_counts(ids, labels[box.slices], labels.columns) for box, ids in rasters]
+        return [_counts(part, labels) for part in runs(strip, 1, LABEL_BLOCK)]
 
-    for sums in map_ahead(of_fields, _strips(group.shape, group.downsample)):
+    coarse = max(1, PROBABILITY_BLOCK // group.downsample)
+    for sums in map_ahead(of_fields, _strips(group.shape, coarse)):
         tally.add_fields(sums)
-    for found in map_ahead(of_labels, _strips(labels.shape, 1)):
+    for found in map_ahead(of_labels, _strips(labels.shape, LABEL_BLOCK)):
         tally.add_labels(found)
     _measure_small(polygons, tally, labels, fields)
     means = np.minimum(tally.sums / tally.pixels / group.full, 1.0).T
@@ -141,24 +151,11 @@ def measure_regions(
         yield Measured(probability, labels.shares(counts), *rest)
 
 
-def _strips(shape: tuple[int, ...], downsample: int) -> Iterator[Box]:
-    """Yield the strips, each a row of blocks, of a (height, width) map."""
+def _strips(shape: tuple[int, ...], side: int) -> Iterator[Box]:
+    """Yield the strips of a (height, width) map, `side` pixels high."""
     height, width = shape
-    side = max(1, BLOCK // downsample)
     for y0 in range(0, height, side):
         yield Box(0, y0, width, min(y0 + side, height))
-
-
-def _rasters(
-    polygons: NDArray[np.object_], strip: Box, downsample: int
-) -> Iterator[tuple[Box, NDArray[np.int32]]]:
-    """Yield each block of a strip that holds any region, with the region ids of its pixels."""
-    top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2] / downsample
-    here = np.flatnonzero((top < strip.y1) & (bottom > strip.y0))
-    edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
-    for box, ids in fill_strip(edges, strip, max(1, BLOCK // downsample)):
-        if ids.any():
-            yield box, ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +175,30 @@ class _Sums:
     sums: tuple[NDArray[np.float64], ...]
 
 
-def _counts(ids: NDArray[np.int32], columns: NDArray[np.uint16], width: int) -> _Counts:
+def _counts(runs: Runs, labels: LabelField) -> _Counts:
+    codes = labels[runs.box.slices].ravel()
+    # Runs of one region and of one code: most are long, and pixels are many.
+    starts = np.concatenate([runs.start, np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+    order = np.argsort(starts, kind="stable")
+    start = starts[order]
+    ids = runs.ids[np.cumsum(order < len(runs.start)) - 1]
     present, position, inside = _present(ids)
-    counts = np.bincount(position * width + columns[inside], minlength=len(present) * width)
+    lengths = np.diff(start, append=codes.size)[inside]
+    width = labels.columns
+    cell = position * width + labels.column(codes[start[inside]])
+    counts = np.bincount(cell, lengths, len(present) * width).astype(np.int64)
     return _Counts(present, counts.reshape(-1, width))
 
 
-def _sums(ids: NDArray[np.int32], fields: Sequence[NDArray[Any]]) -> _Sums:
-    present, position, inside = _present(ids)
-    sums = tuple(np.bincount(position, values[inside]).astype(np.float64) for values in fields)
-    return _Sums(present, np.bincount(position), sums)
+def _sums(runs: Runs, fields: Sequence[ChannelSum]) -> _Sums:
+    present, position, inside = _present(runs.ids)
+
+    def total(of_runs: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(position, of_runs[inside]).astype(np.float64)
+
+    values = (field[runs.box.slices].ravel() for field in fields)
+    sums = tuple(total(np.add.reduceat(found, runs.start, dtype=np.float64)) for found in values)
+    return _Sums(present, total(runs.lengths).astype(np.int64), sums)
 
 
 class _Tally:
@@ -213,13 +224,13 @@ class _Tally:
 
 
 def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """Return the regions in a raster, each inside pixel's position in that list, and which are inside."""
+    """Return the regions of runs, each inside run's position in that list, and which runs are inside."""
     inside = ids > 0
     region = ids[inside] - 1
-    present = np.flatnonzero(np.bincount(region))
-    position = np.zeros(present[-1] + 1, np.intp)
-    position[present] = np.arange(len(present))
-    return present, position[region], inside
+    first = region.min()
+    region -= first
+    found = np.bincount(region) > 0
+    return np.flatnonzero(found) + first, (np.cumsum(found) - 1)[region], inside
 
 
 def _measure_small(
@@ -232,7 +243,8 @@ def _measure_small(
             pixel = _pixel(point, fields[0].shape, fields[0].downsample)
             tally.pixels[i], tally.sums[:, i] = 1, [field[pixel].item() for field in fields]
         if tally.labels[i].sum() == 0:
-            tally.labels[i, labels[_pixel(point, labels.shape, 1)].item()] = 1
+            code = labels[_pixel(point, labels.shape, 1)]
+            tally.labels[i, labels.column(code).item()] = 1
 
 
 def _pixel(point: Point, shape: tuple[int, ...], downsample: int) -> tuple[slice, slice]:

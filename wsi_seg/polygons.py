@@ -16,11 +16,15 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
+from wsi_seg.ahead import map_ahead
 from wsi_seg.classes import ClassGroup, TissueClass
 from wsi_seg.contours import Field, stream_contours
 from wsi_seg.errors import UsageError
-from wsi_seg.measurements import FULL, ChannelSum, LabelField, Measured, measure_regions
+from wsi_seg.measurements import FULL, ChannelSum, LabelField, measure_regions
 from wsi_seg.rings import RingLimits, connected, near_pairs
+
+# Geometries that a thread simplifies at a time.
+PART = 256
 
 
 class MapArrays(Protocol):
@@ -132,16 +136,12 @@ def _regions(
     labels = LabelField(maps.labels, maps.classes)
     for group, field in zip(groups, fields, strict=True):
         polygons = _outlines(maps, group, field, settings)
+        areas = (shapely.area(polygons) * maps.mpp**2).tolist()
+        lengths = (shapely.length(polygons) * maps.mpp).tolist()
         measured = measure_regions(polygons, labels, field, maps.uncertainty)
-        for polygon, values in zip(polygons, measured, strict=True):
-            yield _region(polygon, group, maps.mpp, values)
-
-
-def _region(polygon: Polygon, group: ClassGroup, mpp: float, values: Measured) -> Region:
-    area, perimeter = polygon.area * mpp**2, polygon.length * mpp
-    return Region(
-        polygon, group, area, perimeter, values.mean_probability, values.shares, values.mean_uncertainty
-    )
+        for polygon, area, length, inside in zip(polygons, areas, lengths, measured, strict=True):
+            mean, uncertainty = inside.mean_probability, inside.mean_uncertainty
+            yield Region(polygon, group, area, length, mean, inside.shares, uncertainty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,11 @@ class _GroupLabels:
         return tuple(self.labels.shape)
 
     def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
-        table = np.zeros(256, np.uint8)
-        table[list(self.codes)] = 1
-        codes: NDArray[np.uint8] = np.asarray(self.labels[key])
-        return table[codes]
+        labels: NDArray[np.uint8] = np.asarray(self.labels[key])
+        inside = np.zeros(labels.shape, bool)
+        for code in self.codes:  # a group has few, and comparing is quicker than a table
+            inside |= labels == code
+        return inside.view(np.uint8)
 
 
 def _group_field(maps: MapArrays, group: ClassGroup) -> ChannelSum:
@@ -258,8 +259,11 @@ def _simplify_rings(polygons: NDArray[np.object_], tolerance: float) -> NDArray[
     order = np.argsort(group, kind="stable")
     # Of polygons, for only then may the vertex that a ring begins with be dropped.
     alone = np.asarray(shapely.polygons(rings[order]))
-    together = shapely.multipolygons(alone, indices=group[order])
-    simple = shapely.get_parts(shapely.simplify(together, tolerance, preserve_topology=True))
+    together = np.asarray(shapely.multipolygons(alone, indices=group[order]))
+    # In parts: GEOS works on several at a time.
+    parts = (together[at : at + PART] for at in range(0, len(together), PART))
+    done = map_ahead(lambda part: shapely.simplify(part, tolerance, preserve_topology=True), parts)
+    simple = np.concatenate([shapely.get_parts(part) for part in done])
     if len(simple) != len(rings):
         return polygons
     result = np.empty_like(rings)

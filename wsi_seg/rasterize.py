@@ -77,28 +77,51 @@ def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
     return np.cumsum(out[:, :-1], axis=1, dtype=np.int32)
 
 
-def fill_strip(edges: Edges, strip: Box, side: int) -> Iterator[tuple[Box, NDArray[np.int32]]]:
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The pixels of a box, numbered from 0 row after row, as runs of one id."""
+
+    box: Box
+    start: NDArray[np.intp]
+    """(n,) rising: the first pixel of each run, the first one 0."""
+    ids: NDArray[np.int32]
+    """(n,) what `fill_edges` would give the pixels of each run."""
+
+    @property
+    def lengths(self) -> NDArray[np.intp]:
+        """Pixels of each run, (n,)."""
+        return np.diff(self.start, append=self.box.width * self.box.height)
+
+
+def strip_runs(edges: Edges, strip: Box, side: int) -> Iterator[Runs]:
     """Yield what `fill_edges` returns for the boxes, `side` pixels wide, of a strip, from left to right.
 
-    The running sum goes on from box to box, so that an edge is looked at once however wide the strip is.
-    Boxes that no polygon reaches are left out.
+    The ids at the left side of a box are those at the right side of the one before, so that an edge is looked
+    at once however wide the strip is. Boxes that no polygon reaches are left out.
     """
     row, column, value = _crossings(edges, strip, 1)
     order = np.argsort(column, kind="stable")
     row, column, value = row[order], column[order], value[order]
-    sums = np.zeros((strip.height, 1), np.int32)
+    left = np.zeros(strip.height, np.int32)
     for x0 in range(0, strip.width, side):
         width = min(side, strip.width - x0)
         # Of edges to the left of the strip the columns are below zero.
         begin, end = np.searchsorted(column, [x0 if x0 else -np.inf, x0 + width])
-        if begin == end and not sums.any():
+        if begin == end and not left.any():
             continue
-        out = np.zeros((strip.height, width), np.int32)
-        out[:, :1] = sums
-        np.add.at(out, (row[begin:end], np.maximum(column[begin:end] - x0, 0)), value[begin:end])
-        out = np.cumsum(out, axis=1, dtype=np.int32)
-        sums = out[:, -1:].copy()
-        yield Box.at(strip.x0 + x0, strip.y0, width, strip.height), out
+        here, step = row[begin:end], value[begin:end]
+        right = left.copy()
+        np.add.at(right, here, step)
+        # A row begins with the id at its left side, and the one before has ended with that at its right side.
+        pixel = np.concatenate([np.arange(strip.height), here]) * width
+        pixel[strip.height :] += np.maximum(column[begin:end] - x0, 0)
+        change = np.concatenate([left, step])
+        change[1 : strip.height] -= right[:-1]
+        left = right
+        order = np.argsort(pixel, kind="stable")
+        start, ids = pixel[order], np.cumsum(change[order], dtype=np.int32)
+        last = np.diff(start, append=strip.height * width) > 0  # of those that change one pixel
+        yield Runs(Box.at(strip.x0 + x0, strip.y0, width, strip.height), start[last], ids[last])
 
 
 def _crossings(

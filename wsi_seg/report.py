@@ -29,7 +29,7 @@ UM2_PER_MM2 = 1e6
 # Packages whose version can change a result.
 VERSIONED = (
     "numpy", "torch", "segmentation-models-pytorch", "timm", "dask", "zarr", "openslide-python",
-    "openslide-bin", "tifffile", "imagecodecs", "tiffslide", "pillow", "shapely", "contourpy", "scipy",
+    "openslide-bin", "tifffile", "imagecodecs", "tiffslide", "pillow", "shapely", "scipy",
 )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,35 @@ def concatenate(parts: Sequence[Lines]) -> Lines:
     )
 
 
-def split_rings(lines: Lines) -> tuple[Lines, Lines]:
-    """Return the lines that end where they begin, without that last vertex, and the others."""
-    is_ring = lines.edge[lines.offsets[:-1]] == lines.edge[lines.offsets[1:] - 1]
-    rings = lines.pick(is_ring)
-    vertices = np.ones(len(rings.edge), bool)
-    vertices[rings.offsets[1:] - 1] = False
-    return rings.keep(vertices, np.diff(rings.offsets) - 1), lines.pick(~is_ring)
+def chains(following: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Order links so that each chain of them, open or a ring, lies in one piece.
+
+    Args:
+        following: (n,), n > 0; number of the link after each one, -1 for none. No two have the same one.
+
+    Returns:
+        Order (n,); offsets (chains + 1,) in that order, where an open chain begins with its first link; and
+        which chains are rings (chains,).
+    """
+    count = len(following)
+    links = np.flatnonzero(following >= 0)
+    chain_of = connected(count, links, following[links])
+    before = np.full(count, -1)
+    before[following[links]] = links
+    first, last = (np.empty(chain_of.max() + 1, np.intp) for _ in range(2))
+    first[chain_of[::-1]] = np.arange(count)[::-1]  # the last one written, the smallest, stays
+    last[:] = before[first]
+    heads, tails = np.flatnonzero(before < 0), np.flatnonzero(following < 0)
+    is_ring = np.ones(len(first), bool)
+    is_ring[chain_of[heads]] = False
+    first[chain_of[heads]], last[chain_of[tails]] = heads, tails
+    # All chains one after the other are one path.
+    path = following.copy()
+    path[last] = np.append(first[1:], -1)
+    steps = np.flatnonzero(path >= 0)
+    graph = csr_array((np.ones(len(steps)), path[steps], np.append(0, np.cumsum(path >= 0))), (count, count))
+    order = breadth_first_order(graph, first[0], return_predecessors=False)
+    return np.asarray(order, np.intp), np.append(0, np.cumsum(np.bincount(chain_of))), is_ring
 
 
 def join(lines: Lines) -> tuple[Lines, Lines]:

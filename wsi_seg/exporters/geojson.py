@@ -20,12 +20,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_seg.ahead import map_ahead
 from wsi_seg.annotations import OWN_MEMBER, polygonal_part
 from wsi_seg.errors import OutputError, UsageError
 from wsi_seg.polygons import Region
@@ -111,21 +112,29 @@ def _write_features(
     subtracted: tuple[float, float],
 ) -> tuple[Counter[str], int]:
     """Return the features written of each group, and how many regions had nothing left to write."""
+
+    def encoded(batch: list[Region]) -> Iterator[tuple[Region, str | None, str | None]]:
+        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
+        return zip(batch, shapely.to_geojson(shapes), _keys(shapes), strict=True)
+
     counts: Counter[str] = Counter()
     vanished = 0
-    rest = iter(regions)
-    while batch := list(islice(rest, BATCH)):
-        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
-        for region, *shape in zip(batch, shapes, shapely.to_geojson(shapes), _keys(shapes), strict=True):
-            geometry, text, key = shape
+    for batch in map_ahead(encoded, _batches(regions)):
+        for region, geometry, key in batch:
             if geometry is None:
                 vanished += 1
                 continue
             file.write("," if counts.total() else "")
             counts[region.group.name] += 1
             identity = uuid.uuid5(ID_NAMESPACE, f"{slide.fingerprint}/{region.group.name}/{key}")
-            file.write(_feature(region, str(identity), text, counts[region.group.name]))
+            file.write(_feature(region, str(identity), geometry, counts[region.group.name]))
     return counts, vanished
+
+
+def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
+    rest = iter(regions)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 def to_qupath(
@@ -214,8 +223,8 @@ def _uncertainty(region: Region) -> dict[str, float]:
     return {} if known is None else {"Mean uncertainty": round(known, 4)}
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+# Made once: `json.dumps` would make one for each feature.
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @contextmanager
