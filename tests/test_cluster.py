@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from benchmarks.slow_writer import Peaks, SlowWriter
 from wsi_seg.cli import app
 from wsi_seg.cluster import Cluster
+from wsi_seg.config import RunConfig
 from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.geometry import Size
 from wsi_seg.jobs import PredictorRecipe
@@ -190,10 +191,20 @@ def test_workers_that_cannot_be_had_are_refused(settings: WorkerSettings, words:
         open_workers(settings)
 
 
-def test_one_process_for_each_gpu_sees_only_that() -> None:
-    with open_workers(WorkerSettings(processes=2, threads=1, gpus=(3, 5))) as workers:
-        seen = set(execute(workers, environment_slowly, ["CUDA_VISIBLE_DEVICES"] * 8))
-    assert seen == {"3", "5"}
+def test_gpus_are_shared_evenly() -> None:
+    where = RunConfig(gpus=(0, 1)).worker_settings((0, 1))
+    assert (where.processes, where.threads) == (2, 4)
+    assert RunConfig(gpus="all", workers=6).worker_settings((0, 1, 2)).processes == 6
+    with pytest.raises(UsageError, match=r"workers 3 and 2 GPUs: .* a multiple of 2"):
+        RunConfig(gpus=(0, 1), workers=3).worker_settings((0, 1))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_each_process_sees_only_its_gpu(processes: int) -> None:
+    with open_workers(WorkerSettings(processes=processes, threads=1, gpus=(3, 5))) as workers:
+        seen = set(execute(workers, gpu_slowly, range(4 * processes)))
+    assert len(seen) == processes
+    assert sorted(gpu for _, gpu in seen) == sorted(["3", "5"] * (processes // 2))
 
 
 def cores_of_this_process(_: int) -> set[int]:
@@ -214,9 +225,9 @@ def test_a_process_stays_near_its_gpu_where_dask_cuda_tells_which_cores_are(
         assert execute(workers, cores_of_this_process, [0]) == [set(near[5])]
 
 
-def environment_slowly(name: str) -> str | None:
+def gpu_slowly(_: int) -> tuple[int, str | None]:
     time.sleep(0.2)
-    return os.environ.get(name)
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

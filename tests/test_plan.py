@@ -49,6 +49,16 @@ def test_all_tissue_needs_every_tile_once() -> None:
     assert len(full.blocks) == full.blocks_in_map == (-(-20_000 // full.layout.block)) ** 2
 
 
+def test_a_gpu_gets_passes_of_the_usual_size_where_nothing_was_measured() -> None:
+    gpu = replace(MODEL, device="cuda:0", pass_pixels=2**22)
+    assert (plan(model=gpu).batch, plan(model=gpu).threads) == (16, 4)
+    assert plan(model=gpu, tile=1024, overlap=256).batch == 4
+    assert plan(model=gpu, tile=4096, overlap=256).batch == 1
+    assert plan(model=replace(gpu, batches=((512, 8),))).batch == 8
+    assert (plan(model=gpu, batch=3, threads=1).batch, plan(model=gpu, batch=3, threads=1).threads) == (3, 1)
+    assert (plan().batch, plan().threads) == (1, 2)
+
+
 def test_tiles_and_output_follow_the_tissue() -> None:
     full, tenth, none = plan(), plan(0.1), plan(0.0)
     assert none.tiles == 0
