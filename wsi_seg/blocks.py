@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -16,14 +16,15 @@ from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, Fault, Read, Reading, read_s
 from wsi_seg.geometry import Box
 from wsi_seg.plan import needed_tiles
 from wsi_seg.slide import MapFrame, Slide
-from wsi_seg.stitch import StitchSettings, new_stitcher
+from wsi_seg.stitch import PLAIN_TRANSFER, StitchSettings, Transfer, new_stitcher
 from wsi_seg.tiling import Block, Tile
 from wsi_seg.tissue import TissueMask
 
 Maps = TypeVar("Maps")
 
-# What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax
-# and, on a GPU, the copy of tiles to it, summed over passes at a time; `wait` is for the next of them to end.
+# What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax,
+# summed over passes at a time; on a GPU, the network with the copy of tiles to it, as the GPU's clock says.
+# `wait` is for the next of them to end, and on a GPU for all that is computed there.
 STAGES = ("read", "resample", "wait", "predict", "stitch", "write")
 
 
@@ -134,7 +135,8 @@ def segment_block(
     coverage = _coverage(faults, block, analysed)
     if coverage is not None:
         analysed &= coverage != UNREADABLE
-    stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes))
+    transfer = _TimedTransfer(getattr(predictor, "transfer", PLAIN_TRANSFER), seconds)
+    stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes), transfer)
     margin = stitch.margin
     if tiles:
         groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
@@ -151,8 +153,13 @@ def segment_block(
                         stitcher.add(tile, one)
                 del probabilities, one  # not kept while the next ones are made
     with _timed(seconds, "stitch"):
+        waited = seconds["wait"]
         channel, probabilities = stitcher.finish()
+        seconds["stitch"] -= seconds["wait"] - waited
         labels = np.array((0, *settings.codes), np.uint8)[channel]
+    on_device = getattr(predictor, "device_seconds", lambda: None)()
+    if on_device is not None:
+        seconds["predict"] = on_device
     return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
 
 
@@ -166,6 +173,18 @@ class _TimedSlide:
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
         with _timed(self._seconds, "read"):
             return self._slide.read_level(level, box)
+
+
+class _TimedTransfer:
+    """A transfer whose waiting for the device is timed apart from the stitching around it."""
+
+    def __init__(self, transfer: Transfer, seconds: dict[str, float]) -> None:
+        self._transfer, self._seconds = transfer, seconds
+        self.to_device = transfer.to_device
+
+    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
+        with _timed(self._seconds, "wait"):
+            return self._transfer.to_host(arrays)
 
 
 def _meet(one: Box, other: Box) -> bool:

@@ -9,6 +9,7 @@ that it was computed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -60,6 +61,33 @@ class StitchSettings:
             )
 
 
+class Transfer(Protocol):
+    """How arrays get to where the prediction is, and back."""
+
+    def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
+        """Return an array where the array `like` is, and of its library."""
+        ...
+
+    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
+        """Return arrays of one device as NumPy arrays, all at a time, once what makes them is done."""
+        ...
+
+
+class PlainTransfer:
+    """Copies made at once, by the arrays' own library."""
+
+    def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
+        """Return an array where another one is."""
+        return array_namespace(like).asarray(array, device=device(like))
+
+    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
+        """Return NumPy copies or views."""
+        return [to_numpy(array) for array in arrays]
+
+
+PLAIN_TRANSFER = PlainTransfer()
+
+
 class Stitcher(Protocol):
     """Collects the predicted tiles of one block."""
 
@@ -73,7 +101,11 @@ class Stitcher(Protocol):
 
 
 def new_stitcher(
-    settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+    settings: StitchSettings,
+    box_map: Box,
+    analysed: NDArray[np.bool_],
+    channels: int,
+    transfer: Transfer = PLAIN_TRANSFER,
 ) -> Stitcher:
     """Return the stitcher for one block.
 
@@ -82,13 +114,14 @@ def new_stitcher(
         box_map: the block's pixels; its top left is a multiple of `probability_downsample`.
         analysed: bool (box.height, box.width), True where there is tissue.
         channels: number of network outputs C.
+        transfer: moves arrays between the host and where the prediction is.
 
     `finish` returns uint8 (h, w), the most probable channel + 1 or 0 where not analysed, and (C, ⌈h/d⌉,
     ⌈w/d⌉), with uncertainty (C + 1, …): the mean over the analysed pixels of each d × d cell, 0 where there
     are none; uint8 is ⌊255 p + ½⌋.
     """
     maker = _CropStitcher if settings.blend == "crop" else _BlendStitcher
-    return maker(settings, box_map, analysed, channels)
+    return maker(settings, _Output(settings, box_map, analysed, channels, transfer))
 
 
 def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
@@ -124,10 +157,19 @@ def normalised_entropy(probabilities: Any) -> Any:
 
 
 class _Output:
-    """The block's arrays, padded so that both sides are multiples of the downsampling."""
+    """The block's arrays, padded so that both sides are multiples of the downsampling.
+
+    What a device computes is fetched in the end, all at once: to wait for it part by part would keep both
+    sides waiting for each other.
+    """
 
     def __init__(
-        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
+        self,
+        settings: StitchSettings,
+        box_map: Box,
+        analysed: NDArray[np.bool_],
+        channels: int,
+        transfer: Transfer,
     ) -> None:
         d = settings.probability_downsample
         self.settings = settings
@@ -139,6 +181,8 @@ class _Output:
         self.labels = np.zeros((rows * d, columns * d), np.uint8)
         stored = channels + settings.uncertainty
         self.probabilities = np.zeros((stored, rows, columns), settings.probability_dtype)
+        self._transfer = transfer
+        self._elsewhere: list[tuple[Box, Any, Any]] = []
 
     def put(self, part_map: Box, probabilities: Any) -> None:
         """Store float32 (C, h, w) probabilities of a part whose sides are multiples of d."""
@@ -152,31 +196,39 @@ class _Output:
             probabilities = np.asarray(probabilities)
         xp = array_namespace(probabilities)
         best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
-        labels = to_numpy(best) + np.uint8(1)
-        small = _area_mean(probabilities, mask, d)
+        weight = None if mask.all() else self._transfer.to_device(mask.astype(np.float32), probabilities)
+        small = _area_mean(probabilities, weight, d)
         if self.settings.uncertainty:
-            entropy = _area_mean(normalised_entropy(probabilities)[None], mask, d)
+            entropy = _area_mean(normalised_entropy(probabilities)[None], weight, d)
             small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
-        if not mask.all():
-            labels *= mask
-        self.labels[rows, columns] = labels
+        if isinstance(best, np.ndarray):
+            self._store(part_map, best, small)
+        else:
+            self._elsewhere.append((part_map, best, small))
+
+    def _store(self, part_map: Box, best: NDArray[np.uint8], small: NDArray[Any]) -> None:
+        d = self.settings.probability_downsample
+        rows, columns = part_map.within(self.box)
+        np.multiply(best + np.uint8(1), self.analysed[rows, columns], out=self.labels[rows, columns])
         self.probabilities[:, rows.start // d : rows.stop // d, columns.start // d : columns.stop // d] = (
-            to_numpy(small)
+            small
         )
 
     def cut(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        here = self._transfer.to_host([array for _, *arrays in self._elsewhere for array in arrays])
+        for (part_map, *_), best, small in zip(self._elsewhere, here[::2], here[1::2], strict=True):
+            self._store(part_map, best, small)
+        self._elsewhere.clear()
         return self.labels[: self.shape[0], : self.shape[1]], self.probabilities
 
 
 class _CropStitcher:
     """Each pixel comes from the one tile whose core holds it; nothing is accumulated."""
 
-    def __init__(
-        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
-    ) -> None:
-        self._out = _Output(settings, box_map, analysed, channels)
+    def __init__(self, settings: StitchSettings, out: _Output) -> None:
+        self._settings, self._out = settings, out
 
     def add(self, tile: Tile, probabilities: Any) -> None:
         part = tile.core.intersect(self._out.box)
@@ -191,10 +243,8 @@ class _CropStitcher:
 class _BlendStitcher:
     """Weighted mean of all tiles over a pixel, added up tile by tile in the order of the grid."""
 
-    def __init__(
-        self, settings: StitchSettings, box_map: Box, analysed: NDArray[np.bool_], channels: int
-    ) -> None:
-        self._out = _Output(settings, box_map, analysed, channels)
+    def __init__(self, settings: StitchSettings, out: _Output) -> None:
+        self._settings, self._out = settings, out
         self._sum: Any = None
         self._weight: Any = None
         self._window: Any = None
@@ -223,14 +273,18 @@ class _BlendStitcher:
         return self._out.cut()
 
 
-def _area_mean(probabilities: Any, mask: NDArray[np.bool_], d: int) -> Any:
-    """Return the mean of (C, h, w) over the masked pixels of each d × d cell: (C, h/d, w/d)."""
-    if d == 1 and mask.all():
-        return probabilities
+def _area_mean(probabilities: Any, weight: Any, d: int) -> Any:
+    """Return the mean of (C, h, w) over each d × d cell: (C, h/d, w/d).
+
+    Args:
+        probabilities: to take the mean of.
+        weight: float32 (h, w), 1 for pixels that count, 0 for others; None where all do.
+        d: pixels along the side of a cell.
+    """
+    if weight is None:
+        return probabilities if d == 1 else _cell_sum(probabilities, d) / (d * d)
     xp = array_namespace(probabilities)
-    if mask.all():
-        return _cell_sum(probabilities, d) / (d * d)
-    weight = xp.asarray(mask.astype(np.float32), device=device(probabilities))[None]
+    weight = weight[None]
     count = _cell_sum(weight, d)
     return _cell_sum(probabilities * weight, d) / xp.where(count > 0, count, xp.ones_like(count))
 

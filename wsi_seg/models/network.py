@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,8 @@ def _shape(tensor: Tensor) -> str:
 
 def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:
     """Turn uint8 (N, H, W, 3) tiles into the network's float32 (N, 3, H, W) input, on their device."""
-    mean = torch.tensor(normalization.mean, device=tiles.device)
-    std = torch.tensor(normalization.std, device=tiles.device)
+    mean = _constant(normalization.mean, tiles.device)
+    std = _constant(normalization.std, tiles.device)
     pixels = tiles.to(torch.float32) / 255
     if normalization.chroma_box > 1:
         pixels = _smooth_chroma(pixels, normalization.chroma_box)
@@ -213,9 +214,16 @@ def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:
     return ((pixels - mean) / std).permute(0, 3, 1, 2)
 
 
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return float32 values on a device, where they stay: to copy them again would wait for the device."""
+    with torch.inference_mode(False):  # or trainings could not use what an earlier prediction had made
+        return torch.tensor(values, device=device)
+
+
 def _smooth_chroma(pixels: Tensor, side: int) -> Tensor:
     """Average what is not luma over side × side pixels of float (N, H, W, 3) images; fewer at the border."""
-    luma = (pixels * torch.tensor(LUMA, device=pixels.device)).sum(-1, keepdim=True)
+    luma = (pixels * _constant(LUMA, pixels.device)).sum(-1, keepdim=True)
     chroma = (pixels - luma).permute(0, 3, 1, 2)
     for box in ((1, side), (side, 1)):
         around = (box[0] // 2, box[1] // 2)

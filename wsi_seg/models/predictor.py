@@ -23,6 +23,8 @@ from wsi_seg.models.fold import fold_batch_norm
 from wsi_seg.models.network import HEAD, build_network, forward, load_network, normalized
 from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
 from wsi_seg.models.registry import find_model
+from wsi_seg.models.transfer import CudaClock, CudaTransfer
+from wsi_seg.stitch import PLAIN_TRANSFER, Transfer
 
 Precision = Literal["float32", "bf16", "fp16"]
 # The eight views of a square (the dihedral group): flipped or not, then turned by so many quarters.
@@ -93,6 +95,9 @@ class Predictor:
         self._network = self._prepared(network.eval())
         self.passes = most_passes(device)
         self._lock: AbstractContextManager[Any] = nullcontext() if device == "cpu" else threading.Lock()
+        cuda = device.startswith("cuda")
+        self.transfer: Transfer = CudaTransfer(device) if cuda else PLAIN_TRANSFER
+        self._clock = CudaClock(device) if cuda else None
 
     def share(self, passes: int) -> None:
         """Use a part of the cores in this thread from now on, and in threads that start from now on.
@@ -162,17 +167,23 @@ class Predictor:
             torch.cuda.synchronize(self.device)
         return logits
 
+    def device_seconds(self) -> float | None:
+        """Return how long a GPU was at work on passes that ended since this was last asked.
+
+        None elsewhere: there a call takes as long as the pass. On a GPU it only queues it.
+        """
+        return None if self._clock is None else self._clock.seconds()
+
     def _pixels(self, tiles: NDArray[np.uint8], margin: int) -> Tensor:
         logits = without_margin(self._run(tiles)[0], margin)
         # The network leaves the classes of a pixel side by side in memory; they stay so, as softmax and
         # argmax then take a third of the time, and are seen as (N, C, H, W) again.
         return logits.permute(0, 2, 3, 1).softmax(dim=-1, dtype=torch.float32).permute(0, 3, 1, 2)
 
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        if not self.device.startswith("cuda"):
-            return pixels
-        # From pinned memory a copy is queued like any kernel: nobody waits for the passes before it.
-        return pixels.pin_memory().to(self.device, non_blocking=True)
+    def _on_device(self, tiles: NDArray[np.uint8]) -> Tensor:
+        if isinstance(self.transfer, CudaTransfer):
+            return self.transfer.to_device(tiles)
+        return torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
 
     def _labels(self, tiles: NDArray[np.uint8]) -> Tensor:
         labels = self._run(tiles)[1]
@@ -182,9 +193,10 @@ class Predictor:
 
     def _run(self, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
         """Return the logits of pixels and of whole tiles."""
-        with self._lock, _repeatable(self.device, self.precision):
+        timed = nullcontext() if self._clock is None else self._clock.running()
+        with self._lock, _repeatable(self.device, self.precision), timed:
             try:
-                pixels = self._on_device(torch.from_numpy(np.require(tiles, requirements=["C", "W"])))
+                pixels = self._on_device(tiles)
                 return forward(self._network, normalized(pixels, self.card.normalization).to(self._dtype))
             except torch.OutOfMemoryError as error:
                 raise ModelError(
