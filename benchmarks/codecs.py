@@ -45,6 +45,7 @@ CODECS: dict[str, Callable[[], Any]] = {
     "lz4": LZ4,
     "blosc zstd 1": lambda: BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
     "blosc lz4": lambda: BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
+    "blosc lz4, bits": lambda: BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),
     "blosc zstd 1, bits": lambda: BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"),
 }
 IN_USE = f"zstd {ZSTD_LEVEL}"

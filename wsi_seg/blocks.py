@@ -156,7 +156,8 @@ def segment_block(
         waited = seconds["wait"]
         channel, probabilities = stitcher.finish()
         seconds["stitch"] -= seconds["wait"] - waited
-        labels = np.array((0, *settings.codes), np.uint8)[channel]
+        in_order = settings.codes == tuple(range(1, len(settings.codes) + 1))
+        labels = channel if in_order else np.array((0, *settings.codes), np.uint8)[channel]
     on_device = getattr(predictor, "device_seconds", lambda: None)()
     if on_device is not None:
         seconds["predict"] = on_device

@@ -83,10 +83,9 @@ class TissueMask:
         rows = _cell_of_centre(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
         columns -= self.origin_cell[0]
         rows -= self.origin_cell[1]
-        out = np.zeros((box_map.height, box_map.width), bool)
-        has_row, has_column = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-        out[np.ix_(has_row, has_column)] = self.mask[np.ix_(rows[has_row], columns[has_column])]
-        return out
+        # A rim of cells without tissue stands for all that lies outside.
+        mask = np.pad(self.mask, 1)
+        return mask.take(np.clip(columns, -1, width) + 1, axis=1).take(np.clip(rows, -1, height) + 1, axis=0)
 
     def area_um2(self, mpp: Scale) -> float:
         """Return the area of the tissue in µm², given microns per l0 pixel."""
