@@ -234,11 +234,11 @@ class Maps:
         )
 
     def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
-        """Yield the shards of a level ≥ 1 of all three pyramids.
+        """Yield the shards of a level ≥ 1 that are to be built; those of tissue come with those of classes.
 
         They are built in any order, once all shards of the level below are there.
         """
-        for kind in KINDS:
+        for kind in (kind for kind in KINDS if kind != "tissue"):
             size, side = self.layout.size(kind, level), self.layout.shard_side(kind)
             for iy in range(-(-size.height // side)):
                 for ix in range(-(-size.width // side)):
@@ -247,8 +247,13 @@ class Maps:
     def build_shard(self, shard: ShardRef) -> None:
         """Write one shard of a level ≥ 1 from the (up to) four shards below it.
 
+        With one of classes goes that of tissue, which is where a class is: see `halve_labels`.
+
+        Args:
+            shard: one of `pyramid_shards`.
+
         Raises:
-            OutputError: the shard cannot be written.
+            OutputError: a shard cannot be written.
         """
         below, array = self.array(shard.kind, shard.level - 1), self.array(shard.kind, shard.level)
         region = self._region(shard)
@@ -259,6 +264,8 @@ class Maps:
         halve = halve_probabilities if shard.kind == "probabilities" else halve_labels
         value = halve(values)
         self._write(array, region, value)
+        if shard.kind == "classes":
+            self._write(self.array("tissue", shard.level), region, (value > 0).view(np.uint8))
 
     def _write(self, array: zarr.Array[Any], region: Box, value: NDArray[Any]) -> None:
         """Write one shard, or remove it where there is nothing but 0."""
