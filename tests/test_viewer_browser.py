@@ -326,6 +326,16 @@ def test_two_runs_move_together(viewer: Viewer) -> None:
     viewer.problems.clear()  # the refusal of another slide is one
 
 
+def test_an_address_that_the_user_edits_is_not_written_over(viewer: Viewer) -> None:
+    """Even where the view is about to be remembered in it."""
+    viewer.open(viewer.identity("made", "first"))
+    edited = f"#slide={viewer.identity('bounds')}"
+    viewer.page.evaluate("(to) => { location.hash = to; wsiSegScreen.save(); }", edited)
+    viewer.until("document.title.startsWith('bounds')")
+    viewer.settle()
+    assert edited[1:] in viewer.page.url
+
+
 def test_what_can_be_taken_away(viewer: Viewer, results: Results, tmp_path: Path) -> None:
     page = viewer.page
     viewer.open(viewer.identity("made", "first"))

@@ -46,6 +46,7 @@ export class SlideScreen {
     }
     stages.append(zoomButtons(this));
     this.stopListening = listen(this);
+    this.address = location.hash; // as it was when last written or read
     this.closed = false;
     document.title = `${slide.name} – wsi-seg view`;
     if (unfinished(slide.status)) void this.poll();
@@ -101,8 +102,11 @@ export class SlideScreen {
     for (const other of this.panes) if (other !== pane) other.mark(l0);
   }
 
+  /** Write what is shown into the address, unless the user has just changed that: then another screen is coming. */
   save() {
-    if (!this.closed) history.replaceState(null, "", writeState(this.state));
+    if (this.closed || location.hash !== this.address) return;
+    history.replaceState(null, "", writeState(this.state));
+    this.address = location.hash;
   }
 
   async copyLink() {
