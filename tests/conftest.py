@@ -42,20 +42,19 @@ def sample_svs() -> Path:
     return sample_slide()
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a small, untrained but real network: 4 classes at 0.5 µm/px."""
+def small_model(folder: Path, encoder: str, seed: int) -> Path:
+    """Make a model folder with a small, untrained but real network: 4 classes at 0.5 µm/px."""
     import torch
 
     from wsi_seg.card import CardClass, CardGroup, ModelCard
     from wsi_seg.classes import BCSS
     from wsi_seg.models.network import build_network, save_network
 
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     card = ModelCard(
         name="tiny",
         notice="untrained",
-        encoder="resnet18",
+        encoder=encoder,
         architecture_options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
         classes=tuple(CardClass(code=c.code, name=c.name, color=c.color) for c in BCSS[:4]),
         groups=(
@@ -65,12 +64,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mpp=0.5,
         tile=128,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     network = build_network(card)
     with torch.no_grad():  # spread the untrained logits, so that every class wins somewhere
         network.segmentation_head[0].weight.mul_(8)
     save_network(network, card, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that predicts in a fraction of the time of others."""
+    return small_model(tmp_path_factory.mktemp("models") / "tiny", "tu-test_resnet", 4)
+
+
+@pytest.fixture(scope="session")
+def smooth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose prediction of a pixel hangs on many around it, and on no single one."""
+    return small_model(tmp_path_factory.mktemp("models") / "smooth", "resnet18", 5)
 
 
 @pytest.fixture(scope="session")

@@ -178,13 +178,13 @@ def test_info_needs_neither_torch_nor_dask_and_answers_in_a_second(sample_svs: P
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_check_seams_reports_equality(small_png: Path, tiny_model: Path) -> None:
-    result = call("check-seams", small_png, "--model", tiny_model, "--mpp", 0.5, "--side", 128, "--json",
+def test_check_seams_reports_equality(small_png: Path, smooth_model: Path) -> None:
+    result = call("check-seams", small_png, "--model", smooth_model, "--mpp", 0.5, "--side", 128, "--json",
                   "--set", "tile=256", "--set", "overlap=128")  # fmt: skip
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
     assert 0.9 < plain["equal_labels"] <= 1
-    augmented = call("check-seams", small_png, "--model", tiny_model, "--mpp", 0.5, "--side", 128, "--json",
+    augmented = call("check-seams", small_png, "--model", smooth_model, "--mpp", 0.5, "--side", 128, "--json",
                      "--set", "tile=256", "--set", "overlap=128", "--set", "tta=true",
                      "--set", "uncertainty=true")  # fmt: skip
     assert augmented.exit_code == 0, augmented.output

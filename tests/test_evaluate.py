@@ -66,12 +66,12 @@ def write_bcss(folder: Path, sizes: Sequence[tuple[int, int]], codes: Sequence[i
 
 
 @pytest.fixture(scope="module")
-def model_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(smooth_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with tiles that overlap."""
     folder = tmp_path_factory.mktemp("overlapping") / "model"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
-    read_card(tiny_model).model_copy(update={"overlap": 64}).write(folder)
+    (folder / "model.safetensors").write_bytes((smooth_model / "model.safetensors").read_bytes())
+    read_card(smooth_model).model_copy(update={"overlap": 64}).write(folder)
     return folder
 
 

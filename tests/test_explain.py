@@ -113,8 +113,8 @@ def slow_grad_cam(network: nn.Module, card: ModelCard, pixels: np.ndarray, chann
 
 @pytest.mark.parametrize("layer", [None, "decoder.blocks.1", "encoder.layer1"])
 @pytest.mark.parametrize("codes", [(1,), (2, 3, 4)])
-def test_it_equals_the_formula(tiny_model: Path, layer: str | None, codes: tuple[int, ...]) -> None:
-    network, card, pixels = load_network(tiny_model), read_card(tiny_model), some_tiles(1)[0]
+def test_it_equals_the_formula(smooth_model: Path, layer: str | None, codes: tuple[int, ...]) -> None:
+    network, card, pixels = load_network(smooth_model), read_card(smooth_model), some_tiles(1)[0]
     inside = (slice(8, 64), slice(0, 50))
     counted = np.zeros((64, 64), bool)
     counted[inside] = True
@@ -130,8 +130,8 @@ def test_it_equals_the_formula(tiny_model: Path, layer: str | None, codes: tuple
     assert exact.max() > 0 and np.allclose(found.heat, exact, rtol=1e-3, atol=1e-5 * exact.max())
 
 
-def test_where_the_class_is_not_predicted_all_pixels_are_the_target(tiny_model: Path) -> None:
-    network, card, pixels = load_network(tiny_model), read_card(tiny_model), some_tiles(1)[0]
+def test_where_the_class_is_not_predicted_all_pixels_are_the_target(smooth_model: Path) -> None:
+    network, card, pixels = load_network(smooth_model), read_card(smooth_model), some_tiles(1)[0]
     with torch.no_grad():
         network.segmentation_head[0].bias[1] -= 50
     found = grad_cam(network, card, pixels, (2,), "decoder.blocks.1")
@@ -219,22 +219,24 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_picture_lies_beside_the_image(tiny_model: Path, image: Path) -> None:
-    result = call(tiny_model, image, "--class", "stroma", "--mpp", 0.5)
+def test_the_picture_lies_beside_the_image(smooth_model: Path, image: Path) -> None:
+    result = call(smooth_model, image, "--class", "stroma", "--mpp", 0.5)
     assert result.exit_code == 0, result.output
     path = image.parent / "a picture_gradcam_stroma.png"
     assert str(path) in result.stdout and "of 7,000 pixels predicted as stroma" in result.stdout
     assert Image.open(path).width > 1000
     other = image.parent / "other.png"
     assert (
-        call(tiny_model, image, "--class", "other", "--mpp", 0.5, "--layer", "decoder", "-o", other).exit_code
+        call(
+            smooth_model, image, "--class", "other", "--mpp", 0.5, "--layer", "decoder", "-o", other
+        ).exit_code
         == 0
     )
     assert other.exists()
 
 
 def test_a_box_is_read_as_a_run_reads_it(
-    tiny_model: Path, made_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smooth_model: Path, made_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
 
@@ -243,7 +245,7 @@ def test_a_box_is_read_as_a_run_reads_it(
 
     monkeypatch.setattr(explain_module, "write_gradcam", keep)
     settings = ExplainSettings("tumor", Box.at(1001, 2010, 301, 202))
-    done = explain_image(made_svs, str(tiny_model), settings, tmp_path / "x.png")
+    done = explain_image(made_svs, str(smooth_model), settings, tmp_path / "x.png")
     with open_slide(made_svs) as slide:
         frame = map_frame(slide.info, 0.5)  # two l0 pixels to one
         expected = read_region(slide, frame, Box(500, 1005, 651, 1106))
@@ -251,7 +253,7 @@ def test_a_box_is_read_as_a_run_reads_it(
     assert seen["heat"].shape == seen["predicted"].shape == expected.shape[:2]
     assert (done.pixels, done.predicted) == (151 * 101, seen["predicted"].sum())
     assert done.silent == (not seen["heat"].any()) and done.path == tmp_path / "x.png"
-    whole = explain_image(made_svs, str(tiny_model), ExplainSettings("tumor", Box.at(960, 1984, 384, 256)))
+    whole = explain_image(made_svs, str(smooth_model), ExplainSettings("tumor", Box.at(960, 1984, 384, 256)))
     offset = (slice(1005 - 992, 1106 - 992), slice(500 - 480, 651 - 480))
     assert whole.pixels == 192 * 128  # the same pixels, as boxes are widened to multiples of 32
     assert np.array_equal(seen["predicted"][offset].sum(), done.predicted)
@@ -272,7 +274,7 @@ def test_a_box_is_read_as_a_run_reads_it(
     ],
 )
 def test_bad_input(
-    tiny_model: Path,
+    smooth_model: Path,
     image: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: list[str],
@@ -280,7 +282,7 @@ def test_bad_input(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(image.parent)
-    result = call(tiny_model, image, *(() if "--mpp" in options else ("--mpp", 0.5)), *options)
+    result = call(smooth_model, image, *(() if "--mpp" in options else ("--mpp", 0.5)), *options)
     refused(result, code, *words)
     assert [path.name for path in image.parent.iterdir()] == [image.name]
 
@@ -291,20 +293,20 @@ def refused(result: Any, code: int, *words: str) -> None:
     assert len(lines) == 1 and all(word in lines[0] for word in words), result.stderr
 
 
-def test_an_image_that_does_not_say_its_resolution(tiny_model: Path, image: Path) -> None:
-    refused(call(tiny_model, image, "--class", "tumor"), 1, "picture.png", "--mpp")
+def test_an_image_that_does_not_say_its_resolution(smooth_model: Path, image: Path) -> None:
+    refused(call(smooth_model, image, "--class", "tumor"), 1, "picture.png", "--mpp")
 
 
-def test_what_is_too_large_is_to_be_cut(tiny_model: Path, made_svs: Path) -> None:
-    refused(call(tiny_model, made_svs, "--class", "tumor"), 2, "2048 × 2048", "--box", "up to 3000")
+def test_what_is_too_large_is_to_be_cut(smooth_model: Path, made_svs: Path) -> None:
+    refused(call(smooth_model, made_svs, "--class", "tumor"), 2, "2048 × 2048", "--box", "up to 3000")
 
 
-def test_a_url_needs_a_name_for_the_picture(tiny_model: Path) -> None:
-    refused(call(tiny_model, "https://example.org/a.svs", "--class", "tumor"), 2, "--output")
+def test_a_url_needs_a_name_for_the_picture(smooth_model: Path) -> None:
+    refused(call(smooth_model, "https://example.org/a.svs", "--class", "tumor"), 2, "--output")
 
 
 def test_without_captum_the_extra_is_named(
-    tiny_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    smooth_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    refused(call(tiny_model, image, "--class", "tumor", "--mpp", 0.5), 1, "pip install 'wsi-seg[explain]'")
+    refused(call(smooth_model, image, "--class", "tumor", "--mpp", 0.5), 1, "pip install 'wsi-seg[explain]'")
