@@ -37,7 +37,7 @@ demo: $(VENV)/.wsi-seg ## segment the sample slide with the bundled model into r
 	@echo "to open in QuPath:   $(RESULTS)/$(SAMPLE)/polygons.geojson"
 
 test: $(VENV)/.wsi-seg-test ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/ruff check .

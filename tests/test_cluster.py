@@ -186,7 +186,10 @@ def test_stop_ends_what_executes() -> None:
         (WorkerSettings("threads", cluster=Path("c.yaml")), r"c\.yaml"),
     ],
 )
-def test_workers_that_cannot_be_had_are_refused(settings: WorkerSettings, words: str) -> None:
+def test_workers_that_cannot_be_had_are_refused(
+    settings: WorkerSettings, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_seg.cluster.CONNECT_SECONDS", 1.0)
     with pytest.raises(UsageError, match=words):
         open_workers(settings)
 

@@ -51,7 +51,7 @@ def canonical(polygons: Any) -> list[bytes]:
 # --- contours ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(masks(), st.integers(1, 30), st.sampled_from([0, 1, 4, 20, 300]), st.sampled_from([0, 1, 4, 20, 300]))
 def test_limits_act_the_same_whatever_the_block(
     mask: NDArray[np.uint8], block: int, outer: int, hole: int
@@ -61,7 +61,7 @@ def test_limits_act_the_same_whatever_the_block(
     assert canonical(trace_contours(mask, 1, block=block, limits=limits)) == canonical(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(masks(), st.integers(1, 12), st.floats(0, 9))
 def test_polygons_of_different_batches_are_further_apart_than_the_reach(
     mask: NDArray[np.uint8], block: int, reach: float

@@ -36,6 +36,7 @@ TRIES = 3
 LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
 DASHBOARD_SECONDS = 3.0
+CONNECT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +307,7 @@ def connect(address: str) -> Cluster:
         UsageError: none answers.
     """
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {address} ({error})") from error
     return Cluster(client, client.close)
