@@ -3,8 +3,9 @@
     python benchmarks/run.py [PART …] [--results FOLDER] [--work FOLDER]
 
 Each part is a script of its own and writes FOLDER/PART.json; a part that fails keeps its older file and does
-not stop the others. In the end `tables.py` makes FOLDER/README.md of what is there. The exit code is 1 where
-a part failed. `make bench PARTS="readers polygons"` does the same.
+not stop the others. Parts whose name ends with _gpu need a GPU and run only where they are named. In the end
+`tables.py` makes FOLDER/README.md of what is there. The exit code is 1 where a part failed. `make bench
+PARTS="readers polygons"` does the same.
 """
 
 from __future__ import annotations
@@ -31,12 +32,27 @@ PARTS: dict[str, tuple[str, ...]] = {
     "memory": (),
     "flight": (),
     "resume": (),
+    "throughput": ("--workers", "1", "2"),
     "peers": (),
+    "roofline_gpu": ("--device", "cuda", "--tiles", "512", "1024", "--batches", "1", "4", "16"),
+    "throughput_gpu": (
+        "--size",
+        "60000",
+        "--tissue",
+        "0.4",
+        "--slides",
+        "8",
+        "--workers",
+        "8",
+        "--gpus",
+        "0",
+    ),
 }
+GPU = "_gpu"
 # Of parts that measure one core.
 ONE_THREAD = {"readers", "codecs"}
 # Of parts that keep a model, or environments of other programmes, in a folder.
-KEEPING = {"roofline", "end_to_end", "peers"}
+KEEPING = {"roofline", "end_to_end", "throughput", "peers"}
 
 
 def run_part(name: str, results: Path, scripts: Path = SCRIPTS, work: Path | None = None) -> int:
@@ -51,8 +67,9 @@ def run_part(name: str, results: Path, scripts: Path = SCRIPTS, work: Path | Non
     out = results / f"{name}.json"
     aside = out.with_suffix(".partial")
     environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if name in ONE_THREAD else {})}
-    kept = ("--work", work) if work and name in KEEPING else ()
-    command = [sys.executable, scripts / f"{name}.py", *PARTS[name], *kept, "--output", aside]
+    script = name.removesuffix(GPU)
+    kept = ("--work", work) if work and script in KEEPING else ()
+    command = [sys.executable, scripts / f"{script}.py", *PARTS[name], *kept, "--output", aside]
     try:
         code = subprocess.run(command, env=environment).returncode
         if code == 0:
@@ -64,7 +81,9 @@ def run_part(name: str, results: Path, scripts: Path = SCRIPTS, work: Path | Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    usual = [name for name in PARTS if not name.endswith(GPU)]
+    said = f"of {', '.join(PARTS)}; default: all but those for a GPU"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=said)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, help="keeps model and environments; default: the cache folder")
     given = parser.parse_args()
@@ -73,7 +92,7 @@ def main() -> None:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     given.results.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in given.parts or PARTS:
+    for name in given.parts or usual:
         print(f"--- {name}", flush=True)
         start = time.perf_counter()
         code = run_part(name, given.results, work=given.work)

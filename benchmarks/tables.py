@@ -165,6 +165,26 @@ def roofline(result: Result) -> str:
     )
 
 
+def throughput(result: Result) -> str:
+    head = ("workers", "tiles", "s", "slides an hour", "tiles/s", "the network alone, tiles/s", "efficiency",
+            "s of cores a slide", "cores busy", "GPU MiB", *result["rows"][0]["worker_seconds"])  # fmt: skip
+    rows = [
+        (row["workers"], row["tiles"], round(row["wall_seconds"], 1), round(row["slides_per_hour"]),
+         f"{row['tiles_per_second']:.1f}", f"{row['forward_only_tiles_per_second']:.1f}",
+         f"{row['efficiency']:.0%}", round(row["core_seconds"] / result["slides"], 1),
+         f"{row['cores_busy']:.0%}", row["gpu_memory_mib"] or "—",
+         *(round(seconds) for seconds in row["worker_seconds"].values()))
+        for row in result["rows"]
+    ]  # fmt: skip
+    first, slide = result["rows"][0], result["slide"]
+    note = (
+        f"{result['slides']} slides of {slide['size']}² with {slide['tissue']:.0%} tissue, {first['batch']} "
+        f"tiles of {first['tile']}² at a time in {first['precision']}, on {result['processor']}. The last "
+        "columns are seconds of the stages of blocks, summed over all that run side by side."
+    )
+    return f"{markdown(head, rows, 0)}\n\n{note}"
+
+
 def codecs(result: Result) -> str:
     head = (
         "map",
@@ -191,6 +211,9 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "end_to_end": ("A whole run beside the network alone", end_to_end),
     "peers": ("Other programmes on the same slide", peers),
     "roofline": ("The network alone", roofline),
+    "roofline_gpu": ("The network alone, on a GPU", roofline),
+    "throughput": ("A folder of slides", throughput),
+    "throughput_gpu": ("A folder of slides, on a GPU", throughput),
     "readers": ("Reading", readers),
     "memory": ("Memory against slide size", memory),
     "flight": ("Blocks in flight behind a slow writer", flight),

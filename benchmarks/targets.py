@@ -10,6 +10,7 @@ from typing import Any
 Result = Mapping[str, Any]
 
 WALL_TO_NETWORK = 1.2
+EFFICIENCY = 0.8
 FASTER, SMALLER, SAME_LABELS = 12.0, 8.0, 0.99
 TO_OPENSLIDE, TO_TIFFSLIDE = 5.0, 2.0
 FLAT = 1.1
@@ -42,6 +43,16 @@ def end_to_end(result: Result) -> list[Target]:
     return [
         Target("end_to_end", "time of a whole run in that of the network alone", f"≤ {WALL_TO_NETWORK}",
                f"{ratio:.2f}", ratio <= WALL_TO_NETWORK)
+    ]  # fmt: skip
+
+
+def throughput_gpu(result: Result) -> list[Target]:
+    best = max(result["rows"], key=lambda row: row["efficiency"])
+    slide, what = result["slide"], "speed of a folder of slides in that of the network alone, on a GPU"
+    where = f"{result['slides']} of {slide['size']}², {best['workers']} workers"
+    return [
+        Target("throughput_gpu", what, f"≥ {EFFICIENCY:.0%}", f"{best['efficiency']:.0%} ({where})",
+               best["efficiency"] >= EFFICIENCY)
     ]  # fmt: skip
 
 
@@ -173,6 +184,7 @@ def polygons(result: Result) -> list[Target]:
 
 OF_PART: dict[str, Callable[[Result], list[Target]]] = {
     "end_to_end": end_to_end,
+    "throughput_gpu": throughput_gpu,
     "peers": peers,
     "readers": readers,
     "memory": memory,
