@@ -52,8 +52,8 @@ def measured(results: Sequence[Path]) -> dict[str, Any]:
     blocks = sum(run["blocks"] for run in runs)
     total = {key: sum(run[key] for run in runs) for key in runs[0]}
     per_block = {key: total[key] / blocks for key in ("tiles", *BlockWork.__dataclass_fields__)}
-    return {"per_block": per_block, "blocks": blocks / len(runs), "plan": total["plan"] / len(runs),
-            "finish": total["finish"] / len(runs), "tile_side": total["tile_side"] / len(runs)}  # fmt: skip
+    per_slide = {key: total[key] / len(runs) for key in ("blocks", "plan", "pyramids", "trace", "tile_side")}
+    return {"per_block": per_block, **per_slide}
 
 
 def _one(folder: Path) -> dict[str, float]:
@@ -82,14 +82,17 @@ def _one(folder: Path) -> dict[str, float]:
         "write_mb": sum(p.stat().st_size for p in files) / 1e6,
         "write_requests": REQUESTS_A_FILE * len(files),
         "plan": wall["plan"],
-        "finish": sum(wall[stage] for stage in SERIAL if stage != "plan"),
+        # As many threads at a time as blocks have built them.
+        "pyramids": wall["pyramids"] * manifest["plan"]["threads"],
+        "trace": wall["polygons"] + wall["overview"],
     }
 
 
 def work_of(facts: dict[str, Any], slides: int, startup: float) -> Work:
     """Return the measured slides as work for the simulation, as often as asked."""
     block = BlockWork(**{key: facts["per_block"][key] for key in BlockWork.__dataclass_fields__})
-    return Work(slides, round(facts["blocks"]), block, facts["plan"], facts["finish"], startup)
+    serial = {key: facts[key] for key in ("plan", "pyramids", "trace")}
+    return Work(slides, round(facts["blocks"]), block, **serial, startup=startup)
 
 
 def on_gpus(work: Work, facts: dict[str, Any], forward_ms: float) -> Work:
@@ -231,7 +234,13 @@ def main() -> None:
     grown = given.blocks / facts["blocks"]
     work = on_gpus(work_of(facts, given.slides, given.startup), facts, given.forward_ms)
     # Pyramids and polygons grow with the blocks; so does the overview at most.
-    work = replace(work, blocks=given.blocks, finish=work.finish * grown, spread=given.spread)
+    work = replace(
+        work,
+        blocks=given.blocks,
+        pyramids=work.pyramids * grown,
+        trace=work.trace * grown,
+        spread=given.spread,
+    )
     assumed = {
         key: getattr(given, key) for key in ("forward_ms", "startup", "spread", *NODE, *SHARED, *DRIVER)
     }

@@ -2,8 +2,9 @@
 
 A worker is a process with one device and a few threads. A thread takes a block, waits for the scheduler's
 turn, reads from the shared filesystem, decodes on a core of its node, waits for the device and predicts,
-stitches and compresses on a core, and writes. A slide is planned before its blocks are handed out, and
-finished (pyramids, polygons, overview) after the last of them. Filesystem and scheduler serve one request
+stitches and compresses on a core, and writes. The driver plans a slide before it hands out its blocks. After
+the last of them threads of workers build the pyramids, one job for each four blocks, and then one of them
+traces the polygons and draws the overview. Filesystem and scheduler serve one request
 after another, cores and devices one thread each.
 
 Seconds, MB of 10⁶ bytes. A limit of `inf` is no limit.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -21,6 +22,11 @@ from typing import Any
 import simpy
 
 Events = Generator[simpy.Event, Any, None]
+# What a thread of a worker, given by number, has to do.
+Job = Callable[[int], Events]
+
+BLOCKS_A_SHARD = 4
+"""Blocks under one job of the pyramids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,10 @@ class Work:
     block: BlockWork
     plan: float = 0.0
     """Of a slide, on the driver."""
-    finish: float = 0.0
-    """Of a slide, on the driver: pyramids, polygons, overview."""
+    pyramids: float = 0.0
+    """Of a slide, on cores of workers."""
+    trace: float = 0.0
+    """Of a slide, on a core of one worker: polygons and overview."""
     startup: float = 0.0
     """Of a worker: imports and weights."""
     spread: float = 0.0
@@ -75,7 +83,7 @@ class Cluster:
     scheduler_tasks_s: float = inf
     slides_in_flight: float = inf
     driver_threads: float = inf
-    """Slides that the driver plans or finishes at a time."""
+    """Slides that the driver plans at a time."""
     separate: bool = False
     """Whether each worker has a driver and slides of its own, one at a time."""
 
@@ -159,24 +167,47 @@ class _Simulation:
         with self.flights[own].request() as turn:
             yield turn
             yield from self._hold(self.drivers[own], self.work.plan)
-            ended = [self.env.event() for _ in range(blocks)]
-            for block, event in enumerate(ended):
-                self.queues[own].put((slide, block, event))
-            yield self.env.all_of(ended)
-            yield from self._hold(self.drivers[own], self.work.finish)
+            yield self._hand_out(own, [self._block(slide, block) for block in range(blocks)])
+            shards = -(-blocks // BLOCKS_A_SHARD)
+            for jobs, seconds in ((shards, self.work.pyramids), (1, self.work.trace)):
+                if seconds > 0:
+                    yield self._hand_out(own, [self._on_a_core(seconds / jobs)] * jobs)
+
+    def _hand_out(self, queue: int, jobs: list[Job]) -> simpy.Event:
+        """Queue jobs for the workers; the event is that all are done."""
+        ended = [self.env.event() for _ in jobs]
+        for job, event in zip(jobs, ended, strict=True):
+            self.queues[queue].put((job, event))
+        return self.env.all_of(ended)
 
     def _thread(self, worker: int) -> Events:
         queue = self.queues[worker % len(self.queues)]
         yield self.env.timeout(self.work.startup)
         while True:
-            slide, block, event = yield queue.get()
-            yield from self._block(worker)
-            self.outcome.done.append((slide, block))
-            self.outcome.last_block[worker] = self.env.now
+            job, event = yield queue.get()
+            yield from job(worker)
             event.succeed()
 
-    def _block(self, worker: int) -> Events:
-        block, core = self.work.block, self.cores[worker * self.cluster.nodes // self.cluster.workers]
+    def _core(self, worker: int) -> simpy.Resource:
+        return self.cores[worker * self.cluster.nodes // self.cluster.workers]
+
+    def _on_a_core(self, seconds: float) -> Job:
+        def job(worker: int) -> Events:
+            yield from self._schedule()
+            yield from self._hold(self._core(worker), seconds)
+
+        return job
+
+    def _block(self, slide: int, number: int) -> Job:
+        def job(worker: int) -> Events:
+            yield from self._segment(worker)
+            self.outcome.done.append((slide, number))
+            self.outcome.last_block[worker] = self.env.now
+
+        return job
+
+    def _segment(self, worker: int) -> Events:
+        block, core = self.work.block, self._core(worker)
         size = self._varied(1.0)
         yield from self._schedule()
         yield from self._transfer(block.read_mb * size, block.read_requests * size)
