@@ -298,7 +298,8 @@ def test_an_image_that_does_not_say_its_resolution(smooth_model: Path, image: Pa
 
 
 def test_what_is_too_large_is_to_be_cut(smooth_model: Path, made_svs: Path) -> None:
-    refused(call(smooth_model, made_svs, "--class", "tumor"), 2, "2048 × 2048", "--box", "up to 3000")
+    large = call(smooth_model, made_svs, "--mpp", 0.3, "--class", "tumor")
+    refused(large, 2, "1844 × 1844", "--box", "up to 2500")
 
 
 def test_a_url_needs_a_name_for_the_picture(smooth_model: Path) -> None:
