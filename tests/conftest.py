@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before torch is loaded: threads that wait for each other give way instead of spinning, which on a busy
 # machine with few cores takes ten times as long.
@@ -92,3 +98,31 @@ def made_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "made.svs"
     make_slide(path, SlideSpec(size=Size(3072, 3072), mpp=0.25, tissue=0.35, seed=3))
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program of a browser that can show the viewer's page."""
+    from scripts.build_viewer import MISSING, build
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium here; on Debian: apt install chromium")
+    with (tmp_path_factory.getbasetemp().parent / "build.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        reason = build(REPOSITORY) / MISSING
+    if reason.is_file():
+        pytest.skip(reason.read_text(encoding="utf-8").strip())
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """A running browser; a module's own, since what drives it keeps an event loop running."""
+    import viewer_page
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = viewer_page.launch(playwright, chromium)
+        yield browser
+        browser.close()

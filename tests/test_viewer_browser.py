@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy.signal import fftconvolve
 
-from scripts.build_viewer import MISSING, build
-from wsi_seg.geometry import Box, Size
+from wsi_seg.geometry import Box
 from wsi_seg.maps import Maps
 from wsi_seg.plan import PlanSettings
 from wsi_seg.polygons import trace
@@ -25,41 +23,20 @@ from wsi_seg.readers import open_slide
 from wsi_seg.run import segment_slide
 from wsi_seg.settings import RunSettings
 from wsi_seg.testing.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
 import viewer_page
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 from viewer_page import Viewer, assert_drawn, edges, features
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 BOUNDS = Box(512, 256, 512 + SIZE.width, 256 + SIZE.height)
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium here; on Debian: apt install chromium")
-    reason = build(REPOSITORY) / MISSING
-    if reason.is_file():
-        pytest.skip(reason.read_text(encoding="utf-8").strip())
-    return found
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = viewer_page.launch(playwright, chromium)
-        yield browser
-        browser.close()
-
-
 @dataclass(frozen=True)
 class Results:
-    """Where the results of the made slides are, and the server over them, which may run two others."""
+    """Where the results of the made slides are, and the server over them."""
 
     out: Path
     address: str
@@ -75,10 +52,7 @@ def results(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     segment_slide(made, out / "second", model, exact_settings(0.3, ("tumor", "stroma")))
     segment_slide(bounds, out, model, exact_settings())
     shutil.copytree(out / "bounds", out / HOSTILE)
-    runs = tmp_path_factory.mktemp("runs")
-    make_slide(runs / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
-    made_far_apart(runs / "far.svs")
-    with viewer_page.server(out, "--allow-run", runs) as address:
+    with viewer_page.server(out) as address:
         yield Results(out, address)
 
 
@@ -94,11 +68,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def viewer(context: BrowserContext, results: Results) -> Iterator[Viewer]:
-    viewer = Viewer(context.new_page(), results.address)
-    yield viewer
-    assert viewer.problems == [], "errors in the browser's console"
-    assert viewer.foreign == [], "the page asks other servers"
-    viewer.page.close()
+    with viewer_page.tab(context, results.address) as viewer:
+        yield viewer
 
 
 def stored(results: Results, folder: str) -> list[tuple[dict[str, Any], Any]]:
@@ -208,9 +179,9 @@ def test_pan_zoom_keyboard_and_the_address(viewer: Viewer) -> None:
     assert (dragged["x"] - home["x"]) / home["scale"] == pytest.approx(100, abs=2)
     assert (dragged["y"] - home["y"]) / home["scale"] == pytest.approx(49, abs=2)
     page.mouse.wheel(0, -300)
+    viewer.until(f"wsiSegScreen.panes[0].view().scale < {0.9 * dragged['scale']}")
     viewer.settle()
     zoomed = viewer.view()
-    assert zoomed["scale"] < dragged["scale"]
     for view in (dragged, zoomed):  # what is under the pointer stays there
         at = view["x"] + 300 * view["scale"], view["y"] + 351 * view["scale"]
         assert at == pytest.approx(
@@ -227,7 +198,7 @@ def test_pan_zoom_keyboard_and_the_address(viewer: Viewer) -> None:
     assert viewer.view()["scale"] < zoomed["scale"]
     page.keyboard.press("l")
     page.get_by_label("Stroma").first.uncheck()
-    page.wait_for_timeout(400)
+    viewer.until("location.hash.includes('off=')")
     before = viewer.view()
     page.reload()
     viewer.settle()
@@ -254,8 +225,9 @@ def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, resu
         lines = card.inner_text().splitlines()
         assert lines[0] == properties["classification"]["name"]
         assert lines[2] == f"mean probability {100 * properties['measurements']['Mean probability']:.0f} %"
+    before = viewer.view()["scale"]
     page.mouse.click(*viewer.to_screen(x, y))
-    page.wait_for_timeout(100)
+    viewer.until(f"wsiSegScreen.panes[0].view().scale < {0.9 * before}")
     viewer.settle()
     view, (x0, y0, x1, y1) = viewer.view(), shape.bounds
     assert view["x"] < x0 and x1 < view["x"] + view["width"] * view["scale"] < x1 + 2000
@@ -281,7 +253,7 @@ def test_classes_can_be_hidden(viewer: Viewer) -> None:
     viewer.until("wsiSegScreen.panes[0].outlines.count === 0")
     np.testing.assert_allclose(viewer.picture()[row, column], [84, 40, 92], atol=12)
     assert not viewer.outlines().any()
-    assert "off=1" in page.url
+    viewer.until("location.hash.includes('off=1')")
     page.get_by_label("Colour-blind-safe colours").check()
     page.get_by_label("Tumor").first.check()
     viewer.settle()
@@ -301,7 +273,7 @@ def test_the_threshold_moves_outlines(viewer: Viewer, results: Results) -> None:
     regions = trace(maps, settings.resolve(darkness_model().facts.card), settings.trace)
     shapes = [shapely.affinity.scale(r.polygon, 2, 2, origin=(0, 0)) for r in regions]
     assert_drawn(viewer.outlines(), shapes, viewer.view())
-    assert "threshold=0.3" in viewer.page.url
+    viewer.until("location.hash.includes('threshold=0.3')")
     viewer.page.get_by_role("button", name="As the run traced them").click()
     viewer.settle()
     assert_drawn(viewer.outlines(), [shape for _, shape in stored(results, "first/made")], viewer.view())
@@ -316,24 +288,41 @@ def test_two_runs_move_together(viewer: Viewer) -> None:
     home = viewer.view()
     page.mouse.move(560, 400)
     page.mouse.wheel(0, -400)
+    viewer.until(f"wsiSegScreen.panes[0].view().scale < {0.9 * home['scale']}")
     viewer.settle()
     assert viewer.view(0) == pytest.approx(viewer.view(1), abs=0.05)
-    assert viewer.view(0)["scale"] < 0.9 * home["scale"]
     assert page.locator(".pane").first.locator(".cross").is_visible()
-    assert "with=" in page.url
-    page.goto(page.url.replace(viewer.identity("made", "second"), viewer.identity("bounds")))
-    page.get_by_role("alert").first.wait_for()
+    viewer.until("location.hash.includes('with=') && location.hash.includes('at=')")
+    address = page.evaluate("location.href")
+    page.goto(address.replace(viewer.identity("made", "second"), viewer.identity("bounds")))
+    page.locator("#app").get_by_role("alert").wait_for()
     viewer.problems.clear()  # the refusal of another slide is one
 
 
-def test_an_address_that_the_user_edits_is_not_written_over(viewer: Viewer) -> None:
-    """Even where the view is about to be remembered in it."""
+# The user edits the address just before ..., of which the page hears only afterwards.
+EDITS = {
+    "the view is remembered": "(to) => { location.hash = to; wsiSegScreen.save(); }",
+    "a run is known to have ended": """(to) => {
+      const read = Response.prototype.text;
+      Response.prototype.text = async function text() {
+        const said = await read.call(this);
+        Response.prototype.text = read;
+        location.hash = to;
+        return said;
+      };
+      return wsiSegScreen.poll();
+    }""",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_address_that_the_user_edits_is_not_written_over(viewer: Viewer, edit: str) -> None:
     viewer.open(viewer.identity("made", "first"))
     edited = f"#slide={viewer.identity('bounds')}"
-    viewer.page.evaluate("(to) => { location.hash = to; wsiSegScreen.save(); }", edited)
+    viewer.page.evaluate(edit, edited)
     viewer.until("document.title.startsWith('bounds')")
     viewer.settle()
-    assert edited[1:] in viewer.page.url
+    assert viewer.page.evaluate("location.hash").startswith(edited)
 
 
 def test_what_can_be_taken_away(viewer: Viewer, results: Results, tmp_path: Path) -> None:
@@ -440,69 +429,6 @@ def contrast(one: str, other: str) -> float:
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         values.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
     return max(values) / min(values)
-
-
-def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, results: Results) -> None:
-    page = viewer.page
-    page.goto(viewer.address)
-    page.get_by_role("button", name="Segment a slide").click()
-    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
-    assert "not for clinical use" in page.get_by_role("dialog").inner_text()
-    page.get_by_label("Slide").select_option("tiny.svs")
-    page.get_by_role("checkbox", name="Stroma").check()
-    page.get_by_role("button", name="Start").click()
-    page.get_by_role("link", name="Look at it").click(timeout=60_000)
-    viewer.settle()
-    assert page.inner_text("h1") == "tiny"
-    manifest = json.loads((results.out / "tiny" / "manifest.json").read_text())
-    assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
-
-
-def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, results: Results) -> None:
-    page, out = viewer.page, results.out
-
-    def blocks() -> list[str]:
-        return (out / ".far.partial" / "blocks.jsonl").read_text().splitlines()
-
-    page.goto(viewer.address)
-    page.get_by_role("button", name="Segment a slide").click()
-    page.get_by_label("Slide").select_option("far.svs")
-    page.get_by_role("button", name="Start").click()
-    page.get_by_role("link", name="Watch").click(timeout=60_000)
-    text = "document.querySelector('.panel .progress').textContent"
-    viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
-    pictures = []
-    for percent in ("0", "100"):
-        page.get_by_label("Class map opacity").fill(percent)
-        viewer.settle()
-        pictures.append(viewer.picture())
-    assert np.abs(pictures[0] - pictures[1]).max() > 50
-    page.get_by_role("link", name="All slides").click()
-    page.get_by_role("button", name="Segment a slide").click()
-    assert page.get_by_role("button", name="Start").is_disabled()
-    page.get_by_role("button", name="Stop").click()
-    ended = page.locator(".run [role=status]", has_text="run the same command again to go on")
-    ended.wait_for(timeout=30_000)
-    kept = blocks()
-    assert 1 <= len(kept) < 32 and not (out / ".far.claim").exists()
-    page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
-    page.get_by_label("Slide").select_option("far.svs")
-    page.get_by_role("button", name="Start").click()
-    more = "|".join(str(len(kept) + i) for i in range(1, 32))
-    page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles")).wait_for(timeout=60_000)
-    page.get_by_role("button", name="Stop").click()
-    ended.wait_for(timeout=30_000)
-    assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
-
-
-def made_far_apart(path: Path) -> None:
-    """Make a slide of 32 blocks with one tile to predict in each: many more than a test waits for."""
-    drawing = Image.new("RGB", (2048, 2048), (245, 245, 245))
-    ImageDraw.Draw(drawing).rectangle((200, 100, 800, 500), fill=(180, 90, 150))
-    texture = path.with_suffix(".png")
-    drawing.save(texture)
-    make_slide(path, SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=texture))
-    texture.unlink()
 
 
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FLAGS = (
@@ -147,6 +147,16 @@ class Viewer:
         view, box = self.view(), self.page.locator(".stage").first.bounding_box()
         assert box is not None
         return box["x"] + (x - view["x"]) / view["scale"], box["y"] + (y - view["y"]) / view["scale"]
+
+
+@contextmanager
+def tab(context: BrowserContext, address: str) -> Iterator[Viewer]:
+    """Open a tab, and check at the end that nothing went wrong in it meanwhile."""
+    viewer = Viewer(context.new_page(), address)
+    yield viewer
+    assert viewer.problems == [], "errors in the browser's console"
+    assert viewer.foreign == [], "the page asks other servers"
+    viewer.page.close()
 
 
 def launch(playwright: Any, executable: str) -> Browser:

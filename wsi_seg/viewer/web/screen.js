@@ -102,9 +102,14 @@ export class SlideScreen {
     for (const other of this.panes) if (other !== pane) other.mark(l0);
   }
 
-  /** Write what is shown into the address, unless the user has just changed that: then another screen is coming. */
+  /** Whether this screen is gone, or is about to be, since the user has just changed the address. */
+  get left() {
+    return this.closed || location.hash !== this.address;
+  }
+
+  /** Write what is shown into the address. */
   save() {
-    if (this.closed || location.hash !== this.address) return;
+    if (this.left) return;
     history.replaceState(null, "", writeState(this.state));
     this.address = location.hash;
   }
@@ -137,7 +142,7 @@ export class SlideScreen {
       try {
         /** @type {import("./api.js").Progress} */
         const now = await api(slidePath(this.slide.id, "/progress"));
-        if (this.closed) return;
+        if (this.left) return;
         this.tell(statusText(now.status, now));
         if (!unfinished(now.status)) return this.go(this.state); // now with regions
         if (seen >= 0 && now.blocks_done !== seen) {

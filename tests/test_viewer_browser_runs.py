@@ -1,0 +1,110 @@
+"""Runs that are started, watched and stopped in the viewer, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from wsi_seg.geometry import Size
+from wsi_seg.testing.made_slide import SlideSpec, make_slide
+
+pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
+
+import viewer_page
+from playwright.sync_api import Browser
+from viewer_page import Viewer
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where results go, and the server that may run two slides."""
+
+    out: Path
+    address: str
+
+
+@pytest.fixture(scope="module")
+def runs(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    folder, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
+    make_slide(folder / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
+    made_far_apart(folder / "far.svs")
+    with viewer_page.server(out, "--allow-run", folder) as address:
+        yield Runs(out, address)
+
+
+def made_far_apart(path: Path) -> None:
+    """Make a slide of 32 blocks with one tile to predict in each: many more than a test waits for."""
+    drawing = Image.new("RGB", (2048, 2048), (245, 245, 245))
+    ImageDraw.Draw(drawing).rectangle((200, 100, 800, 500), fill=(180, 90, 150))
+    texture = path.with_suffix(".png")
+    drawing.save(texture)
+    make_slide(path, SlideSpec(Size(32 * 2048, 600), 0.5, tissue=1.0, texture=texture))
+    texture.unlink()
+
+
+@pytest.fixture
+def viewer(browser: Browser, runs: Runs) -> Iterator[Viewer]:
+    context = browser.new_context(viewport={"width": 1100, "height": 760}, reduced_motion="reduce")
+    with viewer_page.tab(context, runs.address) as viewer:
+        yield viewer
+    context.close()
+
+
+def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> None:
+    page = viewer.page
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
+    assert "not for clinical use" in page.get_by_role("dialog").inner_text()
+    page.get_by_label("Slide").select_option("tiny.svs")
+    page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Look at it").click(timeout=60_000)
+    viewer.settle()
+    assert page.inner_text("h1") == "tiny"
+    manifest = json.loads((runs.out / "tiny" / "manifest.json").read_text())
+    assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+
+
+def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, runs: Runs) -> None:
+    page, out = viewer.page, runs.out
+
+    def blocks() -> list[str]:
+        return (out / ".far.partial" / "blocks.jsonl").read_text().splitlines()
+
+    page.goto(viewer.address)
+    page.get_by_role("button", name="Segment a slide").click()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Watch").click(timeout=60_000)
+    text = "document.querySelector('.panel .progress').textContent"
+    viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of 32 blocks/.test({text})", 60)
+    pictures = []
+    for percent in ("0", "100"):
+        page.get_by_label("Class map opacity").fill(percent)
+        viewer.settle()
+        pictures.append(viewer.picture())
+    assert np.abs(pictures[0] - pictures[1]).max() > 50
+    page.get_by_role("link", name="All slides").click()
+    page.get_by_role("button", name="Segment a slide").click()
+    assert page.get_by_role("button", name="Start").is_disabled()
+    page.get_by_role("button", name="Stop").click()
+    ended = page.locator(".run [role=status]", has_text="run the same command again to go on")
+    ended.wait_for(timeout=30_000)
+    kept = blocks()
+    assert 1 <= len(kept) < 32 and not (out / ".far.claim").exists()
+    page.locator("a.slide", has_text=f"interrupted: {len(kept)} of 32 blocks").wait_for()
+    page.get_by_label("Slide").select_option("far.svs")
+    page.get_by_role("button", name="Start").click()
+    more = "|".join(str(len(kept) + i) for i in range(1, 32))
+    page.locator(".run [role=status]", has_text=re.compile(f"^({more}) of 32 tiles")).wait_for(timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
+    ended.wait_for(timeout=30_000)
+    assert blocks()[: len(kept)] == kept and len(kept) < len(blocks()) < 32
