@@ -1,14 +1,14 @@
 # Everything runs in $(VENV), an environment made here with venv and pip.
 #   make test PYTHON=python3.12      another interpreter
 #   make test ARGS="-k polygons"     arguments for pytest
-#   make test JOBS=8                 files tested at a time
+#   make test JOBS=8                 files tested at a time, of which most wait for other processes
 #   make bench PARTS="readers memory" some parts of the benchmarks; all of them otherwise
 
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 PARTS ?=
 
 BIN := $(VENV)/bin
