@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -283,3 +284,34 @@ def test_blocks_cover_the_map_once(width: int, height: int, side: int) -> None:
     blocks = list(cut_blocks(Size(width, height), side))
     assert sum(b.box.width * b.box.height for b in blocks) == width * height
     assert len({(b.ix, b.iy) for b in blocks}) == len(blocks)
+
+
+class OnAnotherDevice:
+    """Predicts with tensors that pass for those of a GPU, and counts what is fetched."""
+
+    def __init__(self, predictor: Any) -> None:
+        self.predictor, self.fetched = predictor, 0
+        self.transfer = self
+
+    def __call__(self, tiles: np.ndarray, /, margin: int = 0) -> Any:
+        return torch.from_numpy(np.array(self.predictor(tiles, margin=margin)))
+
+    def to_device(self, array: np.ndarray, like: Any, /) -> Any:
+        return torch.from_numpy(array)
+
+    def to_host(self, arrays: Any, /) -> list[np.ndarray]:
+        self.fetched += bool(arrays)
+        return [array.numpy() for array in arrays]
+
+
+def test_what_a_device_computes_of_a_block_is_fetched_once_and_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slide = ArraySlide(texture(301, 201), 0.5)  # the last cells are half outside
+    settings = StitchSettings(Grid(64, 32), "crop", 2, uncertainty=True)
+    here = stitched(slide, Darkness(), settings, 128, CODES[:2])
+    monkeypatch.setattr("wsi_seg.stitch.device", lambda array: "another")
+    there = OnAnotherDevice(Darkness())
+    for one, other in zip(here, stitched(slide, there, settings, 128, CODES[:2]), strict=True):
+        np.testing.assert_allclose(one.astype(int), other, atol=one.ndim == 3)  # logarithms round otherwise
+    assert there.fetched == 3 * 2  # blocks

@@ -121,7 +121,7 @@ def new_stitcher(
     are none; uint8 is ⌊255 p + ½⌋.
     """
     maker = _CropStitcher if settings.blend == "crop" else _BlendStitcher
-    return maker(settings, _Output(settings, box_map, analysed, channels, transfer))
+    return maker(_Output(settings, box_map, analysed, channels, transfer))
 
 
 def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
@@ -227,8 +227,8 @@ class _Output:
 class _CropStitcher:
     """Each pixel comes from the one tile whose core holds it; nothing is accumulated."""
 
-    def __init__(self, settings: StitchSettings, out: _Output) -> None:
-        self._settings, self._out = settings, out
+    def __init__(self, out: _Output) -> None:
+        self._out = out
 
     def add(self, tile: Tile, probabilities: Any) -> None:
         part = tile.core.intersect(self._out.box)
@@ -243,8 +243,8 @@ class _CropStitcher:
 class _BlendStitcher:
     """Weighted mean of all tiles over a pixel, added up tile by tile in the order of the grid."""
 
-    def __init__(self, settings: StitchSettings, out: _Output) -> None:
-        self._settings, self._out = settings, out
+    def __init__(self, out: _Output) -> None:
+        self._out = out
         self._sum: Any = None
         self._weight: Any = None
         self._window: Any = None
