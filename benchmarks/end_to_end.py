@@ -29,7 +29,8 @@ from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.geometry import Size
 from wsi_seg.launch import open_workers
 from wsi_seg.models.calibrate import machine
-from wsi_seg.models.predictor import Predictor, resolve_device
+from wsi_seg.models.devices import resolve_device
+from wsi_seg.models.predictor import Predictor
 from wsi_seg.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.run import SlideResult, load_model, open_predictor, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings

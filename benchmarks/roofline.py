@@ -29,7 +29,8 @@ from machine import begin, versions, write_result
 
 from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.models.calibrate import measure
-from wsi_seg.models.predictor import DTYPES, load_predictor, resolve_device, resolve_precision
+from wsi_seg.models.devices import resolve_device, resolve_precision
+from wsi_seg.models.predictor import DTYPES, load_predictor
 
 SIDE = 512
 PRODUCT = "wsi_seg"

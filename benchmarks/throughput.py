@@ -34,7 +34,8 @@ from machine import begin, write_result
 
 from wsi_seg.geometry import Size
 from wsi_seg.models.calibrate import machine
-from wsi_seg.models.predictor import load_predictor, resolve_device
+from wsi_seg.models.devices import resolve_device
+from wsi_seg.models.predictor import load_predictor
 from wsi_seg.process import usable_cores
 from wsi_seg.testing.made_slide import make_slide
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
@@ -26,6 +28,42 @@ def test_it_gives_the_probabilities_of_torch(tiny_model: Path) -> None:
     out = predictor(tiles, margin=8)
     assert out.shape == expected.shape and np.allclose(out, expected, atol=1e-5)
     assert np.array_equal(out, predictor(tiles, margin=8))
+
+
+def test_conversions_are_kept_for_the_next_time(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from wsi_seg.models.predictor import load_predictor
+
+    def no_conversion(*_: Any) -> None:
+        raise AssertionError("converted again")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tiles = some_tiles(2, 64)
+    expected = load_predictor(str(tiny_model), "openvino", "float32")(tiles)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.export, "export", no_conversion)
+        assert torch.equal(load_predictor(str(tiny_model), "openvino", "float32")(tiles), expected)
+        with pytest.raises(AssertionError, match="converted again"):  # for another shape
+            load_predictor(str(tiny_model), "openvino", "float32")(tiles[:1])
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")  # so nothing can be kept
+    assert torch.equal(load_predictor(str(tiny_model), "openvino", "float32")(tiles), expected)
+
+
+def test_passes_at_a_time_share_the_cores_and_give_the_same(tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    from wsi_seg.models.predictor import load_predictor
+
+    predictor = load_predictor(str(tiny_model), "openvino", "float32")
+    batches = np.split(some_tiles(12, 64), 12)
+    expected = [predictor(batch) for batch in batches]
+    with ThreadPoolExecutor(3, initializer=predictor.share, initargs=(2,)) as pool:  # one more than passes
+        found = list(pool.map(predictor, batches))
+    predictor.unshare()
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_run_is_one_of_its_own(tiny_model: Path, sample_svs: Path, tmp_path: Path) -> None:

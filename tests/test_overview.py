@@ -10,7 +10,7 @@ from shapely import Polygon, box
 from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup
 from wsi_seg.errors import OutputError
 from wsi_seg.exporters import figure
-from wsi_seg.exporters.overview import write_overview
+from wsi_seg.exporters.overview import MAX_SIDE, tinted_slide, write_overview
 from wsi_seg.maps import MapLayout, Maps, create_maps
 from wsi_seg.outlines import GroupOutlines
 from wsi_seg.slide import MapFrame, map_frame
@@ -43,6 +43,20 @@ def make(tmp_path: Path, width: int = 1600, height: int = 1000) -> tuple[ArraySl
     return slide, frame, maps
 
 
+def draw(
+    path: Path,
+    slide: ArraySlide,
+    groups: list[GroupOutlines],
+    *,
+    frame: MapFrame,
+    maps: Maps,
+    max_side: int = MAX_SIDE,
+    notice: str = "",
+) -> None:
+    tinted = tinted_slide(slide, frame=frame, maps=maps, max_side=max_side)
+    write_overview(path, tinted, groups, notice=notice)
+
+
 def picture_of(path: Path, width: int, height: int) -> np.ndarray:
     """The slide's part of the sheet."""
     page = np.asarray(Image.open(path).convert("RGB"))
@@ -53,7 +67,7 @@ def picture_of(path: Path, width: int, height: int) -> np.ndarray:
 def test_outlines_and_tint_lie_where_the_map_says(tmp_path: Path) -> None:
     slide, frame, maps = make(tmp_path)
     regions = [region(Polygon(box(500, 100, 700, 300).exterior, [box(550, 150, 650, 250).exterior]))]
-    write_overview(tmp_path / "o.png", slide, regions, frame=frame, maps=maps, max_side=1600)
+    draw(tmp_path / "o.png", slide, regions, frame=frame, maps=maps, max_side=1600)
     picture = picture_of(tmp_path / "o.png", 1600, 1000)  # 2 picture pixels per map pixel
     np.testing.assert_allclose(picture[100, 400], 200 * 0.72 + np.array([150, 200, 150]) * 0.28, atol=2)
     np.testing.assert_array_equal(picture[100, 900], [GREY] * 3)
@@ -66,12 +80,12 @@ def test_outlines_and_tint_lie_where_the_map_says(tmp_path: Path) -> None:
 
 def test_memory_bound_size_and_enlargement(tmp_path: Path) -> None:
     slide, frame, maps = make(tmp_path)
-    write_overview(tmp_path / "o.png", slide, [], frame=frame, maps=maps, max_side=800)
+    draw(tmp_path / "o.png", slide, [], frame=frame, maps=maps, max_side=800)
     page = Image.open(tmp_path / "o.png")
     assert page.width == 800 + figure.LEGEND_WIDTH + 3 * figure.MARGIN
     (tmp_path / "small").mkdir()
     slide, frame, maps = make(tmp_path / "small", 200, 100)
-    write_overview(tmp_path / "s.png", slide, [region(box(70, 10, 90, 40))], frame=frame, maps=maps)
+    draw(tmp_path / "s.png", slide, [region(box(70, 10, 90, 40))], frame=frame, maps=maps)
     picture = picture_of(tmp_path / "s.png", 800, 400)  # enlarged 4 times: 8 picture pixels per map pixel
     on_edge = picture[200, 559:561].astype(int)
     assert (on_edge[:, 0] - on_edge[:, 1] > 90).all()
@@ -81,7 +95,7 @@ def test_memory_bound_size_and_enlargement(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1600, 3), (3, 1600), (1, 1), (90, 2000)])
 def test_slides_of_any_shape(tmp_path: Path, size: tuple[int, int]) -> None:
     slide, frame, maps = make(tmp_path, *size)
-    write_overview(tmp_path / "o.png", slide, [], frame=frame, maps=maps, notice="for tests only")
+    draw(tmp_path / "o.png", slide, [], frame=frame, maps=maps, notice="for tests only")
     assert Image.open(tmp_path / "o.png").height > 300
 
 
@@ -89,14 +103,14 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
     slide, frame, maps = make(tmp_path)
     regions = [region(box(10, 10, 90, 90)), region(box(200, 10, 300, 90), STROMA)]
     for name in "ab":
-        write_overview(tmp_path / name, slide, regions, frame=frame, maps=maps, notice="n")
+        draw(tmp_path / name, slide, regions, frame=frame, maps=maps, notice="n")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     slide, frame, maps = make(tmp_path)
     with pytest.raises(OutputError, match=r"o\.png: cannot write"):
-        write_overview(tmp_path / "absent" / "o.png", slide, [], frame=frame, maps=maps)
+        draw(tmp_path / "absent" / "o.png", slide, [], frame=frame, maps=maps)
 
 
 def test_legend_lists_groups_and_the_largest_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +154,7 @@ def test_without_any_known_font_plain_letters_are_written(
     monkeypatch.setattr(figure, "_found", lambda bold: None)
     assert figure._spell("250 µm · mm² …\n") == "250 um - mm^2 ...?"
     slide, frame, maps = make(tmp_path, 300, 200)
-    write_overview(tmp_path / "o.png", slide, [region(box(9, 9, 50, 50))], frame=frame, maps=maps)
+    draw(tmp_path / "o.png", slide, [region(box(9, 9, 50, 50))], frame=frame, maps=maps)
     assert Image.open(tmp_path / "o.png").width > 300
 
 
@@ -150,7 +164,7 @@ def overview_of_names(folder: Path, letter: str) -> bytes:
     slide = ArraySlide(np.full((200, 300, 3), GREY, np.uint8), 0.25, name=f"bad{letter}name")
     group = ClassGroup(f"a{letter}b", (1,), (200, 0, 0))
     path = folder / "o.png"
-    write_overview(path, slide, [region(box(9, 9, 50, 50), group)], frame=frame, maps=maps)
+    draw(path, slide, [region(box(9, 9, 50, 50), group)], frame=frame, maps=maps)
     return path.read_bytes()
 
 

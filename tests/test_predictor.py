@@ -12,16 +12,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
-from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.models import predictor as predictor_module
+from wsi_seg.errors import ModelError
 from wsi_seg.models.network import load_network, normalized
-from wsi_seg.models.predictor import (
-    Predictor,
-    cpu_threads,
-    load_predictor,
-    resolve_device,
-    resolve_precision,
-)
+from wsi_seg.models.predictor import DTYPES, Predictor, _cast, cpu_threads, load_predictor, planar
 from wsi_seg.testing.models import random_model, some_tiles
 
 CLASSES = tuple(CardClass(code=code, name=f"class {code}", color=(code, 0, 0)) for code in (1, 2, 3))
@@ -47,6 +40,14 @@ def test_predictor_equals_the_plain_network(model_folder):
     assert not torch.equal(half, exact)
     assert float((half - exact).abs().max()) < 0.1
     assert float((half - exact).abs().mean()) < 0.005
+
+
+def test_the_maps_of_channels_lie_one_after_the_other_for_what_comes_next(model_folder):
+    maps = torch.rand(2, 5, 70, 33)
+    assert planar(maps) is maps
+    found = planar(maps.to(memory_format=torch.channels_last)[..., 3:-3, 4:-5])
+    assert torch.equal(found, maps[..., 3:-3, 4:-5]) and found.is_contiguous()
+    assert load_predictor(str(model_folder), "cpu", "bf16")(some_tiles(2), margin=4).is_contiguous()
 
 
 def eight_views(tiles: np.ndarray) -> list[np.ndarray]:
@@ -149,40 +150,6 @@ def test_out_of_memory_is_a_model_error(model_folder):
         made(some_tiles(2))
 
 
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
-    for name in ("cuda", "cuda:0"):
-        with pytest.raises(UsageError, match="no CUDA device"):
-            resolve_device(name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("auto") == resolve_device("cuda") == "cuda:0"
-    assert resolve_device("cuda:1") == "cuda:1"
-    with pytest.raises(UsageError, match="CUDA devices here: 2"):
-        resolve_device("cuda:2")
-    for name in ("gpu", "", "cuda:", "cuda:x", "cpu:0", "CPU"):
-        with pytest.raises(UsageError, match="unknown device"):
-            resolve_device(name)
-
-
-def test_precisions(monkeypatch):
-    monkeypatch.setattr(predictor_module, "_cpu_has_bf16", lambda: True)
-    assert resolve_precision("auto", "cpu") == "bf16"
-    monkeypatch.setattr(predictor_module, "_cpu_has_bf16", lambda: False)
-    assert resolve_precision("auto", "cpu") == "float32"
-    assert resolve_precision("bf16", "cpu") == "bf16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert resolve_precision("auto", "cuda:0") == "bf16"
-    assert resolve_precision("fp16", "cuda:0") == "fp16"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert resolve_precision("auto", "cuda:0") == "float32"
-    with pytest.raises(UsageError, match=r"fp16.*CUDA"):
-        resolve_precision("fp16", "cpu")
-    with pytest.raises(UsageError, match="unknown precision 'float16'"):
-        resolve_precision("float16", "cpu")
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_cuda_agrees_with_the_cpu(precision, model_folder):
@@ -199,8 +166,8 @@ def test_cuda_agrees_with_the_cpu(precision, model_folder):
 def test_batch_statistics_keep_their_digits(precision, model_folder):
     network = load_network(model_folder)
     exact = {name: t.clone() for name, t in network.state_dict().items() if "running" in name}
-    cast = predictor_module._cast(network, predictor_module.DTYPES[precision]).state_dict()
-    assert exact and all(torch.equal(cast[name], t) for name, t in exact.items())
+    narrow = _cast(network, DTYPES[precision]).state_dict()
+    assert exact and all(torch.equal(narrow[name], t) for name, t in exact.items())
 
 
 def test_colour_is_averaged_and_brightness_is_not() -> None:

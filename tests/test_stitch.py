@@ -12,7 +12,7 @@ from wsi_seg.blocks import BlockSettings, segment_block, without_margin
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.slide import map_frame, pick_level, read_region
-from wsi_seg.stitch import StitchSettings, blend_window, normalised_entropy
+from wsi_seg.stitch import STRIP_ROWS, StitchSettings, blend_window, most_probable, normalised_entropy
 from wsi_seg.testing.predictors import Darkness, Identity, Position
 from wsi_seg.testing.slides import ArraySlide, area_mean
 from wsi_seg.tiling import Block, Grid, cut_blocks
@@ -234,6 +234,19 @@ def test_entropy_stays_between_0_and_1(values: list[float]) -> None:
         min(entropy(np.array(values)), 1) if len(values) > 1 else 0, abs=1e-6
     )
     assert 0 <= found.item() <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 255), st.integers(1, 3 * STRIP_ROWS), st.integers(1, 70), st.integers(1, 4))
+def test_the_most_probable_channel_is_the_first_of_the_largest(
+    channels: int, height: int, width: int, values: int
+) -> None:
+    rng = np.random.default_rng([channels, height, width, values])
+    probabilities = rng.integers(0, values, (channels, height, width)).astype(np.float32)  # many are equal
+    expected = np.argmax(probabilities, axis=0)
+    for order in (probabilities, np.asfortranarray(probabilities)):
+        found = most_probable(order)
+        assert found.dtype == np.uint8 and np.array_equal(found, expected)
 
 
 def test_torch_and_numpy_give_the_same_bytes() -> None:

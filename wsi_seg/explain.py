@@ -12,10 +12,10 @@ from wsi_seg.classes import ClassGroup, find_class_or_group
 from wsi_seg.errors import UsageError
 from wsi_seg.exporters.gradcam import GradCamSheet, write_gradcam
 from wsi_seg.geometry import Box, Scale
+from wsi_seg.models.devices import resolve_device
 from wsi_seg.models.explain import Explanation, grad_cam
 from wsi_seg.models.network import load_network
 from wsi_seg.models.openvino import DEVICE as OPENVINO
-from wsi_seg.models.predictor import resolve_device
 from wsi_seg.models.registry import find_model
 from wsi_seg.plan import resolution_warnings
 from wsi_seg.readers import open_slide

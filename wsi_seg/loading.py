@@ -50,14 +50,8 @@ def load_model(
         UsageError: the device or precision is unknown or not available.
     """
     from wsi_seg.models.calibrate import Calibration
-    from wsi_seg.models.predictor import (
-        activations_of,
-        device_elsewhere,
-        most_passes,
-        pass_pixels,
-        resolve_device,
-        resolve_precision,
-    )
+    from wsi_seg.models.devices import device_elsewhere, resolve_device, resolve_precision
+    from wsi_seg.models.predictor import activations_of, most_passes, pass_pixels
 
     folder = find_model(reference)
     if workers is not None and workers.elsewhere:
@@ -92,7 +86,7 @@ def cuda_devices() -> tuple[int, ...]:
     Raises:
         UsageError: there is none.
     """
-    from wsi_seg.models.predictor import cuda_devices as found
+    from wsi_seg.models.devices import cuda_devices as found
 
     devices = found()
     if not devices:

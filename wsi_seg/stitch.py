@@ -29,6 +29,9 @@ Blend = Literal["crop", "gaussian", "mean"]
 GAUSSIAN_SHARE = 1 / 8
 LEAST_WEIGHT = 1e-3
 
+# Rows that are put together at a time on the host, so that what is made of them stays in the core's cache.
+STRIP_ROWS = 16
+
 # Smaller probabilities count as this much, so that 0 log 0 is 0; far below what changes an entropy.
 LEAST_PROBABILITY = 1e-30
 
@@ -156,6 +159,25 @@ def normalised_entropy(probabilities: Any) -> Any:
     return xp.clip(entropy / math.log(max(channels, 2)), min=0.0, max=1.0)
 
 
+def most_probable(probabilities: Any) -> Any:
+    """Return which channel is the largest at each pixel, the first of equal ones.
+
+    Args:
+        probabilities: (C, h, w) of any array library; C at most 255.
+
+    Returns:
+        uint8 (h, w), of the same library.
+    """
+    if not isinstance(probabilities, np.ndarray):
+        xp = array_namespace(probabilities)
+        return xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
+    # Whole planes at a time, which takes an eighth of what `argmax` takes to go from plane to plane. The
+    # index of a channel with the largest value is kept, any other becomes 255.
+    other = (probabilities != probabilities.max(axis=0)).view(np.uint8)
+    index = np.arange(len(probabilities), dtype=np.uint8)[:, None, None]
+    return (np.negative(other, out=other) | index).min(axis=0)
+
+
 class _Output:
     """The block's arrays, padded so that both sides are multiples of the downsampling.
 
@@ -186,22 +208,33 @@ class _Output:
 
     def put(self, part_map: Box, probabilities: Any) -> None:
         """Store float32 (C, h, w) probabilities of a part whose sides are multiples of d."""
+        if str(device(probabilities)) != "cpu":
+            self._put(part_map, probabilities)
+            return
+        # NumPy keeps to this thread, while other cores predict.
+        probabilities = np.asarray(probabilities)
+        d = self.settings.probability_downsample
+        step = -(-STRIP_ROWS // d) * d
+        for y in range(0, part_map.height, step):
+            rows = min(step, part_map.height - y)
+            strip = Box.at(part_map.x0, part_map.y0 + y, part_map.width, rows)
+            self._put(strip, probabilities[:, y : y + rows])
+
+    def _put(self, part_map: Box, probabilities: Any) -> None:
         d = self.settings.probability_downsample
         rows, columns = part_map.within(self.box)
         mask = self.analysed[rows, columns]
         if not mask.any():
             return
-        if str(device(probabilities)) == "cpu":
-            # NumPy keeps to this thread, while other cores predict, and finds the best class sooner.
-            probabilities = np.asarray(probabilities)
-        xp = array_namespace(probabilities)
-        best = xp.astype(xp.argmax(probabilities, axis=0), xp.uint8)
+        best = most_probable(probabilities)
         weight = None if mask.all() else self._transfer.to_device(mask.astype(np.float32), probabilities)
         small = _area_mean(probabilities, weight, d)
         if self.settings.uncertainty:
+            xp = array_namespace(probabilities)
             entropy = _area_mean(normalised_entropy(probabilities)[None], weight, d)
             small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
+            xp = array_namespace(small)
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
         if isinstance(best, np.ndarray):
             self._store(part_map, best, small)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from wsi_seg.classes import ClassGroup
 from wsi_seg.exporters.geojson import Origin, write_geojson
-from wsi_seg.exporters.overview import Overview, outline_tolerance, write_overview
+from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.jobs import SlideRecipe, end_if_told, slide_of
 from wsi_seg.maps import Maps
 from wsi_seg.outlines import GroupOutlines, keep_outlines
@@ -65,24 +66,21 @@ def trace_slide(job: TraceJob) -> TraceRecord:
     start = time.perf_counter()
     slide, maps = slide_of(job.slide), Maps.open(Path(job.maps_path))
     regions: dict[ClassGroup, GroupOutlines] = {}
-    traced = _until_told(iter_regions(maps, job.groups, job.settings))
-    written = write_geojson(
-        keep_outlines(traced, regions, outline_tolerance(job.frame)),
-        Path(job.polygons_path),
-        slide=slide.info,
-        frame=job.frame,
-        origin=job.origin,
-        compress_large=True,
-    )
-    between = time.perf_counter()
-    overview = write_overview(
-        Path(job.overview_path),
-        slide,
-        list(regions.values()),
-        frame=job.frame,
-        maps=maps,
-        notice=job.notice,
-    )
+    with ThreadPoolExecutor(1, "picture") as beside:
+        tinted = beside.submit(tinted_slide, slide, frame=job.frame, maps=maps)
+        traced = _until_told(iter_regions(maps, job.groups, job.settings))
+        written = write_geojson(
+            keep_outlines(traced, regions, outline_tolerance(job.frame)),
+            Path(job.polygons_path),
+            slide=slide.info,
+            frame=job.frame,
+            origin=job.origin,
+            compress_large=True,
+        )
+        between = time.perf_counter()
+        overview = write_overview(
+            Path(job.overview_path), tinted.result(), list(regions.values()), notice=job.notice
+        )
     return TraceRecord(
         polygons=written.path.name,
         vanished=written.vanished,

@@ -45,6 +45,21 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class TintedSlide:
+    """The slide at low power with a tint of the classes, and what is written beside it."""
+
+    pixels: NDArray[np.uint8]
+    """RGB (h, w, 3)."""
+    map_per_pic: tuple[float, float]
+    """Map pixels per picture pixel, x and y."""
+    name: str
+    facts: str
+    mpp: float
+    """Micrometres per map pixel."""
+    classes: list[ClassShare]
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     """The slide at low power."""
 
@@ -54,50 +69,55 @@ class _Picture:
     """Map pixels per picture pixel, x and y."""
 
 
+def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:
+    """Return the slide at low power with a tint of the classes. Memory does not grow with the slide.
+
+    Args:
+        slide: an open slide.
+        frame: the map frame of the slide.
+        maps: the maps with their pyramids.
+        max_side: longest side in pixels.
+
+    Raises:
+        SlideError: the slide cannot be read.
+    """
+    picture = _read_picture(slide, frame, max_side)
+    labels = _labels_under(picture, maps)
+    pixels = _tint(picture.pixels, labels, maps)
+    return TintedSlide(
+        pixels, picture.map_per_pic, slide.info.name, _facts(slide, frame), frame.mpp, _shares(labels, maps)
+    )
+
+
 def write_overview(
-    path: Path,
-    slide: Slide,
-    groups: Sequence[GroupOutlines],
-    *,
-    frame: MapFrame,
-    maps: Maps,
-    notice: str = "",
-    max_side: int = MAX_SIDE,
+    path: Path, tinted: TintedSlide, groups: Sequence[GroupOutlines], *, notice: str = ""
 ) -> Overview:
     """Write a PNG to show: slide, class tint, region outlines, scale bar and legend.
 
-    Memory does not grow with the slide.
-
     Args:
         path: the file to write; replaced when it exists.
-        slide: an open slide.
-        groups: in map pixels of `frame`; each is outlined in its colour and gets a line in the legend.
-        frame: the map frame of the slide.
-        maps: the maps with their pyramids.
+        tinted: the slide.
+        groups: in map pixels; each is outlined in its colour and gets a line in the legend.
         notice: a sentence about the model, put under the picture.
-        max_side: longest side of the slide's picture in pixels.
 
     Returns:
         The picture alone, for other pages.
 
     Raises:
-        SlideError: the slide cannot be read.
         OutputError: the file cannot be written.
     """
-    picture = _read_picture(slide, frame, max_side)
-    labels = _labels_under(picture, maps)
-    pixels = _tint(picture.pixels, labels, maps)
+    pixels = tinted.pixels
     line_pic = max(1.5, max(pixels.shape[:2]) / 900)
     for found in groups:
-        pixels = draw_outlines(pixels, _rings_pic(found, picture), found.group.color, line_pic)
+        pixels = draw_outlines(pixels, _rings_pic(found, tinted), found.group.color, line_pic)
     sheet = Sheet(
-        title=slide.info.name,
-        facts=_facts(slide, frame),
+        title=tinted.name,
+        facts=tinted.facts,
         groups=[GroupTotal(g.group.qupath_name, g.group.color, g.count, g.area_um2) for g in groups],
-        classes=_shares(labels, maps),
+        classes=tinted.classes,
         tint=TINT,
         notice=notice,
-        um_per_pic=frame.mpp * picture.map_per_pic[0],
+        um_per_pic=tinted.mpp * tinted.map_per_pic[0],
     )
     image = Image.fromarray(pixels)
     save_png(compose(image, sheet), path)
@@ -146,7 +166,7 @@ def _tint(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], maps: Maps) -> N
     return np.concatenate(strips)
 
 
-def _rings_pic(found: GroupOutlines, picture: _Picture) -> list[NDArray[np.float64]]:
+def _rings_pic(found: GroupOutlines, picture: TintedSlide) -> list[NDArray[np.float64]]:
     """Return outlines and holes as (n, 2) picture positions, without vertices that cannot be seen."""
     scale = np.array(picture.map_per_pic)
     moved = shapely.transform(shapely.get_rings(found.polygons), lambda xy: xy / scale)

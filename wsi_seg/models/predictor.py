@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,20 +16,20 @@ from torch import Tensor, nn
 
 from wsi_seg.blocks import without_margin
 from wsi_seg.card import ModelCard, read_card
-from wsi_seg.errors import ModelError, UsageError
+from wsi_seg.errors import ModelError
 from wsi_seg.models.activations import activation_bytes, kept_activations
+from wsi_seg.models.devices import Precision, resolve_device, resolve_precision
 from wsi_seg.models.fold import fold_batch_norm
 from wsi_seg.models.network import HEAD, build_network, forward, load_network, normalized
-from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork, check_openvino
-from wsi_seg.models.registry import find_model
+from wsi_seg.models.openvino import DEVICE, OpenVinoNetwork
+from wsi_seg.models.registry import cache_folder, find_model, model_hash
 from wsi_seg.models.transfer import CudaClock, CudaTransfer
-from wsi_seg.stitch import PLAIN_TRANSFER, Transfer
+from wsi_seg.stitch import PLAIN_TRANSFER, STRIP_ROWS, Transfer
 
-Precision = Literal["float32", "bf16", "fp16"]
 # The eight views of a square (the dihedral group): flipped or not, then turned by so many quarters.
 VIEWS = tuple((flip, quarters) for flip in (False, True) for quarters in range(4))
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Threads of torch in all, while passes share them.
 _cpu_threads: int | None = None
@@ -47,7 +46,7 @@ def cpu_threads() -> int:
 
 def most_passes(device: str) -> int:
     """Return how many forward passes at a time a device does best with."""
-    return min(cpu_threads(), MOST_PASSES) if device == "cpu" else 1
+    return 1 if device.startswith("cuda") else min(cpu_threads(), MOST_PASSES)
 
 
 def pass_pixels(device: str, activation_bytes: float, elsewhere: bool = False) -> int:
@@ -72,7 +71,7 @@ def pass_pixels(device: str, activation_bytes: float, elsewhere: bool = False) -
 class Predictor:
     """Callable: uint8 RGB (N, H, W, 3) -> float32 probabilities (N, C, H, W) on `device`, less a margin.
 
-    On the CPU several threads may call it at a time, `passes` at best; elsewhere they wait for each other.
+    On the CPU several threads may call it at a time, `passes` at best; on a GPU they wait for each other.
     The result of a tile does not depend on the other tiles of its batch, and is the same each time for
     batches of one shape.
 
@@ -81,8 +80,24 @@ class Predictor:
     """
 
     def __init__(
-        self, network: nn.Module, card: ModelCard, device: str, precision: Precision, tta: bool = False
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        device: str,
+        precision: Precision,
+        tta: bool = False,
+        kept: Path | None = None,
     ) -> None:
+        """Put a network on a device.
+
+        Args:
+            network: float32, on the CPU.
+            card: what it is.
+            device: from `resolve_device`.
+            precision: from `resolve_precision`.
+            tta: whether to augment.
+            kept: folder for what OpenVINO makes of this very network; None: it is made anew each time.
+        """
         self.card = card
         self.device = device
         self.precision = precision
@@ -92,10 +107,10 @@ class Predictor:
         if precision != "bf16" and device != DEVICE:
             # Not in bf16: scaled weights need more digits than it has.
             network = fold_batch_norm(network.eval())
-        self._network = self._prepared(network.eval())
+        self._network = self._prepared(network.eval(), kept)
         self.passes = most_passes(device)
-        self._lock: AbstractContextManager[Any] = nullcontext() if device == "cpu" else threading.Lock()
         cuda = device.startswith("cuda")
+        self._lock: AbstractContextManager[Any] = threading.Lock() if cuda else nullcontext()
         self.transfer: Transfer = CudaTransfer(device) if cuda else PLAIN_TRANSFER
         self._clock = CudaClock(device) if cuda else None
 
@@ -106,9 +121,11 @@ class Predictor:
             passes: threads that predict at a time.
         """
         global _cpu_threads
-        if self.device == "cpu":
+        if self.tensor_device == "cpu":
             _cpu_threads = cpu_threads()
             torch.set_num_threads(max(1, _cpu_threads // passes))
+        if isinstance(self._network, OpenVinoNetwork):
+            self._network.passes = passes
 
     def unshare(self) -> None:
         """Take back what `share` did."""
@@ -116,12 +133,14 @@ class Predictor:
         if _cpu_threads is not None:
             torch.set_num_threads(_cpu_threads)
             _cpu_threads = None
+        if isinstance(self._network, OpenVinoNetwork):
+            self._network.passes = 1
 
-    def _prepared(self, network: nn.Module) -> Callable[[Tensor], Any]:
+    def _prepared(self, network: nn.Module, kept: Path | None) -> Callable[[Tensor], Any]:
         if self.device == DEVICE:
             self.tensor_device = "cpu"
             self._dtype = torch.float32  # OpenVINO narrows numbers itself
-            return OpenVinoNetwork(network, self.precision)
+            return OpenVinoNetwork(network, self.precision, cpu_threads(), kept)
         self.tensor_device = self.device
         where = {"device": self.device, "memory_format": torch.channels_last}
         return cast("nn.Module", _cast(network, self._dtype).to(**where))  # type: ignore[call-overload]
@@ -176,8 +195,10 @@ class Predictor:
 
     def _pixels(self, tiles: NDArray[np.uint8], margin: int) -> Tensor:
         logits = without_margin(self._run(tiles)[0], margin)
-        # The network leaves the classes of a pixel side by side in memory; they stay so, as softmax and
-        # argmax then take a third of the time, and are seen as (N, C, H, W) again.
+        if self.tensor_device == "cpu":
+            return planar(logits).softmax(dim=1, dtype=torch.float32)
+        # The network leaves the classes of a pixel side by side in memory; they stay so on a GPU, where
+        # softmax and argmax then take a third of the time, and are seen as (N, C, H, W) again.
         return logits.permute(0, 2, 3, 1).softmax(dim=-1, dtype=torch.float32).permute(0, 3, 1, 2)
 
     def _on_device(self, tiles: NDArray[np.uint8]) -> Tensor:
@@ -203,6 +224,19 @@ class Predictor:
                     f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "
                     f"{tiles.shape[2]}×{tiles.shape[1]} pixels; use a smaller batch"
                 ) from error
+
+
+def planar(maps: Tensor) -> Tensor:
+    """Return (N, C, H, W) on the CPU with each channel's map contiguous, copied if it was not.
+
+    So is softmax over the channels faster there, and all that is done with the classes of a pixel afterwards.
+    """
+    if maps.stride(3) == 1:
+        return maps
+    out, source = np.empty(tuple(maps.shape), np.float32), maps.numpy()
+    for y in range(0, maps.shape[2], STRIP_ROWS):  # what fits into the cache of a core
+        out[:, :, y : y + STRIP_ROWS] = source[:, :, y : y + STRIP_ROWS]
+    return torch.from_numpy(out)
 
 
 def turned(tiles: NDArray[np.uint8], flip: bool, quarters: int) -> NDArray[np.uint8]:
@@ -234,7 +268,8 @@ def load_predictor(
     where = resolve_device(device)
     number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
-    return Predictor(load_network(folder), read_card(folder), where, number, tta)
+    kept = cache_folder().parent / "openvino" / model_hash(folder)[:16] if where == DEVICE else None
+    return Predictor(load_network(folder), read_card(folder), where, number, tta, kept)
 
 
 @lru_cache(maxsize=8)
@@ -257,97 +292,6 @@ def activations_of(folder: Path, digest: str, precision: Precision) -> float:
         return activation_bytes(_cast(build_network(card).eval(), dtype), card.tile, dtype)
 
     return kept_activations(f"{digest[:16]}-{precision}", find)
-
-
-def resolve_device(name: str) -> str:
-    """Return the device that `name` stands for: "cpu", "openvino" or "cuda:N".
-
-    Args:
-        name: "auto" (the first CUDA device, else the CPU), "cpu", "openvino" (the CPU by way of OpenVINO),
-            "cuda" or "cuda:N".
-
-    Raises:
-        UsageError: the name is unknown or there is no such device.
-        MissingExtraError: OpenVINO is not installed.
-    """
-    if name == DEVICE:
-        check_openvino()
-        return name
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda:0" if count else "cpu"
-    if name == "cpu":
-        return name
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (number and not number.isdecimal()) or name.endswith(":"):
-        raise UsageError(f"unknown device {name!r}; use auto, cpu, openvino, cuda or cuda:N")
-    index = int(number or 0)
-    if index >= count:
-        there = f"CUDA devices here: {count}" if count else "no CUDA device is available"
-        raise UsageError(f"device {name!r}: {there}; use auto or cpu")
-    return f"cuda:{index}"
-
-
-def cuda_devices() -> tuple[int, ...]:
-    """Return the numbers of the CUDA devices of this machine."""
-    return tuple(range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
-
-
-def device_elsewhere(name: str, precision: str) -> tuple[str, Precision]:
-    """Return the device and precision of workers on other machines, which cannot be looked at from here.
-
-    Raises:
-        UsageError: a choice was left open that only the machine itself could make, or is unknown.
-    """
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
-        raise UsageError(
-            f"device {name!r}: what workers on other machines have cannot be told from here; "
-            "give --device cuda or --device cpu"
-        )
-    if precision == "auto":
-        return ("cpu", resolve_precision("auto", "cpu")) if kind == "cpu" else (f"cuda:{number or 0}", "fp16")
-    if precision not in get_args(Precision):
-        raise UsageError(
-            f"unknown precision {precision!r}; use one of auto, {', '.join(get_args(Precision))}"
-        )
-    return "cpu" if kind == "cpu" else f"cuda:{number or 0}", cast("Precision", precision)
-
-
-def resolve_precision(name: str, device: str) -> Precision:
-    """Return the number format of the forward pass: "float32", "bf16" or "fp16".
-
-    Args:
-        name: one of these, or "auto": bf16 where the device computes it in hardware, else float32.
-        device: from `resolve_device`.
-
-    Raises:
-        UsageError: the name is unknown, or the device does not offer this precision.
-    """
-    cuda = device.startswith("cuda")
-    if name == "auto":
-        return "bf16" if (_cuda_has_bf16(device) if cuda else _cpu_has_bf16()) else "float32"
-    if name not in get_args(Precision):
-        raise UsageError(f"unknown precision {name!r}; use one of auto, {', '.join(get_args(Precision))}")
-    if name == "fp16" and not cuda:
-        raise UsageError(f"precision 'fp16' needs a CUDA device, not {device!r}; use bf16 or float32")
-    return cast(Precision, name)
-
-
-def _cuda_has_bf16(device: str) -> bool:
-    # bfloat16 came to the tensor cores with compute capability 8.0; before, it is emulated.
-    return torch.cuda.get_device_capability(device)[0] >= 8
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; False where that cannot be told."""
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
