@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from wsi_seg.cli import app
 from wsi_seg.errors import UsageError
+from wsi_seg.maps import Maps
 from wsi_seg.models import devices
 from wsi_seg.models.devices import resolve_device, resolve_precision
 
@@ -42,3 +48,31 @@ def test_precisions(monkeypatch):
         resolve_precision("fp16", "cpu")
     with pytest.raises(UsageError, match="unknown precision 'float16'"):
         resolve_precision("float16", "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "equal"), [("float32", 0.9999), ("bf16", 0.99)])
+def test_a_whole_run_on_a_gpu_gives_the_labels_of_the_cpu(
+    precision: str, equal: float, sample_svs: Path, tmp_path: Path
+) -> None:
+    """With the bundled model; bfloat16, too, is compared with float32 on the CPU."""
+    maps = {}
+    ways = {
+        "cpu": ("--device", "cpu", "--precision", "float32"),
+        "gpu": ("--device", "cuda", "--precision", precision),
+        "processes": ("--gpus", "0", "--workers", "2", "--precision", precision),
+    }
+    for name, options in ways.items():
+        command = ["run", str(sample_svs), "-o", str(tmp_path / name), *options]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        maps[name] = Maps.open(tmp_path / name / sample_svs.stem / "maps.zarr")
+    labels = {name: np.asarray(of.labels[:]) for name, of in maps.items()}
+    probabilities = {name: np.asarray(of.probabilities[:]) for name, of in maps.items()}
+    analysed = labels["cpu"] > 0
+    assert np.array_equal(analysed, labels["gpu"] > 0)
+    share = (labels["cpu"] == labels["gpu"])[analysed].mean()
+    print(f"{precision}: {share:.4%} of the labels of tissue are those of float32 on the CPU")
+    assert share >= equal
+    assert np.array_equal(labels["gpu"], labels["processes"])
+    assert np.array_equal(probabilities["gpu"], probabilities["processes"])
