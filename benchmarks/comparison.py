@@ -76,12 +76,13 @@ def table(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     return "\n".join(lines)
 
 
-def verdict(name: str, ratios: Mapping[str, float], ceiling: float) -> str:
+def verdict(name: str, ours: str, ratios: Mapping[str, float], ceiling: float) -> str:
     """Say whether what is to be shown against TIAToolbox is shown.
 
     Args:
         name: as it was run.
-        ratios: its time and memory, in those of wsi_seg's default.
+        ours: the way of wsi_seg that it is compared with.
+        ratios: its time and memory, in those of `ours`.
         ceiling: its time in that of the network alone, as wsi_seg runs it: what no pipeline can beat.
     """
     parts = (("time", ratios["seconds"], FASTER), ("memory", ratios["peak_mib"], SMALLER))
@@ -89,4 +90,4 @@ def verdict(name: str, ratios: Mapping[str, float], ceiling: float) -> str:
         f"{value:.1f} times the {what} (to show: {goal:g}, {'met' if value >= goal else 'not met'})"
         for what, value, goal in parts
     ]
-    return f"{name} takes {' and '.join(said)} of wsi_seg, {ceiling:.1f} times the time of the network alone"
+    return f"{name} takes {' and '.join(said)} of {ours}, {ceiling:.1f} times the time of the network alone"

@@ -211,8 +211,11 @@ def main() -> None:
     result |= {"rounds": rounds, "median_ratios_to": ratios}
     for name in (TIATOOLBOX, KEEPING):
         if name in ratios[DEFAULT]:
-            alone_seconds = [rows[name]["seconds"] / rows[DEFAULT]["forward_only_seconds"] for rows in rounds]
-            result["verdict"] = verdict(name, ratios[DEFAULT][name], statistics.median(alone_seconds))
+            said = []
+            for way in (way for way in (DEFAULT, OPENVINO) if way in ratios):
+                alone_seconds = [rows[name]["seconds"] / rows[way]["forward_only_seconds"] for rows in rounds]
+                said.append(verdict(name, way, ratios[way][name], statistics.median(alone_seconds)))
+            result["verdict"] = "; ".join(said)
             print(result["verdict"])
             break
     write_result(given.output, result)

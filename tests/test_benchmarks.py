@@ -44,7 +44,7 @@ def test_ratios_say_how_much_more_the_others_take() -> None:
     lines = table(rows, "ours").splitlines()
     assert len(lines) == 4 and {line.count("|") for line in lines} == {10}
     assert "| 99.500% | 13.00 | 5.00 |" in lines[-1] and "| 1.00 | 1.00 |" in lines[-2]
-    said = verdict("slow", ratios["slow"], ceiling=20.0)
+    said = verdict("slow", "ours", ratios["slow"], ceiling=20.0)
     assert "13.0 times the time (to show: 12, met)" in said
     assert "5.0 times the memory (to show: 8, not met)" in said
 
