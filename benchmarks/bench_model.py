@@ -14,10 +14,12 @@ import argparse
 import hashlib
 import inspect
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,10 +70,19 @@ def default_work() -> Path:
 
 
 def benchmark_model(work: Path) -> Path:
-    """Return the folder of the benchmarks' model inside `work`; it is made unless it is there."""
+    """Return the folder of the benchmarks' model inside `work`; it is made unless it is there.
+
+    Another process makes it, as this one may go on to measure its own peak of memory.
+    """
     folder = work / f"model-{_key()[:16]}"
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            other.submit(_make, work, folder, log.getEffectiveLevel()).result()
+    return folder
+
+
+def _make(work: Path, folder: Path, level: int) -> None:
+    logging.basicConfig(level=level, format="%(message)s")
     work.mkdir(parents=True, exist_ok=True)
     log.info("making the model of the benchmarks in %s", folder)
     with tempfile.TemporaryDirectory(dir=work) as temporary:
@@ -82,7 +93,6 @@ def benchmark_model(work: Path) -> Path:
         # Renamed when whole; a second maker that was faster has made the same.
         if not folder.is_dir():
             shutil.move(made, folder)
-    return folder
 
 
 def _key() -> str:
@@ -173,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=default_work(), help="folder that keeps the model")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log.setLevel(logging.INFO)
     start = time.perf_counter()
     folder = benchmark_model(arguments.work)
     print(f"{folder}  ({time.perf_counter() - start:.0f} s)")
