@@ -74,8 +74,11 @@ def build(root: Path) -> Path:
             text = f"OpenSeadragon, which draws the slide, could not be fetched: {reason}\n"
             (made / MISSING).write_text(text, encoding="utf-8")
             print(f"wsi-seg view will not work: {text}", end="", file=sys.stderr)
+        aside = static.with_name("static.partial")  # on the disk of `static`, so that it can be renamed
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(made, aside)
         shutil.rmtree(static, ignore_errors=True)
-        shutil.copytree(made, static)
+        aside.rename(static)
     return static
 
 

@@ -33,7 +33,9 @@ def describe(folder: Path) -> str:
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
     parts = Counter(region["part"] for region in regions)
     groups = {part: len({r["group"] for r in regions if r["part"] == part}) for part in parts}
-    seen = ", ".join(f"{parts[p]} {p} images of {groups[p]} patients or cases" for p in parts)
+    # A region of BCSS names its patient; of other images the name is all that is known.
+    group = "patient" if {d["kind"] for d in config["datasets"]} == {"bcss"} else "case"
+    seen = ", ".join(f"{counted(parts[p], f'{p} image')} of {counted(groups[p], group)}" for p in parts)
     training = card["metrics"]["training"]
     model = metrics["model"]
     lines = [
@@ -64,6 +66,10 @@ def table(result: dict[str, Any]) -> list[str]:
         scores = ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in labels["overall"].items())
         lines[-1] += f" Labels of {labels['images']} whole images: {scores}."
     return lines
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def cells(scores: dict[str, Any]) -> str:
