@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
@@ -67,6 +68,22 @@ def test_run_prints_the_result_and_the_notice(small_png: Path, tiny_model: Path,
     again = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5)
     assert again.exit_code == 0
     assert "skipped" in again.stdout
+
+
+def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_a_slide_without_tumour(
+    small_png: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["segmentation_head.0.bias"][1] = float("nan")
+    save_file(weights, broken / "model.safetensors")
+    out = tmp_path / "out"
+    command = ["run", small_png, "-o", out, "--model", broken, "--mpp", "0.5"]
+    result = subprocess.run([sys.executable, "-c", MAIN, *command], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("probabilities are not numbers") == 1 and "Warning" not in result.stderr
+    assert "error: " in result.stderr and "--precision float32" in result.stderr
+    assert not list(out.iterdir())
 
 
 def test_run_json_is_json_alone(small_png: Path, tiny_model: Path, tmp_path: Path) -> None:

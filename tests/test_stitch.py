@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from wsi_seg.blocks import BlockSettings, segment_block, without_margin
 from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.layout import ProbabilityDtype
 from wsi_seg.slide import map_frame, pick_level, read_region
-from wsi_seg.stitch import STRIP_ROWS, StitchSettings, blend_window, most_probable, normalised_entropy
+from wsi_seg.stitch import (
+    STRIP_ROWS,
+    Blend,
+    StitchSettings,
+    blend_window,
+    most_probable,
+    normalised_entropy,
+)
 from wsi_seg.testing.predictors import Darkness, Identity, Position
 from wsi_seg.testing.slides import ArraySlide, area_mean
 from wsi_seg.tiling import Block, Grid, cut_blocks
@@ -328,3 +336,26 @@ def test_what_a_device_computes_of_a_block_is_fetched_once_and_is_the_same(
     for one, other in zip(here, stitched(slide, there, settings, 128, CODES[:2]), strict=True):
         np.testing.assert_allclose(one.astype(int), other, atol=one.ndim == 3)  # logarithms round otherwise
     assert there.fetched == 3 * 2  # blocks
+
+
+class NoNumbers:
+    """Says what `Darkness` does, but for one pixel."""
+
+    def __call__(self, tiles: np.ndarray, /, margin: int = 0) -> np.ndarray:
+        out = np.array(Darkness()(tiles, margin=margin))
+        out[:, :, 17, 9] = np.nan
+        return out
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize(("blend", "elsewhere"), [("crop", False), ("mean", False), ("crop", True)])
+def test_probabilities_that_are_no_numbers_are_refused(
+    blend: Blend, elsewhere: bool, dtype: ProbabilityDtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = StitchSettings(Grid(64, 16), blend, 4, dtype)
+    slide = ArraySlide(texture(128, 128), 0.5)
+    predictor = OnAnotherDevice(NoNumbers()) if elsewhere else NoNumbers()
+    if elsewhere:
+        monkeypatch.setattr("wsi_seg.stitch.device", lambda array: "another")
+    with pytest.raises(ModelError, match="not numbers"):
+        stitched(slide, predictor, settings, 128, CODES[:2])

@@ -17,7 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from wsi_seg.errors import UsageError
+from wsi_seg.errors import ModelError, UsageError
 from wsi_seg.geometry import Box
 from wsi_seg.layout import ProbabilityDtype
 from wsi_seg.tiling import Grid, Tile
@@ -99,7 +99,11 @@ class Stitcher(Protocol):
         ...
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Return channel indices + 1 (0: not analysed) and probabilities of the whole block."""
+        """Return channel indices + 1 (0: not analysed) and probabilities of the whole block.
+
+        Raises:
+            ModelError: a probability is not a number; `add` may say so before.
+        """
         ...
 
 
@@ -204,7 +208,7 @@ class _Output:
         stored = channels + settings.uncertainty
         self.probabilities = np.zeros((stored, rows, columns), settings.probability_dtype)
         self._transfer = transfer
-        self._elsewhere: list[tuple[Box, Any, Any]] = []
+        self._elsewhere: list[tuple[Box, Any, Any, Any]] = []
 
     def put(self, part_map: Box, probabilities: Any) -> None:
         """Store float32 (C, h, w) probabilities of a part whose sides are multiples of d."""
@@ -229,17 +233,20 @@ class _Output:
         best = most_probable(probabilities)
         weight = None if mask.all() else self._transfer.to_device(mask.astype(np.float32), probabilities)
         small = _area_mean(probabilities, weight, d)
+        xp = array_namespace(small)
+        # Not a number where any of its values is not; all classes of a pixel are numbers, or none is.
+        total = xp.reshape(xp.sum(small[0]), (1,))
+        if isinstance(total, np.ndarray):
+            _check_number(part_map, total)
         if self.settings.uncertainty:
-            xp = array_namespace(probabilities)
             entropy = _area_mean(normalised_entropy(probabilities)[None], weight, d)
             small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
-            xp = array_namespace(small)
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
         if isinstance(best, np.ndarray):
             self._store(part_map, best, small)
         else:
-            self._elsewhere.append((part_map, best, small))
+            self._elsewhere.append((part_map, best, small, total))
 
     def _store(self, part_map: Box, best: NDArray[np.uint8], small: NDArray[Any]) -> None:
         d = self.settings.probability_downsample
@@ -251,7 +258,10 @@ class _Output:
 
     def cut(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         here = self._transfer.to_host([array for _, *arrays in self._elsewhere for array in arrays])
-        for (part_map, *_), best, small in zip(self._elsewhere, here[::2], here[1::2], strict=True):
+        for (part_map, *_), best, small, total in zip(
+            self._elsewhere, here[::3], here[1::3], here[2::3], strict=True
+        ):
+            _check_number(part_map, total)
             self._store(part_map, best, small)
         self._elsewhere.clear()
         return self.labels[: self.shape[0], : self.shape[1]], self.probabilities
@@ -304,6 +314,14 @@ class _BlendStitcher:
             weight = xp.where(self._weight > 0, self._weight, xp.ones_like(self._weight))
             self._out.put(self._out.box, self._sum / weight)
         return self._out.cut()
+
+
+def _check_number(part_map: Box, total: NDArray[Any]) -> None:
+    if np.isnan(total[0]):
+        raise ModelError(
+            f"the model's probabilities are not numbers near map pixel ({part_map.x0}, {part_map.y0}): its "
+            "weights are damaged or diverged, or too large for few digits, where --precision float32 helps"
+        )
 
 
 def _area_mean(probabilities: Any, weight: Any, d: int) -> Any:
