@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ import pytest
 from wsi_seg import worker_processes
 from wsi_seg.errors import ClusterError
 from wsi_seg.geometry import Size
-from wsi_seg.launch import START_SECONDS, open_workers
+from wsi_seg.launch import open_workers
 from wsi_seg.settings import WorkerSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
@@ -76,12 +75,11 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
-def test_workers_that_cannot_start_are_one_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_start_are_one_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", os.devnull)
-    start = time.monotonic()
+    monkeypatch.setattr("wsi_seg.launch.START_SECONDS", 1000.0)  # beyond a test's own limit
     with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*encodings.*\); try fewer"):
         open_workers(TWO)
-    assert time.monotonic() - start < START_SECONDS / 2
     assert not workers_of(psutil.Process())
 
 
