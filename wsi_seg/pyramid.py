@@ -17,15 +17,16 @@ def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
     Returns:
         (…, ceil(h / 2), ceil(w / 2)) of the same type; uint8 is rounded, one half up.
     """
-    a, b, c, d = _quarters(values)
+    values = _of_even_sides(values)
     if values.dtype == np.uint8:
-        total = a.astype(np.uint16)
-        for part in (b, c, d):
-            total += part
+        pairs = values[..., ::2, :].astype(np.uint16)  # rows first, as they lie in memory
+        pairs += values[..., 1::2, :]
+        total = pairs[..., ::2] + pairs[..., 1::2]
         total += 2
         total >>= 2
         return total.astype(np.uint8)
     # Pairs in a fixed order, so that the result does not depend on the machine.
+    a, b, c, d = _quarters(values)
     mean: NDArray[Any] = ((a + b) + (c + d)) * np.float32(0.25)
     return mean
 
@@ -43,7 +44,7 @@ def halve_labels(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         uint8, (ceil(h / 2), ceil(w / 2)).
     """
-    a, b, c, d = (quarter.copy() for quarter in _quarters(values))
+    a, b, c, d = (quarter.copy() for quarter in _quarters(_of_even_sides(values)))
     # Four labels that are the same, as nearly everywhere, need no vote.
     mixed = np.flatnonzero(((a ^ b) | (a ^ c) | (a ^ d)).ravel())
     a.ravel()[mixed] = _most_frequent(tuple(quarter.ravel()[mixed] for quarter in (a, b, c, d)))
@@ -72,14 +73,19 @@ def _votes(candidate: NDArray[np.uint8], quarters: tuple[NDArray[np.uint8], ...]
     return votes
 
 
-def _quarters(values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Return the four pixels of each 2 × 2, in reading order.
+def _of_even_sides(values: NDArray[Any]) -> NDArray[Any]:
+    """Repeat the last row or column of an odd side.
 
-    Repeating the last row or column weighs the pixels that exist just as leaving the missing ones out would.
+    This weighs the pixels that exist just as leaving the missing ones out would.
     """
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
         leading = [(0, 0)] * (values.ndim - 2)
         values = np.pad(values, (*leading, (0, height % 2), (0, width % 2)), mode="edge")
+    return values
+
+
+def _quarters(values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Return the four pixels of each 2 × 2 of even sides, in reading order."""
     rows, others = values[..., ::2, :], values[..., 1::2, :]
     return rows[..., ::2], rows[..., 1::2], others[..., ::2], others[..., 1::2]
