@@ -42,7 +42,7 @@ def shapes(folder: Path, device: str, precision: str, given: argparse.Namespace)
     predictor = load_predictor(str(folder), device, precision)
     for tile in given.tiles:
         for batch in given.batches:
-            seconds = measure(predictor, tile, batch).seconds_per_tile
+            seconds = measure(predictor, tile, batch, predictor.passes).seconds_per_tile
             yield {"precision": precision, "tile": tile, "batch": batch, "ms_per_tile": 1000 * seconds,
                    "mpx_per_second": tile * tile / seconds / 1e6}  # fmt: skip
 

@@ -21,8 +21,8 @@ from targets import OF_PART, Target
 Result = Mapping[str, Any]
 HEAD = """# Results
 
-Made by `benchmarks/tables.py` from the files beside it; not to be edited. [How to read them](../README.md).
-Ratios are measured within one run; seconds are those of one machine.
+Made by `benchmarks/tables.py` from the files beside it; not to be edited. `benchmarks/README.md` says how to
+read them. Ratios are measured within one run; seconds are those of one machine.
 """
 
 

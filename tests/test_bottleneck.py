@@ -68,11 +68,29 @@ def test_a_run_reports_and_keeps_the_speed_of_its_network(
     # A faster batch that is found later changes neither these results nor what comes after them.
     facts = load_model(str(tiny_model)).facts
     calibration = Calibration(facts.digest, facts.device, facts.precision)
-    calibration.add([Timing(kept["tile"], 2, kept["seconds_per_tile"] / 2)])
+    calibration.add([Timing(kept["tile"], 2, kept["passes"], kept["seconds_per_tile"] / 2)])
     assert calibration.best_batches() == {kept["tile"]: 2}
     assert "skipped" in CliRunner().invoke(app, command).stdout
     (plan,) = json.loads(CliRunner().invoke(app, [*command, "--dry-run", "--json"]).stdout)
     assert plan["batch"] == 2
+
+
+def test_the_network_is_timed_with_no_more_passes_than_the_run_had(
+    tiny_model: Path, sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("wsi_seg.models.predictor.cpu_threads", lambda: 4)
+    kept = []
+    for most in (None, "1350MB"):
+        out = tmp_path / str(most)
+        command = ["run", str(sample_svs), "-o", str(out), "-m", str(tiny_model), "--set", "tile=1024"]
+        done = CliRunner().invoke(app, [*command, *(["--max-memory", most] if most else [])])
+        assert done.exit_code == 0, done.output
+        manifest = json.loads((out / sample_svs.stem / "manifest.json").read_text(encoding="utf-8"))
+        (file,) = (tmp_path / "cache" / "wsi_seg" / "calibration").iterdir()
+        kept.append(json.loads(file.read_text(encoding="utf-8"))[-1]["passes"])
+        assert kept[-1] == manifest["plan"]["passes"]
+    assert kept[0] > kept[1]
 
 
 def test_calibrate_measures_and_keeps(

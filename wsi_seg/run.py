@@ -320,12 +320,14 @@ class _SlideRun:
         from wsi_seg.models.calibrate import measure
 
         kept = calibration(self.model)
-        known = kept.seconds_per_tile(plan.stitch.grid.tile, plan.batch)
+        # No more passes at a time than in the run, which would take more memory than it may.
+        shape = plan.stitch.grid.tile, plan.batch, plan.passes
+        known = kept.seconds_per_tile(*shape)
         if known is not None:
             return known
         predictor = open_predictor(self.model)
         # Once is enough right after a run of the same shape, and nobody likes to wait for it.
-        timing = measure(predictor, plan.stitch.grid.tile, plan.batch, warm=True, repeats=1)
+        timing = measure(predictor, *shape, warm=True, repeats=1)
         try:
             kept.add([timing])
         except OSError as error:

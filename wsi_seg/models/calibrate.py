@@ -7,7 +7,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ class Timing:
     tile: int
     """Side of the network's input in pixels."""
     batch: int
+    passes: int
+    """Forward passes at a time; those of a run take no more memory than this does."""
     seconds_per_tile: float
 
 
@@ -59,36 +61,37 @@ class Calibration:
             return []
 
     def add(self, timings: Sequence[Timing]) -> None:
-        """Keep new measurements; they take the place of older ones of the same tile and batch.
+        """Keep new measurements; they take the place of older ones of the same shape.
 
         Raises:
             OSError: the cache folder cannot be written.
         """
-        known = {(t.tile, t.batch): t for t in (*self.timings(), *timings)}
+        known = {(t.tile, t.batch, t.passes): t for t in (*self.timings(), *timings)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_suffix(f".{time.time_ns()}.tmp")
         aside.write_text(json.dumps([asdict(t) for t in known.values()], indent=1) + "\n", encoding="utf-8")
         aside.replace(self.path)
 
     def best_batches(self) -> dict[int, int]:
-        """Return the fastest batch measured for each tile size."""
+        """Return the fastest batch measured for each tile size, with as many passes as do best."""
         best: dict[int, Timing] = {}
-        for timing in sorted(self.timings(), key=lambda t: (t.tile, t.batch)):
+        for timing in sorted(self.timings(), key=lambda t: (t.tile, t.batch, t.seconds_per_tile)):
             other = best.get(timing.tile)
             if other is None or timing.seconds_per_tile < other.seconds_per_tile * (1 - WORTH):
                 best[timing.tile] = timing
         return {tile: timing.batch for tile, timing in best.items()}
 
-    def seconds_per_tile(self, tile: int, batch: int) -> float | None:
+    def seconds_per_tile(self, tile: int, batch: int, passes: int) -> float | None:
         """Return what was measured for one shape; None where it was not."""
-        found = (t.seconds_per_tile for t in self.timings() if (t.tile, t.batch) == (tile, batch))
+        shape = (tile, batch, passes)
+        found = (t.seconds_per_tile for t in self.timings() if (t.tile, t.batch, t.passes) == shape)
         return next(found, None)
 
 
 def measure(
-    predictor: Predictor, tile: int, batch: int, *, warm: bool = False, repeats: int = REPEATS
+    predictor: Predictor, tile: int, batch: int, passes: int, *, warm: bool = False, repeats: int = REPEATS
 ) -> Timing:
-    """Time forward passes alone on noise, as many at a time as the device does best with.
+    """Time forward passes alone on noise, so many at a time.
 
     The median of `repeats`; one more goes before it unless `warm`.
 
@@ -97,21 +100,27 @@ def measure(
     """
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
     seconds = []
-    with ThreadPoolExecutor(
-        predictor.passes, "forward", initializer=predictor.share, initargs=(predictor.passes,)
-    ) as pool:
+    with ThreadPoolExecutor(passes, "forward", initializer=predictor.share, initargs=(passes,)) as pool:
         for _ in range(repeats + (not warm)):
             start = time.perf_counter()
-            for done in [pool.submit(predictor.logits, noise) for _ in range(predictor.passes)]:
+            for done in [pool.submit(predictor.logits, noise) for _ in range(passes)]:
                 done.result()
             seconds.append(time.perf_counter() - start)
     predictor.unshare()
     timed = seconds if warm else seconds[1:]
-    return Timing(tile, batch, round(statistics.median(timed) / (batch * predictor.passes), 6))
+    return Timing(tile, batch, passes, round(statistics.median(timed) / (batch * passes), 6))
 
 
-def measure_shapes(predictor: Predictor, tiles: Sequence[int], batches: Sequence[int]) -> Iterator[Timing]:
+def measure_shapes(
+    predictor: Predictor, tiles: Sequence[int], batches: Sequence[int], passes: Callable[[int, int], int]
+) -> Iterator[Timing]:
     """Time every shape; for one tile size no larger batch is tried once a batch is slower than the last.
+
+    Args:
+        predictor: to be timed.
+        tiles: sides of the input in pixels.
+        batches: tiles in a pass.
+        passes: returns for tile and batch how many passes go at a time.
 
     Raises:
         ModelError: the device has not enough memory.
@@ -119,7 +128,7 @@ def measure_shapes(predictor: Predictor, tiles: Sequence[int], batches: Sequence
     for tile in tiles:
         last = float("inf")
         for batch in sorted(batches):
-            timing = measure(predictor, tile, batch)
+            timing = measure(predictor, tile, batch, passes(tile, batch))
             yield timing
             if timing.seconds_per_tile > last * (1 + WORTH):
                 break
