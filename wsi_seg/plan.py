@@ -258,13 +258,13 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     for grid in _grids(model.card, settings):
         batch = settings.batch or dict(model.batches).get(grid.tile) or _usual_batch(grid, model)
         for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
-            for passes in range(most_passes(model, grid, size), 0, -1):
+            for passes in range(affordable_passes(model, grid, size), 0, -1):
                 for side in _blocks(grid, settings):
                     for workers in (settings.threads,) if settings.threads else range(usual, 0, -1):
                         yield WorkShape(grid, side, size, workers, passes)
 
 
-def most_passes(model: ModelFacts, grid: Grid, batch: int) -> int:
+def affordable_passes(model: ModelFacts, grid: Grid, batch: int) -> int:
     """Return how many forward passes at a time are worth their memory, where no ceiling asks for fewer."""
     return passes_at_a_time(grid, batch, _model_memory(model), model.passes)
 

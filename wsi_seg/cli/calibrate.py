@@ -31,7 +31,7 @@ def calibrate(
     """
     from wsi_seg.errors import UsageError
     from wsi_seg.models.calibrate import Timing, machine, measure_shapes
-    from wsi_seg.plan import choose_grid, most_passes
+    from wsi_seg.plan import choose_grid, affordable_passes
     from wsi_seg.run import calibration, load_model, open_predictor
 
     keep_freed_memory()  # as a run does
@@ -46,7 +46,7 @@ def calibrate(
         typer.echo(f"{'tile':>6} {'overlap':>8} {'batch':>6} {'ms a tile':>10} {'useful Mpx/s':>13}")
 
     def passes(side: int, batch: int) -> int:
-        return most_passes(chosen.facts, grids[side], batch)
+        return affordable_passes(chosen.facts, grids[side], batch)
 
     for timing in measure_shapes(open_predictor(chosen), list(grids), sizes, passes):
         timings.append(timing)

@@ -31,7 +31,7 @@ class Timing:
     """Side of the network's input in pixels."""
     batch: int
     passes: int
-    """Forward passes at a time; those of a run take no more memory than this does."""
+    """Forward passes at a time."""
     seconds_per_tile: float
 
 
