@@ -31,7 +31,7 @@ def calibrate(
     """
     from wsi_seg.errors import UsageError
     from wsi_seg.models.calibrate import Timing, machine, measure_shapes
-    from wsi_seg.plan import choose_grid, affordable_passes
+    from wsi_seg.plan import affordable_passes, choose_grid
     from wsi_seg.run import calibration, load_model, open_predictor
 
     keep_freed_memory()  # as a run does
