@@ -17,7 +17,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
 # Modules and packages of wsi_seg; a package stands for all that is in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "classes", "data", "process", "allocator", "ahead"),
-    ("slide", "card", "tiling", "metrics", "layout", "formats", "remote", "remote_errors", "yaml_config"),
+    (
+        "slide",
+        "card",
+        "tiling",
+        "metrics",
+        "layout",
+        "shards",
+        "formats",
+        "remote",
+        "remote_errors",
+        "yaml_config",
+    ),
     (
         "readers",
         "faults",

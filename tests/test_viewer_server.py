@@ -362,7 +362,8 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
     assert runs.get(f"/api/run/{job}").json()["state"] == "running"
     assert runs.get("/api/run/options").json()["job"] == job
     assert runs.delete(f"/api/run/{job}").json()["stopping"] is True
-    assert wait(runs, job)["state"] == "stopped"
+    stopped = wait(runs, job)
+    assert stopped["state"] == "stopped", stopped
     assert runs.get("/api/run/options").json()["job"] is None
     second = runs.post("/api/run", json=ASK).json()["job"]
     assert runs.get(f"/api/run/{job}").status_code == 404

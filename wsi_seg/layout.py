@@ -24,8 +24,7 @@ UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))
 # Longest side, in pixels, of the coarsest label level: one screen.
 COARSEST_SIDE = 512
 
-# Sides of the inner chunks, in pixels: what a viewer reads at once. Each chunk costs zarr about as much time
-# as its compression does, so that smaller ones would make writing slower.
+# Sides of the inner chunks, in pixels: what a viewer reads at once.
 LABEL_CHUNK = 1024
 PROBABILITY_CHUNK = 512
 
@@ -72,13 +71,25 @@ class MapLayout:
         """Return full-resolution map pixels per pixel of this level."""
         return (self.probability_downsample if kind == "probabilities" else 1) << level
 
-    def shard_side(self, kind: Kind) -> int:
-        """Return the side of a shard in pixels of its own level, the same on every level."""
-        return self.block // self.downsample(kind, 0)
+    @property
+    def block_levels(self) -> int:
+        """Levels of which a block is one shard, from level 0 on; the others are built from them.
 
-    def chunk_side(self, kind: Kind) -> int:
+        With level 1 a block has done three quarters of the work of its pyramid without reading anything; with
+        more of them the files would be many and small.
+        """
+        halves = (self.block // self.probability_downsample) % 2 == 0
+        return min(self.level_count, 2 if halves else 1)
+
+    def shard_side(self, kind: Kind, level: int) -> int:
+        """Return the side of a shard in pixels of its own level."""
+        side = self.block // self.downsample(kind, 0)
+        return side >> level if level < self.block_levels else side
+
+    def chunk_side(self, kind: Kind, level: int) -> int:
         """Return the side of an inner chunk: the largest divisor of the shard's side that is small enough."""
-        side, most = self.shard_side(kind), PROBABILITY_CHUNK if kind == "probabilities" else LABEL_CHUNK
+        side = self.shard_side(kind, level)
+        most = PROBABILITY_CHUNK if kind == "probabilities" else LABEL_CHUNK
         return next(d for d in range(min(side, most), 0, -1) if side % d == 0)
 
     def size(self, kind: Kind, level: int) -> Size:

@@ -8,10 +8,11 @@
       labels/coverage/0, …  uint8 (y, x): tissue that was read from another level (1) or not at all (2) as the
                             slide is damaged there; 0 = no such fault
 
-Ownership: at level 0 a block is exactly one shard of each array, and shards keep their side in pixels on all
-levels. Whoever writes a shard writes all of it and nobody else does, so no lock is needed, and writing again
-gives the same bytes. zarr's local store writes a shard to a temporary sibling file and renames it, so a
-shard is there whole or not at all. Shards without any value but 0 are not written.
+Ownership: a block is exactly one shard of each array at level 0, and half as many pixels a side are one at
+level 1, which is written with it; coarser levels have shards as large as those of level 0 and are built from
+the level below. Whoever writes a shard writes all of it and nobody else does, so no lock is needed, and
+writing again gives the same bytes. A shard is written under another name and renamed, so it is there whole
+or not at all. Shards without any value but 0 are not written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -38,6 +39,7 @@ from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.measurements import ChannelSum
 from wsi_seg.ome import image_metadata, label_metadata, labels_metadata
 from wsi_seg.pyramid import halve_labels, halve_probabilities
+from wsi_seg.shards import PARTIAL, ZSTD_LEVEL, ShardedArray
 from wsi_seg.tiling import Block
 
 __all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remove_partial_files"]
@@ -56,9 +58,6 @@ FAULTS = (
 
 # Attribute of the root group that holds the MapLayout.
 LAYOUT_KEY = "wsi_seg"
-
-# Higher levels take longer and save nothing worth it.
-ZSTD_LEVEL = 1
 
 
 def create_maps(path: Path, layout: MapLayout) -> None:
@@ -103,9 +102,9 @@ def _downsamples(layout: MapLayout, kind: Kind) -> list[int]:
 
 
 def _create_array(root: zarr.Group, layout: MapLayout, kind: Kind, level: int) -> None:
-    size, side = layout.size(kind, level), layout.shard_side(kind)
+    size, side = layout.size(kind, level), layout.shard_side(kind, level)
     channels = (len(layout.channels),) if kind == "probabilities" else ()
-    chunk = layout.chunk_side(kind)
+    chunk = layout.chunk_side(kind, level)
     root.create_array(
         f"{PATHS[kind]}{level}",
         shape=(*channels, size.height, size.width),
@@ -160,18 +159,18 @@ class Maps:
     def level_count(self) -> int:
         return self.layout.level_count
 
-    @cached_property
-    def labels(self) -> zarr.Array[Any]:
+    @property
+    def labels(self) -> ShardedArray:
         """Class codes: uint8 (y, x) at full map resolution; 0 = not analysed."""
         return self.array("classes")
 
-    @cached_property
-    def tissue(self) -> zarr.Array[Any]:
+    @property
+    def tissue(self) -> ShardedArray:
         """Analysed tissue: uint8 (y, x) at full map resolution; 0 or 1."""
         return self.array("tissue")
 
-    @cached_property
-    def probabilities(self) -> zarr.Array[Any]:
+    @property
+    def probabilities(self) -> ShardedArray:
         """Class probabilities: (c, y, x) at 1 / `probability_downsample` of the map.
 
         Channel i is that of `classes[i]`; after them there may be one more, see `uncertainty`.
@@ -185,9 +184,29 @@ class Maps:
             return None
         return ChannelSum(self.probabilities, (len(self.classes),), self.probability_downsample)
 
-    def array(self, kind: Kind, level: int = 0) -> zarr.Array[Any]:
-        """Return one level of one pyramid."""
-        return cast("zarr.Array[Any]", self.group[f"{PATHS[kind]}{level}"])
+    def array(self, kind: Kind, level: int = 0) -> ShardedArray:
+        """Return one level of one pyramid.
+
+        Raises:
+            OutputError: it is damaged.
+        """
+        if (kind, level) not in self._arrays:
+            self._arrays[kind, level] = self._open_array(f"{PATHS[kind]}{level}")
+        return self._arrays[kind, level]
+
+    @cached_property
+    def _arrays(self) -> dict[tuple[Kind, int], ShardedArray]:
+        return {}
+
+    def _open_array(self, name: str) -> ShardedArray:
+        try:
+            array = self.group[name]
+        except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
+            raise OutputError(f"{self.path / name}: this part of the maps is damaged ({error})") from error
+        if not isinstance(array, zarr.Array) or array.shards is None:
+            raise OutputError(f"{self.path / name}: this is no array of shards; these are no maps of wsi_seg")
+        dtype = np.dtype(array.dtype).newbyteorder("<")
+        return ShardedArray(self.path / name, array.shape, dtype, array.shards, array.chunks)
 
     def write_block(
         self,
@@ -198,7 +217,7 @@ class Maps:
         probabilities: NDArray[np.uint8] | NDArray[np.float32],
         coverage: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Write the shard of each array at level 0 that this block owns.
+        """Write the shards of each array that this block owns: at level 0, and where it can at level 1.
 
         Args:
             block: one of `cut_blocks(layout.map_size, layout.block)`.
@@ -218,34 +237,38 @@ class Maps:
         }
         if coverage is not None:
             values["coverage"] = coverage
-        arrays = {"probabilities": self.probabilities, "classes": self.labels, "tissue": self.tissue}
         for kind, value in values.items():
-            array = arrays.get(kind) or self.array(kind)
-            region = self._region(ShardRef(kind, 0, block.ix, block.iy))
+            array, region = self.array(kind), self._region(ShardRef(kind, 0, block.ix, block.iy))
             expected = (*array.shape[:-2], region.height, region.width)
             if value.shape != expected or value.dtype != array.dtype:
                 raise ValueError(f"{kind}: {value.dtype} {value.shape}, but {expected} was expected")
-            self._write(array, region, value)
+        for kind, value in values.items():
+            self._write_levels(kind, block, value)
 
     def write_coverage(self, block: Block, coverage: NDArray[np.uint8]) -> None:
         """Write the block's shard of the coverage layer alone, uint8 (h, w); OutputError as `write_block`."""
-        self._write(
-            self.array("coverage"), self._region(ShardRef("coverage", 0, block.ix, block.iy)), coverage
-        )
+        self._write_levels("coverage", block, coverage)
+
+    def _write_levels(self, kind: Kind, block: Block, value: NDArray[Any]) -> None:
+        self._write(ShardRef(kind, 0, block.ix, block.iy), value)
+        if kind != "tissue":
+            for level in range(1, self.layout.block_levels):
+                value = _halve(kind, value)
+                self._write_with_tissue(ShardRef(kind, level, block.ix, block.iy), value)
 
     def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
-        """Yield the shards of a level ≥ 1 that are to be built; those of tissue come with those of classes.
+        """Yield the shards of a level that no block writes; those of tissue come with those of classes.
 
         They are built in any order, once all shards of the level below are there.
         """
         for kind in (kind for kind in KINDS if kind != "tissue"):
-            size, side = self.layout.size(kind, level), self.layout.shard_side(kind)
+            size, side = self.layout.size(kind, level), self.layout.shard_side(kind, level)
             for iy in range(-(-size.height // side)):
                 for ix in range(-(-size.width // side)):
                     yield ShardRef(kind, level, ix, iy)
 
     def build_shard(self, shard: ShardRef) -> None:
-        """Write one shard of a level ≥ 1 from the (up to) four shards below it.
+        """Write one shard of a level ≥ 1 from the shards below it.
 
         With one of classes goes that of tissue, which is where a class is: see `halve_labels`.
 
@@ -255,39 +278,38 @@ class Maps:
         Raises:
             OutputError: a shard cannot be written.
         """
-        below, array = self.array(shard.kind, shard.level - 1), self.array(shard.kind, shard.level)
-        region = self._region(shard)
+        below, region = self.array(shard.kind, shard.level - 1), self._region(shard)
         height, width = below.shape[-2:]
         source = Box(2 * region.x0, 2 * region.y0, min(2 * region.x1, width), min(2 * region.y1, height))
-        # All channels at once: zarr reads a shard that is wanted whole in one go, and channel by channel not.
-        values = _read(below, (..., *source.slices))
-        halve = halve_probabilities if shard.kind == "probabilities" else halve_labels
-        value = halve(values)
-        self._write(array, region, value)
-        if shard.kind == "classes":
-            self._write(self.array("tissue", shard.level), region, (value > 0).view(np.uint8))
+        self._write_with_tissue(shard, _halve(shard.kind, below[(..., *source.slices)]))
 
-    def _write(self, array: zarr.Array[Any], region: Box, value: NDArray[Any]) -> None:
+    def _write_with_tissue(self, shard: ShardRef, value: NDArray[Any]) -> None:
+        self._write(shard, value)
+        if shard.kind == "classes":
+            self._write(replace(shard, kind="tissue"), (value > 0).view(np.uint8))
+
+    def _write(self, shard: ShardRef, value: NDArray[Any]) -> None:
         """Write one shard, or remove it where there is nothing but 0."""
-        # Looking for zeros in each inner chunk takes as long as all else; for a whole shard it is quick.
-        looking = array.with_config({"write_empty_chunks": bool(value.max() > 0)})
+        array = self.array(shard.kind, shard.level)
+        channels = (0,) * (array.ndim - 2)
         with _writing(self.path):
-            looking[(..., *region.slices)] = value
+            array.write_shard((*channels, shard.iy, shard.ix), value)
 
     def _region(self, shard: ShardRef) -> Box:
-        side, size = self.layout.shard_side(shard.kind), self.layout.size(shard.kind, shard.level)
+        side = self.layout.shard_side(shard.kind, shard.level)
+        size = self.layout.size(shard.kind, shard.level)
         whole = Box(0, 0, size.width, size.height)
         return Box.at(shard.ix * side, shard.iy * side, side, side).intersect(whole)
 
 
-def _read(array: zarr.Array[Any], region: tuple[Any, ...]) -> NDArray[Any]:
-    return np.asarray(array[region])
+def _halve(kind: Kind, value: NDArray[Any]) -> NDArray[Any]:
+    return halve_probabilities(value) if kind == "probabilities" else halve_labels(value)
 
 
 def remove_partial_files(path: Path) -> None:
     """Remove what a killed writer left behind: shards under a temporary name. Only while nobody writes."""
     with _writing(path):
-        for leftover in path.rglob("*.partial"):
+        for leftover in path.rglob(f"*{PARTIAL}"):
             leftover.unlink()
 
 

@@ -88,14 +88,14 @@ def _block_jobs(
 
 
 def build_pyramids(execution: Execution, kinds: Container[Kind] = KINDS) -> None:
-    """Build the coarser levels of maps, level by level, one task a shard.
+    """Build the levels of maps that no block has written, one by one, a task for each shard.
 
     Raises:
         Interrupted, OutputError: see `maps.Maps.build_shard`.
     """
     plan, token = execution.plan, execution.token
     maps = Maps.open(execution.store)
-    for level in range(1, maps.level_count):
+    for level in range(maps.layout.block_levels, maps.level_count):
         filled = {(p.block.ix >> level, p.block.iy >> level) for p in plan.blocks}
         jobs = [
             (f"shard-{token}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (execution.store_path, s))

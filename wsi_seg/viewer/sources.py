@@ -104,14 +104,14 @@ class LiveMaps:
         return self._maps.layout
 
     def downsamples(self, kind: Kind) -> tuple[int, ...]:
-        side, factors = self.layout.shard_side(kind), [1]
+        side, factors = self.layout.shard_side(kind, 0), [1]
         while side % (2 * factors[-1]) == 0 and len(factors) < self.layout.level_count:
             factors.append(2 * factors[-1])
         return tuple(factor * self.layout.downsample(kind, 0) for factor in factors)
 
     def read(self, what: Channels, downsample: int, box_level: Box) -> NDArray[Any]:
         factor = downsample // self.layout.downsample(what.kind, 0)
-        side = self.layout.shard_side(what.kind) // factor
+        side = self.layout.shard_side(what.kind, 0) // factor
         out = np.zeros((box_level.height, box_level.width), _dtype(self.layout, what))
         for ix, iy in self._finished():
             place = Box.at(ix * side, iy * side, side, side)
@@ -126,7 +126,7 @@ class LiveMaps:
         return out
 
     def _reduced(self, what: Channels, factor: int, ix: int, iy: int) -> NDArray[Any]:
-        side, size = self.layout.shard_side(what.kind), self.layout.size(what.kind, 0)
+        side, size = self.layout.shard_side(what.kind, 0), self.layout.size(what.kind, 0)
         box = Box.at(ix * side, iy * side, side, side).intersect(Box(0, 0, size.width, size.height))
         values = _read_level(self._maps, what, 0, box)
         halve = halve_probabilities if what.kind == "probabilities" else halve_labels

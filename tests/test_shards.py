@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from wsi_seg.errors import OutputError
+from wsi_seg.shards import ShardedArray, encode_shard
+
+
+def create(
+    folder: Path, shape: tuple[int, ...], shard: tuple[int, ...], chunk: tuple[int, ...], dtype: str
+) -> tuple[zarr.Array, ShardedArray]:
+    """Return an empty array as zarr sees it, and as this package does."""
+    reference = zarr.create_array(
+        folder,
+        shape=shape,
+        shards=shard,
+        chunks=chunk,
+        dtype=dtype,
+        compressors=zarr.codecs.ZstdCodec(level=1),
+        fill_value=0,
+        overwrite=True,
+    )
+    return reference, ShardedArray(folder, shape, np.dtype(dtype).newbyteorder("<"), shard, chunk)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
+    """Values with many zeros, and a cut into shards and chunks that need not end where they do."""
+    axes = draw(st.integers(2, 3))
+    chunk = tuple(draw(st.integers(1, 4)) for _ in range(axes))
+    shard = tuple(side * draw(st.integers(1, 3)) for side in chunk)
+    shape = tuple(draw(st.integers(1, 20)) for _ in range(axes))
+    dtype = draw(st.sampled_from(["uint8", "float32"]))
+    elements = st.sampled_from([0, 0, 0, 1, 7])
+    return draw(arrays.arrays(dtype, shape, elements=elements)), shard, chunk
+
+
+def write(array: ShardedArray, values: np.ndarray) -> None:
+    for index in np.ndindex(tuple(-(-n // side) for n, side in zip(array.shape, array.shard, strict=True))):
+        begin = [i * side for i, side in zip(index, array.shard, strict=True)]
+        part = tuple(slice(at, at + side) for at, side in zip(begin, array.shard, strict=True))
+        array.write_shard(index, values[part])
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases(), data=st.data())
+def test_zarr_reads_what_is_written_and_any_part_of_it_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple, data: st.DataObject
+) -> None:
+    values, shard, chunk = case
+    folder = tmp_path_factory.mktemp("array")
+    reference, array = create(folder, values.shape, shard, chunk, values.dtype.name)
+    write(array, values)
+    np.testing.assert_array_equal(reference[...], values)
+    np.testing.assert_array_equal(array[...], values)
+    key = data.draw(arrays.basic_indices(values.shape, allow_newaxis=False, allow_ellipsis=True))
+    parts = key if isinstance(key, tuple) else (key,)
+    if any(isinstance(part, slice) and part.step not in (None, 1) for part in parts):
+        with pytest.raises(IndexError, match="step"):
+            array[key]
+    else:
+        found = array[key]
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values[key])
+
+
+@settings(deadline=None, max_examples=30)
+@given(case=cases())
+def test_what_zarr_writes_is_read(tmp_path_factory: pytest.TempPathFactory, case: tuple) -> None:
+    values, shard, chunk = case
+    reference, array = create(tmp_path_factory.mktemp("array"), values.shape, shard, chunk, values.dtype.name)
+    reference[...] = values
+    np.testing.assert_array_equal(array[...], values)
+
+
+def test_only_what_is_not_zero_takes_room(tmp_path: Path) -> None:
+    _, array = create(tmp_path / "a", (8, 8), (8, 8), (4, 4), "uint8")
+    values = np.zeros((8, 8), np.uint8)
+    values[0, 0] = 1
+    array.write_shard((0, 0), values)
+    one = (tmp_path / "a/c/0/0").stat().st_size
+    values[7, 7] = 1
+    array.write_shard((0, 0), values)
+    assert (tmp_path / "a/c/0/0").stat().st_size > one
+    array.write_shard((0, 0), np.zeros((8, 8), np.uint8))
+    assert not (tmp_path / "a/c/0/0").exists() and not array[...].any()
+    assert encode_shard(np.zeros((8, 8), np.uint8), (8, 8), (4, 4)) is None
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, array = create(tmp_path / "a", (8, 8), (8, 8), (4, 4), "uint8")
+    array.write_shard((0, 0), np.full((8, 8), 3, np.uint8))
+
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        array.write_shard((0, 0), np.full((8, 8), 4, np.uint8))
+    assert (array[...] == 3).all()
+    assert [path.name for path in (tmp_path / "a/c/0").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "index", "chunk", "empty"])
+def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
+    _, array = create(tmp_path / "a", (8, 8), (8, 8), (4, 4), "uint8")
+    array.write_shard((0, 0), np.arange(64, dtype=np.uint8).reshape(8, 8))
+    path = tmp_path / "a/c/0/0"
+    whole = path.read_bytes()
+    at = {"index": len(whole) - 20, "chunk": 2}.get(damage)
+    if at is None:
+        path.write_bytes(whole[: 30 if damage == "cut" else 0])
+    else:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    with pytest.raises(OutputError, match=r"c/0/0: this part of the maps is damaged"):
+        array[...]
+
+
+def test_what_is_outside_is_refused(tmp_path: Path) -> None:
+    _, array = create(tmp_path / "a", (8, 6), (8, 8), (4, 4), "uint8")
+    for key in ((0, 6), (-9, 0), (0, 0, 0)):
+        with pytest.raises(IndexError):
+            array[key]
+    assert array[20:30, 2:1].shape == (0, 0)
