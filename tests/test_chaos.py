@@ -19,13 +19,13 @@ from wsi_seg.geometry import Size
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MAIN = "from wsi_seg.cli import main\nif __name__ == '__main__':\n    main()\n"
-KILLS = 6
-GOOD = 8
+KILLS = 4
+GOOD = 6
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten slides, two of which cannot be read."""
+    """Eight slides, two of which cannot be read."""
     folder = tmp_path_factory.mktemp("scans")
     for number in range(GOOD):
         spec = SlideSpec(size=Size(1024, 1024), mpp=0.5, tissue=0.7, seed=number)
