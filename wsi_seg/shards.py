@@ -3,7 +3,9 @@
 A shard is a file: its inner chunks, each compressed by zstd, one after the other; then, for each of them in C
 order, its offset and number of bytes, both 2^64 - 1 where it holds nothing but 0; then the CRC-32C of that
 index (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). zarr makes and reads the same
-files, but takes the cores about twice as long, which is what a GPU waits for; see `benchmarks/codecs.py`.
+files, but takes the cores two to three times as long, which is what a GPU waits for; its pipeline in Rust
+(zarrs) is as quick as this, and writes shards in place, of which a killed run leaves halves. See
+`benchmarks/codecs.py`.
 """
 
 from __future__ import annotations
