@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "polygons": (),
     "roofline": (),
     "end_to_end": ("--rounds", "3"),
+    "beside": (),
     "memory": (),
     "flight": (),
     "resume": (),
@@ -52,7 +53,7 @@ GPU = "_gpu"
 # Of parts that measure one core.
 ONE_THREAD = {"readers", "codecs"}
 # Of parts that keep a model, or environments of other programmes, in a folder.
-KEEPING = {"roofline", "end_to_end", "throughput", "peers"}
+KEEPING = {"roofline", "end_to_end", "beside", "throughput", "peers"}
 
 
 def run_part(name: str, results: Path, scripts: Path = SCRIPTS, work: Path | None = None) -> int:

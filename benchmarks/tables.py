@@ -185,6 +185,25 @@ def throughput(result: Result) -> str:
     return f"{markdown(head, rows, 0)}\n\n{note}"
 
 
+def beside(result: Result) -> str:
+    first = result["rows"][0]
+    head = ("tiles", "s", "s of cores", "ms of cores a tile", "slides an hour of 16 such cores", "regions",
+            "files", "MiB", *first["slide_seconds"], *first["worker_seconds"])  # fmt: skip
+    rows = [
+        (row["tiles"], *(round(row[key], 1) for key in ("seconds", "core_seconds", "core_ms_a_tile")),
+         *(round(row[key]) for key in ("slides_per_hour_of_16_cores", "regions", "files", "mib")),
+         *(round(seconds, 1) for seconds in row["slide_seconds"].values()),
+         *(round(seconds, 1) for seconds in row["worker_seconds"].values()))
+        for row in result["rows"]
+    ]  # fmt: skip
+    slide = result["slide"]
+    note = (
+        f"A slide of {slide['size']}² with {slide['tissue']:.0%} tissue, on {result['cores_used']} cores; a "
+        "stand-in takes the place of the network and of what a GPU does after it."
+    )
+    return f"{markdown(head, rows, 0)}\n\n{note}"
+
+
 def codecs(result: Result) -> str:
     head = (
         "map",
@@ -212,6 +231,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "peers": ("Other programmes on the same slide", peers),
     "roofline": ("The network alone", roofline),
     "roofline_gpu": ("The network alone, on a GPU", roofline),
+    "beside": ("What a slide takes of the cores beside the network", beside),
     "throughput": ("A folder of slides", throughput),
     "throughput_gpu": ("A folder of slides, on a GPU", throughput),
     "readers": ("Reading", readers),
