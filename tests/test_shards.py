@@ -60,6 +60,7 @@ def test_zarr_reads_what_is_written_and_any_part_of_it_is_read_back(
     write(array, values)
     np.testing.assert_array_equal(reference[...], values)
     np.testing.assert_array_equal(array[...], values)
+    np.testing.assert_array_equal(np.asarray(array, np.float64), values)
     key = data.draw(arrays.basic_indices(values.shape, allow_newaxis=False, allow_ellipsis=True))
     parts = key if isinstance(key, tuple) else (key,)
     if any(isinstance(part, slice) and part.step not in (None, 1) for part in parts):

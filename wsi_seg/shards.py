@@ -69,6 +69,10 @@ class ShardedArray:
                 self._read_shard(index, bounds, out)
         return out.reshape([length for length, keep in zip(out.shape, kept, strict=True) if keep])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all of it; NumPy asks for it. It is a copy, whatever `copy` says."""
+        return self[...].astype(dtype or self.dtype, copy=False)
+
     def _read_shard(self, index: tuple[int, ...], bounds: list[tuple[int, int]], out: NDArray[Any]) -> None:
         """Copy what lies within `bounds` of one shard to `out`."""
         path = self._path(index)
