@@ -82,7 +82,8 @@ def test_dicom_and_svs_of_one_region_agree(labels: np.ndarray, data_dir: Path, t
     assert (labels == other).mean() >= 0.99
 
 
-def test_bfloat16_and_float32_agree(labels: np.ndarray, sample_svs: Path, tmp_path: Path) -> None:
+def test_bfloat16_and_float32_agree(sample_svs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if load_model("bcss-demo", "cpu").facts.precision != "bf16":
         pytest.skip("this processor has no bfloat16 arithmetic, and imitating it takes minutes")
+    labels = request.getfixturevalue("labels")
     assert (labels == labels_of(sample_svs, tmp_path, "float32")).mean() >= 0.999

@@ -275,43 +275,34 @@ def test_slurm_without_its_package_names_the_way_to_it(monkeypatch: pytest.Monke
 def test_two_processes_give_the_same_bytes_as_threads(
     made_svs: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
+    """Also of two slides that are the same but for their names: each is done."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("made.svs", "other.svs"):
+        (scans / name).hardlink_to(made_svs)
     arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=512", "--set", "overlap=32")
-    folders = []
-    for name, more in (("here", ()), ("two", ("--workers", 2))):
-        result = call("run", made_svs, "-o", tmp_path / name, *arguments, *more)
-        assert result.exit_code == 0, result.output
-        folders.append(tmp_path / name / "made")
-    one, two = folders
-    files = sorted(path.relative_to(one) for path in (one / "maps.zarr").rglob("*") if path.is_file())
-    assert files == sorted(p.relative_to(two) for p in (two / "maps.zarr").rglob("*") if p.is_file())
+    result = call("run", made_svs, "-o", tmp_path / "here", *arguments)
+    assert result.exit_code == 0, result.output
+    result = call("run", scans, "-o", tmp_path / "two", *arguments, "--workers", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["status"] for row in json.loads(result.stdout)] == ["done", "done"]
+    named = re.findall(r"^Dask dashboard of the workers: http://.*/status$", result.stderr, re.MULTILINE)
+    assert len(named) == (importlib.util.find_spec("bokeh") is not None)
+    here, two = (tmp_path / name / "made" for name in ("here", "two"))
+    other = tmp_path / "two" / "other"
+    files = sorted(path.relative_to(here) for path in (here / "maps.zarr").rglob("*") if path.is_file())
+    for folder in (two, other):
+        assert files == sorted(
+            path.relative_to(folder) for path in (folder / "maps.zarr").rglob("*") if path.is_file()
+        )
     for file in (*files, Path("polygons.geojson"), Path("overview.png")):
-        assert (one / file).read_bytes() == (two / file).read_bytes(), file
+        assert (here / file).read_bytes() == (two / file).read_bytes(), file
+    for file in files:
+        if file.name != "zarr.json":  # which holds the slide's name
+            assert (here / file).read_bytes() == (other / file).read_bytes(), file
     summary = json.loads((two / "summary.json").read_text())
     assert summary["peak_worker_memory_mib"] > 50
     # No process stays behind.
     time.sleep(1)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / "two") not in listed
-
-
-def test_slides_that_are_the_same_but_for_their_names_are_each_done(
-    made_svs: Path, tiny_model: Path, tmp_path: Path
-) -> None:
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    for name in ("a.svs", "b.svs"):
-        (scans / name).hardlink_to(made_svs)
-    arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=256", "--set", "overlap=32")
-    result = call("run", scans, "-o", tmp_path / "out", *arguments, "--workers", 2, "--json")
-    assert result.exit_code == 0, result.output
-    assert [row["status"] for row in json.loads(result.stdout)] == ["done", "done"]
-    named = re.findall(r"^Dask dashboard of the workers: http://.*/status$", result.stderr, re.MULTILINE)
-    assert len(named) == (importlib.util.find_spec("bokeh") is not None)
-    one, two = (
-        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        for folder in (tmp_path / "out" / name / "maps.zarr" for name in ("a", "b"))
-    )
-    assert one.keys() == two.keys()
-    assert all(
-        one[name] == two[name] for name in one if not name.endswith("zarr.json")
-    )  # which hold the name

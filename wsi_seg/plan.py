@@ -139,6 +139,7 @@ class SegmentationPlan:
             self.model_digest,
             self.stitch,
             self.layout.block,
+            self.layout.block_levels,
             self.batch,
             self.device.split(":")[0],
             self.precision,
