@@ -125,6 +125,14 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
         array[...]
 
 
+def test_no_more_is_unpacked_than_a_chunk_holds(tmp_path: Path) -> None:
+    _, large = create(tmp_path / "a", (8, 8), (8, 8), (8, 8), "uint8")
+    large.write_shard((0, 0), np.ones((8, 8), np.uint8))
+    small = ShardedArray(tmp_path / "a", (4, 4), np.dtype("uint8"), (4, 4), (4, 4))
+    with pytest.raises(OutputError, match="damaged"):
+        small[...]
+
+
 def test_what_is_outside_is_refused(tmp_path: Path) -> None:
     _, array = create(tmp_path / "a", (8, 6), (8, 8), (4, 4), "uint8")
     for key in ((0, 6), (-9, 0), (0, 0, 0)):

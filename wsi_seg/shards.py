@@ -10,13 +10,13 @@ files, but takes the cores two to three times as long, which is what a GPU waits
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import imagecodecs
@@ -82,7 +82,7 @@ class ShardedArray:
             for (begin, end), at, side in zip(bounds, corner, self.shard, strict=True)
         ]
         try:
-            with FileIO(path) as file:
+            with path.open("rb") as file:
                 places = self._index(file)
                 for cell in _cells(here, self.chunk):
                     offset, size = places[cell].tolist()
@@ -104,10 +104,10 @@ class ShardedArray:
         except OSError as error:
             raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
-    def _index(self, file: FileIO) -> NDArray[np.uint64]:
+    def _index(self, file: BinaryIO) -> NDArray[np.uint64]:
         """Return offset and bytes of each chunk: (chunks along each axis …, 2)."""
         shape = (*_grid(self.shard, self.chunk), 2)
-        size = 8 * int(np.prod(shape))
+        size = 8 * math.prod(shape)
         if file.seek(0, 2) < size + CRC_BYTES:
             raise ValueError("it is cut short")
         file.seek(-size - CRC_BYTES, 2)
@@ -117,7 +117,9 @@ class ShardedArray:
         return np.frombuffer(end[:size], "<u8").reshape(shape)
 
     def _decode(self, data: bytes) -> NDArray[Any]:
-        return np.frombuffer(imagecodecs.zstd_decode(data), self.dtype).reshape(self.chunk)
+        # No more than this is unpacked, whatever a damaged file says of its size.
+        size = math.prod(self.chunk) * self.dtype.itemsize
+        return np.frombuffer(imagecodecs.zstd_decode(data, out=size), self.dtype).reshape(self.chunk)
 
     def write_shard(self, index: tuple[int, ...], values: NDArray[Any]) -> None:
         """Write one shard whole or not at all, or remove it where there is nothing but 0.
