@@ -69,7 +69,7 @@ class Stock:
     def __len__(self) -> int:
         return len(self._tiles)
 
-    def put(self, out: Any, part_map: Box, probabilities: Any) -> None:
+    def put(self, out: Any, part_map: Box) -> None:
         """Store a tile, as `stitch` does with what it has fetched from a GPU."""
         rows, columns = part_map.within(out.box)
         if out.analysed[rows, columns].any():
@@ -124,7 +124,7 @@ def main() -> None:
         print(f"{len(stock)} tiles in stock", flush=True)
         spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
         slide = make_slide(Path(folder) / "slide.svs", spec)
-        stitch._Output.put = lambda out, part, _: stock.put(out, part, _)  # type: ignore[method-assign]
+        stitch._Output.put = lambda out, part, _: stock.put(out, part)  # type: ignore[method-assign]
         instead = replace(model, predictor=PredictorRecipe("beside:stand_in"))
         for _ in range(given.rounds):
             row = once(slide, instead)

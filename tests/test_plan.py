@@ -120,6 +120,13 @@ def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None
     assert len({base.key, *(other.key for other in others)}) == len(others) + 1
 
 
+def test_maps_that_are_cut_otherwise_have_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those that another version has begun."""
+    base = plan(0.5).key
+    monkeypatch.setattr("wsi_seg.layout.MapLayout.block_levels", 1)
+    assert plan(0.5).key != base
+
+
 def test_a_plan_is_json() -> None:
     made = plan(0.3)
     plain = json.loads(json.dumps(made.to_json()))

@@ -38,7 +38,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.measurements import ChannelSum
 from wsi_seg.ome import image_metadata, label_metadata, labels_metadata
-from wsi_seg.pyramid import halve_labels, halve_probabilities
+from wsi_seg.pyramid import halve
 from wsi_seg.shards import PARTIAL, ZSTD_LEVEL, ShardedArray
 from wsi_seg.tiling import Block
 
@@ -253,7 +253,7 @@ class Maps:
         self._write(ShardRef(kind, 0, block.ix, block.iy), value)
         if kind != "tissue":
             for level in range(1, self.layout.block_levels):
-                value = _halve(kind, value)
+                value = halve(kind, value)
                 self._write_with_tissue(ShardRef(kind, level, block.ix, block.iy), value)
 
     def pyramid_shards(self, level: int) -> Iterator[ShardRef]:
@@ -281,7 +281,7 @@ class Maps:
         below, region = self.array(shard.kind, shard.level - 1), self._region(shard)
         height, width = below.shape[-2:]
         source = Box(2 * region.x0, 2 * region.y0, min(2 * region.x1, width), min(2 * region.y1, height))
-        self._write_with_tissue(shard, _halve(shard.kind, below[(..., *source.slices)]))
+        self._write_with_tissue(shard, halve(shard.kind, below[(..., *source.slices)]))
 
     def _write_with_tissue(self, shard: ShardRef, value: NDArray[Any]) -> None:
         self._write(shard, value)
@@ -300,10 +300,6 @@ class Maps:
         size = self.layout.size(shard.kind, shard.level)
         whole = Box(0, 0, size.width, size.height)
         return Box.at(shard.ix * side, shard.iy * side, side, side).intersect(whole)
-
-
-def _halve(kind: Kind, value: NDArray[Any]) -> NDArray[Any]:
-    return halve_probabilities(value) if kind == "probabilities" else halve_labels(value)
 
 
 def remove_partial_files(path: Path) -> None:

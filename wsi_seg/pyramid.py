@@ -7,6 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.layout import Kind
+
+
+def halve(kind: Kind, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values of a map at half the resolution, see `halve_probabilities` and `halve_labels`."""
+    return halve_probabilities(values) if kind == "probabilities" else halve_labels(values)
+
 
 def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
     """Return the area mean of each 2 × 2 pixels; at an odd edge, of the pixels that exist.

@@ -17,7 +17,7 @@ from wsi_seg.geometry import Box, Size
 from wsi_seg.layout import Kind, MapLayout, level_size
 from wsi_seg.maps import Maps
 from wsi_seg.measurements import ChannelSum
-from wsi_seg.pyramid import halve_labels, halve_probabilities
+from wsi_seg.pyramid import halve
 from wsi_seg.viewer.bounded import Kept
 
 
@@ -126,12 +126,13 @@ class LiveMaps:
         return out
 
     def _reduced(self, what: Channels, factor: int, ix: int, iy: int) -> NDArray[Any]:
-        side, size = self.layout.shard_side(what.kind, 0), self.layout.size(what.kind, 0)
+        steps = factor.bit_length() - 1
+        level = min(steps, self.layout.block_levels - 1)  # the coarsest that the block has written
+        side, size = self.layout.shard_side(what.kind, level), self.layout.size(what.kind, level)
         box = Box.at(ix * side, iy * side, side, side).intersect(Box(0, 0, size.width, size.height))
-        values = _read_level(self._maps, what, 0, box)
-        halve = halve_probabilities if what.kind == "probabilities" else halve_labels
-        for _ in range(factor.bit_length() - 1):
-            values = halve(values)
+        values = _read_level(self._maps, what, level, box)
+        for _ in range(steps - level):
+            values = halve(what.kind, values)
         return values
 
 
