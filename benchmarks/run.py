@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "codecs": (),
     "polygons": (),
     "roofline": (),
-    "end_to_end": ("--rounds", "3"),
+    "end_to_end": ("--rounds", "5"),
     "beside": (),
     "memory": (),
     "flight": (),
