@@ -95,7 +95,7 @@ def made_map(path: Path, side: int) -> Path:
     texture = np.where(noise > np.quantile(noise, 0.7), 1, 2).astype(np.uint8)
     layout = MapLayout(path.stem, Size(side, side), 0.5, 2048, 4, "uint8", BCSS[:6])
     create_maps(path, layout)
-    maps = Maps.open(path, "r+")
+    maps = Maps.open(path)
     for block in cut_blocks(layout.map_size, 2048):
         box = block.box
         labels = texture[np.ix_(np.arange(box.y0, box.y1) % 3000, np.arange(box.x0, box.x1) % 3000)]

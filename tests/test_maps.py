@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import yaozarrs
 import zarr
-import zarr.storage
 from hypothesis import given
 from hypothesis import strategies as st
 from ome_zarr_models.v05.image import Image
@@ -58,7 +57,7 @@ def content(lay: MapLayout, seed: int = 0) -> dict[tuple[int, int], dict[str, np
 
 def fill(path: Path, lay: MapLayout, seed: int = 0) -> Maps:
     create_maps(path, lay)
-    maps = Maps.open(path, "r+")
+    maps = Maps.open(path)
     blocks = content(lay, seed)
     for block in cut_blocks(lay.map_size, lay.block):
         maps.write_block(block, **blocks[block.ix, block.iy])
@@ -162,7 +161,7 @@ def test_threads_write_the_same_bytes(tmp_path: Path) -> None:
     lay = layout(block=128)
     fill(tmp_path / "a.zarr", lay)
     create_maps(tmp_path / "b.zarr", lay)
-    maps, blocks = Maps.open(tmp_path / "b.zarr", "r+"), content(lay)
+    maps, blocks = Maps.open(tmp_path / "b.zarr"), content(lay)
     with ThreadPoolExecutor(8) as pool:
         jobs = [pool.submit(maps.write_block, b, **blocks[b.ix, b.iy]) for b in cut_blocks(lay.map_size, 128)]
         for job in jobs:
@@ -177,7 +176,7 @@ def test_a_block_writes_one_shard_of_each_array_at_two_levels(tmp_path: Path) ->
     create_maps(tmp_path / "m.zarr", lay)
     before = set(tree_hash(tmp_path / "m.zarr"))
     block = list(cut_blocks(lay.map_size, lay.block))[7]
-    Maps.open(tmp_path / "m.zarr", "r+").write_block(block, **content(lay)[block.ix, block.iy])
+    Maps.open(tmp_path / "m.zarr").write_block(block, **content(lay)[block.ix, block.iy])
     key = f"{block.iy}/{block.ix}"
     assert set(tree_hash(tmp_path / "m.zarr")) - before == {
         f"{folder}/{key}"
@@ -189,7 +188,7 @@ def test_a_block_writes_one_shard_of_each_array_at_two_levels(tmp_path: Path) ->
 def test_empty_shards_are_not_written(tmp_path: Path) -> None:
     lay = layout()
     create_maps(tmp_path / "m.zarr", lay)
-    before, maps = tree_hash(tmp_path / "m.zarr"), Maps.open(tmp_path / "m.zarr", "r+")
+    before, maps = tree_hash(tmp_path / "m.zarr"), Maps.open(tmp_path / "m.zarr")
     for block in cut_blocks(lay.map_size, lay.block):
         zeros = {k: np.zeros_like(v) for k, v in content(lay)[block.ix, block.iy].items()}
         maps.write_block(block, **zeros)
@@ -204,7 +203,7 @@ def test_a_wrong_shape_is_refused(tmp_path: Path) -> None:
     block = next(cut_blocks(lay.map_size, lay.block))
     values = content(lay)[0, 0]
     with pytest.raises(ValueError, match="classes"):
-        Maps.open(tmp_path / "m.zarr", "r+").write_block(block, **{**values, "labels": values["labels"][:-1]})
+        Maps.open(tmp_path / "m.zarr").write_block(block, **{**values, "labels": values["labels"][:-1]})
 
 
 def test_pixel_centres_agree_between_levels_and_with_labels(tmp_path: Path) -> None:
@@ -343,11 +342,10 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(zarr.storage._local, "_put", full)
     monkeypatch.setattr(Path, "write_bytes", full)
     block = next(cut_blocks(lay.map_size, lay.block))
     with pytest.raises(OutputError, match=r"m\.zarr: cannot write .*No space left"):
-        Maps.open(tmp_path / "m.zarr", "r+").write_block(block, **content(lay)[0, 0])
+        Maps.open(tmp_path / "m.zarr").write_block(block, **content(lay)[0, 0])
     with pytest.raises(OutputError, match=r"n\.zarr: cannot write .*No space left"):
         create_maps(tmp_path / "n.zarr", lay)
 
@@ -370,5 +368,5 @@ def test_all_kinds_have_the_same_number_of_levels(tmp_path: Path) -> None:
     maps = fill(tmp_path / "m.zarr", layout())
     for kind in KINDS:
         assert maps.array(kind, maps.level_count - 1).shape
-        with pytest.raises(OutputError, match="damaged"):
+        with pytest.raises(OutputError, match="No such file"):
             maps.array(kind, maps.level_count)

@@ -31,7 +31,7 @@ def make(tmp_path: Path, width: int = 1600, height: int = 1000) -> tuple[ArraySl
     frame = map_frame(slide.info, 0.5)
     layout = MapLayout("array", frame.size, 0.5, 256, 4, "uint8", BCSS)
     create_maps(tmp_path / "m.zarr", layout)
-    maps = Maps.open(tmp_path / "m.zarr", "r+")
+    maps = Maps.open(tmp_path / "m.zarr")
     for block in cut_blocks(frame.size, 256):
         labels = np.zeros((block.box.height, block.box.width), np.uint8)
         labels[:, : max(0, frame.size.width // 2 - block.box.x0)] = 2

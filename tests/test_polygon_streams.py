@@ -271,7 +271,7 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
     labels = np.where(x**2 + y**2 + 40 * np.sin(x) < 120, 1, 2).astype(np.uint8)
     layout = MapLayout("blobs", Size(2048, height), 0.5, block, 8, "uint8", BCSS[:2])
     create_maps(path, layout)
-    maps = Maps.open(path, "r+")
+    maps = Maps.open(path)
     tumour = (labels == 1).reshape(block // 8, 8, block // 8, 8).mean((1, 3))
     probabilities = np.rint(255 * np.stack([tumour, 1 - tumour])).astype(np.uint8)
     for part in cut_blocks(layout.map_size, block):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from wsi_seg.errors import OutputError
 from wsi_seg.shards import ShardedArray, encode_shard
+
+AXES = ("c", "y", "x")
 
 
 def create(
@@ -25,6 +28,7 @@ def create(
         dtype=dtype,
         compressors=zarr.codecs.ZstdCodec(level=1),
         fill_value=0,
+        dimension_names=AXES[-len(shape) :],
         overwrite=True,
     )
     return reference, ShardedArray(folder, shape, np.dtype(dtype).newbyteorder("<"), shard, chunk)
@@ -47,6 +51,51 @@ def write(array: ShardedArray, values: np.ndarray) -> None:
         begin = [i * side for i, side in zip(index, array.shard, strict=True)]
         part = tuple(slice(at, at + side) for at, side in zip(begin, array.shard, strict=True))
         array.write_shard(index, values[part])
+
+
+@settings(deadline=None, max_examples=30)
+@given(case=cases())
+def test_an_array_is_described_as_zarr_does_and_opened_again(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple
+) -> None:
+    values, shard, chunk = case
+    folder = tmp_path_factory.mktemp("array")
+    _, array = create(folder, values.shape, shard, chunk, values.dtype.name)
+    expected = json.loads((folder / "zarr.json").read_bytes())
+    array.create(AXES[-values.ndim :])
+    assert json.loads((folder / "zarr.json").read_bytes()) == expected
+    assert ShardedArray.open(folder) == array
+    assert zarr.open_array(folder, mode="r").shape == values.shape
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"compressors": zarr.codecs.GzipCodec()},
+        {"compressors": None},
+        {"shards": None},
+        {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+        {"fill_value": 1},
+        {"chunk_key_encoding": {"name": "v2", "separator": "."}},
+    ],
+)
+def test_an_array_of_another_layout_is_refused(tmp_path: Path, changes: dict) -> None:
+    usual = {"shape": (8, 8), "chunks": (4, 4), "shards": (8, 8), "dtype": "uint8", "fill_value": 0}
+    usual["compressors"] = zarr.codecs.ZstdCodec(level=1)
+    zarr.create_array(tmp_path / "usual", dimension_names=("y", "x"), **usual)
+    assert ShardedArray.open(tmp_path / "usual").shape == (8, 8)
+    zarr.create_array(tmp_path / "a", dimension_names=("y", "x"), **(usual | changes))
+    with pytest.raises(OutputError, match=r"a/zarr\.json: this part of the maps is damaged"):
+        ShardedArray.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"codecs": []}', '{"zarr_format": 3, "sha'])
+def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "zarr.json").write_text(text)
+    with pytest.raises(OutputError, match=r"zarr\.json: this part of the maps is damaged"):
+        ShardedArray.open(tmp_path)
+    with pytest.raises(OutputError, match=r"absent/zarr\.json: cannot be read \(No such file"):
+        ShardedArray.open(tmp_path / "absent")
 
 
 @settings(deadline=None, max_examples=60)

@@ -239,7 +239,7 @@ class _MapsCache(threading.local):
 
     def get(self, path: str) -> Maps:
         if path not in self._maps:
-            self._maps[path] = Maps.open(Path(path), mode="r+")
+            self._maps[path] = Maps.open(Path(path))
             while len(self._maps) > OPEN_SLIDES:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(path)

@@ -17,19 +17,17 @@ or not at all. Shards without any value but 0 are not written.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
-import zarr
-import zarr.errors
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
 from wsi_seg.classes import TissueClass
 from wsi_seg.errors import OutputError, UsageError
@@ -39,7 +37,7 @@ from wsi_seg.layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.measurements import ChannelSum
 from wsi_seg.ome import image_metadata, label_metadata, labels_metadata
 from wsi_seg.pyramid import halve
-from wsi_seg.shards import PARTIAL, ZSTD_LEVEL, ShardedArray
+from wsi_seg.shards import NODE, PARTIAL, ShardedArray, write_node
 from wsi_seg.tiling import Block
 
 __all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remove_partial_files"]
@@ -72,13 +70,13 @@ def create_maps(path: Path, layout: MapLayout) -> None:
     with _writing(path):
         if aside.exists():
             shutil.rmtree(aside)
-        root = zarr.open_group(aside, mode="w-", zarr_format=3, attributes=_root_attributes(layout))
-        root.create_group("labels", attributes={"ome": labels_metadata(list(LABELS))})
+        _write_group(aside, _root_attributes(layout))
+        _write_group(aside / "labels", {"ome": labels_metadata(list(LABELS))})
         for kind in LABELS:
-            root.create_group(PATHS[kind].rstrip("/"), attributes=_label_attributes(layout, kind))
+            _write_group(aside / PATHS[kind], _label_attributes(layout, kind))
         for kind in KINDS:
             for level in range(layout.level_count):
-                _create_array(root, layout, kind, level)
+                _create_array(aside, layout, kind, level)
         aside.rename(path)
 
 
@@ -101,20 +99,22 @@ def _downsamples(layout: MapLayout, kind: Kind) -> list[int]:
     return [layout.downsample(kind, level) for level in range(layout.level_count)]
 
 
-def _create_array(root: zarr.Group, layout: MapLayout, kind: Kind, level: int) -> None:
+def _write_group(path: Path, attributes: dict[str, Any]) -> None:
+    write_node(path, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
+
+
+def _create_array(store: Path, layout: MapLayout, kind: Kind, level: int) -> None:
     size, side = layout.size(kind, level), layout.shard_side(kind, level)
-    channels = (len(layout.channels),) if kind == "probabilities" else ()
     chunk = layout.chunk_side(kind, level)
-    root.create_array(
-        f"{PATHS[kind]}{level}",
+    image = kind == "probabilities"
+    channels = (len(layout.channels),) if image else ()
+    ShardedArray(
+        store / f"{PATHS[kind]}{level}",
         shape=(*channels, size.height, size.width),
-        dtype=layout.probability_dtype if kind == "probabilities" else "uint8",
-        chunks=(*(1 for _ in channels), chunk, chunk),
-        shards=(*channels, side, side),
-        compressors=ZstdCodec(level=ZSTD_LEVEL),
-        fill_value=0,
-        dimension_names=("c", "y", "x") if channels else ("y", "x"),
-    )
+        dtype=np.dtype(layout.probability_dtype if image else "uint8").newbyteorder("<"),
+        shard=(*channels, side, side),
+        chunk=(*(1 for _ in channels), chunk, chunk),
+    ).create(("c", "y", "x") if image else ("y", "x"))
 
 
 @dataclass(frozen=True)
@@ -123,25 +123,23 @@ class Maps:
 
     path: Path
     layout: MapLayout
-    group: zarr.Group
 
     @classmethod
-    def open(cls, path: Path, mode: Literal["r", "r+"] = "r") -> Maps:
+    def open(cls, path: Path) -> Maps:
         """Open the store at `path`.
 
         Raises:
             OutputError: there is no store, it is damaged, or it was not made by this package.
         """
         try:
-            group = zarr.open_group(path, mode=mode, zarr_format=3)
-            layout = MapLayout.from_json(cast(dict[str, Any], group.attrs[LAYOUT_KEY]))
+            attributes = json.loads((path / NODE).read_bytes())["attributes"]
+            return cls(path, MapLayout.from_json(attributes[LAYOUT_KEY]))
         except OSError as error:
             raise OutputError(f"{path}: cannot open the maps ({error.strerror or error})") from error
-        except (zarr.errors.BaseZarrError, KeyError, TypeError, ValueError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, UsageError) as error:
             raise OutputError(
                 f"{path}: these are no maps of wsi_seg, or they are damaged ({error})"
             ) from error
-        return cls(path, layout, group)
 
     @property
     def mpp(self) -> float:
@@ -191,22 +189,12 @@ class Maps:
             OutputError: it is damaged.
         """
         if (kind, level) not in self._arrays:
-            self._arrays[kind, level] = self._open_array(f"{PATHS[kind]}{level}")
+            self._arrays[kind, level] = ShardedArray.open(self.path / f"{PATHS[kind]}{level}")
         return self._arrays[kind, level]
 
     @cached_property
     def _arrays(self) -> dict[tuple[Kind, int], ShardedArray]:
         return {}
-
-    def _open_array(self, name: str) -> ShardedArray:
-        try:
-            array = self.group[name]
-        except (KeyError, ValueError, zarr.errors.BaseZarrError) as error:
-            raise OutputError(f"{self.path / name}: this part of the maps is damaged ({error})") from error
-        if not isinstance(array, zarr.Array) or array.shards is None:
-            raise OutputError(f"{self.path / name}: this is no array of shards; these are no maps of wsi_seg")
-        dtype = np.dtype(array.dtype).newbyteorder("<")
-        return ShardedArray(self.path / name, array.shape, dtype, array.shards, array.chunks)
 
     def write_block(
         self,

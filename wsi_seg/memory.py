@@ -10,7 +10,7 @@ from wsi_seg.slide import SOURCE_SIDE
 from wsi_seg.stitch import StitchSettings
 from wsi_seg.tiling import Grid
 
-# Resident memory of the interpreter with torch, zarr and the readers loaded, without any work; measured with
+# Resident memory of the interpreter with torch and the readers loaded, without any work; measured with
 # benchmarks/memory.py, and a tenth more, as what stages leave behind stays with the process.
 BASE_BYTES = 950 * 2**20
 READER_CACHE_BYTES = 48 * 2**20

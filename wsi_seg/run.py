@@ -255,7 +255,7 @@ class _SlideRun:
     def _mark(self, records: Sequence[BlockRecord], *, fault: int) -> None:
         """Say in the coverage layer what became of the tissue of blocks for which nothing was written."""
         failed = {(record.ix, record.iy) for record in records if not record.written}
-        maps = Maps.open(self.store, mode="r+") if failed else None
+        maps = Maps.open(self.store) if failed else None
         for planned in self.plan.blocks:
             block = planned.block
             if maps is not None and (block.ix, block.iy) in failed:

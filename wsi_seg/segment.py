@@ -107,4 +107,4 @@ def build_pyramids(execution: Execution, kinds: Container[Kind] = KINDS) -> None
 
 def _build_shard(job: tuple[str, ShardRef]) -> None:
     path, shard = job
-    Maps.open(Path(path), mode="r+").build_shard(shard)
+    Maps.open(Path(path)).build_shard(shard)

@@ -5,14 +5,16 @@ order, its offset and number of bytes, both 2^64 - 1 where it holds nothing but 
 index (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/). zarr makes and reads the same
 files, but takes the cores two to three times as long, which is what a GPU waits for; its pipeline in Rust
 (zarrs) is as quick as this, and writes shards in place, of which a killed run leaves halves. See
-`benchmarks/codecs.py`.
+`benchmarks/codecs.py`. What `zarr.json` says of an array is written here as well: a slide has two dozen of
+them, and zarr would take half a second of each start.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.errors import OutputError
+
+# The file of a group or an array that says what it is.
+NODE = "zarr.json"
 
 # Higher levels take longer and save nothing worth it.
 ZSTD_LEVEL = 1
@@ -47,6 +52,65 @@ class ShardedArray:
     shard: tuple[int, ...]
     """Shape of a shard; a multiple of `chunk`. Those at the array's end may reach beyond it."""
     chunk: tuple[int, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> ShardedArray:
+        """Open an array that `create` has made.
+
+        Raises:
+            OutputError: there is none, or it is damaged or laid out in another way.
+        """
+        path = folder / NODE
+        try:
+            found = json.loads(path.read_bytes())
+            shard = found["chunk_grid"]["configuration"]["chunk_shape"]
+            chunk = found["codecs"][0]["configuration"]["chunk_shape"]
+            dtype = np.dtype(found["data_type"]).newbyteorder("<")
+            array = cls(folder, tuple(found["shape"]), dtype, tuple(shard), tuple(chunk))
+            if found | {"attributes": {}} != array._document(found["dimension_names"]):
+                raise ValueError("its values are not laid out as wsi_seg does")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{path}: this part of the maps is damaged ({error})") from error
+        return array
+
+    def create(self, names: Sequence[str]) -> None:
+        """Make the folder, in which all values are 0.
+
+        Args:
+            names: of the axes.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_node(self.folder, self._document(names))
+
+    def _document(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return what `zarr.json` says: https://zarr-specs.readthedocs.io/en/latest/v3/core/."""
+        little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+        sharding = {
+            "chunk_shape": list(self.chunk),
+            "codecs": [
+                {"name": "bytes"} if self.dtype.itemsize == 1 else little,
+                {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+            ],
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        }
+        return {
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.shard)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": self.dtype.type(0).item(),
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {},
+            "dimension_names": list(names),
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
 
     @property
     def ndim(self) -> int:
@@ -145,6 +209,12 @@ class ShardedArray:
 
     def _path(self, index: tuple[int, ...]) -> Path:
         return self.folder.joinpath("c", *map(str, index))
+
+
+def write_node(folder: Path, document: dict[str, Any]) -> None:
+    """Make the folder of a group or an array with its `zarr.json`; OSError where it cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NODE).write_bytes(json.dumps(document, indent=2).encode())
 
 
 def encode_shard(values: NDArray[Any], shard: tuple[int, ...], chunk: tuple[int, ...]) -> bytes | None:
