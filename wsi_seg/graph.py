@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from dask.base import compute
 from dask.delayed import delayed
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
 
 from wsi_seg.errors import Interrupted
 from wsi_seg.jobs import end_passes, open_passes, stoppable
@@ -135,12 +137,12 @@ class LocalWorkers(Workers):
                 for key, job in jobs
             ]
             if self._synchronous:
-                self._compute(tasks, on_result, scheduler="synchronous")
+                self._compute(tasks, on_result, scheduler=get_sync)
             elif self._shared is not None:
-                self._compute(tasks, on_result, scheduler="threads", pool=self._shared)
+                self._compute(tasks, on_result, scheduler=get_threaded, pool=self._shared)
             else:
                 with ThreadPoolExecutor(threads, "block") as pool:
-                    self._compute(tasks, on_result, scheduler="threads", pool=pool)
+                    self._compute(tasks, on_result, scheduler=get_threaded, pool=pool)
 
     def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
         """See `Workers.call`; it is done in the caller's thread, beside the blocks of other slides."""
@@ -152,6 +154,7 @@ class LocalWorkers(Workers):
         def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
             on_result(result)
 
+        # Schedulers are given as functions: for the name of one, Dask first imports `distributed`, for 0.2 s.
         # (start, start_state, pretask, posttask, finish), as dask.callbacks.Callback has them. As a context
         # manager that would be called for what other threads compute, too.
         callback = (None, None, None, finished, None)
