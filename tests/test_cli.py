@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -68,6 +70,25 @@ def test_run_prints_the_result_and_the_notice(small_png: Path, tiny_model: Path,
     again = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5)
     assert again.exit_code == 0
     assert "skipped" in again.stdout
+
+
+def test_packages_without_metadata_do_not_end_a_run(
+    small_png: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.metadata.version
+
+    def as_conda_has_it(name: str) -> str:
+        if name in ("pillow", "openslide-bin"):  # one whose module says its version, one that is not there
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", as_conda_has_it)
+    monkeypatch.setitem(sys.modules, "openslide_bin", None)
+    result = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5)
+    assert result.exit_code == 0, result.output
+    versions = json.loads((tmp_path / "small" / "manifest.json").read_text())["versions"]
+    assert (versions["pillow"], versions["openslide-bin"]) == (PIL.__version__, "unknown")
+    assert versions["torch"] == real("torch")
 
 
 def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_a_slide_without_tumour(

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wsi_seg"
 
 # Modules and packages of wsi_seg; a package stands for all that is in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "classes", "data", "process", "allocator", "ahead"),
+    ("errors", "geometry", "classes", "data", "process", "allocator", "ahead", "versions"),
     (
         "slide",
         "card",

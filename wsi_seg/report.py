@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import platform
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import wsi_seg
 from wsi_seg.bottleneck import bottleneck
 from wsi_seg.classes import ClassGroup
 from wsi_seg.graph import Flight
@@ -23,6 +20,7 @@ from wsi_seg.outlines import GroupOutlines, size_histogram
 from wsi_seg.plan import ModelFacts, SegmentationPlan
 from wsi_seg.process import peak_memory_bytes
 from wsi_seg.settings import RunSettings
+from wsi_seg.versions import versions
 
 UM2_PER_MM2 = 1e6
 
@@ -48,6 +46,8 @@ class RunFacts:
     seconds: dict[str, float]
     """Wall time per stage of the driver."""
     started: datetime
+    versions: Mapping[str, str]
+    """See `result_versions`."""
     flight: Flight
     """Tasks of the run, and of others on the same workers meanwhile or before."""
     forward_seconds: float | None = None
@@ -154,7 +154,7 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
         "maps_key": plan.key,
         "started": facts.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": facts.versions,
         "slide": dataclasses.asdict(slide),
         "frame": dataclasses.asdict(plan.frame),
         "origin_subtracted_l0": [bounds.x0, bounds.y0] if subtract and bounds is not None else [0, 0],
@@ -187,10 +187,6 @@ def _settings(settings: RunSettings) -> dict[str, Any]:
     return plain
 
 
-def versions() -> dict[str, str]:
+def result_versions() -> dict[str, str]:
     """Return the versions of this package, of Python and of what can change a result."""
-    return {
-        "wsi-seg": wsi_seg.__version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in VERSIONED},
-    }
+    return versions(VERSIONED)

@@ -37,7 +37,7 @@ from wsi_seg.pages.slide import write_slide_page
 from wsi_seg.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.readers import open_slide
 from wsi_seg.remote_results import results_folder
-from wsi_seg.report import RunFacts, manifest, run_key, summarise
+from wsi_seg.report import RunFacts, manifest, result_versions, run_key, summarise
 from wsi_seg.request import request_key
 from wsi_seg.results import (
     MANIFEST,
@@ -197,7 +197,7 @@ class _SlideRun:
         groups: tuple[ClassGroup, ...],
         progress: Progress,
     ) -> None:
-        self.started = datetime.now(UTC)
+        self.started, self.versions = datetime.now(UTC), result_versions()
         self.seconds: dict[str, float] = {}
         self.slide, self.model, self.groups = slide, model, groups
         self.progress = progress
@@ -291,6 +291,7 @@ class _SlideRun:
             self.blocks_before,
             self.seconds,
             self.started,
+            self.versions,
             self.flight,
             self._forward_seconds(),
             request,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from wsi_seg.card import ModelCard
 from wsi_seg.evaluate.section import Example, Section
 from wsi_seg.evaluate.tables import section_table
-from wsi_seg.report import versions
+from wsi_seg.report import result_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Subject:
     """Device, precision and the like, for the record."""
     folder: Path | None = None
     """Of the model, which may hold the log of its training."""
+    versions: dict[str, str] = field(default_factory=result_versions)
+    """Of packages, as they were when the evaluation began."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what metrics.json says of it."""
@@ -90,7 +92,7 @@ def finish(
         "key": evaluation_key(subject, data),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((ended - started).total_seconds(), 3),
-        "versions": versions(),
+        "versions": subject.versions,
         "model": subject.to_json(),
         "data": data,
         "bootstrap": asdict(bootstrap),

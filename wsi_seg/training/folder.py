@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import shutil
@@ -17,6 +16,7 @@ from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.errors import OutputError
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
+from wsi_seg.versions import package_version
 
 CONFIG = "train.yaml"
 DATA = "data.json"
@@ -120,5 +120,5 @@ def _record(config: TrainConfig, data: TrainingData) -> dict[str, str]:
 
 
 def _environment() -> dict[str, Any]:
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    packages = {name: package_version(name) for name in PACKAGES}
     return {"python": sys.version.split()[0], "platform": platform.platform(), "packages": packages}
