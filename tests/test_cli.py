@@ -78,16 +78,16 @@ def test_packages_without_metadata_do_not_end_a_run(
     real = importlib.metadata.version
 
     def as_conda_has_it(name: str) -> str:
-        if name in ("pillow", "openslide-bin"):  # one whose module says its version, one that is not there
+        if name in ("pillow", "tiffslide"):  # one whose module says its version, one that is not there
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", as_conda_has_it)
-    monkeypatch.setitem(sys.modules, "openslide_bin", None)
+    monkeypatch.setitem(sys.modules, "tiffslide", None)
     result = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5)
     assert result.exit_code == 0, result.output
     versions = json.loads((tmp_path / "small" / "manifest.json").read_text())["versions"]
-    assert (versions["pillow"], versions["openslide-bin"]) == (PIL.__version__, "unknown")
+    assert (versions["pillow"], versions["tiffslide"]) == (PIL.__version__, "unknown")
     assert versions["torch"] == real("torch")
 
 

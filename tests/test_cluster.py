@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.slow_writer import Peaks, SlowWriter
@@ -28,11 +29,12 @@ from wsi_seg.config import RunConfig
 from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.geometry import Size
 from wsi_seg.jobs import PredictorRecipe
-from wsi_seg.launch import open_workers
+from wsi_seg.launch import open_workers, visible_device
 from wsi_seg.plan import PlanSettings
 from wsi_seg.run import load_model, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
+from wsi_seg.worker_processes import stay_near_gpu
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -202,12 +204,73 @@ def test_gpus_are_shared_evenly() -> None:
         RunConfig(gpus=(0, 1), workers=3).worker_settings((0, 1))
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_each_process_sees_only_its_gpu(processes: int) -> None:
+MIG = "MIG-GPU-5fe9e1a1-24d0-5a4e-9d7e-5d1c3b1c2f10/1/0"
+
+
+@pytest.mark.parametrize(
+    ("parent", "index", "own"),
+    [
+        (None, 3, "3"),
+        ("2,3", 0, "2"),
+        ("2,3", 1, "3"),
+        (" 7 , 5", 1, "5"),
+        ("GPU-8932f937,GPU-d72c 8a12", 1, "GPU-d72c 8a12"),
+        (f"{MIG},MIG-0b1c", 0, MIG),
+        ("1,-1,2", 0, "1"),
+    ],
+)
+def test_a_process_gets_the_entry_of_its_parents_list(parent: str | None, index: int, own: str) -> None:
+    assert visible_device(parent, index) == own
+
+
+@pytest.mark.parametrize(
+    ("parent", "index"), [("", 0), ("-1", 0), ("2,3", 2), ("1,-1,2", 1), ("0,0", 0), ("NoDevFiles", 0)]
+)
+def test_what_the_parents_list_does_not_show_is_refused(parent: str, index: int) -> None:
+    with pytest.raises(UsageError, match=f"CUDA_VISIBLE_DEVICES='{parent}'.*{index}"):
+        visible_device(parent, index)
+
+
+def test_a_process_sees_only_a_gpu_that_a_scheduler_gave_to_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-d72c8a12")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "4,5")
+    with open_workers(WorkerSettings(processes=2, threads=1, gpus=(0, 1))) as workers:
+        seen = set(execute(workers, gpu_slowly, range(8)))
+    assert sorted(gpus for _, *gpus in seen) == [["6", "4"], ["GPU-d72c8a12", "5"]]
+
+
+def test_gpus_are_checked_against_those_that_are_visible(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line on a machine whose scheduler gave two GPUs to this process."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    command = ["run", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--model", str(tiny_model)]
+
+    def said(gpus: str) -> str:
+        result = CliRunner().invoke(app, [*command, "--gpus", gpus])
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+        return result.stderr
+
+    assert "gpus 2,3: this machine has 0,1, numbered as in CUDA_VISIBLE_DEVICES=2,3" in said("2,3")
+    assert "named twice" in said("1,1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "no CUDA device is available on this machine (CUDA_VISIBLE_DEVICES='')" in said("0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_process_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = 4
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with open_workers(WorkerSettings(processes=processes, threads=1, gpus=(3, 5))) as workers:
         seen = set(execute(workers, gpu_slowly, range(4 * processes)))
     assert len(seen) == processes
-    assert sorted(gpu for _, gpu in seen) == sorted(["3", "5"] * (processes // 2))
+    assert sorted(gpu for _, gpu, _ in seen) == sorted(["3", "5"] * (processes // 2))
 
 
 def cores_of_this_process(_: int) -> set[int]:
@@ -219,18 +282,25 @@ def test_a_process_stays_near_its_gpu_where_dask_cuda_tells_which_cores_are(
 ) -> None:
     """With a stand-in for dask-cuda, whose `get_cpu_affinity` asks the driver of NVIDIA."""
     cores = sorted(os.sched_getaffinity(0))
-    near = {3: cores[:1], 5: cores[-1:]}
+    near = {3: cores[:1], 5: cores[-1:], 7: [*cores, 9999], 9: [9999]}
     (tmp_path / "dask_cuda").mkdir()
     (tmp_path / "dask_cuda" / "__init__.py").touch()
     (tmp_path / "dask_cuda" / "utils.py").write_text(f"get_cpu_affinity = {near}.__getitem__\n")
     monkeypatch.syspath_prepend(tmp_path)
     with open_workers(WorkerSettings(processes=1, threads=1, gpus=(5,))) as workers:
         assert execute(workers, cores_of_this_process, [0]) == [set(near[5])]
+    # Never on cores that were not given to it.
+    kept: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, chosen: kept.append(set(chosen)))
+    for gpu in ("7", "9"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu)
+        stay_near_gpu()
+    assert kept == [set(cores)]
 
 
-def gpu_slowly(_: int) -> tuple[int, str | None]:
+def gpu_slowly(_: int) -> tuple[int, str | None, str | None]:
     time.sleep(0.2)
-    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("HIP_VISIBLE_DEVICES")
 
 
 def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120.0
 LOOK_SECONDS = 0.1
+CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
+# ROCm's name for the same; it goes before CUDA's there.
+HIP_DEVICES = "HIP_VISIBLE_DEVICES"
+# An entry of these lists: a number, the UUID of a GPU or of a part of one, or the beginning of a UUID.
+DEVICE_ENTRY = re.compile(r"\+?\d|GPU-|MIG-")
 # Processes of this machine are only ever ended by what they do: a block that ended one is then tried alone.
 LOCAL_CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
@@ -104,13 +111,62 @@ def _wait_for_workers(client: Client, count: int, processes: WorkerProcesses) ->
 
 
 def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
-    """Return what the environment of each process has beside the driver's."""
+    """Return what the environment of each process has besides the driver's."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // settings.processes))
     shared: dict[str, str] = {"OMP_NUM_THREADS": threads}
     if not settings.gpus:
         return [shared] * settings.processes
     gpus = itertools.islice(itertools.cycle(settings.gpus), settings.processes)
-    return [{**shared, "CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in gpus]
+    return [{**shared, **_one_device(gpu)} for gpu in gpus]
+
+
+def _one_device(index: int) -> dict[str, str]:
+    """Return the environment in which a process sees one of this process's devices alone."""
+    own = {CUDA_DEVICES: visible_device(os.environ.get(CUDA_DEVICES), index)}
+    if os.environ.get(HIP_DEVICES):
+        own[HIP_DEVICES] = visible_device(os.environ[HIP_DEVICES], index)
+    return own
+
+
+def visible_device(parent: str | None, index: int) -> str:
+    """Return the `CUDA_VISIBLE_DEVICES` of a process that is to see one device alone.
+
+    Args:
+        parent: that of this process, such as a scheduler has set it; None: all devices are visible.
+        index: number of the device among those visible to this process, from 0.
+
+    Returns:
+        The parent's entry, verbatim: a number, a GPU's UUID or a MIG name.
+
+    Raises:
+        UsageError: the parent's list has fewer devices.
+    """
+    if parent is None:
+        return str(index)
+    entries = [entry.strip() for entry in parent.split(",")]
+    # As CUDA reads it: up to the first entry that is no device (such as -1); a repeated one leaves nothing.
+    visible = list(itertools.takewhile(DEVICE_ENTRY.match, entries))
+    if len(set(visible)) < len(visible) or not 0 <= index < len(visible):
+        raise UsageError(
+            f"{CUDA_DEVICES}={parent!r}: names no device number {index}; correct it, or give other --gpus"
+        )
+    return visible[index]
+
+
+def check_gpus(chosen: Sequence[int], visible: Sequence[int]) -> None:
+    """Check a choice of GPUs against those that this process sees.
+
+    Raises:
+        UsageError: there is no such GPU, or one is named twice.
+    """
+    said = ",".join(map(str, chosen))
+    if not set(chosen) <= set(visible):
+        there = ",".join(map(str, visible))
+        listed = os.environ.get(CUDA_DEVICES)
+        counted = "" if listed is None else f", numbered as in {CUDA_DEVICES}={listed}"
+        raise UsageError(f"gpus {said}: this machine has {there}{counted}")
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"gpus {said}: one is named twice; name it once, and give --workers to share it")
 
 
 def _on_slurm(settings: WorkerSettings) -> Workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,9 @@ def cuda_devices() -> tuple[int, ...]:
 
     devices = found()
     if not devices:
-        raise UsageError("--gpus: no CUDA device is available on this machine; leave it out")
+        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
+        raise UsageError(f"--gpus: no CUDA device is available on this machine{why}; leave it out")
     return devices
 
 

@@ -59,7 +59,8 @@ class WorkerSettings:
     threads: int = 2
     """Blocks in flight in each process."""
     gpus: tuple[int, ...] = ()
-    """CUDA devices of this machine, each with as many of the processes."""
+    """CUDA devices of this machine, as numbered among those that this process sees, each with as many of the
+    processes."""
     cluster: Path | None = None
     """YAML file with the arguments of dask-jobqueue's SLURMCluster."""
 

@@ -177,12 +177,14 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _stay_near_gpu() -> None:
-    """Keep to the cores next to this process's GPU, where dask-cuda is there and tells which these are."""
+def stay_near_gpu() -> None:
+    """Keep to those of this process's cores that are next to its GPU, where dask-cuda can name them."""
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if gpu.isdecimal() and importlib.util.find_spec("dask_cuda") is not None:
-        cores = importlib.import_module("dask_cuda.utils").get_cpu_affinity(int(gpu))
-        os.sched_setaffinity(0, cores)
+        near = importlib.import_module("dask_cuda.utils").get_cpu_affinity(int(gpu))
+        cores = os.sched_getaffinity(0).intersection(near)  # none that a scheduler has not given us
+        if cores:
+            os.sched_setaffinity(0, cores)
 
 
 def main() -> None:
@@ -193,7 +195,7 @@ def main() -> None:
     from wsi_seg.allocator import keep_freed_memory
 
     keep_freed_memory()
-    _stay_near_gpu()
+    stay_near_gpu()
     threading.Thread(target=_end_with_input, name="driver", daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.ERROR)
     _serve(start)

@@ -153,14 +153,12 @@ def _tasks(
 ) -> tuple[list[SlideTask], WorkerSettings]:
     """Return what to do with each slide, and where; each model is looked up once."""
     from wsi_seg.batch import SlideTask
+    from wsi_seg.launch import check_gpus
     from wsi_seg.run import Model, cuda_devices, load_model
 
     gpus = cuda_devices() if config.gpus else ()
     where = config.worker_settings(gpus)
-    if not set(where.gpus) <= set(gpus):
-        raise UsageError(
-            f"gpus {','.join(map(str, where.gpus))}: this machine has {','.join(map(str, gpus))}"
-        )
+    check_gpus(where.gpus, gpus)
     models: dict[tuple[object, ...], Model] = {}
     tasks = []
     for slide in inputs:
