@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 import wsi_seg.run
@@ -24,6 +25,7 @@ from wsi_seg.geometry import Size
 from wsi_seg.maps import Maps
 from wsi_seg.readers import open_slide
 from wsi_seg.request import request_key
+from wsi_seg.results import ResultsFolder
 from wsi_seg.run import load_model
 from wsi_seg.settings import WorkerSettings
 from wsi_seg.slide import Slide
@@ -186,19 +188,137 @@ def test_what_nobody_foresaw_fails_one_slide_and_is_in_its_log(
     assert "failing" in json.loads(log.read_text().splitlines()[-1])["traceback"]
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three tiny slides, which are done in no time."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, name in enumerate("abc"):
+        pixels = np.random.default_rng(seed).integers(60, 200, (96, 128, 3), np.uint8)
+        tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="rgb", tile=(64, 64))
+    return folder
+
+
+@pytest.fixture
+def quick(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    return (*arguments, "--mpp", 0.5, "--tissue", "none")
+
+
+def test_a_long_name_costs_nothing_and_one_that_no_folder_can_have_one_slide(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    long, longer = "n" * 248, "é" * 128
+    table = tmp_path / "t.csv"
+    rows = (f"{pictures / 'a.tif'},{long}a", f"{pictures / 'b.tif'},{longer}", f"{pictures / 'c.tif'},c")
+    table.write_text("slide,name\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    with claimed(ResultsFolder(out, f"{long}b").claim):  # another name with the same beginning
+        result = call("run", table, "-o", out, *quick)
+    assert result.exit_code == 3, result.output
+    statuses = {name: row["status"] for name, row in by_name(out / "batch.csv").items()}
+    assert statuses == {f"{long}a": "done", longer: "failed", "c": "done"}
+    assert result.stderr.count("error: ") == 1 and "a name of 256 bytes" in result.stderr
+    assert (out / f"{long}a" / "manifest.json").is_file() and len(list((out / "logs").iterdir())) == 2
+    assert "2 skipped, 1 failed" in call("run", table, "-o", out, *quick).stdout
+
+
+def test_what_nobody_foresaw_and_cannot_even_be_logged_fails_one_slide(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = wsi_seg.run.find_tissue
+
+    def failing(slide: Slide, *rest: Any, **more: Any) -> Any:
+        if slide.info.name == "a":
+            raise ZeroDivisionError("nobody foresaw this")
+        return real(slide, *rest, **more)
+
+    monkeypatch.setattr(wsi_seg.run, "find_tissue", failing)
+    (tmp_path / "logs" / "a.jsonl").mkdir(parents=True)
+    # What people do to a table with a spreadsheet: Latin-1, cells beyond the header, words for numbers.
+    (tmp_path / "batch.csv").write_bytes("slide,name,seconds\nä.svs,ä,n/a,more\n".encode("latin-1"))
+    result = call("run", pictures, "-o", tmp_path, *quick)
+    assert result.exit_code == 3, result.output
+    rows = by_name(tmp_path / "batch.csv")
+    assert {rows[name]["status"] for name in "bc"} == {"done"}
+    assert rows["a"]["reason"].startswith("unexpected ZeroDivisionError: nobody foresaw this (")
+    assert "cannot write the log" in rows["a"]["reason"] and len(rows) == 4
+    plans = call("run", pictures, "-o", tmp_path / "none", *quick, "--dry-run")
+    assert plans.exit_code == 3 and "2 of 3 slides can be run" in plans.stdout
+    assert plans.stderr == f"error: {pictures / 'a.tif'}: unexpected ZeroDivisionError: nobody foresaw this\n"
+
+
+def test_a_batch_that_ends_before_its_time_leaves_no_slide_running(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_seg.cli.batch._describe_result", lambda _: 1 / 0)
+    result = call("run", pictures, "-o", tmp_path, *quick)
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert "running" not in {row["status"] for row in by_name(tmp_path / "batch.csv").values()}
+
+
+def test_a_terminal_without_the_characters_costs_no_slide(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "样本").mkdir()
+    shutil.copy(pictures / "a.tif", tmp_path / "样本" / "样.tif")
+    in_latin_1 = CliRunner(charset="iso8859-1")
+    arguments = ["run", str(tmp_path / "样本"), "-o", str(tmp_path / "out"), *map(str, quick)]
+    result = in_latin_1.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert r"\u6837" in result.stdout and r"\u2192" in result.stdout
+    shown = in_latin_1.invoke(app, [*arguments, "--json"])
+    assert json.loads(shown.stdout)[0]["folder"] == str(tmp_path / "out" / "样")
+    assert in_latin_1.invoke(app, ["run", "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize(("broken", "code"), [("pipe", 0), ("full disk", 1)])
+def test_output_that_nobody_takes_ends_no_batch(
+    pictures: Path,
+    quick: tuple[object, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    broken: str,
+    code: int,
+) -> None:
+    if broken == "pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    with os.fdopen(writing, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as ended:
+            app(["run", str(pictures), "-o", str(tmp_path), *map(str, quick)])
+    assert ended.value.code == code
+    assert {row["status"] for row in read_csv(tmp_path / "batch.csv")} == {"done"}
+    said = capfd.readouterr().err
+    assert said.count("error: stdout: cannot be written") == code and "Traceback" not in said
+
+
 def test_a_slide_that_another_run_is_at_is_left_to_it(
     slides: Path, arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
+    both = ("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
     with claimed(tmp_path / ".a.claim"):
-        result = call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
-        assert result.exit_code == 3, result.output
+        result = call(*both)
+        assert result.exit_code == 0, result.output
+        assert "2 slides: 1 done, 1 locked by another run, skipped" in result.stdout
         rows = by_name(tmp_path / "batch.csv")
-        assert (rows["a"]["status"], rows["b"]["status"]) == ("claimed", "done")
+        assert (rows["a"]["status"], rows["b"]["status"]) == ("locked", "done")
         assert f"process {os.getpid()}" in rows["a"]["reason"]
-        assert result.stderr.count("error: ") == 1  # though it was looked at twice
+        assert result.stdout.count("a.svs: locked") == 1  # though it was looked at twice
+        assert "error: " not in result.stderr and not (tmp_path / "failed.csv").exists()
         alone = call("run", slides / "a.svs", "-o", tmp_path, *arguments)
-        assert alone.exit_code == 1 and "another run is at work" in alone.stderr
-    assert call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments).exit_code == 0
+        assert alone.exit_code == 0 and "a.svs: locked by another run, skipped" in alone.stdout
+        with claimed(tmp_path / ".b.claim"):
+            all_locked = call(*both, "--overwrite")
+            assert all_locked.exit_code == 0 and "2 locked by another run, skipped" in all_locked.stdout
+            rows = json.loads(call(*both, "--overwrite", "--json").stdout)
+            assert [row["status"] for row in rows] == ["locked", "locked"]
+        failed = call("run", slides / "a.svs", slides / "broken.svs", "-o", tmp_path, *arguments)
+        assert failed.exit_code == 1  # nothing done, and something failed
+    (tmp_path / "batch.csv").unlink()
+    assert call(*both).exit_code == 0
     assert {row["status"] for row in read_csv(tmp_path / "batch.csv")} == {"done", "skipped"}
 
 

@@ -1,6 +1,7 @@
 """Many slides: a few at a time, on shared workers, so that the tail of one does not leave them idle.
 
-Each slide is on its own: what goes wrong with one is said in its row, and the others go on.
+Each slide is on its own: whatever goes wrong with one, foreseen or not, is said in its row, and the others
+continue. That is decided in one place, `Batch._end`, from what the slide's thread raised.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from wsi_seg.batch_table import BATCH, FAILED, BatchTable, Row
 from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, WsiSegError
@@ -25,7 +26,7 @@ from wsi_seg.pages.batch import write_batch_page
 from wsi_seg.plan import SegmentationPlan
 from wsi_seg.remote import is_remote
 from wsi_seg.remote_results import local_folder, upload_files
-from wsi_seg.results import REPORT
+from wsi_seg.results import REPORT, short_name
 from wsi_seg.run import Model, Progress, SlideResult, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
 
@@ -107,7 +108,8 @@ class Batch:
             try:
                 for group in self._by_model():
                     self._run_group(group, at_once, workers, progress)
-                self._look_again(workers, progress)
+                # The others may have finished meanwhile what they had locked.
+                self._run_group(self._locked(), 1, workers, progress, last=True)
             finally:
                 self._write_table()
         return self.rows
@@ -127,8 +129,17 @@ class Batch:
         for model in models:
             yield [number for number in numbers if self._tasks[number].model.predictor == model]
 
+    def _locked(self) -> list[int]:
+        return [number for number, row in enumerate(self.rows) if row.status == "locked"]
+
     def _run_group(
-        self, numbers: Sequence[int], at_once: int, workers: Workers, progress: BatchProgress
+        self,
+        numbers: Sequence[int],
+        at_once: int,
+        workers: Workers,
+        progress: BatchProgress,
+        *,
+        last: bool = False,
     ) -> None:
         todo = iter(numbers)
         with ThreadPoolExecutor(at_once, "slide") as pool:
@@ -141,23 +152,23 @@ class Batch:
                         return
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        self._end(future, running.pop(future), progress)
-            except (KeyboardInterrupt, WsiSegError) as error:
-                self._stop(workers, running, progress)
-                if isinstance(error, KeyboardInterrupt):
-                    raise Interrupted(GO_ON) from None
-                raise
+                        self._end(future, running.pop(future), progress, last=last)
+            except KeyboardInterrupt:
+                raise Interrupted(GO_ON) from None
+            finally:
+                if running:  # the batch ends here, whatever for
+                    self._stop(workers, running, progress)
 
     def _run_slide(self, number: int, workers: Workers, progress: BatchProgress) -> SlideResult:
         """Run one slide in a thread of its own."""
         task, row = self._tasks[number], self.rows[number]
-        row.status, row.log = "running", self._local / LOGS / f"{task.slide.name}.jsonl"
+        row.status, row.log = "running", log_file(self._local, task.slide.name)
         start = time.perf_counter()
         watch = progress.slide_started(row)
         try:
             with slide_log(row.log) as log:
                 try:
-                    return segment_slide(
+                    result = segment_slide(
                         task.slide.path,
                         self._out,
                         task.model,
@@ -169,6 +180,8 @@ class Batch:
                 except WsiSegError as error:
                     logger.error("%s", error)
                     raise
+            _enter_facts(row, result.summary)
+            return result
         finally:
             row.seconds = time.perf_counter() - start
 
@@ -177,7 +190,7 @@ class Batch:
     ) -> None:
         """Enter the end of a slide into its row; raise what ends the whole batch.
 
-        A slide that another run is at has not come to its end before the `last` look at it.
+        A slide that another run has locked has not come to its end before the `last` look at it.
         """
         row, error = self.rows[number], future.exception()
         result = future.result() if error is None else None
@@ -187,11 +200,11 @@ class Batch:
             row.status = "interrupted"
         else:
             assert error is not None
-            row.status = "claimed" if isinstance(error, ClaimedError) else "failed"
+            row.status = "locked" if isinstance(error, ClaimedError) else "failed"
             row.reason = self._reason(row, error)
         if error is not None and _ends_all(error):
             raise error
-        if row.status != "claimed" or last:
+        if row.status != "locked" or last:
             progress.slide_ended(row, result, error)
         if self._keep_table:
             self._table.changed()
@@ -200,11 +213,14 @@ class Batch:
         """Return one line; what nobody foresaw goes into the slide's log with all that Python knows of it."""
         if isinstance(error, WsiSegError):
             return str(error)
-        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        reason = unforeseen(error)
         assert row.log is not None
-        with slide_log(row.log) as log:
-            log.begin()
-            logger.error("%s", reason, exc_info=error)
+        try:
+            with slide_log(row.log) as log:
+                log.begin()
+                logger.error("%s", reason, exc_info=error)
+        except OutputError as refused:
+            return f"{reason} ({refused})"
         return reason
 
     def _stop(
@@ -222,15 +238,6 @@ class Batch:
             error = future.exception()
             progress.slide_ended(row, None if error else future.result(), error)
 
-    def _look_again(self, workers: Workers, progress: BatchProgress) -> None:
-        """See whether the others have finished what they had claimed."""
-        for number, row in enumerate(self.rows):
-            if row.status == "claimed":
-                with ThreadPoolExecutor(1, "slide") as pool:
-                    future = pool.submit(self._run_slide, number, workers, progress)
-                    wait([future])
-                self._end(future, number, progress, last=True)
-
     def _write_table(self) -> None:
         if self._keep_table:
             notices = sorted({task.model.facts.card.notice for task in self._tasks} - {""})
@@ -246,10 +253,23 @@ def _ends_all(error: BaseException) -> bool:
     return isinstance(error, Interrupted | KeyboardInterrupt | ClusterError)
 
 
+def unforeseen(error: BaseException) -> str:
+    """Return one line about an error that is none of ours."""
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def log_file(out: Path, name: str) -> Path:
+    """Return the log of the slide of a name, which may hold folders, in an output folder."""
+    place = out / LOGS / name
+    return place.with_name(f"{short_name(place.name)}.jsonl")
+
+
 def _enter(row: Row, result: SlideResult) -> None:
-    summary = result.summary
     row.status, row.folder = result.status, result.folder
     row.reason = "parts of the slide could not be read" if result.status == "incomplete" else ""
+
+
+def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:
     mpp = summary["mpp"]
     row.facts = {
         "tissue_mm2": summary["tissue_area_mm2"],

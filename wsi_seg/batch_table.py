@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from wsi_seg.inputs import SlideInput
 from wsi_seg.results import writing_to
@@ -22,9 +22,9 @@ LOCK = ".batch.lock"
 # Seconds between two writings while slides are being done: with many slides the tables are large.
 PERIOD = 2.0
 
-Status = Literal["waiting", "running", "done", "skipped", "incomplete", "failed", "claimed", "interrupted"]
-"""`skipped`: whole results were there; `incomplete`: parts of the slide could not be read; `claimed`: another
-run is at work on it."""
+Status = Literal["waiting", "running", "done", "skipped", "incomplete", "failed", "locked", "interrupted"]
+"""`skipped`: whole results were there; `incomplete`: parts of the slide could not be read; `locked`: by
+another run, which is at work on it."""
 
 COLUMNS = (
     "slide",
@@ -111,8 +111,11 @@ class BatchTable:
         path = self._out / name
         if not path.is_file():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        # People open these files and save them otherwise; what they hold of others costs this batch nothing.
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        for row in rows:
+            row.pop(cast("str", None), None)  # cells beyond the header's
         return [row for row in rows if row.get("name") not in self._names]
 
 
@@ -134,7 +137,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     others = sorted({key for row in rows for key in row} - {*columns})
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, (*columns, *others), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -91,11 +91,17 @@ class SlideLog(_OfThisThread):
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="utf-8")
+                # Half a character of a file's name is written as JSON has it, `\udcff`.
+                self._file = self.path.open("a", encoding="utf-8", errors="backslashreplace")
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write the log ({error.strerror})", error.errno) from error
+        except UnicodeEncodeError as error:
+            raise OutputError(
+                f"{self.path}: cannot write the log (its name has a character that {error.encoding}, the "
+                "encoding of the locale, lacks)"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

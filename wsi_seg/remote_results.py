@@ -35,6 +35,7 @@ from wsi_seg.results import (
     SUMMARY,
     THUMBNAIL,
     ResultsFolder,
+    check_name,
     writing_to,
 )
 
@@ -52,8 +53,9 @@ def results_folder(out: str | Path, name: str, staging: str | None = None) -> Re
         staging: local folder where results for a URL are built; by default in the user's cache folder.
 
     Raises:
-        OutputError: the URL cannot be written to.
+        OutputError: the URL cannot be written to, or the name is too long for a folder.
     """
+    check_name(name)
     if not is_remote(out):
         return ResultsFolder(Path(out), name)
     url = str(out).rstrip("/")

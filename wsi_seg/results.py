@@ -18,9 +18,11 @@ has to be renamed (`settle`).
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +43,11 @@ SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 JOURNAL = "blocks.jsonl"
+
+# Bytes of the longest file name that filesystems in use take, and those that may be added to a slide's name
+# (as in `.NAME.claim.` with the 32 digits of a UUID).
+LONGEST_NAME = 255
+NAME_AFFIXES = 48
 
 
 @contextmanager
@@ -95,6 +102,29 @@ def results_name(slide: str | Path) -> str:
     return Path(slide).absolute().name if Path(slide).is_dir() else default_name(str(slide))
 
 
+def short_name(name: str) -> str:
+    """Return the name under which temporary files and logs of results of this name lie next to each other.
+
+    It is the name itself, or of a very long one its beginning and a hash: filesystems take 255 bytes, some of
+    which go before and after the name.
+    """
+    if len(os.fsencode(name)) <= LONGEST_NAME - NAME_AFFIXES:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    room = LONGEST_NAME - NAME_AFFIXES - len(digest) - 1
+    return f"{os.fsencode(name)[:room].decode(sys.getfilesystemencoding(), 'ignore')}-{digest}"
+
+
+def check_name(name: str) -> None:
+    """Check that folders can have the name of results; OutputError where it is too long."""
+    longest = max((len(os.fsencode(part)) for part in Path(name).parts), default=0)
+    if longest > LONGEST_NAME:
+        raise OutputError(
+            f"{name}: a name of {longest} bytes, where a folder has at most {LONGEST_NAME}; "
+            "give a shorter one in the column name of a table"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ResultsFolder:
     """Where the results of one slide go."""
@@ -113,15 +143,18 @@ class ResultsFolder:
 
     @property
     def partial(self) -> Path:
-        return self.final.with_name(f".{self.final.name}.partial")
+        return self._next_to("partial")
 
     @property
     def claim(self) -> Path:
-        return self.final.with_name(f".{self.final.name}.claim")
+        return self._next_to("claim")
 
     @property
     def _old(self) -> Path:
-        return self.final.with_name(f".{self.final.name}.old")
+        return self._next_to("old")
+
+    def _next_to(self, ending: str) -> Path:
+        return self.final.with_name(f".{short_name(self.final.name)}.{ending}")
 
     def finished_request(self) -> str | None:
         """Return the request that the whole results here answer, see `run.request_key`; None without any."""

@@ -15,6 +15,7 @@ from wsi_seg.cli.evaluate import evaluate
 from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
 from wsi_seg.cli.inspect import info, models, validate
+from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.train import train
@@ -26,6 +27,7 @@ class _Recording(TyperGroup):
     """Keeps the words of the command line as the root context's `obj`, for commands that store their call."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        prepare_output()  # before any help is printed
         ctx.obj = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -43,7 +45,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"wsi-seg {__version__}")
+        say(f"wsi-seg {__version__}")
         raise typer.Exit
 
 
@@ -64,12 +66,12 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
         try:
             code = command(*args, **kwargs)
         except WsiSegError as error:
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             code = error.exit_code
         except KeyboardInterrupt:
-            typer.echo("error: interrupted", err=True)
+            say("error: interrupted", err=True)
             code = Interrupted.exit_code
-        raise typer.Exit(code)
+        raise typer.Exit(code or int(lost_output()))
 
     return run_command
 

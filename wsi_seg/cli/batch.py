@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import typer
-
-from wsi_seg.batch import Batch, SlideTask
+from wsi_seg.batch import Batch, SlideTask, unforeseen
 from wsi_seg.batch_table import BATCH, FAILED, Row
 from wsi_seg.bottleneck import describe
+from wsi_seg.cli.output import say
 from wsi_seg.cli.progress import BatchBars
 from wsi_seg.errors import WsiSegError
 from wsi_seg.graph import Workers
@@ -23,6 +23,8 @@ from wsi_seg.settings import WorkerSettings
 EXIT_NOTHING_DONE = 1
 EXIT_SOME_FAILED = 3
 MIB = 2**20
+# What the table calls otherwise than people do.
+SAID = {"locked": "locked by another run, skipped"}
 
 
 def run_tasks(
@@ -34,14 +36,14 @@ def run_tasks(
         batch = Batch(tasks, out, workers, keep_table=keep_table)
         rows = batch.run(printing)
     if as_json:
-        typer.echo(json.dumps([printing.as_json(row) for row in rows], indent=2, ensure_ascii=False))
+        say(json.dumps([printing.as_json(row) for row in rows], indent=2))
     elif len(rows) > 1:
-        typer.echo(_describe_all(rows, out))
+        say(_describe_all(rows, out))
     return _exit_code(rows, printing.errors)
 
 
 def _exit_code(rows: Sequence[Row], errors: Sequence[WsiSegError]) -> int:
-    if all(row.status in ("done", "skipped") for row in rows):
+    if all(row.status in ("done", "skipped", "locked") for row in rows):
         return 0
     if any(row.status in ("done", "skipped", "incomplete") for row in rows):
         return EXIT_SOME_FAILED
@@ -58,25 +60,28 @@ class _Printing:
 
     def workers_started(self, workers: Workers) -> None:
         if workers.dashboard is not None:
-            typer.echo(f"Dask dashboard of the workers: {workers.dashboard}", err=True)
+            say(f"Dask dashboard of the workers: {workers.dashboard}", err=True)
 
     def slide_started(self, row: Row) -> Progress:
         return self._bars.slide(row.slide.name)
 
     def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
         self._bars.slide_ended(row.slide.name)
-        if isinstance(error, WsiSegError):
+        if isinstance(error, WsiSegError) and row.status != "locked":
             self.errors.append(error)
         if result is not None:
             self._summaries[row.slide.name] = result.summary
-        if row.status in ("failed", "claimed"):
-            typer.echo(f"error: {row.reason}", err=True)
+        if row.status == "locked":
+            if not self._as_json:
+                say(f"{row.slide.path}: {SAID['locked']} ({row.reason})")
+        elif row.status == "failed":
+            say(f"error: {row.reason}", err=True)
             if row.log is not None and row.log.exists():
-                typer.echo(f"  log: {row.log}", err=True)
+                say(f"  log: {row.log}", err=True)
         elif result is not None and not self._as_json:
-            typer.echo(_describe_result(result))
+            say(_describe_result(result))
             if result.status != "skipped" and result.summary.get("bottleneck"):
-                typer.echo(f"  {describe(result.summary['bottleneck'])}")
+                say(f"  {describe(result.summary['bottleneck'])}")
 
     def as_json(self, row: Row) -> dict[str, Any]:
         plain: dict[str, Any] = {"slide": row.slide.path, "status": row.status}
@@ -89,7 +94,8 @@ class _Printing:
 
 def _describe_all(rows: Sequence[Row], out: str) -> str:
     counts = Counter(row.status for row in rows)
-    said = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    order = sorted(counts, key=lambda status: (status in SAID, -counts[status]))
+    said = ", ".join(f"{counts[status]} {SAID.get(status, status)}" for status in order)
     again = f"; to try the failed ones again: wsi-seg run {out}/{FAILED} …" if counts["failed"] else ""
     return f"{len(rows)} slides: {said}; see {out}/{BATCH}{again}"
 
@@ -114,35 +120,40 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
     """Print what would be done with each slide; return the exit code."""
     plans: list[SegmentationPlan] = []
     failed = 0
-    for task in tasks:
-        try:
-            with open_slide(
-                task.slide.path,
-                reader=task.settings.reader,
-                mpp=task.settings.mpp,
-                cache=task.settings.cache,
-            ) as slide:
-                plans.append(prepare(slide, task.model, task.settings)[1])
-        except WsiSegError as error:
-            if len(tasks) == 1:
-                raise
-            typer.echo(f"error: {error}", err=True)
-            failed += 1
-            continue
-        if not as_json:
-            typer.echo(
-                _describe_plan(plans[-1]) if len(tasks) == 1 else _plan_row(task, plans[-1], len(plans))
-            )
+    with ThreadPoolExecutor(1, "plan") as pool:
+        for task in tasks:
+            # As in a batch, what goes wrong with a slide, foreseen or not, is looked at and costs it alone.
+            future = pool.submit(_plan, task)
+            error = future.exception()
+            if error is not None:
+                if len(tasks) == 1 or isinstance(error, KeyboardInterrupt):
+                    raise error
+                foreseen = isinstance(error, WsiSegError)
+                say(f"error: {error if foreseen else f'{task.slide.path}: {unforeseen(error)}'}", err=True)
+                failed += 1
+                continue
+            plans.append(future.result())
+            if not as_json:
+                one = len(tasks) == 1
+                text = _describe_plan(plans[-1]) if one else _plan_row(task, plans[-1], len(plans))
+                if not say(text):
+                    return 0  # nobody reads it
     if as_json:
-        typer.echo(json.dumps([plan.to_json() for plan in plans], indent=2))
+        say(json.dumps([plan.to_json() for plan in plans], indent=2))
     elif len(tasks) > 1:
         tiles = sum(plan.tiles for plan in plans)
         output = sum(plan.projected_output_bytes for plan in plans)
-        typer.echo(
+        say(
             f"{len(plans)} of {len(tasks)} slides can be run: {tiles} tiles, "
             f"at most {output / MIB:.0f} MiB of output"
         )
     return (EXIT_SOME_FAILED if plans else EXIT_NOTHING_DONE) if failed else 0
+
+
+def _plan(task: SlideTask) -> SegmentationPlan:
+    how = task.settings
+    with open_slide(task.slide.path, reader=how.reader, mpp=how.mpp, cache=how.cache) as slide:
+        return prepare(slide, task.model, how)[1]
 
 
 def _plan_row(task: SlideTask, plan: SegmentationPlan, number: int) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+from wsi_seg.cli.output import say
 
 
 def calibrate(
@@ -42,8 +43,8 @@ def calibrate(
     kept = calibration(chosen)
     timings: list[Timing] = []
     if not json_:
-        typer.echo(f"{chosen.facts.card.name} on {machine(chosen.facts.device)}, {chosen.facts.precision}")
-        typer.echo(f"{'tile':>6} {'overlap':>8} {'batch':>6} {'ms a tile':>10} {'useful Mpx/s':>13}")
+        say(f"{chosen.facts.card.name} on {machine(chosen.facts.device)}, {chosen.facts.precision}")
+        say(f"{'tile':>6} {'overlap':>8} {'batch':>6} {'ms a tile':>10} {'useful Mpx/s':>13}")
 
     def passes(side: int, batch: int) -> int:
         return affordable_passes(chosen.facts, grids[side], batch)
@@ -53,7 +54,7 @@ def calibrate(
         grid = grids[timing.tile]
         if not json_:
             useful = grid.stride**2 / timing.seconds_per_tile / 1e6
-            typer.echo(
+            say(
                 f"{timing.tile:>6} {grid.overlap:>8} {timing.batch:>6} "
                 f"{timing.seconds_per_tile * 1000:>10.1f} {useful:>13.2f}"
             )
@@ -62,8 +63,8 @@ def calibrate(
     except OSError as error:
         raise UsageError(f"{kept.path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
     if json_:
-        typer.echo(json.dumps({"kept_in": str(kept.path), "timings": [asdict(t) for t in timings]}))
+        say(json.dumps({"kept_in": str(kept.path), "timings": [asdict(t) for t in timings]}))
     else:
         best = ", ".join(f"{b} for tiles of {t} px" for t, b in kept.best_batches().items())
-        typer.echo(f"fastest batch: {best}; kept in {kept.path}")
+        say(f"fastest batch: {best}; kept in {kept.path}")
     return 0

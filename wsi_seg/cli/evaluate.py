@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+from wsi_seg.cli.output import say
 from wsi_seg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def evaluate(
         settings = EvaluateSettings(part, tuple(baseline or ()), batch)
         model = load_model(subject, device, precision, tta=tta)
         if model.facts.card.notice:
-            typer.echo(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
+            say(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
         evaluation = _evaluate_model(model, data, settings, output, overwrite)
     if output is not None:
         from wsi_seg.evaluate.write import write_evaluation
@@ -173,11 +174,11 @@ def _bar() -> Iterator[Progress]:
 
 def _print(metrics: dict[str, Any], output: Path | None, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(metrics, indent=1, ensure_ascii=False))
+        say(json.dumps(metrics, indent=1))
         return
-    typer.echo("\n\n".join(describe(metrics["model"], result) for result in metrics["results"]))
+    say("\n\n".join(describe(metrics["model"], result) for result in metrics["results"]))
     if output is not None:
-        typer.echo(f"\n→ {output / 'report.html'}")
+        say(f"\n→ {output / 'report.html'}")
 
 
 def describe(model: dict[str, Any], result: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg.cli.options import MppOption, set_up_logging
+from wsi_seg.cli.output import say
 
 
 def explain(
@@ -45,5 +46,5 @@ def explain(
         else f"no pixel is predicted as {done.name}, so logits are summed over all {done.pixels:,}"
     )
     silent = f"; nothing in this layer speaks for {done.name}" if done.silent else ""
-    typer.echo(f"{image}: {target}; layer {done.layer}{silent} → {done.path}")
+    say(f"{image}: {target}; layer {done.layer}{silent} → {done.path}")
     return 0

@@ -16,6 +16,7 @@ from wsi_seg.cli.options import (
     names,
     parse_settings,
 )
+from wsi_seg.cli.output import say
 
 
 def export(
@@ -46,5 +47,5 @@ def export(
     what = "+".join((*settings.groups, *settings.classes))
     path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
     summary = export_regions(results, settings, path, compress_large=output is None)
-    typer.echo(f"{summary.count} regions → {summary.path}")
+    say(f"{summary.count} regions → {summary.path}")
     return 0

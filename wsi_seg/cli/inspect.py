@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg.cli.options import JsonOption, MppOption
+from wsi_seg.cli.output import say
 from wsi_seg.errors import OutputError
 
 
@@ -25,7 +26,7 @@ def info(
     with open_slide(slide, reader=reader, mpp=mpp) as opened:
         facts = opened.info
     if json_:
-        typer.echo(json.dumps(dataclasses.asdict(facts), indent=2))
+        say(json.dumps(dataclasses.asdict(facts), indent=2))
         return 0
     microns = f"{facts.mpp.x:g} × {facts.mpp.y:g} µm/px" if facts.mpp else "unknown, pass --mpp"
     bounds = facts.bounds
@@ -41,7 +42,7 @@ def info(
             for i, level in enumerate(facts.levels)
         ),
     ]
-    typer.echo("\n".join(lines))
+    say("\n".join(lines))
     return 0
 
 
@@ -51,10 +52,10 @@ def models(json_: JsonOption = False) -> int:
 
     cards = list_models()
     if json_:
-        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards], indent=2, ensure_ascii=False))
+        say(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
         return 0
     for card in cards:
-        typer.echo(
+        say(
             f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
             f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}"
         )
@@ -89,5 +90,5 @@ def validate(
     for file, check in sorted(found.items()):
         problems = check(file)
         bad += bool(problems)
-        typer.echo("\n".join([f"{file}: {'ok' if not problems else f'{len(problems)} problems'}", *problems]))
+        say("\n".join([f"{file}: {'ok' if not problems else f'{len(problems)} problems'}", *problems]))
     return 1 if bad else 0

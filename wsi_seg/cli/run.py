@@ -22,6 +22,7 @@ from wsi_seg.cli.options import (
     parse_settings,
     set_up_logging,
 )
+from wsi_seg.cli.output import say
 from wsi_seg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def run(
     for card in dict.fromkeys(task.model.facts.card.name for task in tasks):
         facts = next(t.model.facts.card for t in tasks if t.model.facts.card.name == card)
         if facts.notice or facts.held_out:
-            typer.echo(f"{card}: {'; '.join(filter(None, (facts.notice, facts.held_out)))}", err=True)
+            say(f"{card}: {'; '.join(filter(None, (facts.notice, facts.held_out)))}", err=True)
     one = len(slides) == len(tasks) == 1 and not tasks[0].slide.settings
     return run_tasks(tasks, output, where, as_json=json_, keep_table=not one)
 

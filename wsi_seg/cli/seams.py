@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg.cli.options import ConfigOption, JsonOption, MppOption, SetOption, parse_settings
+from wsi_seg.cli.output import say
 
 
 def check_seams(
@@ -42,11 +43,9 @@ def check_seams(
         report = measure_seams(opened, predictor, block, densest_region(tissue, block, side))
     grid = plan.stitch.grid
     if json_:
-        typer.echo(
-            json.dumps({"tile": grid.tile, "overlap": grid.overlap, **dataclasses.asdict(report)}, indent=2)
-        )
+        say(json.dumps({"tile": grid.tile, "overlap": grid.overlap, **dataclasses.asdict(report)}, indent=2))
         return 0
-    typer.echo(
+    say(
         f"{slide}: tiles of {grid.tile} px, overlap {grid.overlap}, blend {plan.stitch.blend}, "
         f"{plan.precision}: "
         f"{100 * report.equal_labels:.3f} % of labels equal one undivided forward pass "

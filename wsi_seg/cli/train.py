@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wsi_seg.cli.options import VerboseOption, set_up_logging
+from wsi_seg.cli.output import say
 
 
 def train(
@@ -32,5 +33,5 @@ def train(
     folder = train_model(
         read_train_config(config), output, resume=resume, overwrite=overwrite, evaluate=evaluate
     )
-    typer.echo(f"model written to {folder}; use it with: wsi-seg run SLIDE -o OUT --model {folder}")
+    say(f"model written to {folder}; use it with: wsi-seg run SLIDE -o OUT --model {folder}")
     return 0

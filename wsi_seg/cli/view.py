@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wsi_seg.cli.output import say
+
 # Fixed, so that addresses of views stay good.
 PORT = 8642
 
@@ -36,7 +38,7 @@ def view(
     serve(
         Places(out, slides=slides, runs=allow_run),
         Address(host, port),
-        typer.echo,
+        say,
         browser=not no_browser,
     )
     return 0

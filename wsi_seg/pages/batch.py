@@ -14,7 +14,7 @@ from wsi_seg.results import REPORT, THUMBNAIL
 
 TEMPLATE = "batch.html.j2"
 # What needs a look comes first.
-STATUSES = ("failed", "incomplete", "interrupted", "claimed", "running", "waiting", "done", "skipped")
+STATUSES = ("failed", "incomplete", "interrupted", "locked", "running", "waiting", "done", "skipped")
 # Columns of classes, those with most area; batch.csv has all.
 MOST_CLASSES = 6
 AREA = "_mm2"
@@ -91,7 +91,10 @@ def _rank(status: str) -> int:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or value == "" else float(value)
+    try:
+        return None if value is None or value == "" else float(value)
+    except ValueError:  # a row of an earlier batch that somebody has edited
+        return None
 
 
 def _link(out: Path, folder: Path | None) -> str | None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wsi_seg.polygons import TraceSettings
+from wsi_seg.results import ResultsFolder
 from wsi_seg.viewer.replies import Refused, json_reply
 from wsi_seg.viewer.runs import Job, Runs
 from wsi_seg.viewer.state import ViewerState
@@ -94,7 +95,7 @@ def _parse(request: Request, body: bytes) -> RunRequest:
 def _describe(state: ViewerState, job: Job) -> dict[str, Any]:
     current = job.state
     finished = state.folders.at(job.final)
-    partial_folder = state.folders.at(job.final.with_name(f".{job.final.name}.partial"))
+    partial_folder = state.folders.at(ResultsFolder(job.final.parent, job.final.name).partial)
     entry = finished if current == "done" else partial_folder
     progress = state.open(entry).progress() if entry is not None else None
     return {

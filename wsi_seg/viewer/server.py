@@ -35,7 +35,7 @@ class Address:
 
 
 def serve(
-    places: Places, address: Address, announce: Callable[[str], None], *, browser: bool = False
+    places: Places, address: Address, announce: Callable[[str], object], *, browser: bool = False
 ) -> None:
     """Serve until interrupted.
 
