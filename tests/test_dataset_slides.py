@@ -150,9 +150,17 @@ def test_positions_count_from_the_bounds(origin: str, moved: bool, tmp_path: Pat
         ("Tumor", {"known_class": "tumor"}, 0),
         ("Anything", {"known_class": "tumor"}, not_class(0)),
         ("Stroma", {"known_class": "tumor"}, not_class(0)),
+        ("Ignore*", {"ignored_classes": ("Necrosis",)}, None),
+        ("Region*", {"ignored_classes": ("Necrosis",)}, None),
+        ("Necrosis", {"ignored_classes": ("necrosis",)}, None),
+        ("Region*", {"class_names": {"Region*": "tumor"}}, 0),
+        (None, {"ignored_classes": ("Unclassified",)}, None),
+        (None, {"class_names": {"Unclassified": "tumor"}}, 0),
     ],
 )
-def test_classes_by_name(name: str, values: dict[str, object], expected: int | None, tmp_path: Path) -> None:
+def test_classes_by_name(
+    name: str | None, values: dict[str, object], expected: int | None, tmp_path: Path
+) -> None:
     write_slide(tmp_path, drawn(Box(0, 0, 40, 40), name), drawn(Box(200, 200, 240, 240), "Stroma"))
     first = load(tmp_path, **values)[0]
     if expected is None:  # of an ignored code, so no region

@@ -88,7 +88,7 @@ def test_a_polygon_outside_its_slide(box: Box, folder: Path) -> None:
     [
         ("{", "not JSON"),
         ('{"type": "FeatureCollection", "features": []}', "no polygon with an area (found no features)"),
-        ("{}", "neither a FeatureCollection, a Feature nor a list of features"),
+        ("{}", "neither a FeatureCollection, a Feature, a geometry nor a list of them"),
     ],
 )
 def test_damaged_annotations(text: str, message: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.datasets.drawing import Drawing
+from wsi_seg.drawing import Drawing
 from wsi_seg.geometry import Box
 from wsi_seg.rasterize import fill_edges, polygon_edges
 
@@ -42,7 +42,7 @@ def test_painting_equals_pixel_by_pixel(
     polygons: list[Polygon | MultiPolygon], box: Box, step: int, ground: int
 ) -> None:
     values = list(range(10, 10 + len(polygons)))
-    painted = Drawing.of(polygons, values).paint(box, step, ground)
+    painted = Drawing.of(polygons, values).paint(box, step, ground=ground)
     assert painted.dtype == np.int16
     expected = oracle(polygons, values, box, ground)[step // 2 :: step, step // 2 :: step]
     np.testing.assert_array_equal(painted, expected)
@@ -65,4 +65,4 @@ def test_filling_in_steps_equals_filling_all(points: list[tuple[int, int]], box:
 def test_of_equal_polygons_the_later_wins() -> None:
     square = shapely.box(2, 1, 6, 4)
     drawing = Drawing.of([square, square.buffer(2), square], [1, 2, 3])
-    assert (drawing.paint(Box(2, 1, 6, 4)) == 3).all()
+    assert (drawing.paint(Box(2, 1, 6, 4), ground=0) == 3).all()

@@ -157,9 +157,22 @@ def test_finished_maps_are_evaluated(
     truth = tmp_path / "truth.geojson"
     truth.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     refused(call(results), 2, "--annotations")
-    refused(call(results, "--annotations", truth), 1, "Krebs", "class_names")
+    refused(
+        call(results, "--annotations", truth), 1, "Krebs", "put it into --class-names or --ignored-classes"
+    )
     refused(call(results, "--annotations", truth, "--class-names", "Krebs"), 2, "NAME=CLASS")
     refused(call(results, "--annotations", truth, "-d", data), 2, "--data goes with a model")
+    unnamed = {**feature, "properties": {}}
+    ignored = {**feature, "properties": {"classification": {"name": "Ignore*"}}}
+    other = tmp_path / "other.geojson"
+    other.write_text(json.dumps([feature, unnamed, ignored]))
+    krebs = ("--annotations", other, "--class-names", "krebs=tumor")
+    refused(call(results, *krebs), 1, "polygon 2 has no class", "put Unclassified into --ignored-classes")
+    refused(
+        call(tiny_model, "-d", data, "--ignored-classes", "a"), 2, "--ignored-classes goes with the results"
+    )
+    nothing = call(results, *krebs, "--ignored-classes", "Unclassified")
+    refused(nothing, 1, "no pixel is of a known class, so there is nothing to score")
     out = tmp_path / "out"
     maps = results / "maps.zarr"
     done = call(maps, "--annotations", truth, "--class-names", "krebs=tumor", "-o", out)
@@ -169,7 +182,6 @@ def test_finished_maps_are_evaluated(
     assert result["pixels"] == 55 * 65 and [r["name"] for r in result["classes"] if r["pixels"]] == ["tumor"]
     truth.write_text(truth.read_text().replace("70", "40"))
     assert call(results, "--annotations", truth, "--class-names", "krebs=tumor", "-o", out).exit_code == 0
-    other = tmp_path / "other.geojson"
     other.write_bytes(truth.read_bytes())
     monkeypatch.setattr("wsi_seg.evaluate.stored.evaluate_maps", too_late)
     again = call(results, "--annotations", other, "--class-names", "krebs=tumor", "-o", out)

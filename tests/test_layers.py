@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "tissue",
         "stain",
         "annotations",
+        "drawing",
         "rasterize",
         "contours",
         "measurements",

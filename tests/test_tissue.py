@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from shapely import Polygon
 
 from wsi_seg.errors import MaskError, UsageError
 from wsi_seg.geometry import Box, RealBox, Scale, Size
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import MapFrame, Slide, map_frame, read_thumbnail
 from wsi_seg.stain import find_ink, measure, otsu_threshold
+from wsi_seg.testing.made_data import feature, write_features
 from wsi_seg.testing.slides import ArraySlide
 from wsi_seg.tissue import TissueMask, find_tissue
 
@@ -354,7 +357,82 @@ def test_drawn_regions_land_where_they_were_drawn(
     assert found == (80 + dx, 40 + dy, 400 + dx, 240 + dy)
     assert mask.area_um2(Scale(0.5, 0.5)) == pytest.approx(320 * 200 * 0.25)
     assert mask.source == str(path)
-    assert not mask.any_in(RealBox(0, 0, 80 + dx, 40 + dy))
+    assert not mask.any_in(RealBox(0, 0, 80 + dx - 16, 40 + dy - 16))  # a cell away
+
+
+# Never on a pixel center, where GEOS and the half-open rule may differ.
+POSITIONS = st.integers(-300, 1900).map(lambda i: i / 10 + 0.0137)
+SHAPES = st.lists(
+    st.tuples(
+        st.lists(
+            st.tuples(*[st.integers(-300, 1900).map(lambda i: i / 10 + 0.0137)] * 2), min_size=3, max_size=9
+        ),
+        st.tuples(*[st.integers(-100, 1500).map(lambda i: i / 10 + 0.0291)] * 2),
+        st.sampled_from(["Ignore*", "Tumor", None]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(SHAPES, st.sampled_from([0.5, 0.83, 2.7]), st.integers(0, 2**32 - 1))
+def test_drawn_regions_are_exact_to_a_map_pixel(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list, mpp: float, seed: int
+) -> None:
+    """Whole or in parts they are what GEOS says of each pixel center, and planning misses no pixel."""
+    slide = ArraySlide(np.zeros((117, 161, 3), np.uint8), Scale(0.5, 0.47))
+    frame = map_frame(slide.info, mpp)
+    whole = frame.box.grown(3)
+    y, x = np.mgrid[whole.y0 : whole.y1, whole.x0 : whole.x1] + 0.5
+    x, y = x * frame.l0_per_map.x, y * frame.l0_per_map.y
+    expected, smallest = np.zeros(x.shape, bool), np.full(x.shape, np.inf)
+    features = []
+    for ring, (x0, y0), name in drawn:
+        solid = shapely.make_valid(Polygon(ring), method="structure", keep_collapsed=False)
+        holed = solid.difference(shapely.box(x0, y0, x0 + 23.3, y0 + 31.7))
+        features.append(feature([], name) | {"geometry": json.loads(shapely.to_geojson(holed))})
+        wins = shapely.contains_xy(holed, x, y) & (holed.area <= smallest)
+        expected[wins], smallest[wins] = name != "Ignore*", holed.area
+    expected &= (x > 0) & (x < 161) & (y > 0) & (y < 117)
+    path = tmp_path_factory.getbasetemp() / "drawn.geojson"
+    write_features(path, features)
+    try:
+        mask = find_tissue(slide, str(path))
+    except MaskError:  # nothing but ignored, degenerate or outside
+        assert not expected.any()
+        return
+    np.testing.assert_array_equal(mask.sample(frame, whole), expected)
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        x0, y0 = int(rng.integers(frame.size.width)), int(rng.integers(frame.size.height))
+        box = Box.at(x0, y0, int(rng.integers(1, 60)), int(rng.integers(1, 60))).intersect(frame.box)
+        part = pickle.loads(pickle.dumps(mask.crop(frame.to_l0(box))))
+        np.testing.assert_array_equal(part.sample(frame, box), expected[box.within(whole)])
+        pixel = Box.at(x0, y0, 1, 1)
+        assert part.any_in(frame.to_l0(pixel)) == mask.any_in(frame.to_l0(pixel))
+        assert mask.any_in(frame.to_l0(pixel)) or not expected[pixel.within(whole)].any()
+    for row, column in np.argwhere(expected)[:: max(1, int(expected.sum()) // 50)].tolist():
+        assert mask.any_in(frame.to_l0(Box.at(whole.x0 + column, whole.y0 + row, 1, 1)))
+
+
+def test_thin_regions_are_planned_though_no_cell_center_lies_in_them(tmp_path: Path) -> None:
+    slide = ArraySlide(glass(), 0.5)  # cells of 16 px
+    path = write_regions(tmp_path / "roi.geojson", rectangle(100, 49, 700, 51), rectangle(33, 200, 34, 700))
+    mask, frame = find_tissue(slide, str(path)), map_frame(slide.info, 0.5)
+    assert mask.sample(frame, frame.box).sum() == 600 * 2 + 500
+    for box in (Box(400, 49, 401, 50), Box(33, 300, 34, 301)):
+        assert mask.any_in(frame.to_l0(box))
+    assert not mask.any_in(frame.to_l0(Box(400, 100, 500, 200)))
+
+
+def test_the_digest_depends_on_where_regions_end_within_a_cell(tmp_path: Path) -> None:
+    slide = ArraySlide(glass(), 0.5)
+    paths = [write_regions(tmp_path / f"{x}.geojson", rectangle(33, 33, x, 90)) for x in (75, 76)]
+    one, other = (find_tissue(slide, str(path)) for path in paths)
+    assert np.array_equal(one.mask, other.mask) and one.digest() != other.digest()
+    again = write_regions(tmp_path / "again.geojson", rectangle(33, 33, 75, 90))
+    assert find_tissue(slide, str(again)).digest() == one.digest()
 
 
 def test_overlapping_regions_count_once_and_gzip_is_read(tmp_path: Path) -> None:
@@ -369,7 +447,7 @@ def test_overlapping_regions_count_once_and_gzip_is_read(tmp_path: Path) -> None
 def test_regions_are_cut_at_the_slide(tmp_path: Path) -> None:
     slide = ArraySlide(glass(), 0.5)
     path = write_regions(tmp_path / "roi.geojson", rectangle(-500, -500, 100, 80))
-    assert find_tissue(slide, str(path)).area_um2(Scale(1, 1)) == pytest.approx(100 * 80, rel=0.05)
+    assert find_tissue(slide, str(path)).area_um2(Scale(1, 1)) == pytest.approx(100 * 80)
 
 
 @pytest.mark.parametrize("bounds", [None, BOUNDS])

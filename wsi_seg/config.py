@@ -29,6 +29,7 @@ class RunConfig(BaseModel):
     mpp: float | None = Field(default=None, gt=0)
     reader: str | None = None
     tissue: str = "otsu"
+    ignored_classes: tuple[str, ...] = ()
     origin: Origin = "bounds"
     groups: tuple[str, ...] = ("tumor",)
     classes: tuple[str, ...] = ()
@@ -97,6 +98,7 @@ class RunConfig(BaseModel):
             mpp=None if self.mpp is None else Scale(self.mpp, self.mpp),
             reader=self.reader,
             tissue=self.tissue,
+            ignored_classes=self.ignored_classes,
             plan=plan,
             regions=self.region_settings(),
             workers=workers,

@@ -18,7 +18,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.geometry import Box
+from wsi_seg.geometry import Box, Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,38 @@ class Edges:
     step: NDArray[np.int32]
     """(n,) what is added to the pixels to the right of the edge: plus or minus the polygon's id."""
 
-    def shrunk(self, factor: float) -> Edges:
+    def shrunk(self, factor: float | Scale) -> Edges:
         """Return the same edges in a frame whose pixels are `factor` times larger."""
-        return Edges(self.lower / factor, self.upper / factor, self.step)
+        by = np.array([factor.x, factor.y]) if isinstance(factor, Scale) else factor
+        return Edges(self.lower / by, self.upper / by, self.step)
+
+    def take(self, which: NDArray[np.intp] | slice) -> Edges:
+        """Return the edges of these numbers."""
+        return Edges(self.lower[which], self.upper[which], self.step[which])
+
+    def cropped(self, box: Box) -> Edges:
+        """Return edges that fill any part of a box, in any frame, exactly as these do; often far fewer.
+
+        Of edges to the left of the box only their sum in each row counts: they become vertical ones.
+        """
+        meet = (self.lower[:, 1] < box.y1) & (self.upper[:, 1] > box.y0)
+        meet &= np.minimum(self.lower[:, 0], self.upper[:, 0]) < box.x1
+        beyond = np.maximum(self.lower[:, 0], self.upper[:, 0]) <= box.x0
+        inside, left = self.take(np.flatnonzero(meet & ~beyond)), self.take(np.flatnonzero(meet & beyond))
+        ends = np.clip(np.concatenate([left.lower[:, 1], left.upper[:, 1]]), box.y0, box.y1)
+        y, at = np.unique(ends, return_inverse=True)
+        change = np.zeros(len(y), np.int64)
+        np.add.at(change, at, np.concatenate([left.step, -left.step]))
+        y, change = y[change != 0], change[change != 0]
+        total = np.cumsum(change)[:-1].astype(np.int32)
+        x = np.full(len(total), float(box.x0))
+        lower, upper = np.stack([x, y[:-1]], axis=1), np.stack([x, y[1:]], axis=1)
+        used = np.flatnonzero(total)
+        return Edges(
+            np.concatenate([inside.lower, lower[used]]),
+            np.concatenate([inside.upper, upper[used]]),
+            np.concatenate([inside.step, total[used]]),
+        )
 
 
 def polygon_edges(polygons: Sequence[Polygon | MultiPolygon] | NDArray[np.object_], ids: ArrayLike) -> Edges:
@@ -63,7 +92,7 @@ def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
 
     Args:
         edges: of polygons in the pixel frame of `box`.
-        box: pixels to fill; memory is four bytes for each plus what the edges that cross it need.
+        box: pixels to fill; memory is four bytes for each, plus what the edges that cross it need.
         step: fill only the pixels step // 2, step // 2 + step, … of both axes, counted from the box's corner.
 
     Returns:
@@ -74,7 +103,7 @@ def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
     # Edges to the left of the box count, for the running sum starts with them.
     row, column, value = _crossings(edges, box, step)
     np.add.at(out, (row, np.clip(column, 0, columns)), value)
-    return np.cumsum(out[:, :-1], axis=1, dtype=np.int32)
+    return np.cumsum(out, axis=1, out=out)[:, :-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +207,49 @@ def rasterize_mask(geometries: Sequence[Polygon | MultiPolygon], box: Box) -> ND
         bool (box.height, box.width).
     """
     return fill_edges(polygon_edges(geometries, np.ones(len(geometries), np.int32)), box) > 0
+
+
+def outline_pixels(
+    geometries: Sequence[Polygon | MultiPolygon] | NDArray[np.object_], box: Box
+) -> NDArray[np.bool_]:
+    """Return the pixels that the outlines of the geometries pass through.
+
+    Args:
+        geometries: in the pixel frame of `box`.
+        box: pixels to look at.
+
+    Returns:
+        bool (box.height, box.width).
+    """
+    rings = shapely.get_rings(shapely.get_parts(np.asarray(geometries, dtype=object)))
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    xy -= (box.x0, box.y0)
+    same_ring = np.flatnonzero(ring[:-1] == ring[1:])
+    start, end = xy[same_ring], xy[same_ring + 1]
+    down = start[:, 1] > end[:, 1]
+    lower, upper = np.where(down[:, None], end, start), np.where(down[:, None], start, end)
+    first = np.maximum(np.floor(lower[:, 1]), 0)
+    last = np.minimum(np.floor(upper[:, 1]), box.height - 1)
+    used = np.flatnonzero(first <= last)
+    lower, upper, first = lower[used], upper[used], first[used].astype(np.intp)
+    lengths = last[used].astype(np.intp) - first + 1
+    edge = np.repeat(np.arange(len(used)), lengths)
+    row = np.arange(len(edge)) - (np.cumsum(lengths) - lengths)[edge] + first[edge]
+    x0 = _at_height(lower[edge], upper[edge], row, if_level=0.0)
+    x1 = _at_height(lower[edge], upper[edge], row + 1, if_level=1.0)
+    left = np.maximum(np.floor(np.minimum(x0, x1)), 0)
+    right = np.minimum(np.floor(np.maximum(x0, x1)), box.width - 1)
+    seen = np.flatnonzero(left <= right)
+    out = np.zeros((box.height, box.width + 1), np.int32)
+    np.add.at(out, (row[seen], left[seen].astype(np.intp)), 1)
+    np.add.at(out, (row[seen], right[seen].astype(np.intp) + 1), -1)
+    return np.cumsum(out, axis=1, out=out)[:, :-1] > 0
+
+
+def _at_height(
+    lower: NDArray[np.float64], upper: NDArray[np.float64], y: NDArray[np.intp], if_level: float
+) -> NDArray[np.float64]:
+    """Return x where each edge comes nearest to a height; of a level edge, x of one of its ends, 0 or 1."""
+    rise = upper[:, 1] - lower[:, 1]
+    share = np.divide(y - lower[:, 1], rise, out=np.full(len(rise), if_level), where=rise > 0)
+    return np.asarray(lower[:, 0] + np.clip(share, 0, 1) * (upper[:, 0] - lower[:, 0]))

@@ -37,6 +37,7 @@ def request_key(path: str | Path, model: ModelFacts, settings: RunSettings) -> s
         model.precision,
         model.tta,
         settings.tissue,
+        settings.ignored_classes,
         settings.reader,
         settings.mpp and dataclasses.astuple(settings.mpp),
         {k: v for k, v in dataclasses.asdict(settings.plan).items() if k != "threads"},

@@ -93,7 +93,12 @@ class Progress(Protocol):
 
 def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
     """Find tissue and plan; nothing is written."""
-    tissue = find_tissue(slide, settings.tissue, origin=settings.regions.origin)
+    tissue = find_tissue(
+        slide,
+        settings.tissue,
+        origin=settings.regions.origin,
+        ignored_classes=settings.ignored_classes,
+    )
     return tissue, plan_segmentation(slide.info, tissue, model.facts, settings.plan)
 
 

@@ -82,12 +82,12 @@ def densest_region(tissue: TissueMask, settings: BlockSettings, side: int) -> Bo
     """Return the box of at most side × side map pixels, out of a grid of such boxes, with most tissue."""
     frame = settings.frame
     width, height = min(side, frame.size.width), min(side, frame.size.height)
-    best, most = Box.at(0, 0, width, height), -1.0
+    best, most = Box.at(0, 0, width, height), -1
     for y in range(0, frame.size.height - height + 1, max(1, height // 2)):
         for x in range(0, frame.size.width - width + 1, max(1, width // 2)):
             box = Box.at(x, y, width, height)
             l0: RealBox = frame.to_l0(box)
-            share = float(tissue.crop(l0).mask.mean())
-            if share > most:
-                best, most = box, share
+            cells = int(np.count_nonzero(tissue.crop(l0).mask))
+            if cells > most:
+                best, most = box, cells
     return best

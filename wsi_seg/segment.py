@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from wsi_seg.blocks import BlockSettings
+from wsi_seg.geometry import Box
 from wsi_seg.graph import Workers
 from wsi_seg.jobs import BlockJob, BlockRecord, PredictorRecipe, SlideRecipe, killed_block, run_block
 from wsi_seg.layout import KINDS, Kind, ShardRef
@@ -72,19 +74,23 @@ def _block_jobs(
     plan, token = execution.plan, execution.token
     slide = slide_recipe(execution)
     settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes)
-    for planned in plan.blocks:
-        block = planned.block
-        yield (
-            f"block-{token}-{block.iy}-{block.ix}",
-            BlockJob(
-                block=block,
-                tissue=tissue.crop(plan.frame.to_l0(block.box)),
-                slide=slide,
-                predictor=predictor,
-                settings=settings,
-                maps_path=execution.store_path,
-            ),
-        )
+    for _, row in groupby((planned.block for planned in plan.blocks), key=lambda block: block.iy):
+        blocks = list(row)
+        # First of the whole row: a large drawing is not searched for each of its blocks.
+        first, last = blocks[0].box, blocks[-1].box
+        of_row = tissue.crop(plan.frame.to_l0(Box(first.x0, first.y0, last.x1, last.y1)))
+        for block in blocks:
+            yield (
+                f"block-{token}-{block.iy}-{block.ix}",
+                BlockJob(
+                    block=block,
+                    tissue=of_row.crop(plan.frame.to_l0(block.box)),
+                    slide=slide,
+                    predictor=predictor,
+                    settings=settings,
+                    maps_path=execution.store_path,
+                ),
+            )
 
 
 def build_pyramids(execution: Execution, kinds: Container[Kind] = KINDS) -> None:

@@ -83,7 +83,9 @@ class RunSettings:
     """Microns per l0 pixel, where the slide does not say or says it wrong."""
     reader: str | None = None
     tissue: str = "otsu"
-    """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyse."""
+    """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyze."""
+    ignored_classes: tuple[str, ...] = ()
+    """Classes of that file that are cut out, besides Ignore*."""
     plan: PlanSettings = field(default_factory=PlanSettings)
     regions: RegionSettings = field(default_factory=RegionSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)

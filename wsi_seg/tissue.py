@@ -1,13 +1,15 @@
 """Where a slide has tissue: found at low power, or given as drawn regions.
 
 A mask is a grid of cells laid over the slide in the l0 frame: cell (i, j) covers l0
-[i · l0_per_cell.x, (i + 1) · l0_per_cell.x) × [j · l0_per_cell.y, (j + 1) · l0_per_cell.y).
+[i · l0_per_cell.x, (i + 1) · l0_per_cell.x) × [j · l0_per_cell.y, (j + 1) · l0_per_cell.y). Detected tissue
+is whole cells. Drawn regions are exact: the cells only say where to look, the outlines decide each map pixel.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +19,28 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.annotations import Annotations, read_annotations
+from wsi_seg.annotations import IGNORE, Annotations, is_named, polygonal_part, read_annotations
+from wsi_seg.drawing import Drawing, largest_first, reached_pixels
 from wsi_seg.errors import MaskError, UsageError
 from wsi_seg.faults import CarefulReader
 from wsi_seg.geometry import Box, RealBox, Scale
-from wsi_seg.rasterize import rasterize_mask
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.stain import detect_tissue
 
 Origin = Literal["bounds", "level0"]
 
-# Cells of detected and of drawn tissue, in µm, and the most cells along the longer side of a slide.
-DETECTED_CELL_UM = 8.0
-DRAWN_CELL_UM = 4.0
-DETECTED_SIDE = 4096
-DRAWN_SIDE = 16384
+# Cells of a mask, in µm, and the most cells along the longer side of a slide.
+CELL_UM = 8.0
+MOST_CELLS = 4096
 # Cells along the longer side when the slide does not say its resolution.
 UNSCALED_SIDE = 2048
+
+# Areas are sampled at so many pixels along the longer side of the drawn regions.
+AREA_SIDE = 4096
+
+# Values of a drawing: areas to analyze, and areas that are cut out of them.
+DRAWN, CUT_OUT = 1, 0
 
 # Cells of a damaged slide are read or given up in squares of this side.
 UNREAD_CELL = 4
@@ -56,9 +62,12 @@ class TissueMask:
     """`otsu`, `none` or the path of the file with regions."""
     origin_cell: tuple[int, int] = (0, 0)
     """Column and row, in the grid of the whole slide, of `mask[0, 0]`."""
+    drawn: Drawing | None = None
+    """In l0 pixels: the regions that are tissue (DRAWN), which reach into the cells of `mask` and no others,
+    and those cut out of them (CUT_OUT). None: the cells are the tissue."""
 
     def any_in(self, box_l0: RealBox) -> bool:
-        """Return whether any cell that meets the box holds tissue.
+        """Return whether any cell that meets the box may hold tissue.
 
         It is never False for a box in which `sample` finds tissue.
         """
@@ -70,14 +79,18 @@ class TissueMask:
         cells = self._cells(box_l0)
         rows, columns = cells.within(self._extent)
         part = np.ascontiguousarray(self.mask[rows, columns])
-        return TissueMask(part, self.l0_per_cell, self.source, (cells.x0, cells.y0))
+        drawn = self.drawn and self.drawn.cropped(box_l0.outward())
+        return TissueMask(part, self.l0_per_cell, self.source, (cells.x0, cells.y0), drawn)
 
     def sample(self, frame: MapFrame, box_map: Box) -> NDArray[np.bool_]:
-        """Return for each map pixel of the box whether its centre lies in tissue.
+        """Return for each map pixel of the box whether its center lies in tissue.
 
         Returns:
             bool (box_map.height, box_map.width); False outside the slide.
         """
+        if self.drawn is not None:
+            painted = self.drawn.scaled(frame.l0_per_map).paint(box_map, ground=CUT_OUT)
+            return np.asarray(painted == DRAWN)
         height, width = self.mask.shape
         columns = _cell_of_centre(box_map.x0, box_map.x1, frame.l0_per_map.x / self.l0_per_cell.x)
         rows = _cell_of_centre(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
@@ -88,13 +101,28 @@ class TissueMask:
         return mask.take(np.clip(columns, -1, width) + 1, axis=1).take(np.clip(rows, -1, height) + 1, axis=0)
 
     def area_um2(self, mpp: Scale) -> float:
-        """Return the area of the tissue in µm², given microns per l0 pixel."""
+        """Return the area of the tissue in µm²; that of large drawn regions is sampled.
+
+        Args:
+            mpp: microns per l0 pixel.
+        """
+        if self.drawn is not None:
+            box = self._extent.scaled(self.l0_per_cell).outward()
+            step = -(-max(box.width, box.height, 1) // AREA_SIDE)
+            painted = self.drawn.paint(box, step, ground=CUT_OUT) == DRAWN
+            return float(np.count_nonzero(painted)) * step**2 * mpp.x * mpp.y
         cell = self.l0_per_cell * mpp
         return float(np.count_nonzero(self.mask)) * cell.x * cell.y
 
     def digest(self) -> str:
         """Return a SHA-256 of what the mask says and where; the source's name is left out."""
-        where = (self.mask.shape, self.l0_per_cell.x, self.l0_per_cell.y, self.origin_cell)
+        where: tuple[object, ...] = (
+            self.mask.shape,
+            self.l0_per_cell.x,
+            self.l0_per_cell.y,
+            self.origin_cell,
+            *([] if self.drawn is None else [self.drawn.digest()]),
+        )
         return hashlib.sha256(repr(where).encode() + np.packbits(self.mask).tobytes()).hexdigest()
 
     @property
@@ -121,15 +149,19 @@ def _cell_of_centre(start_map: int, stop_map: int, cells_per_map: float) -> NDAr
     return np.floor(centres).astype(np.int64)
 
 
-def find_tissue(slide: Slide, method: str = "otsu", *, origin: Origin = "bounds") -> TissueMask:
+def find_tissue(
+    slide: Slide, method: str = "otsu", *, origin: Origin = "bounds", ignored_classes: Sequence[str] = ()
+) -> TissueMask:
     """Return the tissue of a slide.
 
     Args:
         slide: an open slide.
         method: `otsu` (detected at low power, see `wsi_seg.stain`), `none` (the whole slide), or the path of
-            a QuPath GeoJSON file whose areas are to be analysed.
+            a QuPath GeoJSON file whose areas are to be analyzed, of whatever class or none. Areas of class
+            `Ignore*` are cut out; where areas overlap the smaller one wins.
         origin: what positions in that file count from: `bounds` (the non-empty region, as in QuPath, where
             the slide has one) or `level0`. A file that says what was subtracted is believed.
+        ignored_classes: classes of that file that are cut out too; Unclassified are areas without a class.
 
     Raises:
         UsageError: no such method.
@@ -142,7 +174,7 @@ def find_tissue(slide: Slide, method: str = "otsu", *, origin: Origin = "bounds"
     if method == "otsu":
         return _detected_tissue(slide)
     if method.lower().endswith(MASK_ENDINGS) or Path(method).exists():
-        return _drawn_tissue(info, Path(method), origin)
+        return _drawn_tissue(info, Path(method), origin, ignored_classes)
     raise UsageError(f"unknown tissue method {method!r}; use otsu, none or the path of a GeoJSON file")
 
 
@@ -162,27 +194,30 @@ def _detected_tissue(slide: Slide) -> TissueMask:
             unread.extend(fault.box_map for fault in reading.faults if fault.level is None)
             return reading.region
 
-        side = _cells_along(info, DETECTED_CELL_UM, DETECTED_SIDE)
+        side = _cells_along(info)
         pixels, l0_per_cell = read_thumbnail(slide, side, read=read)
     cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
-    mask = detect_tissue(pixels, cell_um or DETECTED_CELL_UM)
+    mask = detect_tissue(pixels, cell_um or CELL_UM)
     for box in unread:
         mask[box.within(Box(0, 0, mask.shape[1], mask.shape[0]))] = True
     return TissueMask(mask, l0_per_cell, "otsu")
 
 
-def _cells_along(info: SlideInfo, cell_um: float, most: int) -> int:
+def _cells_along(info: SlideInfo) -> int:
     """Return how many cells the longer side of the slide gets."""
     side = max(info.size.width, info.size.height)
-    cells = UNSCALED_SIDE if info.mpp is None else math.ceil(side * max(info.mpp.x, info.mpp.y) / cell_um)
-    return max(1, min(cells, most, side))
+    cells = UNSCALED_SIDE if info.mpp is None else math.ceil(side * max(info.mpp.x, info.mpp.y) / CELL_UM)
+    return max(1, min(cells, MOST_CELLS, side))
 
 
-def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin) -> TissueMask:
-    side = max(info.size.width, info.size.height) / _cells_along(info, DRAWN_CELL_UM, DRAWN_SIDE)
-    l0_per_cell = Scale(side, side)
-    geometries_l0 = drawn_l0(read_annotations(path), info.bounds, origin)
-    x0, y0, x1, y1 = shapely.total_bounds(geometries_l0)
+def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin, ignored_classes: Sequence[str]) -> TissueMask:
+    annotations = read_annotations(path)
+    ignored = (IGNORE, *ignored_classes)
+    values = np.array([CUT_OUT if is_named(item.name, ignored) else DRAWN for item in annotations.items])
+    if not (values == DRAWN).any():
+        raise MaskError(f"{path}: all of its areas are of ignored classes; draw what is to be analyzed")
+    geometries_l0 = drawn_l0(annotations, info.bounds, origin)
+    x0, y0, x1, y1 = shapely.total_bounds(geometries_l0[values == DRAWN])
     inside = RealBox(max(x0, 0), max(y0, 0), min(x1, info.size.width), min(y1, info.size.height))
     if inside.x0 >= inside.x1 or inside.y0 >= inside.y1:
         raise MaskError(
@@ -190,10 +225,26 @@ def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin) -> TissueMask:
             f"({info.size.width} × {info.size.height} px): x {x0:.0f} … {x1:.0f}, y {y0:.0f} … {y1:.0f}; "
             "is it the file of another slide, or was it drawn at another resolution?"
         )
+    side = max(info.size.width, info.size.height) / _cells_along(info)
+    l0_per_cell = Scale(side, side)
+    regions_l0, values = _on_slide(geometries_l0, values, info)
     box = _in_cells(inside, l0_per_cell).outward()
-    in_cells = shapely.transform(geometries_l0, lambda xy: xy / (l0_per_cell.x, l0_per_cell.y))
-    mask = rasterize_mask(list(in_cells), box)
-    return TissueMask(mask, l0_per_cell, str(path), (box.x0, box.y0))
+    in_cells = shapely.transform(regions_l0, lambda xy: xy / (l0_per_cell.x, l0_per_cell.y))
+    mask = reached_pixels(in_cells, values, box, DRAWN)
+    return TissueMask(mask, l0_per_cell, str(path), (box.x0, box.y0), Drawing.in_order(regions_l0, values))
+
+
+def _on_slide(
+    geometries_l0: NDArray[Any], values: NDArray[np.int64], info: SlideInfo
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return what lies on the slide of geometries, and its values, the largest first."""
+    order = largest_first(geometries_l0)
+    cut, values = geometries_l0[order], values[order]
+    whole = shapely.box(0, 0, info.size.width, info.size.height)
+    for i in np.flatnonzero(~shapely.covers(whole, cut)):
+        cut[i] = polygonal_part(shapely.intersection(cut[i], whole))
+    kept = ~shapely.is_missing(cut)
+    return cut[kept], values[kept]
 
 
 def drawn_l0(annotations: Annotations, bounds: Box | None, origin: Origin) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+from wsi_seg.cli.options import IgnoredClassesOption, JsonOption, VerboseOption, names, set_up_logging
 from wsi_seg.cli.output import say
 from wsi_seg.errors import UsageError
 
@@ -56,6 +56,7 @@ def evaluate(
     class_names: Annotated[
         str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
     ] = None,
+    ignored_classes: IgnoredClassesOption = None,
     origin: Annotated[
         Literal["bounds", "level0"], typer.Option(help="What positions in the GeoJSON count from.")
     ] = "bounds",
@@ -95,10 +96,14 @@ def evaluate(
         _refuse("a model", {"--data": data, "--baseline": baseline, "--tta": tta})
         if annotations is None:
             raise UsageError(f"{subject}: what are these maps to be compared with? Give --annotations FILE")
-        truth = TruthFile(annotations, _name_pairs(class_names), origin)
+        ignored = tuple(names(ignored_classes) or ())
+        truth = TruthFile(annotations, _name_pairs(class_names), origin, ignored)
         evaluation = _evaluate_maps(Path(subject), truth, output, overwrite)
     else:
-        _refuse("the results of a slide", {"--annotations": annotations, "--class-names": class_names})
+        of_results = {
+            "--annotations": annotations, "--class-names": class_names, "--ignored-classes": ignored_classes,
+        }  # fmt: skip
+        _refuse("the results of a slide", of_results)
         settings = EvaluateSettings(part, tuple(baseline or ()), batch)
         model = load_model(subject, device, precision, tta=tta)
         if model.facts.card.notice:
@@ -187,7 +192,7 @@ def describe(model: dict[str, Any], result: dict[str, Any]) -> str:
 
     rows = [row for row in result["classes"] if row["pixels"]]
     groups = [row for row in (result["class_groups"] or {"classes": []})["classes"] if row["pixels"]]
-    width = max(16, *(len(row["name"]) for row in [*rows, *groups]))
+    width = max([16, *(len(row["name"]) for row in [*rows, *groups])])
     overall = {"name": "macro", "share": None, **_overall(result["overall"], "macro_")}
     lines = [
         f"{model['name']} on {result['name']}: {_number_of(result['images'], 'image', 'images')}, "

@@ -21,6 +21,14 @@ ClassesOption = Annotated[str | None, typer.Option(help="Single classes to trace
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Probability from which on a place belongs to a region.")
 ]
+IgnoredClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Classes of a GeoJSON file whose areas are left out besides Ignore*, separated by commas; "
+        "Unclassified for areas without a class.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of configs/run.yaml; repeatable."),

@@ -13,6 +13,7 @@ from wsi_seg.cli.options import (
     ClassesOption,
     ConfigOption,
     GroupsOption,
+    IgnoredClassesOption,
     JsonOption,
     MppOption,
     SetOption,
@@ -36,7 +37,7 @@ OF_THE_RUN = (
     "scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device", "cache", "cache_size",
     "staging",
 )  # fmt: skip
-LISTS = ("groups", "classes")
+LISTS = ("groups", "classes", "ignored_classes")
 
 
 def run(
@@ -55,8 +56,9 @@ def run(
     config: ConfigOption = None,
     mpp: MppOption = None,
     tissue: Annotated[
-        str | None, typer.Option(help="otsu, none, or a QuPath GeoJSON of the regions to analyse.")
+        str | None, typer.Option(help="otsu, none, or a QuPath GeoJSON of the regions to analyze.")
     ] = None,
+    ignored_classes: IgnoredClassesOption = None,
     groups: GroupsOption = None,
     classes: ClassesOption = None,
     threshold: ThresholdOption = None,
@@ -124,7 +126,8 @@ def run(
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
-        "model": model, "mpp": mpp, "tissue": tissue, "groups": names(groups), "classes": names(classes),
+        "model": model, "mpp": mpp, "tissue": tissue,
+        "ignored_classes": names(ignored_classes), "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
         "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,
         "max_memory": max_memory, "strict": strict or None, "allow_upsampling": allow_upsampling or None,

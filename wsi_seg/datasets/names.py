@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from wsi_seg.annotations import IGNORE, UNCLASSIFIED, is_named
 from wsi_seg.classes import QUPATH_NAMES, canonical_name
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED, not_class
 from wsi_seg.errors import DataError
 
-# What QuPath calls an annotation without a class.
-UNCLASSIFIED = "Unclassified"
+# QuPath's class of areas to look at. It says where, not what: no label.
+REGION = "Region*"
 
 
 class NamedClasses(BaseModel):
@@ -18,12 +19,19 @@ class NamedClasses(BaseModel):
 
     class_names: dict[str, str] = {}
     """From names of the annotations to classes of the model, such as {Carcinoma: tumor}. Names of the model's
-    own classes, and QuPath's for them (Tumor, Immune cells, …), need no entry."""
-    ignored_classes: tuple[str, ...] = ("Ignore*", "Region*")
-    """Names whose area has zero weight. Annotations without a class are called Unclassified."""
+    own classes, and QuPath's for them (Tumor, Immune cells, …), need no entry. Annotations without a class
+    are called Unclassified."""
+    ignored_classes: tuple[str, ...] = ()
+    """Names whose area has zero weight, besides Ignore* and Region*."""
 
     def target_of(
-        self, name: str | None, scheme: LabelScheme, what: str, known_class: str | None = None
+        self,
+        name: str | None,
+        scheme: LabelScheme,
+        what: str,
+        known_class: str | None = None,
+        *,
+        options: tuple[str, str] = ("class_names", "ignored_classes"),
     ) -> int:
         """Return the target of an annotation's area.
 
@@ -32,6 +40,7 @@ class NamedClasses(BaseModel):
             scheme: the model's classes.
             what: file and annotation, the start of the message.
             known_class: the only class that annotations tell apart; all others are then not that class.
+            options: how the user sets `class_names` and `ignored_classes`, for the message.
 
         Returns:
             The output channel of its class, `not_class` of the known one, or IGNORED.
@@ -39,26 +48,27 @@ class NamedClasses(BaseModel):
         Raises:
             DataError: the name is neither a class of the model nor an ignored one.
         """
-        asked = canonical_name(name or UNCLASSIFIED)
-        if asked in map(canonical_name, self.ignored_classes):
+        mapped = is_named(name, self.class_names)
+        if is_named(name, self.ignored_classes) or (is_named(name, (IGNORE, REGION)) and not mapped):
             return IGNORED
-        if name is None:
-            raise DataError(f"{what} has no class; give it one, or put {UNCLASSIFIED} into ignored_classes")
-        channel = self._channel(asked, scheme, what)
+        to_classes, to_ignored = options
+        if name is None and not mapped:
+            raise DataError(f"{what} has no class; give it one, or put {UNCLASSIFIED} into {to_ignored}")
+        channel = self._channel(canonical_name(name or UNCLASSIFIED), scheme, what, to_classes)
         if known_class is not None:
             known = scheme.channel(known_class, what)
             return known if channel == known else not_class(known)
         if channel is None:
             raise DataError(
                 f"{what} is of class {name!r}, which the model does not have "
-                f"({', '.join(c.name for c in scheme.classes)}); put it into class_names or ignored_classes"
+                f"({', '.join(c.name for c in scheme.classes)}); put it into {to_classes} or {to_ignored}"
             )
         return IGNORED if scheme.classes[channel].code in scheme.ignored_codes else channel
 
-    def _channel(self, asked: str, scheme: LabelScheme, what: str) -> int | None:
+    def _channel(self, asked: str, scheme: LabelScheme, what: str, option: str) -> int | None:
         mapped = {canonical_name(key): value for key, value in self.class_names.items()}.get(asked)
         if mapped is not None:
-            return scheme.channel(mapped, f"{what}, by class_names")
+            return scheme.channel(mapped, f"{what}, by {option}")
         own = [canonical_name(c.name) for c in scheme.classes]
         qupath = [canonical_name(QUPATH_NAMES.get(name, name)) for name in own]
         return next((names.index(asked) for names in (own, qupath) if asked in names), None)

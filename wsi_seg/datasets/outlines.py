@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from wsi_seg.datasets.drawing import Drawing, check_inside
 from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, image_name
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.outline_files import Outline, read_outlines
+from wsi_seg.drawing import Drawing, check_inside
 from wsi_seg.errors import DataError
 from wsi_seg.geometry import Box, Size
 from wsi_seg.tissue import drawn_l0

@@ -8,8 +8,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_seg.datasets.drawing import Drawing
-from wsi_seg.datasets.region import Pixels, Place, Targets, read_padded
+from wsi_seg.datasets.region import IGNORED, Pixels, Place, Targets, read_padded
+from wsi_seg.drawing import Drawing
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Size
 from wsi_seg.jobs import SlideRecipe
@@ -49,10 +49,10 @@ class SlideRegion:
         except SlideError:
             _open_slides.forget(self.recipe)  # a slide that failed once may go on failing
             raise
-        return pixels, self.drawing.paint(box_map)
+        return pixels, self.drawing.paint(box_map, ground=IGNORED)
 
     def coarse_targets(self, step: int) -> Targets:
-        return self.drawing.paint(self.box_map, step)
+        return self.drawing.paint(self.box_map, step, ground=IGNORED)
 
     def part(self, box: Box, name: str | None = None) -> SlideRegion:
         box_map = box.shifted(self.box_map.x0, self.box_map.y0)

@@ -16,12 +16,12 @@ from wsi_seg.annotations import Annotations
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.bcss import patient
-from wsi_seg.datasets.drawing import Drawing, check_inside
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Region
 from wsi_seg.datasets.slide_region import SlideRegion
+from wsi_seg.drawing import Drawing, check_inside
 from wsi_seg.errors import DataError, SlideError
 from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS, WITH_FOLDER
 from wsi_seg.geometry import Scale
@@ -87,7 +87,7 @@ class AnnotatedSlides(Dataset, NamedClasses):
         if not boxes:
             raise DataError(f"{file}: its annotations hold no pixel of {scheme.mpp:g} µm")
         recipe = SlideRecipe(str(path), info.reader, None if self.mpp is None else Scale(self.mpp, self.mpp))
-        drawing = Drawing.of(list(polygons_map), targets)
+        drawing = Drawing.of(polygons_map, targets)
         files = (path, *_companions(path), file)
         return [
             SlideRegion(f"{name}_x{box.x0}_y{box.y0}", patient(name), recipe, frame, box, drawing, files)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_seg.card import ModelCard
+from wsi_seg.errors import DataError
 from wsi_seg.evaluate.section import Example, Section
 from wsi_seg.evaluate.tables import section_table
 from wsi_seg.report import result_versions
@@ -84,7 +85,16 @@ def finish(
             evaluation.
         bootstrap: of the confidence intervals.
         started: when.
+
+    Raises:
+        DataError: a section holds no pixel of a known class, and no labels of whole images.
     """
+    for section in sections:
+        if not section.tallies[0].counts.total and not section.labels:
+            raise DataError(
+                f"{section.name}: no pixel is of a known class, so there is nothing to score; annotate more, "
+                "or ignore fewer classes or codes"
+            )
     labels = subject.card.image_labels
     tables = [section_table(s, labels, bootstrap.resamples, bootstrap.seed) for s in sections]
     ended = datetime.now(UTC)

@@ -80,6 +80,7 @@ class Results:
             "maps": str(self.path),
             "truth": str(truth.path),
             "class_names": dict(truth.class_names),
+            "ignored_classes": list(truth.ignored_classes),
             "origin": truth.origin if truth.drawn else None,
             "ignored_codes": list(truth.ignored_codes),
         }

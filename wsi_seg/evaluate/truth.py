@@ -17,14 +17,17 @@ from wsi_seg.annotations import read_annotations
 from wsi_seg.classes import IGNORED_CODES
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import read_mask
-from wsi_seg.datasets.drawing import Drawing, check_inside
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Targets
+from wsi_seg.drawing import Drawing, check_inside
 from wsi_seg.errors import DataError
 from wsi_seg.geometry import Box, Size
 from wsi_seg.slide import MapFrame, SlideInfo
 from wsi_seg.tissue import Origin, drawn_l0
+
+# Options of `wsi-seg evaluate`, for messages.
+OPTIONS = ("--class-names", "--ignored-classes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class TruthFile:
     """From names of annotations to classes of the model, where they differ."""
     origin: Origin = "bounds"
     """What positions in the GeoJSON count from, unless the file says; see `tissue.find_tissue`."""
+    ignored_classes: tuple[str, ...] = ()
+    """Names of annotations of zero weight, besides Ignore* and Region*."""
     ignored_codes: tuple[int, ...] = IGNORED_CODES
     """Codes of zero weight."""
 
@@ -81,7 +86,7 @@ class _Annotations:
         self.boxes = boxes
 
     def read(self, box_map: Box) -> Targets:
-        return self._drawing.paint(box_map)
+        return self._drawing.paint(box_map, ground=IGNORED)
 
 
 class _Mask:
@@ -99,11 +104,11 @@ class _Mask:
 def _drawn(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelScheme) -> Truth:
     annotations = read_annotations(truth.path)
     polygons_l0 = drawn_l0(annotations, slide.bounds, truth.origin)
-    names = NamedClasses(class_names=dict(truth.class_names))
+    names = NamedClasses(class_names=dict(truth.class_names), ignored_classes=truth.ignored_classes)
     targets = []
     for number, (item, polygon) in enumerate(zip(annotations.items, polygons_l0, strict=True), start=1):
         what = f"{truth.path}: polygon {number}"
-        targets.append(names.target_of(item.name, scheme, what))
+        targets.append(names.target_of(item.name, scheme, what, options=OPTIONS))
         if targets[-1] != IGNORED:
             check_inside(polygon, slide.size, what, slide.path)
     per_l0 = np.array([1 / frame.l0_per_map.x, 1 / frame.l0_per_map.y])
