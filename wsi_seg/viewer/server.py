@@ -15,13 +15,12 @@ import uvicorn
 
 from wsi_seg.errors import OutputError, UsageError, WsiSegError
 from wsi_seg.viewer.app import create_app
+from wsi_seg.viewer.connections import MOST_CONNECTIONS, BoundedConnection
 from wsi_seg.viewer.folders import find_results
 from wsi_seg.viewer.guard import Access, is_loopback, own_names
 from wsi_seg.viewer.state import Places
 
 STATIC = Path(__file__).parent / "static"
-# Connections at a time; more are answered 503. A browser opens six.
-MOST_CONNECTIONS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,10 @@ def serve(
             access_log=False,  # the token is in an address
             server_header=False,
             proxy_headers=False,
-            http="h11",
+            http=BoundedConnection,
             ws="none",
             lifespan="on",
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=MOST_CONNECTIONS + 1,  # uvicorn counts the one that asks
             timeout_graceful_shutdown=3,
         )
         with suppress(KeyboardInterrupt):
