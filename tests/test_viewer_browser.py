@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -273,10 +274,68 @@ def test_the_threshold_moves_outlines(viewer: Viewer, results: Results) -> None:
     regions = trace(maps, settings.resolve(darkness_model().facts.card), settings.trace)
     shapes = [shapely.affinity.scale(r.polygon, 2, 2, origin=(0, 0)) for r in regions]
     assert_drawn(viewer.outlines(), shapes, viewer.view())
+    with viewer.page.expect_download() as download:
+        viewer.page.get_by_role("link", name="GeoJSON Tumor ≥ 0.30").click()
+    saved = [shape for _, shape in features(Path(download.value.path()))]
+    assert [shape.area for shape in saved] == pytest.approx([shape.area for shape in shapes], rel=1e-3)
+    assert viewer.page.get_by_role("link", name="GeoJSON as run").is_visible()
     viewer.until("location.hash.includes('threshold=0.3')")
     viewer.page.get_by_role("button", name="As the run traced them").click()
     viewer.settle()
     assert_drawn(viewer.outlines(), [shape for _, shape in stored(results, "first/made")], viewer.view())
+
+
+def test_results_that_are_replaced_are_shown_anew(viewer: Viewer, results: Results) -> None:
+    first, other = results.out / "first" / "made", results.out / "second" / "made"
+    asked: list[str] = []
+    viewer.page.on("request", lambda request: asked.append(request.url.removeprefix(viewer.address)))
+    viewer.open(viewer.identity("made", "first"))
+    assert not [url for url in asked if url.startswith("api/slides?")]  # the list is not fetched for a slide
+    label = viewer.page.locator(".panel label", has_text="Regions (")
+    before = label.text_content()
+    moved = results.out / ".moved"
+    first.rename(moved)
+    shutil.copytree(other, first)
+    (first / "manifest.json").touch()
+    viewer.page.evaluate("void wsiSegScreen.look()")
+    viewer.page.locator("#message", has_text="The results of made were replaced").wait_for()
+    viewer.settle()
+    assert label.text_content() != before
+    shutil.rmtree(first)
+    moved.rename(first)
+    (first / "manifest.json").touch()  # as it was, for the other tests
+    viewer.problems.clear()  # what was asked for just before was refused
+
+
+def test_a_long_list_has_pages(viewer: Viewer) -> None:
+    rows = [
+        {"id": f"{i}", "name": f"slide {i}", "folder": "", "status": "damaged", "error": "x", "areas": []}
+        for i in range(130)
+    ]
+
+    def answer(route: Any) -> None:
+        query = parse_qs(urlsplit(route.request.url).query)
+        found = [row for row in rows if query.get("find", [""])[0] in str(row["name"])]
+        start, limit = (int(query.get(name, ["0"])[0]) for name in ("offset", "limit"))
+        page = found[start : start + limit]
+        route.fulfill(json=page, headers={"X-Total-Count": str(len(found))})
+
+    page = viewer.page
+    page.route("**/api/slides?*", answer)
+    page.goto(viewer.address)
+    names = page.locator(".slide strong")
+    page.get_by_text("1–60 of 130").wait_for()
+    assert names.all_text_contents() == [f"slide {i}" for i in range(60)]
+    assert page.get_by_role("button", name="Previous results").is_disabled()
+    page.get_by_role("button", name="Next results").click()
+    page.get_by_role("button", name="Next results").click()
+    page.get_by_text("121–130 of 130").wait_for()
+    assert page.get_by_role("button", name="Next results").is_disabled() and names.count() == 10
+    page.reload()
+    page.get_by_text("121–130 of 130").wait_for()
+    page.get_by_label("Find results").fill("slide 12")
+    page.get_by_text("1–11 of 11").wait_for()
+    assert names.count() == 11 and page.evaluate("location.hash") == "#find=slide+12"
 
 
 def test_two_runs_move_together(viewer: Viewer) -> None:
@@ -310,7 +369,8 @@ EDITS = {
         location.hash = to;
         return said;
       };
-      return wsiSegScreen.poll();
+      wsiSegScreen.slide.version = 'older';
+      return wsiSegScreen.look();
     }""",
 }
 

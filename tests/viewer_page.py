@@ -154,7 +154,7 @@ def tab(context: BrowserContext, address: str) -> Iterator[Viewer]:
     """Open a tab, and check at the end that nothing went wrong in it meanwhile."""
     viewer = Viewer(context.new_page(), address)
     yield viewer
-    assert viewer.problems == [], "errors in the browser's console"
+    assert viewer.problems == [], f"errors in the browser's console: {viewer.problems}"
     assert viewer.foreign == [], "the page asks other servers"
     viewer.page.close()
 

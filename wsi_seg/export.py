@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,12 @@ def manifest_part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
     try:
         for key in keys:
             manifest = manifest[key]
-        return TypeAdapter(kind).validate_python(manifest)
+        return _adapter(kind).validate_python(manifest)
     except (KeyError, TypeError, ValidationError) as error:
         raise OutputError(
             f"{results / MANIFEST}: {'.'.join(keys)} is missing or damaged; run wsi-seg run again"
         ) from error
+
+
+# Building one takes a millisecond or more, ten times as long as using it.
+_adapter = cache(TypeAdapter)

@@ -2,41 +2,91 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from wsi_seg.classes import ClassGroup, TissueClass
 from wsi_seg.errors import WsiSegError
+from wsi_seg.faults import OTHER_LEVEL, UNREADABLE
+from wsi_seg.maps import FAULTS
 from wsi_seg.slide import SlideInfo
 from wsi_seg.viewer.folders import ResultEntry
 from wsi_seg.viewer.palette import hex_code, safe_colors
-from wsi_seg.viewer.state import OpenResult, ViewerState
+from wsi_seg.viewer.state import OpenResult, Row, ViewerState
 
 
-def list_results(state: ViewerState) -> list[dict[str, Any]]:
-    """Return one line for each result; a damaged one says what is wrong with it."""
-    return [_line(state, entry) for entry in state.folders.all()]
+def list_results(
+    state: ViewerState, text: str = "", offset: int = 0, limit: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Return one line for each result; a damaged one says what is wrong with it.
+
+    Args:
+        state: of the server.
+        text: only results with this in their name or folder, in letters of either case.
+        offset: results to leave out at the start.
+        limit: lines at most; None: all.
+
+    Returns:
+        The lines, and how many results there are in all.
+    """
+    wanted = text.casefold()
+    found = [
+        entry for entry in state.folders.all()
+        if not wanted or wanted in f"{_place(state, entry)}/{entry.name}".casefold()
+    ]  # fmt: skip
+    stop = len(found) if limit is None else offset + limit
+    return [_line(state, entry) for entry in found[offset:stop]], len(found)
+
+
+def same_slide(state: ViewerState, result: OpenResult) -> list[dict[str, Any]]:
+    """Return id, name and folder of the other results of the slide of a result."""
+    own, found = _row(state, result.entry).slide, []
+    for entry in state.folders.all():
+        if entry.id == result.entry.id:
+            continue
+        with suppress(WsiSegError):  # a damaged one cannot be compared
+            if _row(state, entry).slide == own:
+                found.append({"id": entry.id, "name": entry.name, "folder": _place(state, entry)})
+    return found
 
 
 def _line(state: ViewerState, entry: ResultEntry) -> dict[str, Any]:
     head = {"id": entry.id, "name": entry.name, "folder": _place(state, entry), "folder_time": entry.time}
     try:
-        result = state.open(entry)
-        progress = result.progress()
+        row = _row(state, entry)
+        now = {}
+        if entry.running:
+            result = state.open(entry)
+            progress = result.progress()
+            now = {"status": result.status, "progress": progress and progress.to_json()}
     except WsiSegError as error:
         return {**head, "status": "damaged", "error": str(error), "areas": [], "has_slide": False}
+    return {**head, **row.facts, **now, "has_slide": state.finder.is_present(row.slide_path)}
+
+
+def _row(state: ViewerState, entry: ResultEntry) -> Row:
+    """Return what is listed of a result, read once for each version of it."""
+
+    def read() -> Row:
+        slide = (result := OpenResult(entry, state)).facts.slide
+        facts = _row_facts(result)
+        return Row(facts, slide.path, (slide.fingerprint, slide.size.width, slide.size.height))
+
+    return state.rows.get_or_make((entry.id, entry.version), read)
+
+
+def _row_facts(result: OpenResult) -> dict[str, Any]:
     facts = result.facts
     return {
-        **head,
-        "version": entry.version,
+        "version": result.version,
         "status": result.status,
-        "progress": progress and progress.to_json(),
+        "progress": None,
         "tissue_mm2": facts.summary.get("tissue_area_mm2"),
         "areas": [
             {"name": g.name, "color": hex_code(g.color), "mm2": facts.area(g.name, "group_area_mm2")}
             for g in facts.groups
             if facts.area(g.name, "group_area_mm2")
         ],
-        "has_slide": result.slide().path is not None,
         "notice": facts.notice,
         "mpp": _mpp(facts.slide),
         "size": [facts.slide.size.width, facts.slide.size.height],
@@ -52,7 +102,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "id": result.entry.id,
         "name": result.entry.name,
         "folder": _place(state, result.entry),
-        "version": result.entry.version,
+        "version": result.version,
         "status": result.status,
         "progress": progress and progress.to_json(),
         "size": [slide.size.width, slide.size.height],
@@ -70,7 +120,13 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "channels": [one.name for one in facts.classes],
         "groups": [_group(result, one) for one in facts.groups],
         "threshold": facts.trace.threshold if facts.traced else None,
-        "layers": ["classes", "probability", "tissue", *(["uncertainty"] if facts.uncertainty else [])],
+        "layers": [
+            "classes",
+            "probability",
+            "tissue",
+            *(["uncertainty"] if facts.uncertainty else []),
+            "coverage",
+        ],
         "notice": facts.notice,
         "origin_offset": list(facts.origin_offset),
         "regions": _region_count(result),
@@ -115,14 +171,18 @@ def _region_count(result: OpenResult) -> int:
 
 
 def _coverage(result: OpenResult) -> dict[str, Any]:
-    """Return how much of the slide was looked at."""
+    """Return how much of the slide was analyzed, and the colors of the coverage layer."""
     summary, slide = result.facts.summary, result.facts.slide
     mpp, size = slide.mpp, slide.size
+    read = summary.get("coverage")
+    read = read if isinstance(read, dict) else {}
+    areas = {OTHER_LEVEL: read.get("other_level_mm2"), UNREADABLE: read.get("unread_mm2")}
     return {
         "slide_mm2": mpp and size.width * mpp.x * size.height * mpp.y / 1e6,
         "tissue_mm2": summary.get("tissue_area_mm2"),
         "blocks": summary.get("blocks"),
         "blocks_failed": summary.get("blocks_failed"),
+        "legend": [{"name": f.name, "color": hex_code(f.color), "mm2": areas[f.code]} for f in FAULTS],
     }
 
 

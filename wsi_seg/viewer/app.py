@@ -2,12 +2,14 @@
 
     GET /                                          the page        GET /static/…     what it loads
     GET /api                                       {version, allow_run}
-    GET /api/slides                                all results
+    GET /api/slides?find=&offset=&limit=           results, by default all; X-Total-Count: how many
+                                                   there are in all with `find` in name or folder
     GET /api/slides/{id}                           one result: geometry, classes, groups, layers
     GET /api/slides/{id}/thumbnail.jpg
     GET /api/slides/{id}/tiles/{z}/{x}_{y}.jpg     Deep Zoom tile of the slide, 512 px, no overlap
     GET /api/slides/{id}/layers/{layer}/{z}/{x}_{y}.png
                                                    the same tile of a layer: classes (?codes=1,2), tissue,
+                                                   coverage,
                                                    probability (?channel=tumor&kind=class|group),
                                                    uncertainty; &palette=card|safe
     GET /api/slides/{id}/regions?box=x0,y0,x1,y1&scale=S
@@ -15,14 +17,18 @@
     GET /api/slides/{id}/regions/at?x=&y=          the region at a place   …/regions/{index}   one region
     GET /api/slides/{id}/contours?channel=tumor&threshold=0.5&box=…&scale=S
                                                    outlines at another threshold, from the probabilities
-    GET /api/slides/{id}/polygons.geojson          download
-    GET /api/slides/{id}/progress                  how far a run is
+    GET /api/slides/{id}/polygons.geojson          the regions that the run traced, to download; with
+                                                   ?channel=tumor&threshold=0.6 those of one group at another
+                                                   threshold, traced now
+    GET /api/slides/{id}/progress                  how far a run is, and the version of its results
+    GET /api/slides/{id}/same                      other results of the same slide
     GET /api/compare?a={id}&b={id}                 whether two results are of one slide, else 409
     /api/run…                                      see `run_routes`; only where runs are allowed
 
-A refusal is JSON {"error": "one line"} with its status. Pictures may be kept by the browser for good where
-the address ends in `v=` and the result's `version`. Names, classes and errors are sent as text; the page
-has to show them as text.
+A refusal is JSON {"error": "one line"} with its status. Pictures and outlines may be kept by the browser for
+good where the address holds `v=` and the result's `version`; an address with another version than that of the
+results in the folder is refused with 409, so that a page never mixes two results. Names, classes and errors
+are sent as text; the page has to show them as text.
 """
 
 from __future__ import annotations
@@ -35,19 +41,27 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 import wsi_seg
 from wsi_seg.errors import WsiSegError
-from wsi_seg.viewer import layer_routes, region_routes
-from wsi_seg.viewer.answers import describe_result, list_results
+from wsi_seg.viewer import layer_routes, query, region_routes
+from wsi_seg.viewer.answers import describe_result, list_results, same_slide
 from wsi_seg.viewer.guard import HEADERS, Access, Guard
-from wsi_seg.viewer.replies import Refused, error_reply, json_reply
+from wsi_seg.viewer.replies import (
+    ASK_AGAIN,
+    FOR_GOOD,
+    Refused,
+    error_reply,
+    json_reply,
+    json_text,
+    tagged_reply,
+)
 from wsi_seg.viewer.run_routes import run_routes
 from wsi_seg.viewer.runs import Runs
 from wsi_seg.viewer.state import Places, ViewerState
+from wsi_seg.viewer.static_files import KeptFiles, static_version
 
 Work = Callable[[ViewerState, Request], Response]
 
@@ -75,7 +89,8 @@ def create_app(places: Places, access: Access | None = None) -> Starlette:
     if places.static is not None:
         routes += [
             Route("/", _in_thread(state, _page), methods=["GET"]),
-            Mount("/static", StaticFiles(directory=places.static)),  # type: ignore[list-item]
+            Mount(f"/static/{static_version(places.static)}", KeptFiles(places.static, FOR_GOOD)),  # type: ignore[list-item]
+            Mount("/static", KeptFiles(places.static, ASK_AGAIN)),  # type: ignore[list-item]
         ]
     return Starlette(
         routes=routes,
@@ -96,25 +111,37 @@ def _in_thread(state: ViewerState, work: Work) -> Callable[[Request], Awaitable[
 
 def _page(state: ViewerState, _: Request) -> Response:
     assert state.places.static is not None
-    return FileResponse(state.places.static / "index.html", headers={"Cache-Control": "no-cache"})
+    page = (state.places.static / "index.html").read_text(encoding="utf-8")
+    # What the page loads is under the hash of its content, so that a browser may keep it for good.
+    page = page.replace('"static/', f'"static/{static_version(state.places.static)}/')
+    return Response(page, headers={"Cache-Control": "no-cache"}, media_type="text/html")
 
 
 def _about(state: ViewerState, _: Request) -> Response:
     return json_reply({"version": wsi_seg.__version__, "allow_run": state.places.runs is not None})
 
 
-def _slides(state: ViewerState, _: Request) -> Response:
-    return json_reply(list_results(state))
+def _slides(state: ViewerState, request: Request) -> Response:
+    params = request.query_params
+    offset = query.whole("offset", params.get("offset", "0"), 0, 10**9)
+    limit = query.whole("limit", params["limit"], 1, 10**9) if "limit" in params else None
+    lines, total = list_results(state, params.get("find", ""), offset, limit)
+    return tagged_reply(request, json_text(lines), {"X-Total-Count": str(total)})
 
 
 def _slide(state: ViewerState, request: Request) -> Response:
-    return json_reply(describe_result(state, state.result(request.path_params["id"])))
+    return tagged_reply(request, json_text(describe_result(state, state.asked(request))))
+
+
+def _same(state: ViewerState, request: Request) -> Response:
+    return tagged_reply(request, json_text(same_slide(state, state.asked(request))))
 
 
 def _progress(state: ViewerState, request: Request) -> Response:
-    result = state.result(request.path_params["id"])
+    result = state.asked(request)
     progress = result.progress()
-    return json_reply({"status": result.status, **(progress.to_json() if progress else {})})
+    now = {"status": result.status, "version": result.version}
+    return json_reply({**now, **(progress.to_json() if progress else {})})
 
 
 def _compare(state: ViewerState, request: Request) -> Response:
@@ -152,6 +179,7 @@ _WORK: dict[str, Work] = {
     "/api/compare": _compare,
     _RESULT: _slide,
     f"{_RESULT}/progress": _progress,
+    f"{_RESULT}/same": _same,
     **{f"{_RESULT}/{path}": work for path, work in layer_routes.WORK.items()},
     **{f"{_RESULT}/{path}": work for path, work in region_routes.WORK.items()},
 }

@@ -12,6 +12,7 @@ from wsi_seg.card import ModelCard
 from wsi_seg.classes import ClassGroup, TissueClass
 from wsi_seg.errors import OutputError
 from wsi_seg.export import manifest_part
+from wsi_seg.exporters.geojson import Origin
 from wsi_seg.layout import MapLayout
 from wsi_seg.polygons import TraceSettings
 from wsi_seg.results import JOURNAL, MANIFEST, PLAN, SUMMARY, read_json
@@ -31,11 +32,14 @@ class Progress:
     tiles_done: int
     tiles_total: int
     done: frozenset[tuple[int, int]]
-    """(ix, iy) of the blocks whose pixels are there."""
+    """(ix, iy) of the blocks that were written, those that were read in part included."""
+    failed: frozenset[tuple[int, int]] = frozenset()
+    """(ix, iy) of the blocks of which nothing could be read."""
 
     def to_json(self) -> dict[str, int]:
         return {
             "blocks_done": self.blocks_done,
+            "blocks_failed": len(self.failed),
             "blocks_total": self.blocks_total,
             "tiles_done": self.tiles_done,
             "tiles_total": self.tiles_total,
@@ -62,6 +66,8 @@ class Facts:
     traced: tuple[str, ...] = ()
     """Names of the groups whose regions were traced."""
     trace: TraceSettings = field(default_factory=TraceSettings)
+    origin: Origin = "bounds"
+    """Of the GeoJSON, see `RegionSettings`."""
     notice: str = ""
     origin_offset: tuple[float, float] = (0.0, 0.0)
     """What was subtracted from l0 positions in the GeoJSON."""
@@ -109,6 +115,7 @@ def _read_finished(entry: ResultEntry) -> Facts:
         groups=tuple(dict.fromkeys((*card.class_groups, *traced))),
         traced=tuple(group.name for group in traced),
         trace=regions.trace,
+        origin=regions.origin,
         notice=card.notice,
         origin_offset=offset,
         uncertainty=stitch.uncertainty,
@@ -152,28 +159,29 @@ def read_progress(entry: ResultEntry, facts: Facts) -> Progress | None:
     blocks = facts.plan["blocks"]
     tiles = {(ix, iy): count for ix, iy, count in blocks}
     path = entry.file(JOURNAL)
-    done = {} if path is None else _read_journal(path)
+    written = {} if path is None else _read_journal(path)
     return Progress(
-        blocks_done=len(done),
+        blocks_done=len(written),
         blocks_total=len(blocks),
-        tiles_done=sum(tiles.get(place, 0) for place in done),
+        tiles_done=sum(tiles.get(place, 0) for place in written),
         tiles_total=sum(tiles.values()),
-        done=frozenset(place for place, whole in done.items() if whole),
+        done=frozenset(place for place, there in written.items() if there),
+        failed=frozenset(place for place, there in written.items() if not there),
     )
 
 
 def _read_journal(path: Path) -> dict[tuple[int, int], bool]:
-    """Return the finished blocks, and whether their pixels could be analysed."""
+    """Return the finished blocks, and whether their shards were written."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:  # the run has just been finished, and the file removed
         return {}
-    done = {}
+    written = {}
     # What stands behind the last line's end is being written.
     for line in text[: text.rfind("\n") + 1].splitlines():
         try:
             record = json.loads(line)
-            done[int(record["ix"]), int(record["iy"])] = record.get("error") is None
+            written[int(record["ix"]), int(record["iy"])] = bool(record["written"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: a line is damaged ({error})") from error
-    return done
+    return written

@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,11 @@ class ResultEntry:
         """Return a file of the folder; None where there is none, or only a symbolic link."""
         path = self.folder / name
         return path if path.is_file() and not path.is_symlink() else None
+
+    def is_current(self) -> bool:
+        """Tell whether the folder still holds what it held when it was found."""
+        mark = _mark(self.folder, self.running)
+        return mark is not None and _version(mark, self.running) == self.version
 
     def interrupted(self) -> bool:
         """Tell whether nobody is at work on a folder that is not finished."""
@@ -99,7 +105,12 @@ class ResultFolders:
         Raises:
             Refused: 404, there is none.
         """
-        found = next((entry for entry in self.all() if entry.id == identity), None)
+        with self._lock:
+            known = self._entries.get(identity)
+        if known is not None and known.is_current():
+            return known
+        self.all(fresh=known is not None)
+        found = self._entries.get(identity)
         if found is None:
             raise Refused(404, "no such result; it may have been moved or removed")
         return found
@@ -143,19 +154,30 @@ def _walk(out: Path, folder: Path, depth: int) -> list[ResultEntry]:
     return found
 
 
-def _entry(out: Path, folder: Path, *, running: bool) -> ResultEntry | None:
+def _mark(folder: Path, running: bool) -> os.stat_result | None:
+    """Return the state of the file that makes a folder one of results, None where there is none."""
     try:
         mark = (folder / (PLAN if running else MANIFEST)).lstat()
-        if not stat.S_ISREG(mark.st_mode):
-            return None
-        journal = folder / JOURNAL
-        last = journal.lstat().st_mtime if running and journal.exists() else mark.st_mtime
     except OSError:
         return None
+    return mark if stat.S_ISREG(mark.st_mode) else None
+
+
+def _version(mark: os.stat_result, running: bool) -> str:
+    return f"{mark.st_mtime_ns:x}-{mark.st_size:x}{'r' if running else ''}"
+
+
+def _entry(out: Path, folder: Path, *, running: bool) -> ResultEntry | None:
+    mark = _mark(folder, running)
+    if mark is None:
+        return None
+    last = mark.st_mtime
+    if running:
+        with suppress(OSError):  # no block is done yet
+            last = (folder / JOURNAL).lstat().st_mtime
     name = folder.name[1 : -len(PARTIAL)] if running else folder.name
     place = (folder.parent / name).relative_to(out).as_posix() if folder != out else "."
-    version = f"{mark.st_mtime_ns:x}-{mark.st_size:x}{'r' if running else ''}"
-    return ResultEntry(_identity(place), name, folder, running, version, last)
+    return ResultEntry(_identity(place), name, folder, running, _version(mark, running), last)
 
 
 def _identity(place: str) -> str:

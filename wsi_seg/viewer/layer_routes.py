@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from wsi_seg.errors import OutputError
 from wsi_seg.geometry import Box
+from wsi_seg.maps import FAULTS
 from wsi_seg.results import OVERVIEW
 from wsi_seg.slide import MapFrame
 from wsi_seg.viewer import query
@@ -24,52 +25,54 @@ from wsi_seg.viewer.pictures import (
     thumbnail,
     value_tile,
 )
-from wsi_seg.viewer.replies import Refused, kept_reply
+from wsi_seg.viewer.replies import FOR_A_MINUTE, NEVER, Refused, kept_headers, not_modified
 from wsi_seg.viewer.slides import SlidePlace
-from wsi_seg.viewer.sources import CLASSES, TISSUE, Channels
+from wsi_seg.viewer.sources import CLASSES, COVERAGE, TISSUE, Channels
 from wsi_seg.viewer.state import OpenResult, ViewerState
 
 PALETTES = ("card", "safe")
+Picture = tuple[bytes, bool]
+"""A file, and whether it shows all that it should."""
 
 
 def _slide_tile(state: ViewerState, request: Request) -> Response:
-    result = state.result(request.path_params["id"])
+    result = state.asked(request)
     frame, box, place = _place(result, request)
     slide = result.slide()
 
-    def make() -> bytes:
-        with state.pool.lend(_path(slide), result.facts.slide) as opened:
-            return slide_tile(opened, frame, box)
+    def make() -> Picture:
+        with state.pool.lend(_path(slide), result.facts.slide) as lent:
+            return slide_tile(lent, frame, box), not lent.unread
 
     key = (result.facts.slide.fingerprint, slide.path, place)
     return _picture(state, request, result, "jpeg", (key, make))
 
 
 def _thumbnail(state: ViewerState, request: Request) -> Response:
-    result = state.result(request.path_params["id"])
+    result = state.asked(request)
     slide = result.slide()
 
-    def make() -> bytes:
+    def make() -> Picture:
         if slide.path is None:
-            return _small_overview(result)
-        with state.pool.lend(slide.path, result.facts.slide) as opened:
-            return thumbnail(opened)
+            return _small_overview(result), True
+        with state.pool.lend(slide.path, result.facts.slide) as lent:
+            return thumbnail(lent), not lent.unread
 
     return _picture(state, request, result, "jpeg", ((result.key, slide.path, "thumbnail"), make))
 
 
 def _layer_tile(state: ViewerState, request: Request) -> Response:
-    result, layer = state.result(request.path_params["id"]), request.path_params["layer"]
+    result, layer = state.asked(request), request.path_params["layer"]
     if layer not in _LAYERS:
         raise Refused(404, f"no layer {layer[:40]!r}; layers are {', '.join(_LAYERS)}")
     frame, box, place = _place(result, request)
     wanted, draw = _LAYERS[layer](result, request)
     map_per_pixel = frame.l0_per_map / result.facts.frame.l0_per_map
 
-    def make() -> bytes:
-        return draw(map_per_pixel=map_per_pixel, box=box)
+    def make() -> Picture:
+        return draw(map_per_pixel=map_per_pixel, box=box), True
 
-    if result.version is None:
+    if result.changing:
         return _picture(state, request, result, "png", (None, make))
     return _picture(state, request, result, "png", ((result.key, layer, wanted, place), make))
 
@@ -87,6 +90,11 @@ def _classes(result: OpenResult, request: Request) -> tuple[tuple[object, ...], 
 
 def _tissue(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]:
     return (), partial(label_tile, result.source, TISSUE, colors={1: TISSUE_COLOR})
+
+
+def _coverage(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]:
+    colors = {one.code: one.color for one in FAULTS}
+    return (), partial(label_tile, result.source, COVERAGE, colors=colors)
 
 
 def _probability(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
@@ -110,6 +118,7 @@ _LAYERS: dict[str, Callable[[OpenResult, Request], tuple[tuple[object, ...], Dra
     "classes": _classes,
     "probability": _probability,
     "tissue": _tissue,
+    "coverage": _coverage,
     "uncertainty": _uncertainty,
 }
 
@@ -151,14 +160,22 @@ def _picture(
     request: Request,
     result: OpenResult,
     kind: str,
-    made: tuple[tuple[object, ...] | None, Callable[[], bytes]],
+    made: tuple[tuple[object, ...] | None, Callable[[], Picture]],
 ) -> Response:
     """Return a picture from the cache (under a key, where it has one), or make it."""
-    headers, known = kept_reply(request, result.version)
+    headers = {"Cache-Control": NEVER} if result.changing else kept_headers(request, result.version)
+    known = None if result.changing else not_modified(request, headers)
     if known is not None:
         return known
     key, make = made
-    content = make() if key is None else state.tile(key, make)
+    content = None if key is None else state.tiles.get(key)
+    if content is None:
+        content, whole = make()
+        result.check()
+        if not whole:  # perhaps only for now
+            headers = {"Cache-Control": FOR_A_MINUTE}
+        elif key is not None:
+            state.tiles.put(key, content)
     return Response(content, headers=headers, media_type=f"image/{kind}")
 
 

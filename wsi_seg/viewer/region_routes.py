@@ -2,80 +2,135 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from wsi_seg.classes import ClassGroup
+from wsi_seg.exporters.geojson import write_geojson
+from wsi_seg.maps import Maps
+from wsi_seg.polygons import iter_regions
 from wsi_seg.viewer import query
 from wsi_seg.viewer.outlines import answer
 from wsi_seg.viewer.regions import RegionGroup
-from wsi_seg.viewer.replies import ASK_AGAIN, Refused, json_reply, text_reply
-from wsi_seg.viewer.state import ViewerState
+from wsi_seg.viewer.replies import ASK_AGAIN, Refused, json_text, kept_headers, not_modified, text_reply
+from wsi_seg.viewer.sources import Channels
+from wsi_seg.viewer.state import OpenResult, ViewerState
 from wsi_seg.viewer.threshold import show_contours, trace_box, trace_view
 
 
 def _regions(state: ViewerState, request: Request) -> Response:
-    result, view = state.result(request.path_params["id"]), query.view(request.query_params)
+    result, view = state.asked(request), query.view(request.query_params)
     if result.polygons is None:  # a run that is not finished
         return text_reply(answer((), (), 0))
-    return text_reply(result.outlines().show(view))
+    return _kept(request, result, lambda: result.outlines().show(view))
+
+
+def _kept(request: Request, result: OpenResult, make: Callable[[], str]) -> Response:
+    """Return JSON that changes with the version of a result alone."""
+    if result.changing:
+        return text_reply(make())
+    headers = kept_headers(request, result.version)
+    return not_modified(request, headers) or text_reply(make(), headers=headers)
 
 
 def _region_at(state: ViewerState, request: Request) -> Response:
-    result, params = state.result(request.path_params["id"]), request.query_params
+    result, params = state.asked(request), request.query_params
     x, y = (query.number(params, name, -query.MOST_L0, query.MOST_L0) for name in ("x", "y"))
     regions = result.outlines().regions
     index = regions.at(x, y)
     if index is None:
         raise Refused(404, "no region there")
-    return json_reply(regions.describe(index))
+    return _kept(request, result, lambda: json_text(regions.describe(index)))
 
 
 def _region(state: ViewerState, request: Request) -> Response:
-    regions = state.result(request.path_params["id"]).outlines().regions
+    result = state.asked(request)
+    regions = result.outlines().regions
     count = len(regions.ids)
     index = query.whole("index", request.path_params["index"], 0, 10**9)
     if index >= count:
         raise Refused(404, f"no region {index}; there are {count}")
-    return json_reply(regions.describe(index))
+    return _kept(request, result, lambda: json_text(regions.describe(index)))
 
 
 def _contours(state: ViewerState, request: Request) -> Response:
-    result, params = state.result(request.path_params["id"]), request.query_params
+    result, params = state.asked(request), request.query_params
     view = query.view(params)
+    group, channels, threshold = _group_at(result, params)
+    source, frame = result.source, result.facts.frame
+    downsample, box = trace_box(source, frame, channels, view)
+    trace = replace(result.facts.trace, threshold=threshold)
+
+    def make() -> NDArray[np.object_]:
+        polygons = trace_view(source, frame, channels, box, downsample, trace)
+        result.check()
+        return polygons
+
+    key = (result.key, channels, downsample, box, threshold)
+    named = RegionGroup(group.name, group.qupath_name, group.color)
+
+    def show() -> str:
+        polygons = make() if result.changing else state.traced.get_or_make(key, make)
+        return show_contours(polygons, named, view)
+
+    return _kept(request, result, show)
+
+
+def _group_at(result: OpenResult, params: Mapping[str, str]) -> tuple[ClassGroup, Channels, float]:
+    """Return the class or group that is asked for, its channels, and the threshold."""
     # At 0 all of the map would be inside; uint8 probabilities have no finer step.
     threshold = query.number(params, "threshold", 1 / 255, 1.0)
     first = query.choice(params, "kind", ("group", "class"))
     name = params.get("channel")
     if name is None:
         raise Refused(400, "channel is missing from the address")
-    group, channels = result.choose(name, first)
-    source, frame = result.source, result.facts.frame
-    downsample, box = trace_box(source, frame, channels, view)
-    trace = replace(result.facts.trace, threshold=threshold)
-
-    def make() -> NDArray[np.object_]:
-        return trace_view(source, frame, channels, box, downsample, trace)
-
-    key = (result.key, channels, downsample, box, threshold)
-    polygons = make() if result.version is None else state.traced.get_or_make(key, make)
-    named = RegionGroup(group.name, group.qupath_name, group.color)
-    return text_reply(show_contours(polygons, named, view))
+    return *result.choose(name, first), threshold
 
 
 def _download(state: ViewerState, request: Request) -> Response:
-    result = state.result(request.path_params["id"])
+    result = state.asked(request)
     path = result.polygons
     if path is None:
         raise Refused(404, "this result has no regions yet")
+    if "threshold" in request.query_params:
+        return _download_at(state, request, result)
+    return _file_reply(path, result.entry.name)
+
+
+def _download_at(state: ViewerState, request: Request, result: OpenResult) -> Response:
+    """Return the regions of one class or group at another threshold, traced as `wsi-seg export` does."""
+    group, _, threshold = _group_at(result, request.query_params)
+    facts = result.facts
+    trace = replace(facts.trace, threshold=threshold, source="probabilities")
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="wsi_seg_view_"))
+        with state.tracing:  # one at a time: it takes all cores
+            regions = iter_regions(Maps.open(result.entry.maps()), (group,), trace)
+            written = write_geojson(
+                regions, Path(folder) / "regions.geojson", slide=facts.slide, frame=facts.frame,
+                origin=facts.origin, compress_large=True,
+            )  # fmt: skip
+        result.check()
+        reply = _file_reply(written.path, f"{result.entry.name}_{group.name}_{threshold:.4g}")
+        reply.background = BackgroundTask(stack.pop_all().close)
+        return reply
+
+
+def _file_reply(path: Path, name: str) -> Response:
     compressed = path.name.endswith(".gz")
     return FileResponse(
         path,
         media_type="application/gzip" if compressed else "application/geo+json",
-        filename=f"{result.entry.name}.geojson{'.gz' if compressed else ''}",
+        filename=f"{name}.geojson{'.gz' if compressed else ''}",
         headers={"Cache-Control": ASK_AGAIN},
     )
 

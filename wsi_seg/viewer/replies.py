@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,10 @@ from wsi_seg.errors import WsiSegError
 
 # Where a URL carries the version of a result, its answer never changes.
 FOR_GOOD = "private, max-age=31536000, immutable"
+FOR_A_MINUTE = "private, max-age=60"
 ASK_AGAIN = "private, no-cache"
 NEVER = "no-store"
+JSON = "application/json"
 
 
 class Refused(WsiSegError):
@@ -33,26 +36,42 @@ def error_reply(status: int, message: str, headers: Mapping[str, str] | None = N
 
 def json_reply(value: Any, status: int = 200) -> Response:
     """Return a value as JSON that is asked for again each time; text is what it is, whatever it holds."""
-    return text_reply(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")), status)
+    return text_reply(json_text(value), status)
 
 
-def text_reply(text: str, status: int = 200) -> Response:
-    """Return JSON that is text already."""
-    headers = {"Cache-Control": NEVER}
-    return Response(text.encode("utf-8", "replace"), status, headers, media_type="application/json")
+def json_text(value: Any) -> str:
+    """Return a value as compact JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def kept_reply(request: Request, version: str | None) -> tuple[dict[str, str], Response | None]:
-    """Return the headers of a picture of a result, and the whole answer where the browser has it already.
+def text_reply(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return JSON that is text already; it is not kept by the browser unless `headers` say so."""
+    content = text.encode("utf-8", "replace")
+    return Response(content, status, headers or {"Cache-Control": NEVER}, media_type=JSON)
+
+
+def kept_headers(request: Request, version: str) -> dict[str, str]:
+    """Return the headers of what changes only with the version of a result.
 
     Args:
         request: its query may hold `v`, the version that the page knows.
-        version: of the result; None where it still changes.
+        version: of the result.
     """
-    if version is None:
-        return {"Cache-Control": NEVER}, None
     known = request.query_params.get("v") == version
-    headers = {"Cache-Control": FOR_GOOD if known else ASK_AGAIN, "ETag": f'"{version}"'}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return headers, Response(status_code=304, headers=headers)
-    return headers, None
+    return {"Cache-Control": FOR_GOOD if known else ASK_AGAIN, "ETag": f'"{version}"'}
+
+
+def not_modified(request: Request, headers: Mapping[str, str]) -> Response | None:
+    """Return the answer to a browser that has what `headers` name by their ETag; None where it has not."""
+    given = request.headers.get("if-none-match", "")
+    if headers["ETag"] in (tag.strip().removeprefix("W/") for tag in given.split(",")):
+        return Response(status_code=304, headers=headers)
+    return None
+
+
+def tagged_reply(request: Request, text: str, more: Mapping[str, str] | None = None) -> Response:
+    """Return JSON that is text already under a hash of it, or 304 where the browser has it."""
+    content = text.encode("utf-8", "replace")
+    tag = hashlib.sha256(content).hexdigest()[:32]
+    headers = {"Cache-Control": ASK_AGAIN, "ETag": f'"{tag}"', **(more or {})}
+    return not_modified(request, headers) or Response(content, headers=headers, media_type=JSON)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi_seg.errors import SlideError
+from wsi_seg.faults import CarefulReader
+from wsi_seg.geometry import Box
 from wsi_seg.readers import open_slide
-from wsi_seg.slide import Slide, SlideInfo
+from wsi_seg.slide import MapFrame, Pixels, ReadPixels, Slide, SlideInfo, read_region
 from wsi_seg.viewer.bounded import THREADS
 
 # Files of --slides that are looked through, at most.
 MOST_FILES = 200_000
+# Gray of what cannot be read: no slide is so all over.
+UNREAD = 128
+# Read errors for one picture, after which the rest of it is left out.
+MOST_REOPENED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class SlideFinder:
 
     def find(self, info: SlideInfo) -> SlidePlace:
         """Return where the slide is; nothing else than this file is ever opened."""
-        candidates = self._candidates(info)
+        candidates = self._candidates(info.path)
         if not candidates:
             return SlidePlace(None, f"{info.path}: the slide is not there; say where with --slides DIR")
         problems = []
@@ -48,10 +57,14 @@ class SlideFinder:
             problems.append(problem)
         return SlidePlace(None, problems[0])
 
-    def _candidates(self, info: SlideInfo) -> list[Path]:
-        if "://" in info.path:  # this server asks no other
-            return self._named(info.path.rsplit("/", 1)[-1])
-        stated = Path(info.path)
+    def is_present(self, path: str) -> bool:
+        """Tell whether there is a file where the slide of a result is looked for; it is not opened."""
+        return bool(self._candidates(path))
+
+    def _candidates(self, path: str) -> list[Path]:
+        if "://" in path:  # this server asks no other
+            return self._named(path.rsplit("/", 1)[-1])
+        stated = Path(path)
         return [*self._named(stated.name), *([stated] if stated.is_file() else [])]
 
     def _named(self, name: str) -> list[Path]:
@@ -97,6 +110,48 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+class LentSlide:
+    """An open slide that reads around what cannot be read."""
+
+    def __init__(self, slide: Slide, opened: Callable[[], Slide]) -> None:
+        self.slide, self._opened, self._reopened = slide, opened, 0
+        self.unread = False
+        """Whether something could not be read from the level that was meant."""
+
+    def reader(self, cell: int) -> ReadPixels:
+        """Return a function like `slide.read_region`; what no level holds is `UNREAD` gray.
+
+        Args:
+            cell: side, in pixels of the frame that is read, of the squares that are left out as a whole.
+        """
+
+        def read(_: Pixels, frame: MapFrame, box: Box, level: int) -> NDArray[np.uint8]:
+            try:
+                return read_region(self.slide, frame, box, level)
+            except SlideError:  # one bad tile can spoil a handle: it is opened again
+                reading = CarefulReader(self._reopen, cell)(self._reopen(), frame, box, level)
+            pixels = reading.region
+            for fault in reading.faults:
+                self.unread = True
+                part = fault.box_map.intersect(box)
+                if fault.level is None and not part.empty:
+                    pixels[part.within(box)] = UNREAD
+            return pixels
+
+        return read
+
+    def _reopen(self) -> Slide:
+        self._reopened += 1
+        if self._reopened > MOST_REOPENED:
+            raise SlideError(f"{self.slide.info.path}: too much of it cannot be read")
+        self.slide.close()
+        self.slide = self._opened()
+        return self.slide
+
+    def close(self) -> None:
+        self.slide.close()
+
+
 class SlidePool:
     """Open slides, each lent to one thread at a time; what is idle too long makes room for others."""
 
@@ -106,18 +161,22 @@ class SlidePool:
         self._idle: list[tuple[Path, Slide]] = []
 
     @contextmanager
-    def lend(self, path: Path, info: SlideInfo) -> Iterator[Slide]:
-        """Lend an open slide; it is closed after a read error, for one bad tile can spoil a handle.
+    def lend(self, path: Path, info: SlideInfo) -> Iterator[LentSlide]:
+        """Lend an open slide; what a read error leaves open behind it is closed.
 
         Raises:
             SlideError: the slide cannot be opened.
         """
-        slide = self._take(path) or open_slide(path, reader=info.reader, mpp=info.mpp)
+
+        def opened() -> Slide:
+            return open_slide(path, reader=info.reader, mpp=info.mpp)
+
+        lent = LentSlide(self._take(path) or opened(), opened)
         with ExitStack() as stack:
-            stack.callback(slide.close)
-            yield slide
+            stack.callback(lent.close)
+            yield lent
             stack.pop_all()
-        self._give_back(path, slide)
+        self._give_back(path, lent.slide)
 
     def close(self) -> None:
         """Close all that are idle."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.faults import UNREADABLE
 from wsi_seg.geometry import Box, Size
 from wsi_seg.layout import Kind, MapLayout, level_size
 from wsi_seg.maps import Maps
@@ -23,7 +24,7 @@ from wsi_seg.viewer.bounded import Kept
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What is read: class labels, tissue, or the sum of some probability channels."""
+    """What is read: class labels, tissue, coverage, or the sum of some probability channels."""
 
     kind: Kind
     numbers: tuple[int, ...] = ()
@@ -32,6 +33,9 @@ class Channels:
 
 CLASSES = Channels("classes")
 TISSUE = Channels("tissue")
+COVERAGE = Channels("coverage")
+Places = Callable[[], frozenset[tuple[int, int]]]
+"""Returns (ix, iy) of some blocks."""
 
 
 class MapSource(Protocol):
@@ -85,7 +89,8 @@ class LiveMaps:
     def __init__(
         self,
         maps: Maps,
-        finished: Callable[[], frozenset[tuple[int, int]]],
+        finished: Places,
+        failed: Places,
         cache: Kept[NDArray[Any]],
         name: str,
     ) -> None:
@@ -93,11 +98,13 @@ class LiveMaps:
 
         Args:
             maps: the store.
-            finished: returns (ix, iy) of the blocks that are finished; these do not change any more.
+            finished: blocks that are written; these do not change any more.
+            failed: blocks of which nothing could be read.
             cache: holds reduced blocks.
             name: of this run in the cache.
         """
-        self._maps, self._finished, self._cache, self._name = maps, finished, cache, name
+        self._maps, self._cache, self._name = maps, cache, name
+        self._finished, self._failed = finished, failed
 
     @property
     def layout(self) -> MapLayout:
@@ -113,6 +120,12 @@ class LiveMaps:
         factor = downsample // self.layout.downsample(what.kind, 0)
         side = self.layout.shard_side(what.kind, 0) // factor
         out = np.zeros((box_level.height, box_level.width), _dtype(self.layout, what))
+        if what.kind == "coverage":
+            # The run marks their tissue at its end; until then the whole block is shown.
+            for ix, iy in self._failed():
+                part = Box.at(ix * side, iy * side, side, side).intersect(box_level)
+                if not part.empty:
+                    out[part.within(box_level)] = UNREADABLE
         for ix, iy in self._finished():
             place = Box.at(ix * side, iy * side, side, side)
             if place.intersect(box_level).empty:

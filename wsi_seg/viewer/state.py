@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.requests import Request
 
 from wsi_seg.classes import ClassGroup, TissueClass, canonical_name
+from wsi_seg.errors import OutputError
 from wsi_seg.maps import Maps
 from wsi_seg.results import JOURNAL
 from wsi_seg.viewer.bounded import Kept, Workers
@@ -33,6 +34,11 @@ MOST_OPEN = 64
 MOST_INDEXED = 4
 # Views whose outlines at some threshold are held.
 MOST_TRACED = 64
+# Lines of the list of results that are held: some kilobytes each.
+MOST_ROWS = 20_000
+# Times that a result is opened again as it was replaced meanwhile.
+TRIES = 3
+REPLACED = "these results were replaced meanwhile; load the page again"
 POLYGON_FILES = ("polygons.geojson", "polygons.geojson.gz")
 
 
@@ -50,19 +56,36 @@ class Places:
     """Slides that may be run; None: the server only reads."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the list of results, as far as it changes with the result's version alone."""
+
+    facts: dict[str, Any]
+    slide_path: str
+    slide: tuple[str, int, int]
+    """Fingerprint and size: equal for results of one slide."""
+
+
 class OpenResult:
     """One result with all that is read of it, each when it is first asked for."""
 
     def __init__(self, entry: ResultEntry, server: ViewerState) -> None:
         self.entry, self._server = entry, server
+        self.version = entry.version
+        """Names this content of the folder, in addresses and in caches."""
         self.facts: Facts = read_facts(entry)
         self._lock = threading.Lock()
         self._progress: tuple[int, Progress | None] | None = None
 
     @property
-    def version(self) -> str | None:
-        """What a browser may keep pictures under; None while the result changes."""
-        return None if self.entry.running else self.entry.version
+    def changing(self) -> bool:
+        """Whether a run still fills it, so that nothing of it may be kept."""
+        return self.entry.running
+
+    def check(self) -> None:
+        """Raise Refused, 409, where the folder holds other results by now: call it after reading files."""
+        if not self.entry.is_current():
+            raise Refused(409, REPLACED)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -78,11 +101,15 @@ class OpenResult:
         maps = Maps.open(self.entry.maps())
         if not self.entry.running:
             return StoredMaps(maps)
-        return LiveMaps(maps, self._finished, self._server.blocks, ":".join(self.key))
+        return LiveMaps(maps, self._finished, self._failed, self._server.blocks, ":".join(self.key))
 
     def _finished(self) -> frozenset[tuple[int, int]]:
         progress = self.progress()
         return progress.done if progress is not None else frozenset()
+
+    def _failed(self) -> frozenset[tuple[int, int]]:
+        progress = self.progress()
+        return progress.failed if progress is not None else frozenset()
 
     def progress(self) -> Progress | None:
         """Return how far a run is, None for a finished one; its journal is read when it has grown."""
@@ -117,9 +144,12 @@ class OpenResult:
         if path is None:
             raise Refused(404, "this result has no regions yet")
         with self._lock:
-            return self._server.indexes.get_or_make(
-                self.key, lambda: Outlines(read_regions(path), self._server.pieces, ":".join(self.key))
-            )
+            return self._server.indexes.get_or_make(self.key, lambda: self._read_outlines(path))
+
+    def _read_outlines(self, path: Path) -> Outlines:
+        regions = read_regions(path)
+        self.check()
+        return Outlines(regions, self._server.pieces, ":".join(self.key))
 
     def choose(self, name: str, first: str) -> tuple[ClassGroup, Channels]:
         """Return the class or group of a name, and its channels of the probabilities.
@@ -159,6 +189,9 @@ class ViewerState:
         self.pool = SlidePool()
         self.workers = Workers()
         self.tiles: Kept[bytes] = Kept(TILE_CACHE_BYTES, len)
+        self.rows: Kept[Row] = Kept(MOST_ROWS)
+        self.tracing = threading.Lock()
+        """Held while a file of regions is traced."""
         self.pieces: Kept[Sheet] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
         self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
@@ -166,23 +199,40 @@ class ViewerState:
         self._opening = threading.Lock()
         self._open: Kept[OpenResult] = Kept(MOST_OPEN)
 
-    def result(self, identity: str) -> OpenResult:
-        """Return the result of an id.
+    def asked(self, request: Request) -> OpenResult:
+        """Return the result that an address names by its id and, in `v`, by the version that a page shows.
 
         Raises:
-            Refused: 404, there is none.
+            Refused: see `result`.
             OutputError: it is damaged.
         """
-        return self.open(self.folders.get(identity))
+        return self.result(request.path_params["id"], request.query_params.get("v"))
+
+    def result(self, identity: str, version: str | None = None) -> OpenResult:
+        """Return the result of an id as its folder is now.
+
+        Raises:
+            Refused: 404, there is none; 409, it is not the `version` that was asked for; 503, it changes.
+            OutputError: it is damaged.
+        """
+        for _ in range(TRIES):
+            entry = self.folders.get(identity)
+            if version not in (None, entry.version):
+                raise Refused(409, REPLACED)
+            try:
+                result = self.open(entry)
+            except OutputError:
+                if entry.is_current():
+                    raise
+                continue  # its files were replaced between one and the next
+            if entry.is_current():
+                return result
+        raise Refused(503, "these results are being replaced; ask again in a moment")
 
     def open(self, entry: ResultEntry) -> OpenResult:
-        """Return a result as its folder is now; see `result`."""
+        """Return the result of a folder that was found; OutputError where it is damaged."""
         with self._opening:
             return self._open.get_or_make((entry.id, entry.version), lambda: OpenResult(entry, self))
-
-    def tile(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
-        """Return a picture from the cache, or made and kept."""
-        return self.tiles.get_or_make(key, make)
 
     def close(self) -> None:
         """Close what is open."""

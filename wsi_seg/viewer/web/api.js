@@ -16,13 +16,14 @@
  * @property {boolean} has_slide
  * @property {[number, number]} [size]
  * @property {number} folder_time seconds since 1970
+ * @property {string} [version] see Slide; not of a damaged result
  */
 /**
  * @typedef {object} Slide
  * @property {string} id
  * @property {string} name
  * @property {string} folder below the server's
- * @property {string | null} version changes with the results; null while they are being made
+ * @property {string} version changes when other results take their place; each address names it, and is refused then
  * @property {"done" | "incomplete" | "running" | "interrupted"} status
  * @property {Progress | null} progress of a run that is not finished
  * @property {[number, number]} size
@@ -37,6 +38,7 @@
  * @property {string[]} layers
  * @property {string} notice
  * @property {number} regions
+ * @property {{legend: {name: string, color: string, mm2: number | null}[]}} coverage what could not be read as it should
  * @property {boolean} has_slide
  * @property {string | null} slide_problem
  */
@@ -50,7 +52,8 @@
  * @property {[number, number, number, number]} bbox l0
  * @property {Record<string, number>} measurements
  */
-/** @typedef {{status: string, blocks_done: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
+/** @typedef {{status: string, version: string, blocks_done: number, blocks_failed: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
+/** @typedef {{id: string, name: string, folder: string}} Place of a result */
 /** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number, job: string | null}} RunOptions */
 /** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 
@@ -60,13 +63,38 @@
  * @param {string} path below `api/`
  * @param {RequestInit} [options]
  * @returns {Promise<T>}
- * @throws {Error} the server's one line
+ * @throws {ApiError} the server's one line
  */
 export async function api(path, options) {
+  return (await ask(path, options)).value;
+}
+
+/**
+ * Fetch a part of the list of results.
+ * @param {{find: string, from: number}} where text in names and folders, and how many to leave out
+ * @param {number} limit
+ * @returns {Promise<{rows: SlideRow[], total: number}>} total: how many there are in all
+ */
+export async function fetchSlides({ find, from }, limit) {
+  const query = new URLSearchParams({ limit: String(limit), ...(from && { offset: String(from) }), ...(find && { find }) });
+  const { value, headers } = await ask(`slides?${query}`);
+  return { rows: value, total: Number(headers.get("X-Total-Count")) };
+}
+
+export class ApiError extends Error {
+  /** @param {string} message @param {number} status of HTTP */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** @param {string} path @param {RequestInit} [options] */
+async function ask(path, options) {
   const response = await fetch(path ? `api/${path}` : "api", options);
   const text = await response.text();
-  if (response.ok) return JSON.parse(text);
-  throw new Error(problem(text) ?? `${response.status} ${response.statusText}`);
+  if (response.ok) return { value: JSON.parse(text), headers: response.headers };
+  throw new ApiError(problem(text) ?? `${response.status} ${response.statusText}`, response.status);
 }
 
 /** @param {string} text @returns {string | null} */
@@ -78,9 +106,15 @@ function problem(text) {
   }
 }
 
-/** @param {string} id @param {string} [rest] */
-export function slidePath(id, rest = "") {
-  return `slides/${encodeURIComponent(id)}${rest}`;
+/**
+ * Return a path below `api/`.
+ * @param {string} id
+ * @param {string} [rest]
+ * @param {string} [version] of the results: other ones are refused, and the answer may be kept
+ */
+export function slidePath(id, rest = "", version) {
+  const query = version ? `${rest.includes("?") ? "&" : "?"}v=${encodeURIComponent(version)}` : "";
+  return `slides/${encodeURIComponent(id)}${rest}${query}`;
 }
 
 /**

@@ -6,7 +6,6 @@ import { SlideScreen } from "./screen.js";
 import { showSlides } from "./slides.js";
 import { readState, writeState } from "./state.js";
 
-/** @typedef {import("./api.js").SlideRow} SlideRow */
 /** @typedef {import("./api.js").Slide} Slide */
 
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
@@ -26,10 +25,8 @@ async function route() {
   leave = () => {};
   const state = readState(location.hash);
   try {
-    /** @type {SlideRow[]} */
-    const rows = await api("slides");
     if (!state.slide) {
-      const stop = await showSlides(root, rows);
+      const stop = await showSlides(root, state);
       if (mine === turn) leave = stop;
       else stop();
       return;
@@ -39,7 +36,7 @@ async function route() {
     /** @type {Slide | null} */
     const other = state.other ? await otherSlide(state.slide, state.other) : null;
     if (mine !== turn) return;
-    const screen = new SlideScreen(root, state, { slide, other, rows }, (next) => {
+    const screen = new SlideScreen(root, state, { slide, other }, (next) => {
       if (writeState(next) !== location.hash) history.pushState(null, "", writeState(next));
       void route();
     });

@@ -7,7 +7,7 @@ import { ExactDrawer } from "./drawer.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { Outlines } from "./outlines.js";
-import { colourOf, shownCodes, shownGroups } from "./palette.js";
+import { colourOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./state.js").State} State */
@@ -40,7 +40,7 @@ export class Pane {
     this.viewer.canvas.setAttribute("role", "application");
     if (this.viewer.navigator) this.viewer.navigator.canvas.tabIndex = -1; // it does nothing that keys do not
     this.outlines = new Outlines(this.viewer.canvas, slide.size, listeners.onProblem);
-    this.layers = new Map(LAYERS.filter((name) => slide.layers.includes(name)).map((name) => [name, new Layer(this.viewer, slide)]));
+    this.layers = new Map(LAYERS.filter((name) => slide.layers.includes(name) && (name !== "coverage" || hasFaults(slide))).map((name) => [name, new Layer(this.viewer, slide)]));
     this.viewer.addHandler("update-viewport", () => this.onDrawn());
     this.viewer.addHandler("animation-start", () => { this.card.hidden = true; });
     this.viewer.addHandler("animation-finish", () => this.hoverSoon());
@@ -53,9 +53,9 @@ export class Pane {
     this.stage.addEventListener("pointerleave", () => this.leave());
   }
 
-  /** What the browser may keep what it has loaded under. */
-  get version() {
-    return this.looks ? `${this.slide.version}.${this.looks}` : String(this.slide.version);
+  /** What is in each address: the version of the results, and the number of this look at a run. */
+  get stamp() {
+    return new URLSearchParams({ v: this.slide.version, ...(this.looks && { look: String(this.looks) }) });
   }
 
   /** @returns {View} */
@@ -90,15 +90,14 @@ export class Pane {
     this.state = state;
     const { slide } = this, base = `api/${slidePath(slide.id, "/layers/")}`;
     for (const [name, layer] of this.layers) {
-      const query = new URLSearchParams();
+      const query = this.stamp;
       if (name === "classes") {
         if (state.off.length) query.set("codes", shownCodes(slide, state).join(","));
         if (state.safe) query.set("palette", "safe");
       }
       if (name === "probability") query.set("channel", state.channel ?? slide.channels[0]);
-      query.set("v", this.version);
       const text = query.toString();
-      layer.show((z, x, y) => `${base}${name}/${z}/${x}_${y}.png${text && "?" + text}`, `${name}?${text}`, state.opacity[name] ?? 0);
+      layer.show((z, x, y) => `${base}${name}/${z}/${x}_${y}.png?${text}`, `${name}?${text}`, state.opacity[name] ?? 0);
     }
     this.outlines.setContent(state.outlines ? this.content(state) : { sources: [], selected: null });
   }
@@ -109,7 +108,7 @@ export class Pane {
    * @param {import("./outlines_worker.js").Order["selected"]} [selected]
    */
   content(state, selected = null) {
-    const { slide } = this, live = `v=${encodeURIComponent(this.version)}&`;
+    const { slide } = this, live = `${this.stamp}&`;
     const base = new URL(`api/${slidePath(slide.id, "/")}`, document.baseURI).href;
     const of = state.threshold === null ? null : state.of ?? slide.groups[0]?.name ?? null;
     const shown = shownGroups(slide, state);
@@ -225,7 +224,7 @@ export class Pane {
 
   /** @param {number} index @returns {Promise<import("./api.js").RegionFacts>} */
   facts(index) {
-    return api(slidePath(this.slide.id, `/regions/${index}`));
+    return api(slidePath(this.slide.id, `/regions/${index}`, this.slide.version));
   }
 
   /** @param {import("./outlines.js").Found} found @returns {string[]} */
@@ -279,7 +278,7 @@ function openViewer(element, slide) {
   const [width, height] = slide.size;
   return new OpenSeadragon.Viewer({
     element,
-    tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`)}?v=${slide.version}`)],
+    tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`, slide.version)}`)],
     drawer: ExactDrawer,
     showNavigationControl: false,
     showNavigator: true,

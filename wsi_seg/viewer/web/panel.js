@@ -1,10 +1,11 @@
 // The panel beside the slide: classes with areas, layers, outlines, and what can be taken away.
 
-import { slidePath, title } from "./api.js";
+import { api, slidePath, title } from "./api.js";
 import { h } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
-import { colourOf } from "./palette.js";
+import { colourOf, hasFaults } from "./palette.js";
 import { paint } from "./pane.js";
+import { unfinished } from "./status.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
 /** @typedef {import("./api.js").Slide} Slide */
@@ -91,14 +92,15 @@ function layers(screen) {
   const { slide } = screen;
   const channel = select("Probability of", slide.channels.filter((name) => name !== "uncertainty").map((name) => [name, title(name)]),
     (value) => screen.update({ channel: value, opacity: { ...screen.state.opacity, probability: screen.state.opacity.probability || 0.6 } }));
-  const known = Object.entries(LAYER_NAMES).filter(([name]) => slide.layers.includes(name));
+  const known = Object.entries(LAYER_NAMES).filter(([name]) => slide.layers.includes(name) && (name !== "coverage" || hasFaults(slide)));
   const ranges = known.map(([name, text]) => {
     const shown = h("output", {});
     const range = h("input", { type: "range", min: "0", max: "100", step: "1", "aria-label": `${text} opacity`,
       oninput: () => screen.update({ opacity: { ...screen.state.opacity, [name]: Number(range.value) / 100 } }) });
     return { name, range, shown, row: h("label", { className: "slider" }, h("span", { className: "name" }, text), range, shown) };
   });
-  const rows = ranges.flatMap(({ name, row }) => (name === "probability" ? [row, channel.element] : [row]));
+  const below = { probability: channel.element, coverage: coverageLegend(slide) };
+  const rows = ranges.flatMap(({ name, row }) => (name in below ? [row, below[/** @type {keyof typeof below} */ (name)]] : [row]));
   return {
     element: h("section", {}, h("h2", {}, "Layers"), ...rows),
     sync: (state) => {
@@ -110,6 +112,15 @@ function layers(screen) {
       }
     },
   };
+}
+
+/** The colours of the coverage layer: tissue that was not read as it should. @param {Slide} slide */
+function coverageLegend({ coverage }) {
+  return h("ul", { className: "legend" }, ...coverage.legend.map(({ name, color, mm2: area }) => {
+    const swatch = h("span", { className: "swatch" });
+    paint(swatch, color);
+    return h("li", { className: "inner" }, h("label", {}, swatch, h("span", { className: "name" }, title(name))), area !== null && h("span", { className: "number" }, mm2(area)));
+  }));
 }
 
 /** @param {Screen} screen @returns {Section} */
@@ -135,16 +146,27 @@ function outlines(screen) {
   };
 }
 
-/** @param {Screen} screen @returns {Section} */
+/**
+ * Other results of this slide are looked for once it is shown: that may take the server a moment.
+ * @param {Screen} screen
+ * @returns {Section}
+ */
 function comparison(screen) {
-  const { slide } = screen;
-  const same = screen.rows.filter((row) => row.id !== slide.id && row.size?.[0] === slide.size[0] && row.size?.[1] === slide.size[1]);
-  const pick = select("Compare with", [["", "—"], ...same.map((row) => /** @type {[string, string]} */ ([row.id, placeOf(row)]))],
-    (value) => screen.go({ ...screen.state, other: value || null }));
-  return {
-    element: h("section", { hidden: same.length === 0 }, h("h2", {}, "Side by side"), pick.element),
-    sync: (state) => { pick.input.value = state.other ?? ""; },
+  const { slide, other } = screen;
+  const pick = select("Compare with", [["", "—"], ...(other ? [option(other)] : [])], (value) => screen.go({ ...screen.state, other: value || null }));
+  const element = h("section", { hidden: !other }, h("h2", {}, "Side by side"), pick.element);
+  const fill = (/** @type {import("./api.js").Place[]} */ same) => {
+    pick.setOptions([["", "—"], ...same.map(option)]);
+    pick.input.value = screen.state.other ?? "";
+    element.hidden = same.length === 0;
   };
+  api(slidePath(slide.id, "/same", slide.version)).then(fill, () => {}); // replaced or gone: the screen says so itself
+  return { element, sync: (state) => { pick.input.value = state.other ?? ""; } };
+}
+
+/** @param {import("./api.js").Place} place @returns {[string, string]} */
+function option(place) {
+  return [place.id, placeOf(place)];
 }
 
 /** A result's name with its folder, to tell runs of one slide apart. @param {{folder: string, name: string}} row */
@@ -156,11 +178,20 @@ export function placeOf({ folder, name }) {
 function actions(screen) {
   const { slide } = screen;
   const button = (/** @type {string} */ text, /** @type {() => void} */ onclick) => h("button", { type: "button", onclick }, text);
+  const file = (/** @type {string} */ query) => `api/${slidePath(slide.id, `/polygons.geojson${query}`, slide.version)}`;
+  const asRun = h("a", { className: "button", href: file(""), download: "" });
+  const shown = h("a", { className: "button", download: "" }); // at the threshold of the slider
   return {
-    element: h("section", { className: "actions" }, button("Picture", () => void screen.savePicture()),
-      slide.status === "done" && h("a", { className: "button", href: `api/${slidePath(slide.id, "/polygons.geojson")}`, download: "" }, "GeoJSON"),
-      button("Copy link", () => void screen.copyLink()), button("Keys", () => screen.help.showModal())),
-    sync: () => {},
+    element: h("section", { className: "actions" }, button("Picture", () => void screen.savePicture()), !unfinished(slide.status) && asRun,
+      !unfinished(slide.status) && shown, button("Copy link", () => void screen.copyLink()), button("Keys", () => screen.help.showModal())),
+    sync: ({ threshold, of }) => {
+      const channel = of ?? slide.groups[0]?.name ?? "";
+      shown.hidden = threshold === null;
+      asRun.textContent = threshold === null ? "GeoJSON" : "GeoJSON as run";
+      if (threshold === null) return;
+      shown.href = file(`?${new URLSearchParams({ channel, threshold: String(threshold) })}`);
+      shown.textContent = `GeoJSON ${title(channel)} ≥ ${threshold.toFixed(2)}`;
+    },
   };
 }
 
@@ -170,6 +201,8 @@ function actions(screen) {
  * @param {(value: string) => void} onPick
  */
 function select(label, options, onPick) {
-  const input = h("select", { onchange: () => onPick(input.value) }, ...options.map(([value, text]) => h("option", { value }, text)));
-  return { input, element: h("label", { className: "pick" }, h("span", {}, label), input) };
+  const input = h("select", { onchange: () => onPick(input.value) });
+  const setOptions = (/** @type {[string, string][]} */ now) => input.replaceChildren(...now.map(([value, text]) => h("option", { value }, text)));
+  setOptions(options);
+  return { input, setOptions, element: h("label", { className: "pick" }, h("span", {}, label), input) };
 }

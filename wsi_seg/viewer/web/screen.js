@@ -1,6 +1,6 @@
 // One slide on the screen, or two runs of it side by side, and the panel.
 
-import { api, slidePath } from "./api.js";
+import { ApiError, api, slidePath } from "./api.js";
 import { debounce, h, say } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
 import { buildPanel, placeOf } from "./panel.js";
@@ -10,24 +10,23 @@ import { OPACITY, writeState } from "./state.js";
 import { statusText, unfinished } from "./status.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
-/** @typedef {import("./api.js").SlideRow} SlideRow */
 /** @typedef {import("./state.js").State} State */
 
-const POLL_MS = 2000;
+const POLL_MS = 2000; // while a run fills the results
+const WATCH_MS = 5000; // results that may be replaced by others
 
 export class SlideScreen {
   /**
    * @param {HTMLElement} root
    * @param {State} state
-   * @param {{slide: Slide, other: Slide | null, rows: SlideRow[]}} facts
+   * @param {{slide: Slide, other: Slide | null}} facts
    * @param {(state: State) => void} go leave for another slide or comparison
    */
-  constructor(root, state, { slide, other, rows }, go) {
+  constructor(root, state, { slide, other }, go) {
     this.root = root;
     this.state = state;
     this.slide = slide;
     this.other = other;
-    this.rows = rows;
     this.go = go;
     this.progress = h("p", { className: "progress", role: "status", hidden: true });
     this.help = helpDialog();
@@ -35,7 +34,8 @@ export class SlideScreen {
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
     root.replaceChildren(stages, this.panel.element, this.help);
-    const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem: say };
+    const onProblem = (/** @type {string} */ text) => { say(text); void this.look(); };
+    const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem };
     const shown = other ? [slide, other] : [slide];
     const places = shown.map((each) => addStage(stages, each, Boolean(other))); // all of them first: they share the width
     this.panes = shown.map((each, i) => new Pane(places[i], each, listeners));
@@ -49,8 +49,9 @@ export class SlideScreen {
     this.address = location.hash; // as it was when last written or read
     this.closed = false;
     document.title = `${slide.name} – wsi-seg view`;
-    if (unfinished(slide.status)) void this.poll();
-    else if (slide.status !== "done") this.tell(statusText(slide.status));
+    if (slide.status !== "done") this.tell(statusText(slide.status, slide.progress));
+    this.blocks = slide.progress?.blocks_done ?? 0;
+    void this.watch();
   }
 
   /** @param {Pane} pane */
@@ -135,26 +136,41 @@ export class SlideScreen {
     this.progress.textContent = text;
   }
 
-  /** Follow a run that is under way: its progress often, maps and areas when blocks were added. */
-  async poll() {
-    let seen = -1;
+  /** Follow a run that is under way, and results that another run may replace. */
+  async watch() {
     while (!this.closed) {
-      try {
-        /** @type {import("./api.js").Progress} */
-        const now = await api(slidePath(this.slide.id, "/progress"));
-        if (this.left) return;
-        this.tell(statusText(now.status, now));
-        if (!unfinished(now.status)) return this.go(this.state); // now with regions
-        if (seen >= 0 && now.blocks_done !== seen) {
-          this.panes[0].looks++;
-          this.panes[0].show(this.state);
-        }
-        seen = now.blocks_done;
-      } catch (error) {
-        say(error instanceof Error ? error.message : String(error));
-      }
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      await new Promise((resolve) => setTimeout(resolve, unfinished(this.slide.status) ? POLL_MS : WATCH_MS));
+      if (!document.hidden) await this.look();
     }
+  }
+
+  /** Ask how far a run is; load its maps again when blocks were added, and everything when other results are there. */
+  async look() {
+    try {
+      for (const shown of this.other ? [this.slide, this.other] : [this.slide]) {
+        /** @type {import("./api.js").Progress} */
+        const now = await api(slidePath(shown.id, "/progress"));
+        if (this.left) return;
+        if (now.version !== shown.version) {
+          if (!unfinished(shown.status)) say(`The results of ${shown.name} were replaced: these are the new ones.`);
+          return this.go(this.state);
+        }
+        if (shown === this.slide && unfinished(now.status)) this.progressed(now);
+      }
+    } catch (error) {
+      const gone = error instanceof ApiError && error.status === 404;
+      if (!this.left && (gone || unfinished(this.slide.status))) this.tell(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** @param {import("./api.js").Progress} now */
+  progressed(now) {
+    this.tell(statusText(now.status, now));
+    if (now.blocks_done !== this.blocks) {
+      this.panes[0].looks++;
+      this.panes[0].show(this.state);
+    }
+    this.blocks = now.blocks_done;
   }
 
   close() {

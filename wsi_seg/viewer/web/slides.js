@@ -1,7 +1,7 @@
 // The list of slides.
 
-import { api, slidePath, title } from "./api.js";
-import { h } from "./dom.js";
+import { fetchSlides, slidePath, title } from "./api.js";
+import { debounce, h, say } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
 import { paint } from "./pane.js";
 import { runDialog } from "./run.js";
@@ -10,29 +10,55 @@ import { statusText } from "./status.js";
 
 /** @typedef {import("./api.js").SlideRow} SlideRow */
 
+const PAGE = 60; // results at a time
+
 /**
- * Show the list and keep it up to date while runs are under way.
+ * Show the list, a page of it at a time, and keep it up to date while runs are under way.
  * @param {HTMLElement} root
- * @param {SlideRow[]} rows
+ * @param {import("./state.js").State} state where in the list
  * @returns {Promise<() => void>} what stops it
  */
-export async function showSlides(root, rows) {
+export async function showSlides(root, state) {
   document.title = "Slides – wsi-seg view";
-  const list = h("ul", { className: "slides" });
-  const fill = (/** @type {SlideRow[]} */ now) => list.replaceChildren(...now.map(slideCard));
-  const run = await runDialog(async () => fill(await api("slides")));
-  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), run?.button),
-    rows.length ? list : h("p", {}, "No results yet: wsi-seg run SLIDE -o FOLDER makes some."), run?.dialog));
-  if (!rows.length) root.querySelector("main")?.append(list);
-  fill(rows);
-  let shown = JSON.stringify(rows);
-  const timer = setInterval(async () => {
-    if (document.hidden) return;
-    const now = await api("slides").catch(() => rows); // the server was stopped: what was shown stays
-    if (JSON.stringify(now) !== shown) fill(/** @type {SlideRow[]} */ (now));
-    shown = JSON.stringify(now);
-  }, 5000);
+  const list = h("ul", { className: "slides" }), empty = h("p", {});
+  const place = { find: state.find, from: state.from };
+  const search = h("input", { type: "search", value: place.find, placeholder: "Find", "aria-label": "Find results by name or folder",
+    oninput: debounce(200, () => go({ find: search.value.trim(), from: 0 })) });
+  const range = h("span", { role: "status" });
+  const [before, after] = ["‹", "›"].map((text, i) => h("button", { type: "button", "aria-label": i ? "Next results" : "Previous results",
+    onclick: () => go({ ...place, from: Math.max(0, place.from + (i ? PAGE : -PAGE)) }) }, text));
+  const pages = h("div", { className: "pages" }, search, before, range, after);
+  let shown = "", closed = false;
+
+  async function refresh() {
+    const wanted = { ...place }, now = await fetchSlides(wanted, PAGE);
+    const text = JSON.stringify([wanted, now]);
+    if (closed || text === shown || JSON.stringify(wanted) !== JSON.stringify(place)) return; // as before, or asked for something else since
+    shown = text;
+    const { rows, total } = now, last = wanted.from + rows.length;
+    if (!rows.length && wanted.from) return go({ ...wanted, from: 0 });
+    list.replaceChildren(...rows.map(slideCard));
+    pages.hidden = total <= PAGE && !wanted.find;
+    range.textContent = total ? `${(wanted.from + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${total.toLocaleString("en")}` : "none";
+    before.disabled = wanted.from === 0;
+    after.disabled = last >= total;
+    empty.textContent = total ? "" : wanted.find ? "No result has this in its name or folder." : "No results yet: wsi-seg run SLIDE -o FOLDER makes some.";
+  }
+
+  /** @param {typeof place} to */
+  async function go(to) {
+    Object.assign(place, to);
+    history.replaceState(null, "", writeState({ ...newState(), ...place }) || location.pathname + location.search);
+    await refresh().catch((error) => say(error.message));
+  }
+
+  const run = await runDialog(() => void refresh());
+  await refresh();
+  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), pages, run?.button), empty, list, run?.dialog));
+  // Where the server was stopped, what was shown stays.
+  const timer = setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 5000);
   return () => {
+    closed = true;
     clearInterval(timer);
     run?.close();
   };
@@ -54,10 +80,10 @@ function slideCard(row) {
     paint(swatch, area.color);
     return h("li", {}, swatch, h("span", { className: "name" }, title(area.name)), h("span", { className: "number" }, formatMm2(area.mm2)));
   });
-  const picture = h("img", { src: `api/${slidePath(row.id, "/thumbnail.jpg")}`, alt: "", loading: "lazy" });
   const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? statusText(row.status, row.progress);
   const damaged = row.status === "damaged";
-  return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture,
+  const picture = () => h("img", { loading: "lazy", alt: "", src: `api/${slidePath(row.id, "/thumbnail.jpg", row.version)}` }); // lazy before it has an address
+  return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture(),
     h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
       h("span", { className: "facts" }, state), strip, h("ul", { className: "legend" }, ...areas))));
 }

@@ -12,14 +12,16 @@
  * @property {number | null} threshold of outlines from the probability; null: regions as the run traced them
  * @property {string | null} of group of these outlines
  * @property {boolean} safe colours that colour-blind readers can tell apart
+ * @property {string} find only results with this in their name or folder are listed
+ * @property {number} from results to leave out at the start of the list
  */
 
 /** Layers that are shown unless the address says otherwise, and how strongly. */
-export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0 });
+export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0.6 });
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {
-  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false };
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, find: "", from: 0 };
 }
 
 /**
@@ -39,6 +41,8 @@ export function readState(fragment) {
   state.off = numbers(values.get("off")).filter((code) => Number.isInteger(code) && code >= 0 && code < 256);
   state.threshold = within(values.get("threshold"));
   state.of = values.get("of") || null;
+  state.find = values.get("find") ?? "";
+  state.from = Math.max(0, Math.floor(Number(values.get("from")) || 0));
   state.safe = values.get("colours") === "safe";
   return state;
 }
@@ -48,11 +52,15 @@ export function readState(fragment) {
  * @param {State} state
  */
 export function writeState(state) {
-  if (!state.slide) return "";
-  const values = new URLSearchParams({ slide: state.slide });
+  const values = new URLSearchParams(state.slide ? { slide: state.slide } : {});
   const put = (/** @type {string} */ name, /** @type {string | number | null | false} */ value) => {
     if (value !== null && value !== false && value !== "") values.set(name, String(value));
   };
+  if (!state.slide) {
+    put("find", state.find);
+    put("from", state.from || null);
+    return values.size ? `#${values}` : "";
+  }
   put("with", state.other);
   put("at", state.at && state.at.map((v, i) => (i === 2 ? Number(v.toPrecision(8)) : Math.round(v * 100) / 100)).join(","));
   for (const [layer, usual] of Object.entries(OPACITY)) put(layer, state.opacity[layer] !== usual && String(state.opacity[layer]));

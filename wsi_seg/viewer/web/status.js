@@ -12,6 +12,7 @@ export function statusText(status, progress) {
   if (status === "incomplete") return "incomplete: parts of the slide could not be read";
   if (!unfinished(status) || !progress) return status;
   const share = progress.tiles_total ? ` (${((100 * progress.tiles_done) / progress.tiles_total).toFixed(0)} %)` : "";
-  const next = status === "interrupted" ? "; the same run again goes on from there" : "";
-  return `${status}: ${progress.blocks_done} of ${progress.blocks_total} blocks${share}${next}`;
+  const next = status === "interrupted" ? "; the same command resumes it" : "";
+  const failed = progress.blocks_failed ? `, ${progress.blocks_failed} unreadable` : "";
+  return `${status}: ${progress.blocks_done} of ${progress.blocks_total} blocks${share}${failed}${next}`;
 }
