@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from shapely import Polygon
+from typer.testing import CliRunner
 
+from wsi_seg.cli import app
 from wsi_seg.errors import MaskError, UsageError
 from wsi_seg.geometry import Box, RealBox, Scale, Size
 from wsi_seg.readers import open_slide
@@ -83,6 +85,36 @@ def test_a_blank_slide_has_none() -> None:
     shaded = (glass() * np.linspace(0.82, 1.0, 1000)[None, :, None]).astype(np.uint8)
     for pixels in (glass(), tinted, shaded, np.full((300, 400, 3), 255, np.uint8)):
         assert not find_tissue(ArraySlide(pixels, MPP)).mask.any()
+
+
+YELLOWED, AMBER, BLUISH = (238, 229, 205), (215, 190, 140), (205, 225, 238)
+
+
+@pytest.mark.parametrize("color", [YELLOWED, AMBER, BLUISH])
+def test_tissue_under_glass_of_any_color_is_found_alone(
+    texture: np.ndarray, color: tuple[int, int, int]
+) -> None:
+    tint, clear = np.array(color) / GLASS, with_tissue(texture, Box(400, 300, 600, 500))
+
+    def found(pixels: np.ndarray) -> np.ndarray:
+        return find_tissue(ArraySlide(pixels.astype(np.uint8), MPP)).mask
+
+    bubble = clear * tint
+    bubble[40:80, 40:80] = 244  # air, which shows the glass without its color
+    assert (found(bubble) == found(clear)).mean() > 0.99
+    assert not found(glass() * tint).any()
+    assert found(filled(texture, 400, 400) * tint).mean() > 0.99
+
+
+def test_a_run_leaves_yellowed_glass_out(texture: np.ndarray, tiny_model: Path, tmp_path: Path) -> None:
+    pixels = with_tissue(texture, Box(400, 300, 440, 340))[200:440, 300:540]
+    for name, picture in (("clear", pixels), ("yellowed", pixels * (np.array(YELLOWED) / GLASS))):
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    slides = [str(tmp_path / "clear.png"), str(tmp_path / "yellowed.png")]
+    how = ["--model", str(tiny_model), "--mpp", str(MPP), "--allow-upsampling", "--dry-run", "--json"]
+    result = CliRunner().invoke(app, ["run", *slides, "-o", str(tmp_path / "out"), *how])
+    clear, yellowed = (plan["tiles"] for plan in json.loads(result.stdout))
+    assert 0 < yellowed <= clear + 2
 
 
 def test_a_slide_full_of_tissue_is_all_tissue(texture: np.ndarray) -> None:

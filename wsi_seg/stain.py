@@ -13,6 +13,7 @@ from the stain's own colours (purple) cannot be told.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +28,22 @@ STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 LEAST_SIGNAL = 0.035
 MOST_SIGNAL = 0.06
 
-# What counts as glass: bright, nearly without colour, but not the pure white that readers paint where a
-# slide holds nothing.
+# What counts as glass: bright, nearly without color, but not the pure white that readers paint where a slide
+# holds nothing.
 GLASS_VALUE = 190
 GLASS_COLOUR = 26
 PAINTED_WHITE = 254
 GLASS_SHARE = 0.002
 DEFAULT_GLASS = 243.0
+# Glass with color (old mounting medium is yellow, some scanners are blue) differs from stained tissue in two
+# ways: neighboring pixels are nearly equal, and it lets green pass. Of the difference between the most
+# and the least absorbed channel stains have more than half in green (the least: Masson's blue, 0.53).
+TINTED_VALUE = 120
+TINTED_STEP = 8
+TINTED_GREEN = 0.45
+TINTED_SHARE = 0.02
+# Pixels that are looked at for glass, at most.
+GLASS_SAMPLE = 2**20
 
 # Rows that are measured at a time.
 STRIP = 256
@@ -138,13 +148,40 @@ def find_ink(signals: Signals, cell_um: float) -> NDArray[np.bool_]:
 
 def _glass(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return R, G, B of empty glass: the median of the brighter part of what can be glass."""
-    low, high = pixels.min(axis=2), pixels.max(axis=2)
-    candidates = pixels[(low >= GLASS_VALUE) & (high - low <= GLASS_COLOUR) & (low < PAINTED_WHITE)]
+    step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // GLASS_SAMPLE))
+    here = pixels[::step, ::step]
+    low, high = here.min(axis=2), here.max(axis=2)
+    neutral = (low >= GLASS_VALUE) & (high - low <= GLASS_COLOUR) & (low < PAINTED_WHITE)
+    tinted = (low >= TINTED_VALUE) & (high >= GLASS_VALUE) & (high - low > GLASS_COLOUR)
+    tinted &= _is_smooth(pixels, step)
+    tinted[tinted] = _spares_green(here[tinted])
+    if np.count_nonzero(tinted) > TINTED_SHARE * low.size:
+        neutral |= tinted
+    candidates = here[neutral]
     if len(candidates) <= GLASS_SHARE * low.size:
         return np.full(3, DEFAULT_GLASS)
     brightness = candidates.sum(axis=1, dtype=np.int32)
     brighter = candidates[brightness >= np.quantile(brightness, 0.75)]
     return np.asarray(np.median(brighter, axis=0), np.float64)
+
+
+def _is_smooth(pixels: NDArray[np.uint8], step: int) -> NDArray[np.bool_]:
+    """Return for each `step`-th row and column whether the pixels to the right and below are alike."""
+    padded = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), "edge")
+    height, width = pixels.shape[:2]
+    here = pixels[::step, ::step].astype(np.int16)
+    right = np.abs(padded[0:height:step, 1 : width + 1 : step] - here)
+    below = np.abs(padded[1 : height + 1 : step, 0:width:step] - here)
+    smooth: NDArray[np.bool_] = np.maximum(right, below).max(axis=2) <= TINTED_STEP
+    return smooth
+
+
+def _spares_green(colors: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which R, G, B colors (n, 3), none gray, absorb green less than stains do."""
+    density = -np.log10(colors.astype(np.float64))
+    least = density.min(axis=1)
+    spares: NDArray[np.bool_] = density[:, 1] - least <= TINTED_GREEN * (density.max(axis=1) - least)
+    return spares
 
 
 def _find_black(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
