@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import pytest
+import shapely
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -143,6 +145,24 @@ def test_flags_win_over_the_file(small_png: Path, tiny_model: Path, tmp_path: Pa
     assert json.loads(call(*arguments).stdout)[0]["stitch"]["grid"] == {"tile": 256, "overlap": 64}
     grid = json.loads(call(*arguments, "--set", "tile=128").stdout)[0]["stitch"]["grid"]
     assert grid == {"tile": 128, "overlap": 64}
+
+
+def test_measurements_are_those_of_the_polygons_in_the_file(
+    small_png: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A slide that ends within a map pixel, with regions along its edge."""
+    result = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.27, "--tissue", "none",
+                  "--groups", "tumor,other", "--set", "min_area_um2=20")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "small" / "summary.json").read_text())
+    sums: Counter[str] = Counter()
+    for feature in json.loads((tmp_path / "small" / "polygons.geojson").read_text())["features"]:
+        written = feature["properties"]["measurements"]
+        in_um = shapely.transform(shapely.geometry.shape(feature["geometry"]), lambda xy: xy * 0.27)
+        assert written["Area µm^2"] == pytest.approx(in_um.area, abs=0.0051)
+        assert written["Perimeter µm"] == pytest.approx(in_um.length, abs=0.0051)
+        sums[feature["properties"]["metadata"]["group"]] += in_um.area / 1e6
+    assert sums == pytest.approx({n: r["area_mm2"] for n, r in summary["regions"].items()}, abs=1e-6)
 
 
 def test_export_with_other_settings_leaves_the_run_alone(done: Path) -> None:

@@ -134,8 +134,9 @@ def test_regions_are_counted_by_their_area(results: Path) -> None:
     ]
     regions = summary["regions"]["tumor"]
     assert regions["count"] == len(areas) == sum(regions["sizes"]["counts"]) > 1
-    assert regions["median_area_um2"] == pytest.approx(np.median(areas), rel=0.05, abs=0.1)
-    assert regions["largest_area_um2"] == pytest.approx(max(areas), rel=0.05, abs=0.1)
+    assert regions["median_area_um2"] == pytest.approx(np.median(areas), abs=0.011)
+    assert regions["largest_area_um2"] == max(areas)
+    assert regions["area_mm2"] == pytest.approx(sum(areas) / 1e6, abs=1e-6)
     bars = [a for tag, a in Reader(results / REPORT).elements if tag == "svg" and a.get("role") == "img"]
     assert len(bars) == sum(bool(r["count"]) for r in summary["regions"].values())
 

@@ -27,8 +27,8 @@ from wsi_seg.contours import stream_contours, trace_contours
 from wsi_seg.geometry import Box, Size
 from wsi_seg.layout import MapLayout
 from wsi_seg.maps import Maps, create_maps
-from wsi_seg.outlines import GroupOutlines, keep_outlines
-from wsi_seg.polygons import TraceSettings, iter_regions, simplify_together, trace
+from wsi_seg.outlines import GroupOutlines, note_outline
+from wsi_seg.polygons import TraceSettings, simplify_together, trace
 from wsi_seg.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
 from wsi_seg.rings import RingLimits
 from wsi_seg.testing.geojson import assert_geojson
@@ -224,15 +224,15 @@ def test_exports_leave_one_file(
     assert names(results) == {"polygons.geojson", "tumor_0.4.geojson"}
 
 
-def test_outlines_are_noted_as_regions_pass() -> None:
+def test_outlines_are_noted_as_regions_are_written() -> None:
     mask = np.zeros((90, 50), np.uint8)
     mask[5:40, 5:40], mask[50:80, 5:30] = 1, 2
     maps, groups, chosen = LabelMaps(mask), BCSS_GROUPS[:2], TraceSettings(0.5, 0, 0, 0)
     regions = trace(maps, groups, chosen)
     noted: dict[Any, GroupOutlines] = {}
-    passed = keep_outlines(iter_regions(maps, groups, chosen), noted, 2.0)
-    assert next(passed) == regions[0] and noted[BCSS_GROUPS[0]].count == 1
-    assert list(passed) == regions[1:] and list(noted) == list(groups)
+    for region in regions:
+        note_outline(region, noted, 2.0)
+    assert list(noted) == list(groups) and [known.count for known in noted.values()] == [1, 1]
     (outline,) = noted[BCSS_GROUPS[1]].polygons
     assert len(outline.exterior.coords) == 5
     assert outline.hausdorff_distance(regions[1].polygon) <= 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +23,11 @@ class GroupOutlines:
     group: ClassGroup
     count: int = 0
     area_um2: float = 0.0
-    """Sum of the regions' areas."""
+    """Sum of `areas_um2`."""
     polygons: list[Polygon] = field(default_factory=list)
     """In map pixels, coarse: a region in as few vertices as a picture needs."""
     areas_um2: array[float] = field(default_factory=lambda: array("d"))
-    """Of each region, eight bytes apiece."""
+    """Area of each region as it was written, eight bytes apiece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,19 @@ class SizeHistogram:
     """Of regions of at least the lower edge and less than the upper one."""
 
 
-def keep_outlines(
-    regions: Iterable[Region], groups: dict[ClassGroup, GroupOutlines], tolerance: float
-) -> Iterator[Region]:
-    """Pass regions on, and note each under its group in `groups`, which begins empty.
+def note_outline(region: Region, groups: dict[ClassGroup, GroupOutlines], tolerance: float) -> None:
+    """Note a region under its group in `groups`, where groups come in the order of their first regions.
 
     Args:
-        regions: in map pixels.
-        groups: filled as regions pass; groups come in the order of their first regions.
+        region: in map pixels, with its area as it counts.
+        groups: begins empty.
         tolerance: how far noted outlines may be off, in map pixels.
     """
-    for region in regions:
-        known = groups.setdefault(region.group, GroupOutlines(region.group))
-        known.count += 1
-        known.area_um2 += region.area_um2
-        known.areas_um2.append(region.area_um2)
-        known.polygons.append(shapely.simplify(region.polygon, tolerance))
-        yield region
+    known = groups.setdefault(region.group, GroupOutlines(region.group))
+    known.count += 1
+    known.area_um2 += region.area_um2
+    known.areas_um2.append(region.area_um2)
+    known.polygons.append(shapely.simplify(region.polygon, tolerance))
 
 
 def size_histogram(areas_um2: Sequence[float]) -> SizeHistogram:

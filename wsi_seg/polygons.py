@@ -92,9 +92,9 @@ class Region:
     """Valid, in map pixels."""
     group: ClassGroup
     area_um2: float
-    """Area of `polygon`, without its holes."""
+    """Area of `polygon`, without its holes. `write_geojson` measures it again on what it writes."""
     perimeter_um: float
-    """Length of the outline and of the holes' outlines."""
+    """Length of the outline and of the holes' outlines; measured again likewise."""
     mean_probability: float
     """Mean of the group's probability over the probability pixels whose centre lies inside, 0 … 1."""
     shares: dict[str, float]

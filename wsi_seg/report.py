@@ -73,7 +73,11 @@ def run_key(plan: SegmentationPlan, groups: tuple[ClassGroup, ...], settings: Ru
 
 
 def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
-    """Return areas in mm², counts, seconds per stage and rates."""
+    """Return areas in mm², counts, seconds per stage and rates.
+
+    Areas of tissue, classes and groups are counted in label pixels. Those of `regions` are the areas of the
+    polygons as written: at a threshold of their own, without small ones, simplified, cut at the slide's edge.
+    """
     plan = facts.plan
     pixel_mm2 = plan.frame.mpp**2 / UM2_PER_MM2
     counts: Counter[int] = Counter()

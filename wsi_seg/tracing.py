@@ -17,7 +17,7 @@ from wsi_seg.exporters.geojson import Origin, write_geojson
 from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.jobs import SlideRecipe, end_if_told, slide_of
 from wsi_seg.maps import Maps
-from wsi_seg.outlines import GroupOutlines, keep_outlines
+from wsi_seg.outlines import GroupOutlines, note_outline
 from wsi_seg.polygons import TraceSettings, iter_regions
 from wsi_seg.slide import MapFrame
 
@@ -66,16 +66,18 @@ def trace_slide(job: TraceJob) -> TraceRecord:
     start = time.perf_counter()
     slide, maps = slide_of(job.slide), Maps.open(Path(job.maps_path))
     regions: dict[ClassGroup, GroupOutlines] = {}
+    tolerance = outline_tolerance(job.frame)
     with ThreadPoolExecutor(1, "picture") as beside:
         tinted = beside.submit(tinted_slide, slide, frame=job.frame, maps=maps)
         traced = _until_told(iter_regions(maps, job.groups, job.settings))
         written = write_geojson(
-            keep_outlines(traced, regions, outline_tolerance(job.frame)),
+            traced,
             Path(job.polygons_path),
             slide=slide.info,
             frame=job.frame,
             origin=job.origin,
             compress_large=True,
+            written=lambda region: note_outline(region, regions, tolerance),
         )
         between = time.perf_counter()
         overview = write_overview(

@@ -15,9 +15,9 @@ import math
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -70,6 +70,7 @@ def write_geojson(
     frame: MapFrame,
     origin: Origin = "bounds",
     compress_large: bool = False,
+    written: Callable[[Region], None] | None = None,
 ) -> GeoJSONSummary:
     """Write regions as one FeatureCollection, as they come; the file appears whole or not at all.
 
@@ -82,6 +83,10 @@ def write_geojson(
             keeps positions as the reader numbers them.
         compress_large: turn a `.geojson` above `COMPRESS_ABOVE` into a `.geojson.gz`. Whichever of the two
             an earlier call has left is removed, so that one remains. False: as `path` says.
+        written: called with each region that has been written, as it has been measured for the file.
+
+    Area and perimeter are measured on the polygon in the file: after simplification, cut at the slide's edge
+    and snapped. Mean probability, mean uncertainty and shares are those of the region, over whole pixels.
 
     Raises:
         UsageError: another ending or origin.
@@ -98,36 +103,50 @@ def write_geojson(
         with _text(aside, path.name.endswith(".gz")) as file:
             header = _header(slide, frame, origin, subtracted)
             file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
-            counts, vanished = _write_features(file, regions, slide, frame, subtracted)
+            measured = _measured(regions, slide, frame, subtracted)
+            counts, vanished = _write_features(file, measured, slide, written)
             file.write("]}")
-        written = _put(aside, path, compress_large)
-    return GeoJSONSummary(written, counts.total(), dict(counts), vanished, subtracted)
+        place = _put(aside, path, compress_large)
+    return GeoJSONSummary(place, counts.total(), dict(counts), vanished, subtracted)
+
+
+def _measured(
+    regions: Iterable[Region], slide: SlideInfo, frame: MapFrame, subtracted: tuple[float, float]
+) -> Iterator[tuple[Region, str | None, str | None]]:
+    """Yield each region, with area and perimeter as written, its geometry and a key; None if it vanished."""
+    mpp = require_mpp(slide)
+    um = np.array([mpp.x, mpp.y])
+
+    def encoded(batch: list[Region]) -> Iterator[tuple[Region, str | None, str | None]]:
+        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
+        in_um = shapely.transform(shapes, lambda xy_l0: xy_l0 * um)
+        figures = zip(batch, shapely.area(in_um).tolist(), shapely.length(in_um).tolist(), strict=True)
+        found = [replace(region, area_um2=area, perimeter_um=length) for region, area, length in figures]
+        return zip(found, shapely.to_geojson(shapes), _keys(shapes), strict=True)
+
+    for batch in map_ahead(encoded, _batches(regions)):
+        yield from batch
 
 
 def _write_features(
     file: IO[str],
-    regions: Iterable[Region],
+    measured: Iterable[tuple[Region, str | None, str | None]],
     slide: SlideInfo,
-    frame: MapFrame,
-    subtracted: tuple[float, float],
+    written: Callable[[Region], None] | None,
 ) -> tuple[Counter[str], int]:
     """Return the features written of each group, and how many regions had nothing left to write."""
-
-    def encoded(batch: list[Region]) -> Iterator[tuple[Region, str | None, str | None]]:
-        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
-        return zip(batch, shapely.to_geojson(shapes), _keys(shapes), strict=True)
-
     counts: Counter[str] = Counter()
     vanished = 0
-    for batch in map_ahead(encoded, _batches(regions)):
-        for region, geometry, key in batch:
-            if geometry is None:
-                vanished += 1
-                continue
-            file.write("," if counts.total() else "")
-            counts[region.group.name] += 1
-            identity = uuid.uuid5(ID_NAMESPACE, f"{slide.fingerprint}/{region.group.name}/{key}")
-            file.write(_feature(region, str(identity), geometry, counts[region.group.name]))
+    for region, geometry, key in measured:
+        if geometry is None:
+            vanished += 1
+            continue
+        file.write("," if counts.total() else "")
+        counts[region.group.name] += 1
+        identity = uuid.uuid5(ID_NAMESPACE, f"{slide.fingerprint}/{region.group.name}/{key}")
+        file.write(_feature(region, str(identity), geometry, counts[region.group.name]))
+        if written is not None:
+            written(region)
     return counts, vanished
 
 
