@@ -99,7 +99,7 @@ def run_ours(task: Task, folder: Path, *options: str) -> Outcome:
     facts = {
         "precision": plan["precision"],
         "batch": plan["batch"],
-        "forward_only_seconds": summary["bottleneck"]["forward_only_seconds"],
+        "forward_only_seconds": summary["bottleneck"]["network_seconds"],
     }
     row = {**figures(end - start, work, memory, summary["tiles"]), **facts}
     return Outcome(channel[np.asarray(Maps.open(results / "maps.zarr").labels[:])], row)

@@ -5,8 +5,9 @@
 
 One made JPEG slide at 0.25 µm/px under many names goes through `wsi-seg run FOLDER`, from the command's start
 to the last polygon, once for each number of worker processes. Then the network alone predicts as many tiles,
-logits only, as many at a time; the efficiency is its time over that of the run. The seconds of cores that the
-run took say how many slides the cores alone would allow.
+logits only, as many at a time; the efficiency is its time over that of the run. These are two measurements:
+where little else is to do, noise may put it above 100 %. The seconds of cores that the run took say how many
+slides the cores alone would allow.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def batches(count: int) -> Iterator[NDArray[np.uint8]]:
 
 def predicted(passes: ForwardPasses, count: int, stop: threading.Event | None = None) -> list[int]:
     with passes.of_block(0, stop)(batches(count)) as results:
-        return [int(prediction[0]) for prediction, seconds in results if seconds > 0]
+        return [int(one.probabilities[0]) for one in results if one.seconds > 0]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_runs_in_one_process_do_not_end_each_other(monkeypatch: pytest.MonkeyPat
         next(results)
         assert predicted(jobs._passes(second, 2), 5) == list(range(5))  # another model meanwhile
         other.close()
-        assert [int(prediction[0]) for prediction, _ in results] == list(range(1, 20))
+        assert [int(one.probabilities[0]) for one in results] == list(range(1, 20))
     kept = jobs._passes(second, 2)
     assert predicted(kept, 3) == [0, 1, 2] and not second.returned
     one.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +40,31 @@ class Predictor(Protocol):
         ...
 
 
-Run = Callable[[Iterable[NDArray[np.uint8]]], AbstractContextManager[Iterator[tuple[Any, float]]]]
-"""Makes of the batches of a block their predictions, in order, each with the seconds that it took."""
+class Prediction(NamedTuple):
+    """What a predictor returned for one batch, and how long that took."""
+
+    probabilities: Any
+    seconds: float
+    """Of the call; on a GPU, to queue the work."""
+    device_seconds: Callable[[], float] | None = None
+    """Returns how long a GPU was at work on it, once it has ended; None elsewhere."""
+
+
+def predict(predictor: Predictor, batch: NDArray[np.uint8], margin: int) -> Prediction:
+    """Return the timed prediction of one batch."""
+    start = time.perf_counter()
+    probabilities = predictor(batch, margin=margin)
+    seconds = time.perf_counter() - start
+    return Prediction(probabilities, seconds, getattr(predictor, "device_seconds", lambda: None)())
+
+
+Run = Callable[[Iterable[NDArray[np.uint8]]], AbstractContextManager[Iterator[Prediction]]]
+"""Makes of the batches of a block their predictions, in order."""
 
 
 def one_by_one(predictor: Predictor, margin: int) -> Run:
     """Return a `Run` that predicts in the caller's thread."""
-
-    def predictions(batches: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[Any, float]]:
-        for batch in batches:
-            start = time.perf_counter()
-            probabilities = predictor(batch, margin=margin)
-            yield probabilities, time.perf_counter() - start
-
-    return lambda batches: nullcontext(predictions(batches))
+    return lambda batches: nullcontext(predict(predictor, batch, margin) for batch in batches)
 
 
 def without_margin(maps: Maps, margin: int) -> Maps:
@@ -138,15 +149,17 @@ def segment_block(
     transfer = _TimedTransfer(getattr(predictor, "transfer", PLAIN_TRANSFER), seconds)
     stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes), transfer)
     margin = stitch.margin
+    on_device: list[Callable[[], float]] = []
     if tiles:
         groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
         inputs = (_stack(reading.region, box_map, group, settings.batch) for group in groups)
         with (run or one_by_one(predictor, margin))(inputs) as results:
             for group in groups:
                 start = time.perf_counter()
-                probabilities, spent = next(results)
+                probabilities, spent, device_seconds = next(results)
                 seconds["wait"] += max(0.0, time.perf_counter() - start - spent)
-                seconds["predict"] += spent
+                seconds["predict"] += 0.0 if device_seconds else spent
+                on_device += [device_seconds] if device_seconds else []
                 _check_shape(probabilities, settings, margin)
                 with _timed(seconds, "stitch"):
                     for tile, one in zip(group, probabilities, strict=False):
@@ -158,9 +171,8 @@ def segment_block(
         seconds["stitch"] -= seconds["wait"] - waited
         in_order = settings.codes == tuple(range(1, len(settings.codes) + 1))
         labels = channel if in_order else np.array((0, *settings.codes), np.uint8)[channel]
-    on_device = getattr(predictor, "device_seconds", lambda: None)()
-    if on_device is not None:
-        seconds["predict"] = on_device
+    # All of it has ended by now: the maps are there.
+    seconds["predict"] += sum(taken() for taken in on_device)
     return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
 
 

@@ -1,71 +1,112 @@
-"""Where the time of a run went, and what to make faster first."""
+"""Where the time of a run went, and what to make faster first.
+
+A share is of time in which something could have been done, so that none is above 1: of the whole run for what
+the driver does, and for what blocks do of the time of "blocks" in each lane. A lane is a thread that does
+blocks; for "predict", a forward pass that may run at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wsi_seg.blocks import STAGES
 
 # What the driver does beside the blocks, one after another.
 SERIAL = ("plan", "pyramids", "polygons", "overview")
-# At this share of the speed of the network alone nothing but the network is worth making faster.
-GOOD_EFFICIENCY = 0.9
+# At this share of the run's time in forward passes nothing but the network is worth making faster.
+GOOD_SHARE = 0.9
+# What summary.json says of its figures.
+DEFINITIONS = {
+    "busy_share": (
+        'seconds of a stage in all blocks / (seconds of "blocks" * lanes): lanes.threads, '
+        'for "predict" lanes.passes * lanes.processes'
+    ),
+    "serial_share": "seconds of a stage / wall_seconds",
+    "network_seconds": "seconds of all forward passes in this run / (lanes.passes * lanes.processes)",
+    "network_share": "network_seconds / wall_seconds: 1 is a run that does nothing but forward passes",
+}
 
 
-def bottleneck(
-    wall: Mapping[str, float],
-    busy: Mapping[str, float],
-    *,
-    tiles: int,
-    forward_seconds: float | None,
-    passes: int = 1,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """How much could be done at a time."""
+
+    threads: int = 1
+    """Threads that did blocks, in all processes."""
+    processes: int = 1
+    """Processes that did blocks."""
+    passes: int = 1
+    """Forward passes at a time in each process, at most."""
+
+    def of(self, stage: str) -> int:
+        """Return how many of a stage of `blocks.STAGES` there may be at a time."""
+        return self.passes * self.processes if stage == "predict" else self.threads
+
+
+def lanes_of(lanes: Iterable[str], passes: int) -> Lanes:
+    """Return the lanes of a run.
+
+    Args:
+        lanes: `BlockRecord.lane` of its blocks.
+        passes: forward passes at a time in one process, at most.
+    """
+    threads = {lane for lane in lanes if lane}
+    processes = {lane.rpartition(":")[0] for lane in threads}
+    return Lanes(max(1, len(threads)), max(1, len(processes)), passes)
+
+
+def bottleneck(wall: Mapping[str, float], busy: Mapping[str, float], lanes: Lanes) -> dict[str, Any]:
     """Say what a run's time went into.
 
     Args:
         wall: seconds of the driver's stages: those of `SERIAL`, and "blocks".
-        busy: seconds of `blocks.STAGES`, summed over the blocks predicted in "blocks".
-        tiles: predicted in "blocks".
-        forward_seconds: of the network alone, logits only, for one tile; None where it was not measured.
-        passes: forward passes at a time, over which the seconds of "predict" are summed.
+        busy: seconds of `blocks.STAGES`, summed over the blocks predicted in "blocks"; of a stage no more
+            than those of "blocks" in each of its lanes.
+        lanes: of the run.
 
     Returns:
         wall_seconds: from the first look at the slide to the last picture.
-        busy_share: seconds of each stage per second of "blocks"; stages of several blocks overlap, so the sum
-            may be more than 1.
-        serial_share: share of the whole that each of the driver's stages took.
-        forward_only_seconds: what the network alone would need for the same tiles.
-        efficiency: forward_only_seconds / wall_seconds.
         limit: the stage to make faster first.
+        lanes, definitions: what the rest is made of, and how, see `DEFINITIONS`; all shares are 0 … 1, and
+        None where there was no time to share.
     """
-    busy = {**busy, "predict": busy.get("predict", 0.0) / passes}
+    mean = {stage: busy.get(stage, 0.0) / lanes.of(stage) for stage in STAGES}
     total = sum(wall.get(stage, 0.0) for stage in ("blocks", *SERIAL))
     blocks = wall.get("blocks", 0.0)
-    alone = tiles * forward_seconds if forward_seconds is not None and tiles else None
-    efficiency = alone / total if alone is not None and total > 0 else None
+    network = mean["predict"] if mean["predict"] > 0 else None
+    share = None if network is None else _share(network, total)
     return {
         "wall_seconds": round(total, 3),
-        "busy_share": {s: _share(busy.get(s, 0.0), blocks) for s in STAGES},
-        "serial_share": {s: _share(wall.get(s, 0.0), total) for s in SERIAL},
-        "forward_only_seconds": None if alone is None else round(alone, 3),
-        "efficiency": None if efficiency is None else round(efficiency, 3),
-        "limit": _limit(wall, busy, efficiency),
+        "busy_share": {stage: _share(mean[stage], blocks) for stage in STAGES},
+        "serial_share": {stage: _share(wall.get(stage, 0.0), total) for stage in SERIAL},
+        "network_seconds": None if network is None else round(network, 3),
+        "network_share": share,
+        "limit": _limit(wall, mean, share),
+        "lanes": asdict(lanes),
+        "definitions": DEFINITIONS,
     }
 
 
-def _limit(wall: Mapping[str, float], busy: Mapping[str, float], efficiency: float | None) -> str:
-    """Name the stage that keeps the device waiting longest; "predict" where the device hardly waits."""
+def _limit(wall: Mapping[str, float], busy: Mapping[str, float], network_share: float | None) -> str:
+    """Name the stage that keeps the device waiting longest; "predict" where the device hardly waits.
+
+    Args:
+        wall: as in `bottleneck`.
+        busy: seconds of each stage in the mean of its lanes.
+        network_share: of the run's time.
+    """
     blocks = wall.get("blocks", 0.0)
-    idle = max(0.0, blocks - busy.get("predict", 0.0))
-    inside = {s: busy.get(s, 0.0) for s in STAGES if s not in ("predict", "wait")}
+    idle = max(0.0, blocks - busy["predict"])
+    inside = {stage: busy[stage] for stage in STAGES if stage not in ("predict", "wait")}
     longest = max(inside, key=inside.__getitem__)
     # What the blocks do beside predicting costs no more than the time in which nothing is predicted.
     lost = {**{s: wall.get(s, 0.0) for s in SERIAL}, longest: min(idle, inside[longest])}
     worst = max(lost, key=lost.__getitem__)
-    if efficiency is not None and efficiency >= GOOD_EFFICIENCY:
+    if network_share is not None and network_share >= GOOD_SHARE:
         return "predict"
-    return worst if lost[worst] > (1 - GOOD_EFFICIENCY) * sum(wall.values()) else "predict"
+    return worst if lost[worst] > (1 - GOOD_SHARE) * sum(wall.values()) else "predict"
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -74,12 +115,18 @@ def _share(part: float, whole: float) -> float | None:
 
 def describe(report: Mapping[str, Any]) -> str:
     """Return the report in one line for a terminal."""
-    shares = {**report["busy_share"], **report["serial_share"]}
-    busy = ", ".join(
-        f"{stage} {share:.0%}"
-        for stage, share in sorted(shares.items(), key=lambda item: -(item[1] or 0))
-        if share and share >= 0.005 and stage != "wait"
-    )
-    speed = report["efficiency"]
-    of_network = f"; {speed:.0%} of the speed of the network alone" if speed is not None else ""
-    return f"busy: {busy or 'nothing'}{of_network}; limited by {report['limit']}"
+    lanes, network = report["lanes"], report["network_share"]
+    passes = f"forward passes ({lanes['passes'] * lanes['processes']} at a time) {network or 0:.0%}"
+    inside = _listed(report["busy_share"])
+    said = [
+        ", ".join([f"of the time of the run: {passes}", *_listed(report["serial_share"])]),
+        *([f"of that of the {lanes['threads']} threads in blocks: {', '.join(inside)}"] if inside else []),
+        f"limited by {report['limit']}",
+    ]
+    return "; ".join(said)
+
+
+def _listed(shares: Mapping[str, float | None]) -> list[str]:
+    """Return stages and percents, largest first; what rounds to nothing is left out."""
+    known = {s: share for s, share in shares.items() if share is not None and s not in ("wait", "predict")}
+    return [f"{s} {known[s]:.0%}" for s in sorted(known, key=lambda s: -known[s]) if round(100 * known[s])]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import socket
 import threading
 import time
 from collections import OrderedDict
@@ -96,6 +98,8 @@ class BlockRecord:
     log: tuple[dict[str, Any], ...] = ()
     """What was logged meanwhile, see `logs.captured`."""
 
+    lane: str = ""
+    """Host, process and thread that did it, parted by colons; "" where nothing was timed."""
     written: bool = True
     """Whether the block's shards are there; if not, nothing of it was analysed."""
 
@@ -170,6 +174,7 @@ def run_block(job: BlockJob) -> BlockRecord:
         error=maps.faults[0].reason if maps.faults else None,
         peak_memory=peak_memory_bytes(),
         log=tuple(log),
+        lane=f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}",
     )
 
 

@@ -8,17 +8,15 @@ from one pass only, nothing waits for it. On a GPU there is one pass at a time.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.blocks import Predictor, Run
+from wsi_seg.blocks import Prediction, Predictor, Run, predict
 from wsi_seg.errors import Interrupted
 
 
@@ -53,9 +51,9 @@ class ForwardPasses:
         """
 
         @contextmanager
-        def run(batches: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[tuple[Any, float]]]:
+        def run(batches: Iterable[NDArray[np.uint8]]) -> Iterator[Iterator[Prediction]]:
             self.begin()  # as the thread of the block stitches meanwhile
-            waiting: deque[Future[tuple[Any, float]]] = deque()
+            waiting: deque[Future[Prediction]] = deque()
             try:
                 yield self._in_order(batches, margin, stop, waiting)
             finally:
@@ -70,8 +68,8 @@ class ForwardPasses:
         batches: Iterable[NDArray[np.uint8]],
         margin: int,
         stop: threading.Event | None,
-        waiting: deque[Future[tuple[Any, float]]],
-    ) -> Iterator[tuple[Any, float]]:
+        waiting: deque[Future[Prediction]],
+    ) -> Iterator[Prediction]:
         for batch in batches:
             waiting.append(self._pool.submit(self._pass, batch, margin, stop))
             # One more than run, so that none idles while this block stitches.
@@ -80,12 +78,10 @@ class ForwardPasses:
         while waiting:
             yield waiting.popleft().result()
 
-    def _pass(self, batch: NDArray[np.uint8], margin: int, stop: threading.Event | None) -> tuple[Any, float]:
+    def _pass(self, batch: NDArray[np.uint8], margin: int, stop: threading.Event | None) -> Prediction:
         if stop is not None and stop.is_set():
             raise Interrupted("interrupted")
-        start = time.perf_counter()
-        probabilities = self.predictor(batch, margin=margin)
-        return probabilities, time.perf_counter() - start
+        return predict(self.predictor, batch, margin)
 
     def close(self) -> None:
         """End the threads, and let the predictor have all cores again."""

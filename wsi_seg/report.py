@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from wsi_seg.bottleneck import bottleneck
+from wsi_seg.bottleneck import bottleneck, lanes_of
 from wsi_seg.classes import ClassGroup
 from wsi_seg.graph import Flight
 from wsi_seg.jobs import BlockRecord
@@ -50,8 +50,6 @@ class RunFacts:
     """See `result_versions`."""
     flight: Flight
     """Tasks of the run, and of others on the same workers meanwhile or before."""
-    forward_seconds: float | None = None
-    """Of the network alone for one tile; None where it was not measured."""
     request: str | None = None
     """See `run.request_key`."""
 
@@ -124,9 +122,7 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         "bottleneck": bottleneck(
             facts.seconds,
             busy,
-            tiles=tiles_now,
-            forward_seconds=facts.forward_seconds,
-            passes=plan.passes,
+            lanes_of((record.lane for record in facts.records[facts.blocks_before :]), plan.passes),
         ),
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
         "peak_worker_memory_mib": round(max((r.peak_memory for r in facts.records), default=0) / 2**20),

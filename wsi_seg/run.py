@@ -25,7 +25,6 @@ from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.layout import KINDS
 from wsi_seg.loading import (
-    PREDICTOR,
     Model,
     calibration,
     cuda_devices,
@@ -298,7 +297,6 @@ class _SlideRun:
             self.started,
             self.versions,
             self.flight,
-            self._forward_seconds(),
             request,
         )
         traced = self.traced
@@ -313,32 +311,6 @@ class _SlideRun:
         write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
         self.folder.finish()
         return summary
-
-    def _forward_seconds(self) -> float | None:
-        """Return the time of the network alone for one tile, measured now where no earlier run did.
-
-        None where another process or something else than a network predicts, and where nothing was predicted.
-        """
-        plan = self.plan
-        predicted = any(record.tiles for record in self.records[self.blocks_before :])
-        if not self.settings.workers.here or self.model.predictor.factory != PREDICTOR or not predicted:
-            return None
-        from wsi_seg.models.calibrate import measure
-
-        kept = calibration(self.model)
-        # No more passes at a time than in the run, which would take more memory than it may.
-        shape = plan.stitch.grid.tile, plan.batch, plan.passes
-        known = kept.seconds_per_tile(*shape)
-        if known is not None:
-            return known
-        predictor = open_predictor(self.model)
-        # Once is enough right after a run of the same shape, and nobody likes to wait for it.
-        timing = measure(predictor, *shape, warm=True, repeats=1)
-        try:
-            kept.add([timing])
-        except OSError as error:
-            logger.warning("%s: the measured speed cannot be kept (%s)", kept.path, error.strerror)
-        return timing.seconds_per_tile
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

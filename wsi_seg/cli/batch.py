@@ -80,7 +80,8 @@ class _Printing:
                 say(f"  log: {row.log}", err=True)
         elif result is not None and not self._as_json:
             say(_describe_result(result))
-            if result.status != "skipped" and result.summary.get("bottleneck"):
+            # Kept results of an earlier version have figures that were defined otherwise.
+            if result.status != "skipped" and "definitions" in result.summary.get("bottleneck", {}):
                 say(f"  {describe(result.summary['bottleneck'])}")
 
     def as_json(self, row: Row) -> dict[str, Any]:

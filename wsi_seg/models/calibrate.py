@@ -81,19 +81,9 @@ class Calibration:
                 best[timing.tile] = timing
         return {tile: timing.batch for tile, timing in best.items()}
 
-    def seconds_per_tile(self, tile: int, batch: int, passes: int) -> float | None:
-        """Return what was measured for one shape; None where it was not."""
-        shape = (tile, batch, passes)
-        found = (t.seconds_per_tile for t in self.timings() if (t.tile, t.batch, t.passes) == shape)
-        return next(found, None)
 
-
-def measure(
-    predictor: Predictor, tile: int, batch: int, passes: int, *, warm: bool = False, repeats: int = REPEATS
-) -> Timing:
-    """Time forward passes alone on noise, so many at a time.
-
-    The median of `repeats`; one more goes before it unless `warm`.
+def measure(predictor: Predictor, tile: int, batch: int, passes: int) -> Timing:
+    """Time forward passes alone on noise, so many at a time: the median of `REPEATS` after one more.
 
     Raises:
         ModelError: the device has not enough memory.
@@ -101,14 +91,13 @@ def measure(
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
     seconds = []
     with ThreadPoolExecutor(passes, "forward", initializer=predictor.share, initargs=(passes,)) as pool:
-        for _ in range(repeats + (not warm)):
+        for _ in range(REPEATS + 1):
             start = time.perf_counter()
             for done in [pool.submit(predictor.logits, noise) for _ in range(passes)]:
                 done.result()
             seconds.append(time.perf_counter() - start)
     predictor.unshare()
-    timed = seconds if warm else seconds[1:]
-    return Timing(tile, batch, passes, round(statistics.median(timed) / (batch * passes), 6))
+    return Timing(tile, batch, passes, round(statistics.median(seconds[1:]) / (batch * passes), 6))
 
 
 def measure_shapes(

@@ -156,6 +156,7 @@ class Predictor:
         Raises:
             ModelError: the device has not enough memory.
         """
+        self._begin()
         total = self._pixels(tiles, margin)
         for view in self._more_views:
             total += turned_back(self._pixels(turned(tiles, *view), margin), *view)
@@ -168,6 +169,7 @@ class Predictor:
         Raises:
             ModelError: the model has no image labels.
         """
+        self._begin()
         total = self._labels(tiles)
         for view in self._more_views:
             total += self._labels(turned(tiles, *view))
@@ -179,6 +181,7 @@ class Predictor:
 
         This is the forward pass alone, to be timed. On return the device has finished.
         """
+        self._begin()
         for view in self._more_views:
             self._run(turned(tiles, *view))
         logits = self._run(tiles)[0]
@@ -186,8 +189,12 @@ class Predictor:
             torch.cuda.synchronize(self.device)
         return logits
 
-    def device_seconds(self) -> float | None:
-        """Return how long a GPU was at work on passes that ended since this was last asked.
+    def _begin(self) -> None:
+        if self._clock is not None:
+            self._clock.begin()
+
+    def device_seconds(self) -> Callable[[], float] | None:
+        """Return a function that waits for this thread's last call and returns a GPU's seconds of work on it.
 
         None elsewhere: there a call takes as long as the pass. On a GPU it only queues it.
         """

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,29 +40,36 @@ class CudaTransfer:
 
 
 class CudaClock:
-    """How long a GPU was at work on what was queued within `running`."""
+    """How long a GPU was at work on what a thread queued within `running`."""
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._lock = threading.Lock()
-        self._pairs: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._of_thread = threading.local()
+
+    def begin(self) -> None:
+        """Forget what this thread has queued so far."""
+        self._of_thread.pairs = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Time what is queued meanwhile; one thread at a time."""
+        """Time what is queued meanwhile."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream(self._device)
         start.record(stream)
         yield
         end.record(stream)
-        with self._lock:
-            self._pairs.append((start, end))
+        self._of_thread.pairs.append((start, end))
 
-    def seconds(self) -> float:
-        """Return the seconds of what ended since this was last asked, other processes' turns included."""
-        total = 0.0
-        with self._lock:
-            while self._pairs and self._pairs[0][1].query():  # type: ignore[no-untyped-call]
-                start, end = self._pairs.popleft()
-                total += start.elapsed_time(end) / 1000
-        return total
+    def seconds(self) -> Callable[[], float]:
+        """Return a function that waits for what this thread has queued since `begin`, and gives its seconds.
+
+        Turns of other processes on the device are included.
+        """
+        pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = self._of_thread.pairs
+
+        def elapsed() -> float:
+            for _, end in pairs:
+                end.synchronize()
+            return float(sum(start.elapsed_time(end) for start, end in pairs)) / 1000
+
+        return elapsed

@@ -159,13 +159,13 @@ def _reason(reason: str, manifest: Mapping[str, Any]) -> str:
 
 
 def _stages(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the driver's stages with their share of the whole, then those inside blocks."""
+    """Return the driver's stages with shares of the whole, then those in blocks with those of their lanes."""
     wall, total = summary["seconds"], sum(summary["seconds"].values())
     rows = [{"name": name, "seconds": s, "share": s / total if total else 0.0} for name, s in wall.items()]
-    inside, blocks = summary["worker_seconds"], wall.get("blocks", 0.0)
+    busy = summary["bottleneck"]["busy_share"]
     rows += [
-        {"name": f"in blocks: {name}", "seconds": s, "share": s / blocks if blocks else 0.0}
-        for name, s in inside.items()
+        {"name": f"in blocks: {name}", "seconds": s, "share": busy[name] or 0.0}
+        for name, s in summary["worker_seconds"].items()
         if name != "wait"
     ]
     return rows
