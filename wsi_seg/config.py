@@ -31,7 +31,7 @@ class RunConfig(BaseModel):
     tissue: str = "otsu"
     ignored_classes: tuple[str, ...] = ()
     origin: Origin = "bounds"
-    groups: tuple[str, ...] = ("tumor",)
+    groups: tuple[str, ...] | None = None
     classes: tuple[str, ...] = ()
     threshold: float = _TRACE.threshold
     min_area_um2: float = _TRACE.min_area_um2

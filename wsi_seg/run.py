@@ -129,7 +129,9 @@ def segment_slide(
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
-    groups = settings.regions.resolve(model.facts.card)
+    card = model.facts.card
+    settings = replace(settings, regions=settings.regions.of_model(card))  # the record names what is traced
+    groups = settings.regions.resolve(card)
     name = name or results_name(path)
     folder = results_folder(out, name, settings.staging)
     request = request_key(path, model.facts, settings)

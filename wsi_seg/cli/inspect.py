@@ -57,7 +57,9 @@ def models(json_: JsonOption = False) -> int:
     for card in cards:
         say(
             f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
-            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}"
+            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}\n"
+            f"  groups: {', '.join(g.name for g in card.groups) or 'none'}; traced by default: "
+            f"{', '.join(card.traced_names)}"
         )
     return 0
 

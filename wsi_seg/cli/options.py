@@ -16,7 +16,12 @@ ConfigOption = Annotated[
 MppOption = Annotated[
     float | None, typer.Option(help="Microns per level-0 pixel, where the slide does not say.")
 ]
-GroupsOption = Annotated[str | None, typer.Option(help="Class groups to trace, separated by commas.")]
+GroupsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Class groups to trace, separated by commas; by default those that the model's card names."
+    ),
+]
 ClassesOption = Annotated[str | None, typer.Option(help="Single classes to trace, separated by commas.")]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Probability from which on a place belongs to a region.")

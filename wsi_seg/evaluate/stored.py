@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.patients import patient_by_name
 from wsi_seg.datasets.region import IGNORED, Place
 from wsi_seg.errors import OutputError, SlideError
 from wsi_seg.evaluate.evaluation import DEFAULT_BOOTSTRAP, BootstrapSettings, Evaluation, Subject, finish
@@ -150,7 +151,10 @@ def _count_boxes(
         merge(by_group, slide, tallies)
         name = f"{slide}_x{box.x0}_y{box.y0}"
         images.append(ImageTally(name, slide, tuple(t.counts for t in tallies)))
-    section = Section(slide, rows, by_group, tuple(images), files=1, digest="", notes=())
+    known_patient = patient_by_name(Path(slide)) is not None
+    section = Section(
+        slide, rows, by_group, tuple(images), files=1, digest="", patients_known=known_patient, notes=()
+    )
     return section, shown
 
 
