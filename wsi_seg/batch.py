@@ -23,7 +23,7 @@ from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.logs import SlideLog, slide_log
 from wsi_seg.pages.batch import write_batch_page
-from wsi_seg.plan import SegmentationPlan
+from wsi_seg.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.remote import is_remote
 from wsi_seg.remote_results import local_folder, upload_files
 from wsi_seg.results import REPORT, short_name
@@ -266,7 +266,10 @@ def log_file(out: Path, name: str) -> Path:
 
 def _enter(row: Row, result: SlideResult) -> None:
     row.status, row.folder = result.status, result.folder
-    row.reason = "parts of the slide could not be read" if result.status == "incomplete" else ""
+    if result.status == "incomplete":
+        row.reason = "parts of the slide could not be read"
+    else:
+        row.reason = "" if row.facts["tissue_mm2"] else NO_TISSUE
 
 
 def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:
