@@ -39,6 +39,7 @@ def request_key(path: str | Path, model: ModelFacts, settings: RunSettings) -> s
         settings.tissue,
         settings.ignored_classes,
         settings.reader,
+        settings.series,
         settings.mpp and dataclasses.astuple(settings.mpp),
         {k: v for k, v in dataclasses.asdict(settings.plan).items() if k != "threads"},
         dataclasses.asdict(settings.regions),

@@ -159,7 +159,9 @@ def segment_slide(
 
 
 def _open(path: str | Path, settings: RunSettings) -> Slide:
-    return open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
+    return open_slide(
+        path, reader=settings.reader, mpp=settings.mpp, series=settings.series, cache=settings.cache
+    )
 
 
 def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings) -> SlideResult:

@@ -92,6 +92,8 @@ class RunSettings:
     mpp: Scale | None = None
     """Microns per l0 pixel, where the slide does not say or says it wrong."""
     reader: str | None = None
+    series: int | None = None
+    """Number of the image in a TIFF file of several; None: the largest that is tiled or has levels."""
     tissue: str = "otsu"
     """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyze."""
     ignored_classes: tuple[str, ...] = ()

@@ -16,6 +16,10 @@ ConfigOption = Annotated[
 MppOption = Annotated[
     float | None, typer.Option(help="Microns per level-0 pixel, where the slide does not say.")
 ]
+SeriesOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Number of the image in a TIFF file of several, as wsi-seg info lists them."),
+]
 GroupsOption = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,7 @@ from wsi_seg.datasets.split import PARTS, Parts, Split
 from wsi_seg.errors import DataError, SlideError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.readers import open_slide
+from wsi_seg.readers.image import upright
 from wsi_seg.slide import MapFrame, map_frame, read_region
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -197,7 +198,7 @@ def _load_mask(path: Path, image: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             opened.load()
-            return opened
+            return upright(opened)
     except FileNotFoundError as error:
         raise DataError(f"{image}: has no mask; expected {path}") from error
     except MASK_DAMAGE as error:

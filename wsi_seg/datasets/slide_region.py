@@ -68,7 +68,7 @@ class SlideRegion:
 
 def open_slide_of(recipe: SlideRecipe) -> Slide:
     """Open the slide of a recipe; raises SlideError."""
-    return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+    return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp, series=recipe.series)
 
 
 class _OpenSlides(threading.local):

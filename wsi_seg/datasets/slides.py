@@ -85,7 +85,8 @@ class AnnotatedSlides(Dataset, NamedClasses):
         boxes = annotated_boxes(known, frame.box, self.margin)
         if not boxes:
             raise DataError(f"{file}: its annotations hold no pixel of {scheme.mpp:g} µm")
-        recipe = SlideRecipe(str(path), info.reader, None if self.mpp is None else Scale(self.mpp, self.mpp))
+        mpp = None if self.mpp is None else Scale(self.mpp, self.mpp)
+        recipe = SlideRecipe(str(path), info.reader, mpp, series=info.series)
         drawing = Drawing.of(polygons_map, targets)
         files = (path, *_companions(path), file)
         return [

@@ -27,7 +27,7 @@ from wsi_seg.export import manifest_part
 from wsi_seg.geometry import Box, Size
 from wsi_seg.maps import Maps
 from wsi_seg.metrics import NO_ROW
-from wsi_seg.readers import open_slide
+from wsi_seg.readers import reopen_slide
 from wsi_seg.results import MANIFEST, MAPS, read_json
 from wsi_seg.slide import MapFrame, SlideInfo
 
@@ -195,7 +195,7 @@ def _pictures(
     info = results.slide
     pictures: list[NDArray[np.uint8] | None] = []
     try:
-        with open_slide(info.path, reader=info.reader, mpp=info.mpp) as slide:
+        with reopen_slide(info) as slide:
             for box, sampler in wanted:
                 pictures.append(read_small(Place(slide, results.frame, box), sampler.step, sampler.size))
     except SlideError as error:
