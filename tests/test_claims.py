@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -78,9 +79,10 @@ def test_a_claim_from_another_machine_is_kept_while_it_is_touched(tmp_path: Path
 
 def test_a_claim_that_is_not_whole_counts_until_it_is_old(tmp_path: Path) -> None:
     path = tmp_path / "x.claim"
-    path.write_text("")
-    with pytest.raises(ClaimedError, match="cannot be read"), claimed(path):
-        pass
+    for text in ("", "{}", '{"machine": 1}', "[]"):
+        path.write_text(text)
+        with pytest.raises(ClaimedError, match="cannot be read"), claimed(path):
+            pass
     os.utime(path, (1, 1))
     with claimed(path):
         pass
@@ -122,9 +124,54 @@ def test_the_owner_touches_its_claim_and_notices_its_loss(
         claim.check()
         path.write_text(json.dumps(asdict(Owner(machine="far", pid=1))))
         wait_until(claim._lost.is_set)
-        with pytest.raises(OutputError, match="another one took its place"):
-            claim.check()
+        with pytest.raises(OutputError, match=r"another one took its place \(process 1 on far\)"):
+            claim.confirm()
     assert read_owner(path) == Owner(**json.loads(path.read_text()))  # the other's is left alone
+
+
+def test_a_filesystem_that_is_away_for_a_moment_costs_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    looks, away = [], threading.Event()
+
+    def read(path: Path) -> Owner | None:
+        looks.append(path)
+        if away.is_set():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_owner(path)
+
+    monkeypatch.setattr(claims, "read_owner", read)
+    path = tmp_path / "x.claim"
+    with claimed(path) as claim:
+        away.set()
+        wait_until(lambda: len(looks) > 3)
+        claim.check()
+        threading.Timer(0.05, away.clear).start()
+        claim.confirm()  # waits until it can be read
+        own = path.read_bytes()
+        path.write_bytes(own[:9])  # not whole: says nothing about its owner
+        seen = len(looks)
+        wait_until(lambda: len(looks) > seen + 2)
+        claim.check()
+        path.write_bytes(own)
+        claim.confirm()
+        away.set()
+        monkeypatch.setattr(claims, "TOLERATED_SECONDS", 0.05)
+        with pytest.raises(
+            OutputError, match=r"could not be touched for 0\.05 s \(Input/output error\).*resume"
+        ):
+            claim.confirm()
+    assert claims.BEAT_SECONDS < claims.TOLERATED_SECONDS < claims.STALE_SECONDS
+    assert read_owner(path) is not None  # nobody knows whose it is: it stays until it is old
+
+
+def test_a_claim_that_was_removed_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "x.claim"
+    with claimed(path) as claim:
+        path.unlink()
+        with pytest.raises(OutputError, match="was removed"):
+            claim.confirm()
 
 
 def test_of_many_that_try_one_gets_it(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """Claims: who is at work on a slide's results, so that two runs never write the same ones.
 
-A claim is a small file beside the results that names its owner. While the owner lives it touches the file
+A claim is a small file next to the results that names its owner. While the owner lives it touches the file
 every few seconds. A claim whose owner is known to be dead, or that was not touched for a minute, may be taken
 over. It needs nothing of a filesystem but creating a file exclusively and renaming, so it also holds
 between machines that share one.
+
+An owner loses its claim when the file is gone or names another owner. A file that cannot be read for the
+moment costs nothing: the owner stops only after `TOLERATED_SECONDS` without a touch, which is before others
+may take the claim for abandoned.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from wsi_seg.process import machine, started_at
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+# An owner that could not touch its claim for so long stops, before another one takes the claim over.
+TOLERATED_SECONDS = 45.0
 # Between two looks at whether another run has finished taking a claim over, which takes milliseconds.
 TAKEOVER_SECONDS = 0.02
 
@@ -55,36 +61,73 @@ class Claim:
         self._owner = owner
         self._ended = threading.Event()
         self._lost = threading.Event()
+        self._reason = ""
+        self._touched = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name=f"claim {path.name}", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Go on only while the claim is ours.
+        """Return only while the claim is ours, as far as the last beat knows.
 
         Raises:
-            OutputError: another run took it over, as this one did not show that it lives for a minute.
+            OutputError: another run took it over, or it could not be touched for `TOLERATED_SECONDS`.
         """
         if self._lost.is_set():
-            raise OutputError(
-                f"{self.path}: this run stood still for so long that another one took its place; "
-                "it ends here and leaves the slide to the other"
-            )
+            raise OutputError(f"{self.path}: {self._reason}")
+
+    def confirm(self) -> None:
+        """Return once the claim was read and is ours: asked before what cannot be undone.
+
+        Raises:
+            OutputError: as for `check`; while the file cannot be read this waits and tries again.
+        """
+        while not self._look():
+            self.check()
+            time.sleep(BEAT_SECONDS)
+        self.check()
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
-            if read_owner(self.path) != self._owner:
-                self._lost.set()
-                return
-            # A filesystem that is away for a moment costs a beat, not the run.
-            with suppress(OSError):
+        while not self._lost.is_set() and not self._ended.wait(BEAT_SECONDS):
+            self._look()
+
+    def _look(self) -> bool:
+        """Read and touch the claim; return whether both worked and it is ours."""
+        reason = "its file is not whole"
+        try:
+            owner = read_owner(self.path)
+            if owner == self._owner:
                 os.utime(self.path)
+                self._touched = time.monotonic()
+                return True
+            if owner is not None:
+                self._lose(
+                    "this run stood still for so long that another one took its place "
+                    f"({_describe(owner)}); it ends here and leaves the slide to the other"
+                )
+                return False
+        except FileNotFoundError:
+            self._lose("this claim was removed, so another run may have the slide; run again to resume")
+            return False
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if time.monotonic() - self._touched > TOLERATED_SECONDS:
+            self._lose(
+                f"this claim could not be touched for {TOLERATED_SECONDS:g} s ({reason}), so another run may "
+                "have taken the slide; run again to resume"
+            )
+        return False
+
+    def _lose(self, reason: str) -> None:
+        self._reason = reason
+        self._lost.set()
 
     def release(self) -> None:
         """Give the claim back, if it is still ours."""
         self._ended.set()
         self._thread.join()
-        if not self._lost.is_set() and read_owner(self.path) == self._owner:
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a claim that stays is known to be of a process that ended
+            if not self._lost.is_set() and read_owner(self.path) == self._owner:
+                self.path.unlink()
 
 
 @contextmanager
@@ -98,8 +141,9 @@ def claimed(path: Path) -> Iterator[Claim]:
     owner = Owner()
     try:
         while not _create(path, owner):
-            holder = read_owner(path)
-            if not path.exists():
+            try:
+                holder = _read_other(path)
+            except FileNotFoundError:  # released just now
                 continue
             if not _is_stale(path, holder):
                 raise ClaimedError(
@@ -118,10 +162,27 @@ def claimed(path: Path) -> Iterator[Claim]:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Return who holds the claim at `path`; None where there is none, or its file is not whole."""
+    """Return who holds the claim at `path`; None where its file is not whole.
+
+    Raises:
+        FileNotFoundError: there is no claim.
+        OSError: it cannot be read for now, which says nothing about its owner.
+    """
+    text = path.read_bytes()
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        plain = json.loads(text)
+    except ValueError:
+        return None
+    kinds = {"machine": str, "pid": int, "started": str, "token": str}
+    whole = isinstance(plain, dict) and {key: type(value) for key, value in plain.items()} == kinds
+    return Owner(**plain) if whole else None
+
+
+def _read_other(path: Path) -> Owner | None:
+    """Return the owner of another run's claim; None where its file is not whole or is closed to us."""
+    try:
+        return read_owner(path)
+    except PermissionError:
         return None
 
 
@@ -136,7 +197,10 @@ def is_held(path: Path) -> bool:
         return False
     if not stat.S_ISREG(mark.st_mode):  # a link may lead anywhere, and a pipe never ends
         return False
-    holder = read_owner(path)
+    try:
+        holder = read_owner(path)
+    except OSError:
+        holder = None
     dead = holder is not None and holder.known_dead()
     return not dead and time.time() - mark.st_mtime <= STALE_SECONDS
 
@@ -148,8 +212,12 @@ def _create(path: Path, owner: Owner) -> bool:
         file = path.open("x", encoding="utf-8")
     except FileExistsError:
         return False
-    with file:
-        json.dump(asdict(owner), file)
+    try:
+        with file:
+            json.dump(asdict(owner), file)
+    except OSError:  # a full disk: no claim without an owner stays behind
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -190,11 +258,13 @@ def _take_over(path: Path, holder: Owner | None, owner: Owner) -> bool:
         return False
     aside = path.with_name(f"{path.name}.{owner.token}")
     try:
-        if not path.exists() or read_owner(path) != holder or not _is_stale(path, holder):
+        if _read_other(path) != holder or not _is_stale(path, holder):
             return False
         aside.write_text(json.dumps(asdict(owner)), encoding="utf-8")
         aside.replace(path)
         return True
+    except FileNotFoundError:  # released meanwhile
+        return False
     finally:
         aside.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
