@@ -127,3 +127,26 @@ def test_a_name_that_is_no_text_is_refused_as_bytes_that_can_be_read(tmp_path: P
     with pytest.raises(UsageError, match=r"slide\\x85\.svs: its name is not UTF-8") as caught:
         find_slides([str(tmp_path)])
     str(caught.value).encode()
+
+
+def test_no_results_lie_within_those_of_another_slide(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    touch(scans / "P.tif", scans / "p" / "q.tif", scans / "p" / "q" / "r.tif", scans / "logs.svs")
+    assert names(scans) == ["P.tif", "logs.svs", "p/q/r", "p/q.tif"]  # all but the innermost give way
+    # A name that is given by hand stays, and the other one gives way.
+    table = tmp_path / "t.csv"
+    table.write_text("slide,name\nscans/P.tif,p\n")
+    assert names(table, scans) == ["p", "logs.svs", "scans/p/q/r.tif", "scans/p/q.tif"]
+    table.write_text("slide,name\nscans/P.tif,\nscans/p/q.tif,p/x\n")
+    assert names(table) == ["P.tif", "p/x"]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "words"), [("p", "P/q", "within the other"), ("LOGS/x", "b", "'logs' is the batch's own")]
+)
+def test_names_by_hand_that_are_in_the_way_are_refused(
+    tmp_path: Path, one: str, two: str, words: str
+) -> None:
+    (tmp_path / "t.csv").write_text(f"slide,name\na.svs,{one}\nb.svs,{two}\n")
+    with pytest.raises(UsageError, match=words):
+        names(tmp_path / "t.csv")

@@ -19,7 +19,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "classes", "data", "process", "allocator", "ahead", "versions"),
     (
         "slide",
-        "mpp",
         "card",
         "tiling",
         "metrics",
@@ -60,6 +59,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "passes",
         "claims",
         "results",
+        "results_files",
+        "journal",
+        "identity",
+        "matching",
         "remote_results",
         "settings",
         "request",

@@ -13,6 +13,7 @@ from servers import BUCKET, Traffic, s3_server
 from test_remote import DARKNESS, SETTINGS, put, tree
 from typer.testing import CliRunner
 
+import wsi_seg.run
 from wsi_seg.cli import app
 from wsi_seg.errors import Interrupted, OutputError
 from wsi_seg.geometry import Size
@@ -156,6 +157,51 @@ def test_other_results_are_refused_or_replaced_as_a_whole(
     assert changes[0] == ("DELETE", f"/{BUCKET}/out/made/{MANIFEST}")
     assert changes[-1] == ("PUT", f"/{BUCKET}/out/made/{MANIFEST}")
     assert not any("maps.zarr" in path for _, path in changes)
+
+
+def test_what_others_have_put_there_meanwhile_is_seen_and_stays(
+    s3: Traffic, staged: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(Size(256, 256), mpp=0.5))
+    elsewhere = replace(staged, staging=str(tmp_path / "of another machine"))
+
+    def beaten(name: str) -> None:
+        """Let another run, from its first look to its end, come first where this one calls a function."""
+        real = getattr(wsi_seg.run, name)
+
+        def late(*arguments: Any) -> Any:
+            monkeypatch.setattr(wsi_seg.run, name, real)
+            run(slide, elsewhere)
+            s3.reset()
+            return real(*arguments)
+
+        monkeypatch.setattr(wsi_seg.run, name, late)
+
+    def untouched() -> bool:
+        return not [method for method, _ in s3.requests if method in ("PUT", "DELETE")]
+
+    beaten("write_slide_page")
+    with pytest.raises(OutputError, match="another run has put results there meanwhile; run again"):
+        run(slide, staged)
+    assert untouched()
+    assert run(slide, staged).status == "skipped"
+
+    # Nothing else is replaced either.
+    other = make_slide(tmp_path / "other.svs", SlideSpec(Size(512, 256), mpp=0.5, tissue=1.0))
+    s3.reset()
+    for name, words in (("made", "another slide"), ("made/x/other", f"{OUT}/made: holds the results of a")):
+        with pytest.raises(OutputError, match=words):
+            segment_slide(other, OUT, DARKNESS, replace(staged, overwrite=True), name=name)
+    assert untouched()
+    put(slide, "out/made/maps.zarr/labels/mine/zarr.json")
+    with pytest.raises(OutputError, match=r"holds maps\.zarr/labels/mine/zarr\.json, which is no result"):
+        run(slide, replace(staged, overwrite=True))
+
+    slide = slide.rename(tmp_path / "second.svs")  # before the claim, another run has done it
+    beaten("claimed")
+    watch = Watch()
+    assert run(slide, staged, watch).status == "skipped"
+    assert not watch.started and untouched()
 
 
 def test_foreign_objects_are_left_alone(s3: Traffic, slide: Path, staged: RunSettings) -> None:

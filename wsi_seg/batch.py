@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsi_seg.batch_table import BATCH, FAILED, BatchTable, Row
+from wsi_seg.batch_table import BatchTable, Row
 from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, WsiSegError
 from wsi_seg.graph import GO_ON, Workers
 from wsi_seg.inputs import SlideInput
@@ -23,14 +23,13 @@ from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.logs import SlideLog, slide_log
 from wsi_seg.pages.batch import write_batch_page
-from wsi_seg.plan import NO_TISSUE, SegmentationPlan
+from wsi_seg.plan import SegmentationPlan
 from wsi_seg.remote import is_remote
 from wsi_seg.remote_results import local_folder, upload_files
-from wsi_seg.results import REPORT, short_name
+from wsi_seg.results import BATCH, FAILED, LOGS, REPORT, ResultsFolder, short_name
 from wsi_seg.run import Model, Progress, SlideResult, segment_slide
 from wsi_seg.settings import RunSettings, WorkerSettings
 
-LOGS = "logs"
 # Slides at a time: one whose blocks are computed, and one that is opened, planned or traced.
 AT_ONCE = 2
 # With many workers more are needed to keep them busy; each takes some memory of the driver.
@@ -97,9 +96,10 @@ class Batch:
 
         Raises:
             Interrupted: Ctrl-C; the tables say how far each slide came.
-            OutputError: the disk is full.
+            OutputError: the disk is full, or the folder of all results is that of a slide.
             ClusterError, UsageError: the workers are gone, or cannot be had.
         """
+        ResultsFolder(self._local, LOGS).check_place()  # before logs are put there
         at_once = self._at_once()
         with open_workers(
             self._settings, together=self._settings.threads if at_once > 1 else None
@@ -266,10 +266,7 @@ def log_file(out: Path, name: str) -> Path:
 
 def _enter(row: Row, result: SlideResult) -> None:
     row.status, row.folder = result.status, result.folder
-    if result.status == "incomplete":
-        row.reason = "parts of the slide could not be read"
-    else:
-        row.reason = "" if row.facts["tissue_mm2"] else NO_TISSUE
+    row.reason = result.note
 
 
 def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:

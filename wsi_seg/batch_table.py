@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from wsi_seg.inputs import SlideInput
-from wsi_seg.results import writing_to
+from wsi_seg.results import BATCH, FAILED, writing_to
 
-BATCH = "batch.csv"
-FAILED = "failed.csv"
 LOCK = ".batch.lock"
 # Seconds between two writings while slides are being done: with many slides the tables are large.
 PERIOD = 2.0
 
 Status = Literal["waiting", "running", "done", "skipped", "incomplete", "failed", "locked", "interrupted"]
-"""`skipped`: whole results were there; `incomplete`: parts of the slide could not be read; `locked`: by
-another run, which is at work on it."""
+"""`skipped`: whole results were there; `incomplete`: parts of the slide could not be read as they should;
+`locked`: by another run, which is at work on it."""
 
 COLUMNS = (
     "slide",

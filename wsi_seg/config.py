@@ -28,11 +28,10 @@ class RunConfig(BaseModel):
     model: str = "bcss-demo"
     mpp: float | None = Field(default=None, gt=0)
     reader: str | None = None
-    series: int | None = Field(default=None, ge=0)
     tissue: str = "otsu"
     ignored_classes: tuple[str, ...] = ()
     origin: Origin = "bounds"
-    groups: tuple[str, ...] | None = None
+    groups: tuple[str, ...] = ("tumor",)
     classes: tuple[str, ...] = ()
     threshold: float = _TRACE.threshold
     min_area_um2: float = _TRACE.min_area_um2
@@ -73,7 +72,9 @@ class RunConfig(BaseModel):
         )
         return RegionSettings(self.groups, self.classes, trace, self.origin)
 
-    def run_settings(self, overwrite: bool = False, gpus: tuple[int, ...] = ()) -> RunSettings:
+    def run_settings(
+        self, overwrite: bool = False, gpus: tuple[int, ...] = (), *, verify: bool = False
+    ) -> RunSettings:
         """Return the settings of a run; `gpus` are those of this machine that "all" stands for."""
         workers = self.worker_settings(gpus)
         # Several processes of this machine share its memory.
@@ -98,7 +99,6 @@ class RunConfig(BaseModel):
         return RunSettings(
             mpp=None if self.mpp is None else Scale(self.mpp, self.mpp),
             reader=self.reader,
-            series=self.series,
             tissue=self.tissue,
             ignored_classes=self.ignored_classes,
             plan=plan,
@@ -106,6 +106,7 @@ class RunConfig(BaseModel):
             workers=workers,
             strict=self.strict,
             overwrite=overwrite,
+            verify=verify,
             cache=None if self.cache is None else SlideCache(self.cache, self.cache_size),
             staging=self.staging,
         )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import glob
+import itertools
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.errors import UsageError
 from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, SLIDE_ENDINGS, WITH_FOLDER, is_dicom
-from wsi_seg.results import results_name
+from wsi_seg.results import BATCH, FAILED, LOGS, REPORT, results_name
 from wsi_seg.slide import default_name
 
 TABLE_COLUMNS = ("slide", "name")
 # What a table of failed slides holds beside what was asked for.
 IGNORED_COLUMNS = ("reason",)
+# What a batch itself puts into the folder of all results; no slide's results are named so.
+OWN_NAMES = (LOGS, BATCH, FAILED, REPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +179,53 @@ def _check_name(where: str, name: str) -> None:
 
 
 def _named_apart(slides: list[tuple[SlideInput, bool]]) -> list[SlideInput]:
-    """Give slides whose names are equal longer ones: with the file's ending, then with folders before it."""
+    """Give slides that are in each other's way longer names: with the file's ending, then with folders."""
     names = [slide.name for slide, _ in slides]
+    free = [not by_hand for _, by_hand in slides]
     for depth in range(64):
-        counts = Counter(name.casefold() for name in names)
-        clashing = [i for i, name in enumerate(names) if counts[name.casefold()] > 1]
+        clashing = _clashing(names, free)
         if not clashing:
             return [SlideInput(s.path, n, s.settings) for (s, _), n in zip(slides, names, strict=True)]
-        free = [i for i in clashing if not slides[i][1]]
-        if not free:
-            raise UsageError(f"two slides are to be named {names[clashing[0]]!r}; give them different names")
-        for i in free:
+        for i, other in clashing.items():
+            if not free[i]:
+                raise UsageError(_refusal(slides[i][0].path, names[i], other))
             names[i] = _longer_name(slides[i][0], depth)
-    raise UsageError(f"{slides[clashing[0]][0].path}: no name for its results differs from the others'")
+    first = slides[next(iter(clashing))][0].path
+    raise UsageError(f"{first}: no name for its results differs from the others'")
+
+
+def _clashing(names: Sequence[str], free: Sequence[bool]) -> dict[int, str]:
+    """Return the numbers of the names that cannot stay, and for each a name that is in its way.
+
+    Those are equal names, but for case; of a name and one below it, as `p` and `p/q`, the first one, as the
+    folder of its results would hold those of the other; and what a batch calls its own files. A name that is
+    not free stays where the other one can change.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(PurePosixPath(name.casefold()).parts, []).append(i)
+    clashing: dict[int, str] = {}
+    for place, equal in places.items():
+        if place[0] in OWN_NAMES:
+            clashing |= dict.fromkeys(equal, place[0])
+        if len(equal) > 1:
+            clashing |= dict.fromkeys([i for i in equal if free[i]] or equal, names[equal[0]])
+        above = [i for depth in range(1, len(place)) for i in places.get(place[:depth], [])]
+        for i, j in itertools.product(above, equal):
+            changed, other = (i, j) if free[i] or not free[j] else (j, i)
+            clashing[changed] = names[other]
+    return clashing
+
+
+def _refusal(path: str, name: str, other: str) -> str:
+    if other in OWN_NAMES:
+        return f"{path}: {name!r} is no name for results, as {other!r} is the batch's own; give another name"
+    if name.casefold() == other.casefold():
+        return f"{path}: two slides are to be named {name!r}; give them different names"
+    return (
+        f"{path}: its results are to be named {name!r}, another slide's {other!r}, and one would lie within "
+        "the other; give them different names"
+    )
 
 
 def _longer_name(slide: SlideInput, depth: int) -> str:

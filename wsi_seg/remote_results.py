@@ -14,32 +14,33 @@ import base64
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wsi_seg import matching
+from wsi_seg.claims import is_held
 from wsi_seg.errors import OutputError
+from wsi_seg.matching import Asked, Record, Versions
 from wsi_seg.remote import connect, is_remote
 from wsi_seg.remote_errors import reported
-from wsi_seg.results import (
+from wsi_seg.results import ResultsFolder, within_results
+from wsi_seg.results_files import (
     MANIFEST,
-    MAPS,
-    OVERVIEW,
-    POLYGONS,
-    REPORT,
     SUMMARY,
-    THUMBNAIL,
-    ResultsFolder,
+    as_record,
+    as_summary,
     check_name,
+    foreign_files,
+    is_manifest,
+    listed_files,
     writing_to,
 )
 
-RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
 UPLOADS_AT_ONCE = 8
 MIB = 2**20
 
@@ -110,38 +111,60 @@ class RemoteResultsFolder(ResultsFolder):
         return connect(self.url, OutputError)
 
     @cached_property
-    def _manifest(self) -> dict[str, Any] | None:
+    def _manifest(self) -> Record | None:
         return self._read_remote(MANIFEST)
 
-    def holds(self, key: str, overwrite: bool) -> bool:
-        """Tell whether whole results of the run with this key are there, to be kept.
+    def _finished(self) -> Record | None:
+        return self._manifest
 
-        Results of this key that are whole here but not all uploaded are uploaded first.
+    def answers(self, request_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
+        """Return a note on whole results at the URL that answer a request; see `ResultsFolder`."""
+        note = super().answers(request_with, versions)
+        record = self._finished()
+        if note is not None and record is not None:
+            self._leave_staging(record)
+        return note
+
+    def check_place(self) -> None:
+        """Refuse to build results within those of another slide, at the URL or here; see `ResultsFolder`."""
+        super().check_place()
+        above = self.url
+        for _ in PurePosixPath(self.name).parts:
+            above = above.rpartition("/")[0]
+            if is_manifest(self._fetch(above, MANIFEST) or b""):
+                raise OutputError(within_results(above))
+
+    def holds(self, asked: Asked) -> str | None:
+        """Return a note on the whole results of this run that are at the URL; see `ResultsFolder`.
 
         Raises:
             OutputError: the URL or the local folder holds something else, or the results of another run that
                 are not to be overwritten; or it cannot be reached.
+            SlideError: the slide cannot be read, to compare it.
         """
-        if overwrite or self._manifest is None:
-            self._refuse_foreign()
-        if overwrite:
-            return super().holds(key, overwrite)
-        if self._manifest is None:
-            whole = super().holds(key, overwrite)
-            if whole:
-                self._upload()
-            return whole
-        if self._manifest.get("key") != key:
-            raise OutputError(
-                f"{self.url}: holds results of another slide, model or settings; "
-                "choose another output folder, or pass --overwrite to replace them"
-            )
-        self._leave_staging()  # where a run ended right after its last upload
-        return True
+        record = self._finished()
+        if record is not None and not asked.overwrite:
+            note = matching.note_on_kept(record, asked, self.url)
+            self._leave_staging(record)  # where a run ended right after its last upload
+            return note
+        self._refuse_foreign(record)
+        if record is not None:
+            matching.check_same_slide(record, asked, self.url)
+        self._holds_here(asked)
+        return None
 
-    def finished_request(self) -> str | None:
-        """Return the request that the whole results at the URL answer; None without any."""
-        return None if self._manifest is None else self._manifest.get("request")
+    def settle(self, asked: Asked, confirm: Callable[[], None]) -> None:
+        """Bring to its end what an earlier run has left, and upload results that are whole here.
+
+        What is at the URL is looked up again, as the owner of the claim before may have changed it.
+        """
+        super().settle(asked, confirm)
+        self._forget()
+        if self._finished() is None and not asked.overwrite and self._holds_here(asked) is not None:
+            self._upload(confirm)
+
+    def _forget(self) -> None:
+        self.__dict__.pop("_manifest", None)
 
     def read_summary(self) -> dict[str, Any]:
         """Return the summary of the results at the URL.
@@ -152,27 +175,28 @@ class RemoteResultsFolder(ResultsFolder):
         summary = self._read_remote(SUMMARY)
         if summary is None:
             raise OutputError(f"{self.url}/{SUMMARY}: no such file, though the results have a manifest")
-        return summary
+        return as_summary(summary, f"{self.url}/{SUMMARY}")
 
-    def earlier_batch(self) -> int | None:
-        """Return the batch size of the finished or unfinished run that is there; None where there is none."""
-        if self._manifest is not None:
-            batch = self._manifest.get("plan", {}).get("batch")
-            return int(batch) if batch is not None else None
-        return super().earlier_batch()
+    def finish(self, confirm: Callable[[], None]) -> None:
+        """Rename the partial folder into place, upload it, and remove it; see `ResultsFolder`."""
+        super().finish(confirm)
+        self._upload(confirm)
 
-    def finish(self) -> None:
-        """Rename the partial folder into place, upload it, and remove it."""
-        super().finish()
-        self._upload()
-
-    def _upload(self) -> None:
+    def _upload(self, confirm: Callable[[], None]) -> None:
         """Upload the whole local folder: the manifest last, and without one until then.
 
         Raises:
-            OutputError: the URL cannot be written; what was uploaded is kept for the next attempt.
+            OutputError: the claim is lost, the URL holds what was not there before, or it cannot be written;
+                what was uploaded is kept for the next attempt.
         """
-        self._refuse_foreign()
+        before = self._manifest
+        self._forget()
+        if self._manifest != before:
+            raise OutputError(
+                f"{self.url}: another run has put results there meanwhile; run again to see whether they are "
+                "the same"
+            )
+        self._refuse_foreign(before)
         store, root = self._store
         there = self._list()
         here = {
@@ -183,6 +207,7 @@ class RemoteResultsFolder(ResultsFolder):
         manifest = here.pop(MANIFEST)
         todo = {name: path for name, path in here.items() if not _same(path, there.get(name))}
         stale = [name for name in there if name not in here]
+        confirm()
         with reported(self.url, OutputError):
             for name in sorted(stale, key=lambda name: name != MANIFEST):
                 store.rm_file(f"{root}/{name}")
@@ -190,13 +215,20 @@ class RemoteResultsFolder(ResultsFolder):
             with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
                 list(pool.map(store.put_file, map(str, todo.values()), (f"{root}/{name}" for name in todo)))
             self._check_arrived(here)
+            confirm()
             store.put_file(str(manifest), f"{root}/{MANIFEST}")
-        self._leave_staging()
+        self._forget()
+        self._discard_staged()
 
-    def _leave_staging(self) -> None:
-        if self.final.exists():
-            with writing_to(self.final):
-                shutil.rmtree(self.final)
+    def _leave_staging(self, record: Record) -> None:
+        """Remove whole results that are here too, once those at the URL are the same."""
+        here = self._finished_here()
+        if here is not None and here.get("key") == record.get("key") and not is_held(self.claim):
+            self._discard_staged()
+
+    def _discard_staged(self) -> None:
+        with writing_to(self.final):
+            self._discard(self.final)
 
     def tidy(self) -> None:
         """Remove the local folder, where nothing else is built in it."""
@@ -212,8 +244,8 @@ class RemoteResultsFolder(ResultsFolder):
                     f"{self.url}/{name}: {path.stat().st_size} bytes were sent, {size} are there; run again"
                 )
 
-    def _refuse_foreign(self) -> None:
-        foreign = sorted(name for name in self._list() if name.partition("/")[0] not in RESULTS)
+    def _refuse_foreign(self, record: Record | None) -> None:
+        foreign = foreign_files(self._list(), listed_files(record or {}))
         if foreign:
             raise OutputError(
                 f"{self.url}: holds {foreign[0]}, which is no result of wsi-seg; choose another output folder"
@@ -234,17 +266,25 @@ class RemoteResultsFolder(ResultsFolder):
         return {path[len(root) :].lstrip("/"): facts for path, facts in found.items()}
 
     def _read_remote(self, name: str) -> dict[str, Any] | None:
-        store, root = self._store
-        url = f"{self.url}/{name}"
+        content, url = self._fetch(self.url, name), f"{self.url}/{name}"
+        try:
+            return None if content is None else as_record(json.loads(content), url)
+        except ValueError as error:
+            raise OutputError(f"{url}: is damaged ({error}); remove it and run again") from error
+
+    @staticmethod
+    def _fetch(folder: str, name: str) -> bytes | None:
+        """Return a file in a folder at a URL, as it is now; None where there is none."""
+        url = f"{folder}/{name}"
+        store, path = connect(url, OutputError)
         try:
             with reported(url, OutputError):
-                return dict(json.loads(store.cat_file(f"{root}/{name}")))
+                store.invalidate_cache()
+                return bytes(store.cat_file(path))
         except OutputError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
             raise
-        except ValueError as error:
-            raise OutputError(f"{url}: is damaged ({error}); remove it and run again") from error
 
 
 def _same(path: Path, facts: dict[str, Any] | None) -> bool:

@@ -8,7 +8,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,17 +51,27 @@ class RunFacts:
     flight: Flight
     """Tasks of the run, and of others on the same workers meanwhile or before."""
     request: str | None = None
-    """See `run.request_key`."""
+    """See `request.request_key`."""
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """See `request.made_with`."""
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """See `matching.Asked.content`."""
 
     @property
     def incomplete(self) -> bool:
-        """Whether tissue was left out as it could not be read."""
-        return any(record.unread_pixels or not record.written for record in self.records)
+        """Whether tissue was left out, or read from another level, as it could not be read as it should."""
+        return any(r.unread_pixels or r.other_level_pixels or not r.written for r in self.records)
 
 
-def run_key(plan: SegmentationPlan, groups: tuple[ClassGroup, ...], settings: RunSettings) -> str:
-    """Return the hash of all that decides the results: the maps' key and how regions are traced."""
+def run_key(
+    plan: SegmentationPlan,
+    groups: tuple[ClassGroup, ...],
+    settings: RunSettings,
+    made_with: Mapping[str, str],
+) -> str:
+    """Return the hash of all that decides the results: versions, the maps' key and how regions are traced."""
     regions = [
+        dict(made_with),
         plan.key,
         [dataclasses.asdict(group) for group in groups],
         dataclasses.asdict(settings.regions.trace),
@@ -94,7 +104,6 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         "status": "incomplete" if facts.incomplete else "complete",
         "model": plan.model,
         "notice": facts.model.card.notice,
-        "warnings": list(plan.warnings),
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,
@@ -152,6 +161,8 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
     return {
         "key": key,
         "request": facts.request,
+        "made_with": dict(facts.made_with),
+        "content": dict(facts.content),
         "maps_key": plan.key,
         "started": facts.started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -163,7 +174,7 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
             "digest": plan.model_digest,
             "card": facts.model.card.model_dump(mode="json"),
         },
-        "settings": _settings(facts.settings),
+        "settings": settings_json(facts.settings),
         "plan": {k: v for k, v in plan.to_json().items() if k not in ("slide", "frame", "blocks", "layout")},
         "warnings": list(plan.warnings),
         "faults": [
@@ -181,7 +192,8 @@ def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
     }
 
 
-def _settings(settings: RunSettings) -> dict[str, Any]:
+def settings_json(settings: RunSettings) -> dict[str, Any]:
+    """Return settings as plain JSON data."""
     plain = dataclasses.asdict(settings)
     if settings.workers.cluster is not None:
         plain["workers"]["cluster"] = str(settings.workers.cluster)

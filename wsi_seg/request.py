@@ -5,60 +5,179 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import wsi_seg
-from wsi_seg.formats import DICOM_ENDINGS, WITH_FOLDER
+from wsi_seg.errors import SlideError
+from wsi_seg.identity import FileStamp, hashed_meanwhile, stamp_file, stamp_slide
+from wsi_seg.matching import Asked, absolute
 from wsi_seg.plan import ModelFacts
+from wsi_seg.remote import is_remote
 from wsi_seg.settings import RunSettings
+from wsi_seg.slide import SlideInfo
 from wsi_seg.tissue import METHODS
+from wsi_seg.versions import package_version
+
+logger = logging.getLogger(__name__)
+
+# Settings that change no byte of the results; every other one counts.
+NOT_DECIDING = ("workers", "overwrite", "verify", "cache", "staging")
 
 
-def request_key(path: str | Path, model: ModelFacts, settings: RunSettings) -> str | None:
-    """Return a hash of the slide's files (name, size and time of change), the model and the settings.
+def made_with(model: ModelFacts) -> dict[str, str]:
+    """Return the versions by which results are told from those of other software; torch is not imported."""
+    packages = ("torch", "openvino") if model.device == "openvino" else ("torch",)
+    return {"wsi-seg": wsi_seg.__version__, **{name: package_version(name) for name in packages}}
+
+
+def request_key(
+    path: str | Path,
+    model: ModelFacts,
+    settings: RunSettings,
+    versions: Mapping[str, str] | None = None,
+    files: Sequence[FileStamp] = (),
+) -> str | None:
+    """Return a hash of the stamps of the slide's files, the model, the settings and the versions.
 
     Equal hashes mean equal results. Different ones need not mean different results: a copy of a slide has
-    another time of change, so then the slide is opened and its content decides (`report.run_key`). None for a
-    URL, a missing file, or anything else that can only be told by opening it.
+    another time of change, so then the slide is opened and its content decides (`report.run_key`).
+
+    Args:
+        path: of the slide.
+        model: facts of the model.
+        settings: of the run.
+        versions: of the software; by default those of `made_with`.
+        files: stamps of the slide's files, where they were looked at before.
+
+    Returns:
+        None for a URL, a missing file, or anything else that can only be told by opening it.
     """
-    if "://" in str(path):
+    if is_remote(path):
         return None
+    tissue = []
     try:
-        files = [_signature(file) for file in slide_files(Path(path))]
+        files = files or stamp_slide(path)
         if settings.tissue not in METHODS:
-            files.append(_signature(Path(settings.tissue)))
+            tissue = [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
     except OSError:
         return None
     parts = (
-        wsi_seg.__version__,
-        files,
+        dict(made_with(model) if versions is None else versions),
+        [dataclasses.astuple(file) for file in files],
+        tissue,
         model.digest,
         model.device.split(":")[0],
         model.precision,
         model.tta,
-        settings.tissue,
-        settings.ignored_classes,
-        settings.reader,
-        settings.series,
-        settings.mpp and dataclasses.astuple(settings.mpp),
-        {k: v for k, v in dataclasses.asdict(settings.plan).items() if k != "threads"},
-        dataclasses.asdict(settings.regions),
-        settings.strict,
+        _deciding(settings),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _signature(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+class Request:
+    """A slide that is to be run with a model and settings, before it is opened."""
+
+    def __init__(self, path: str | Path, model: ModelFacts, settings: RunSettings) -> None:
+        """Look at the slide's files; one that is missing is for `open_slide` to say."""
+        self.path = absolute(path)
+        self.versions = made_with(model)
+        self._model, self._settings = model, settings
+        self._files: tuple[FileStamp, ...] = ()
+        if not is_remote(self.path):
+            with suppress(OSError):
+                self._files = stamp_slide(self.path)
+
+    def key(self, versions: Mapping[str, str]) -> str | None:
+        """Return `request_key` with these versions."""
+        return request_key(self.path, self._model, self._settings, versions, self._files)
+
+    def asked(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> Asked:
+        """Return what the run is about to make, now that its slide is open.
+
+        Args:
+            slide: facts of the slide.
+            key_with: see `Asked`.
+
+        Raises:
+            SlideError: the slide's files cannot be looked at.
+        """
+        try:
+            self._files = self._files or stamp_slide(self.path)
+        except OSError as error:
+            raise SlideError(f"{error.filename or self.path}: cannot be read ({error.strerror})") from error
+        return Asked(
+            self.path,
+            slide,
+            self._files,
+            self.versions,
+            key_with,
+            choices(self._model, self._settings),
+            self._settings.overwrite,
+            self._settings.verify,
+        )
+
+    @contextmanager
+    def hashing(self, known: str | None, keep: Callable[[str], None]) -> Iterator[Callable[[], str | None]]:
+        """Hash all of a local slide meanwhile.
+
+        Args:
+            known: the hash, where an earlier run has recorded it.
+            keep: called with the hash in another thread, once it is there.
+
+        Yields:
+            A function that waits for the hash and returns it, None where there is none.
+        """
+        if known is not None or is_remote(self.path):
+            yield lambda: known
+            return
+        with hashed_meanwhile(Path(self.path), keep) as future:
+
+            def result() -> str | None:
+                try:
+                    return future.result()
+                except OSError as error:  # what the network needs of it may be whole
+                    logger.warning("%s: cannot be hashed as a whole (%s)", self.path, error.strerror)
+                    return None
+
+            yield result
+
+    def check_unchanged(self, asked: Asked) -> None:
+        """Refuse a local slide whose files were changed while they were read.
+
+        Raises:
+            SlideError: they are others than at the beginning.
+        """
+        if is_remote(self.path):
+            return
+        try:
+            now = stamp_slide(self.path)
+        except OSError as error:
+            logger.warning("%s: cannot be looked at any more (%s)", self.path, error.strerror)
+            return
+        if now != asked.files:
+            raise SlideError(
+                f"{self.path}: was changed while it was run, so its results would be of both; "
+                "run it again with --overwrite"
+            )
 
 
-def slide_files(path: Path) -> list[Path]:
-    """Return the files that make up a slide, sorted; OSError where there are none."""
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
-    if path.suffix.lower() in DICOM_ENDINGS:
-        return slide_files(path.parent)
-    if path.suffix.lower() in WITH_FOLDER and path.with_suffix("").is_dir():
-        return [path, *sorted(file for file in path.with_suffix("").rglob("*") if file.is_file())]
-    return [path]
+def choices(model: ModelFacts, settings: RunSettings) -> dict[str, Any]:
+    """Return model and settings as a manifest says them, as far as each of them alone decides the results."""
+    chosen = _deciding(settings)
+    del chosen["strict"], chosen["plan"]["batch"], chosen["plan"]["max_memory"]
+    return {
+        "model": {"digest": model.digest},
+        "plan": {"precision": model.precision, "tta": model.tta},
+        "settings": chosen,
+    }
+
+
+def _deciding(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings that count, as JSON has them."""
+    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_DECIDING}
+    del chosen["plan"]["threads"]
+    return dict(json.loads(json.dumps(chosen, default=str)))

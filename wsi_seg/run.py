@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,7 +38,7 @@ from wsi_seg.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.readers import open_slide
 from wsi_seg.remote_results import results_folder
 from wsi_seg.report import RunFacts, manifest, result_versions, run_key, summarise
-from wsi_seg.request import request_key
+from wsi_seg.request import Request
 from wsi_seg.results import (
     MANIFEST,
     MAPS,
@@ -78,6 +79,10 @@ class SlideResult:
     folder: Path | str
     """A URL where the results were uploaded."""
     summary: dict[str, Any]
+    kept: bool = False
+    """Whether the results were there before."""
+    note: str = ""
+    """More about it: why parts are missing, or what made results that were kept."""
 
 
 class Progress(Protocol):
@@ -129,55 +134,69 @@ def segment_slide(
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
-    card = model.facts.card
-    settings = replace(settings, regions=settings.regions.of_model(card))  # the record names what is traced
-    groups = settings.regions.resolve(card)
+    groups = settings.regions.resolve(model.facts.card)
     name = name or results_name(path)
     folder = results_folder(out, name, settings.staging)
-    request = request_key(path, model.facts, settings)
-    if request is not None and not settings.overwrite and folder.finished_request() == request:
-        return _skipped(path, folder, settings)
+    request = Request(path, model.facts, settings)
+    if not settings.overwrite and not settings.verify:
+        note = folder.answers(request.key, request.versions)
+        if note is not None:
+            return _skipped(path, folder, settings, note)
     with ExitStack() as stack:
         stack.callback(folder.tidy)
         slide = stack.enter_context(_open(path, settings))
-        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent())
-        if folder.holds(run.key, settings.overwrite):
-            return _skipped(path, folder, settings)
+        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), request)
+        note = folder.holds(run.asked)
+        if note is not None:
+            return _skipped(path, folder, settings, note)
+        folder.check_place()
         claim = stack.enter_context(claimed(folder.claim))
-        folder.settle()
-        if folder.holds(run.key, settings.overwrite):  # the owner of the claim before has made them meanwhile
-            return _skipped(path, folder, settings)
+        folder.settle(run.asked, claim.confirm)
+        note = folder.holds(run.asked)  # the owner of the claim before may have made them meanwhile
+        if note is not None:
+            return _skipped(path, folder, settings, note)
         workers = workers or stack.enter_context(open_workers(settings.workers))
+        before = folder.begin(run.plan, run.asked)
         try:
-            run.fill_maps(workers, claim)
-            run.trace_regions(workers)
-            summary = run.finish(request)
+            with request.hashing(folder.known_hash(), partial(folder.keep_content, run.asked)) as full_hash:
+                run.fill_maps(before, workers, claim)
+                run.trace_regions(workers)
+                summary = run.finish(full_hash, claim)
         except WsiSegError:
             folder.discard_if_nothing_done()
             raise
-    return SlideResult(str(path), _status(summary, "done"), folder.place, summary)
+    status = _status(summary, "done")
+    return SlideResult(str(path), status, folder.place, summary, note=_faults(summary))
 
 
 def _open(path: str | Path, settings: RunSettings) -> Slide:
-    return open_slide(
-        path, reader=settings.reader, mpp=settings.mpp, series=settings.series, cache=settings.cache
-    )
+    return open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
 
 
-def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings) -> SlideResult:
+def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str) -> SlideResult:
     summary = folder.read_summary()
-    if settings.strict and summary["status"] == "incomplete":
+    status, faults = _status(summary, "skipped"), _faults(summary)
+    if settings.strict and status == "incomplete":
         raise SlideError(
-            f"{path}: the results in {folder.place} are incomplete, as parts of the slide could not be read; "
+            f"{path}: the results in {folder.place} are incomplete, as {faults}; "
             "repair the slide, or leave out --strict"
         )
-    return SlideResult(str(path), _status(summary, "skipped"), folder.place, summary)
+    notes = "; ".join(filter(None, (faults, note)))
+    return SlideResult(str(path), status, folder.place, summary, True, notes)
 
 
 def _status(
     summary: dict[str, Any], whole: Literal["done", "skipped"]
 ) -> Literal["done", "skipped", "incomplete"]:
-    return "incomplete" if summary["status"] == "incomplete" else whole
+    return "incomplete" if summary["status"] == "incomplete" or _faults(summary) else whole
+
+
+def _faults(summary: dict[str, Any]) -> str:
+    """Return how results fall short of the slide, also of a summary that calls itself complete."""
+    coverage = summary["coverage"]
+    if summary.get("blocks_failed") or coverage["unread_mm2"]:
+        return "parts of the slide could not be read"
+    return "parts of the slide were read from another level" if coverage["other_level_mm2"] else ""
 
 
 class _Silent:
@@ -204,6 +223,7 @@ class _SlideRun:
         settings: RunSettings,
         groups: tuple[ClassGroup, ...],
         progress: Progress,
+        request: Request,
     ) -> None:
         self.started, self.versions = datetime.now(UTC), result_versions()
         self.seconds: dict[str, float] = {}
@@ -216,15 +236,17 @@ class _SlideRun:
         self.settings = settings
         with self._timed("plan"):
             self.tissue, self.plan = prepare(slide, model, settings)
-        self.key = run_key(self.plan, groups, settings)
+        self.request = request
+        self.asked = request.asked(
+            slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
+        )
         self.store = self.folder.partial / MAPS
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
         self.flight = Flight(0, 0)
 
-    def fill_maps(self, workers: Workers, claim: Claim) -> None:
+    def fill_maps(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""
-        before = self.folder.begin(self.plan, self.key, self.settings.overwrite)
         done = [record for record in before if record.written]
         if self.store.exists():
             remove_partial_files(self.store)
@@ -285,11 +307,17 @@ class _SlideRun:
             notice=self.model.facts.card.notice,
         )
         self.progress.stage("polygons")
-        self.traced = workers.call(trace_slide, f"trace-{execution.token}-{self.key[:16]}", job)
+        self.traced = workers.call(trace_slide, f"trace-{execution.token}-{self.asked.key[:16]}", job)
         self.seconds |= self.traced.seconds
 
-    def finish(self, request: str | None) -> dict[str, Any]:
-        """Write summary, report and manifest, and rename the results into place."""
+    def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
+        """Write summary, report and manifest, and rename the results into place.
+
+        Raises:
+            SlideError: the slide's files are not those of the beginning any more.
+        """
+        sha256 = full_hash()
+        self.request.check_unchanged(self.asked)
         facts = RunFacts(
             self.plan,
             self.model.facts,
@@ -301,7 +329,9 @@ class _SlideRun:
             self.started,
             self.versions,
             self.flight,
-            request,
+            self.request.key(self.asked.versions),
+            self.asked.versions,
+            self.asked.content(sha256),
         )
         traced = self.traced
         summary = {
@@ -309,11 +339,11 @@ class _SlideRun:
             "polygons": traced.polygons,
             "regions_too_thin_to_write": traced.vanished,
         }
-        record = manifest(facts, self.key)
+        record = manifest(facts, self.asked.key)
         write_json(self.folder.partial / SUMMARY, summary)
         write_slide_page(self.folder.partial, summary, record, traced.overview)
         write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
-        self.folder.finish()
+        self.folder.finish(claim.confirm)
         return summary
 
     @contextmanager

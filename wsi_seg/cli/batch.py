@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wsi_seg.batch import Batch, SlideTask, unforeseen
-from wsi_seg.batch_table import BATCH, FAILED, Row
+from wsi_seg.batch_table import Row
 from wsi_seg.bottleneck import describe
 from wsi_seg.cli.output import say
 from wsi_seg.cli.progress import BatchBars
@@ -17,6 +17,7 @@ from wsi_seg.errors import WsiSegError
 from wsi_seg.graph import Workers
 from wsi_seg.plan import SegmentationPlan
 from wsi_seg.readers import open_slide
+from wsi_seg.results import BATCH, FAILED
 from wsi_seg.run import Progress, SlideResult, prepare
 from wsi_seg.settings import WorkerSettings
 
@@ -80,8 +81,7 @@ class _Printing:
                 say(f"  log: {row.log}", err=True)
         elif result is not None and not self._as_json:
             say(_describe_result(result))
-            # Kept results of an earlier version have figures that were defined otherwise.
-            if result.status != "skipped" and "definitions" in result.summary.get("bottleneck", {}):
+            if not result.kept and result.summary.get("bottleneck"):
                 say(f"  {describe(result.summary['bottleneck'])}")
 
     def as_json(self, row: Row) -> dict[str, Any]:
@@ -102,14 +102,18 @@ def _describe_all(rows: Sequence[Row], out: str) -> str:
 
 
 def _describe_result(result: SlideResult) -> str:
-    if result.status == "skipped":
-        return f"{result.slide}: skipped, whole results are in {result.folder}"
+    note = f" ({result.note})" if result.note else ""
+    if result.kept:
+        whole = "INCOMPLETE" if result.status == "incomplete" else "whole"
+        return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}"
     summary = result.summary
     regions = ", ".join(
         f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
     )
-    unread = summary["coverage"]["unread_mm2"]
-    lost = f"; INCOMPLETE: {unread:.3f} mm² cannot be read, see manifest.json" if unread else ""
+    coverage = summary["coverage"]
+    said = (("unread_mm2", "cannot be read"), ("other_level_mm2", "were read from another level"))
+    parts = [f"{coverage[key]:.3f} mm² {words}" for key, words in said if coverage[key]]
+    lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json" if result.note else ""
     rate = summary["tiles_per_second"]
     return (
         f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
@@ -153,9 +157,7 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
 
 def _plan(task: SlideTask) -> SegmentationPlan:
     how = task.settings
-    with open_slide(
-        task.slide.path, reader=how.reader, mpp=how.mpp, series=how.series, cache=how.cache
-    ) as slide:
+    with open_slide(task.slide.path, reader=how.reader, mpp=how.mpp, cache=how.cache) as slide:
         return prepare(slide, task.model, how)[1]
 
 

@@ -16,7 +16,6 @@ from wsi_seg.cli.options import (
     IgnoredClassesOption,
     JsonOption,
     MppOption,
-    SeriesOption,
     SetOption,
     ThresholdOption,
     VerboseOption,
@@ -56,7 +55,6 @@ def run(
     ] = None,
     config: ConfigOption = None,
     mpp: MppOption = None,
-    series: SeriesOption = None,
     tissue: Annotated[
         str | None, typer.Option(help="otsu, none, or a QuPath GeoJSON of the regions to analyze.")
     ] = None,
@@ -107,7 +105,16 @@ def run(
         bool, typer.Option("--allow-upsampling", help="Accept slides much coarser than the model.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results of other settings, slides or models.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace results of the same slide with other settings, models or versions."
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Compare all bytes of a slide with its results' record before skipping."
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     json_: JsonOption = False,
@@ -128,7 +135,7 @@ def run(
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
-        "model": model, "mpp": mpp, "series": series, "tissue": tissue,
+        "model": model, "mpp": mpp, "tissue": tissue,
         "ignored_classes": names(ignored_classes), "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
         "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,
@@ -139,7 +146,7 @@ def run(
     resolved = read_run_config(config, flags)
     inputs = find_slides(slides)
     with quick_imports():  # of PyTorch
-        tasks, where = _tasks(inputs, resolved, overwrite)
+        tasks, where = _tasks(inputs, resolved, overwrite, verify)
     if dry_run:
         return print_plans(tasks, json_)
     for card in dict.fromkeys(task.model.facts.card.name for task in tasks):
@@ -155,7 +162,7 @@ def _gpus(text: str | None) -> str | list[str] | None:
 
 
 def _tasks(
-    inputs: list[SlideInput], config: RunConfig, overwrite: bool
+    inputs: list[SlideInput], config: RunConfig, overwrite: bool, verify: bool
 ) -> tuple[list[SlideTask], WorkerSettings]:
     """Return what to do with each slide, and where; each model is looked up once."""
     from wsi_seg.batch import SlideTask
@@ -172,7 +179,7 @@ def _tasks(
         key = (own.model, own.device, own.precision, own.tta)
         if key not in models:
             models[key] = load_model(own.model, own.device, own.precision, tta=own.tta, workers=where)
-        settings = own.run_settings(overwrite, gpus)
+        settings = own.run_settings(overwrite, gpus, verify=verify)
         settings.regions.resolve(models[key].facts.card)
         tasks.append(SlideTask(slide, models[key], settings))
     return tasks, where

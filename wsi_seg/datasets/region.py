@@ -10,7 +10,7 @@ Labels of pixels are int16 *targets*:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -53,14 +53,9 @@ class Region(Protocol):
 
     @property
     def group(self) -> str:
-        """What stays together in one part of a split, unless that is by columns: all of a patient; where
-        the patient is unknown, all tiles of one image, or all regions of a slide.
+        """Patient or slide. A group is never divided between training and test, unless a split by
+        columns asks for it, and is the unit of confidence intervals.
         """
-        ...
-
-    @property
-    def patient(self) -> str | None:
-        """None where it is unknown. Patients are the units of confidence intervals."""
         ...
 
     @property
@@ -95,10 +90,6 @@ class Region(Protocol):
         """Return the part of the region inside a box that lies inside it; None keeps the name."""
         ...
 
-    def grouped(self, group: str, patient: str | None) -> Self:
-        """Return the region with this group and patient."""
-        ...
-
     def place(self) -> Place:
         """Return the slide that the region lies in, opened, and where it lies."""
         ...
@@ -130,7 +121,6 @@ class ArrayRegion:
     """Microns per pixel of both: the model's."""
     label: int | None = None
     files: tuple[Path, ...] = field(default=())
-    patient: str | None = None
 
     @property
     def size(self) -> Size:
@@ -148,11 +138,15 @@ class ArrayRegion:
 
     def part(self, box: Box, name: str | None = None) -> ArrayRegion:
         rows, columns = box.within(Box(0, 0, 0, 0))
-        image, target = self.image[rows, columns], self.target[rows, columns]
-        return replace(self, name=name or self.name, image=image, target=target)
-
-    def grouped(self, group: str, patient: str | None) -> ArrayRegion:
-        return replace(self, group=group, patient=patient)
+        return ArrayRegion(
+            name or self.name,
+            self.group,
+            self.image[rows, columns],
+            self.target[rows, columns],
+            self.mpp,
+            self.label,
+            self.files,
+        )
 
     def place(self) -> Place:
         slide = ArraySlide(self.image, self.mpp, self.name)
