@@ -19,7 +19,7 @@ from pathlib import Path
 SHARED = re.compile(r"(torch|torchvision|triton|(nvidia|cuda)-.*)")
 # Every peer builds the network with the library that wsi_seg builds it with.
 NETWORK = ("segmentation-models-pytorch>=0.5", "safetensors>=0.4.5")
-OPENSLIDE = ("openslide-python>=1.4", "openslide-bin>=4.0.0.6")
+OPENSLIDE = ("openslide-python>=1.4", "openslide-bin>=4.0.1.1")
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "tiatoolbox": ("tiatoolbox>=2.1.3", *NETWORK),
     "monai": ("monai>=1.5", *OPENSLIDE, *NETWORK),

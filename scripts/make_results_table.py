@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from wsi_seg.datasets.patients import UNKNOWN_PATIENTS
+
 SCORES = {
     "dice": "Dice (F1)",
     "precision": "precision",
@@ -32,10 +34,13 @@ def describe(folder: Path) -> str:
     regions = json.loads((folder / "data.json").read_text())["regions"]
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
     parts = Counter(region["part"] for region in regions)
-    groups = {part: len({r["group"] for r in regions if r["part"] == part}) for part in parts}
-    # A region of BCSS names its patient; of other images the name is all that is known.
-    group = "patient" if {d["kind"] for d in config["datasets"]} == {"bcss"} else "case"
-    seen = ", ".join(f"{counted(parts[p], f'{p} image')} of {counted(groups[p], group)}" for p in parts)
+    patients = {part: {r.get("patient") for r in regions if r["part"] == part} for part in parts}
+    if None in set.union(*patients.values()):
+        seen = ", ".join(counted(parts[p], f"{p} image") for p in parts) + f" ({UNKNOWN_PATIENTS})"
+    else:
+        seen = ", ".join(
+            f"{counted(parts[p], f'{p} image')} of {counted(len(patients[p]), 'patient')}" for p in parts
+        )
     training = card["metrics"]["training"]
     model = metrics["model"]
     lines = [

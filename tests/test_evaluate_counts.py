@@ -73,6 +73,7 @@ def section(groups: int, rows: tuple[Rows, ...] = (OF_CLASSES,), **others: Any) 
         tallies = count([block(seed)], rows)
         merge(by_group, f"patient {seed}", tallies)
         images.append(ImageTally(f"image {seed}", f"patient {seed}", tuple(t.counts for t in tallies)))
+    others = {"patients_known": True, **others}
     return Section("set", rows, by_group, tuple(images), groups, "digest", ("a note",), **others)
 
 

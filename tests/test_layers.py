@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "classes", "data", "process", "allocator", "ahead", "versions"),
     (
         "slide",
+        "mpp",
         "card",
         "tiling",
         "metrics",

@@ -23,6 +23,7 @@ from wsi_seg.config import RunConfig, read_run_config
 from wsi_seg.data import sample_slide
 from wsi_seg.models.network import build_network
 from wsi_seg.models.registry import BUNDLED, bundled_names
+from wsi_seg.settings import RegionSettings
 from wsi_seg.testing.made_data import MADE
 from wsi_seg.training.config import (
     AugmentationConfig,
@@ -97,6 +98,7 @@ def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     config = read_train_config(path)
     assert config.data_dir == tmp_path and config.model.notice
     build_network(config.model)
+    assert RegionSettings().resolve(config.model)  # what a run traces where it is not told
     name = path.name.replace("_", "-").removesuffix(".yaml")
     bundled = {
         "bcss-unet-efficientnet-lite0": "bcss-demo-first",

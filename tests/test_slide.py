@@ -14,6 +14,7 @@ from PIL import Image
 from wsi_seg import slide as slide_module
 from wsi_seg.errors import MppMissingError, SlideError, UsageError
 from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.mpp import resolve_mpp
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import (
     Level,
@@ -27,7 +28,6 @@ from wsi_seg.slide import (
     read_region,
     read_thumbnail,
     require_mpp,
-    resolve_mpp,
     source_box,
     upsampling,
 )

@@ -152,7 +152,8 @@ def test_a_network_learns_made_tissue(made_data, tmp_path):
     assert dice[-1] > 0.85
     card = read_card(out)
     assert card.metrics["training"]["steps"] == 75
-    assert card.model_copy(update={"metrics": {}}) == config.model
+    assert card.traced == ("tumor",)
+    assert card.model_copy(update={"metrics": {}, "traced": None}) == config.model
     assert read_train_config(out / CONFIG) == config
     assert not (out / CHECKPOINTS).exists()
     tiles = np.full((1, 64, 64, 3), COLORS[2], np.uint8)
@@ -310,7 +311,7 @@ def whole(made_data, tmp_path_factory) -> Path:
     return train(config, tmp_path_factory.mktemp("whole") / "model")
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [1, 3])
 def test_an_interrupted_run_ends_with_the_same_weights(epoch, whole, tmp_path, monkeypatch):
     config = read_train_config(whole / CONFIG)
     start = SegmentationTask.on_train_epoch_start

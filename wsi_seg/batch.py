@@ -23,7 +23,7 @@ from wsi_seg.jobs import BlockRecord
 from wsi_seg.launch import open_workers
 from wsi_seg.logs import SlideLog, slide_log
 from wsi_seg.pages.batch import write_batch_page
-from wsi_seg.plan import SegmentationPlan
+from wsi_seg.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.remote import is_remote
 from wsi_seg.remote_results import local_folder, upload_files
 from wsi_seg.results import BATCH, FAILED, LOGS, REPORT, ResultsFolder, short_name
@@ -266,7 +266,8 @@ def log_file(out: Path, name: str) -> Path:
 
 def _enter(row: Row, result: SlideResult) -> None:
     row.status, row.folder = result.status, result.folder
-    row.reason = result.note
+    notes = (result.note, "" if row.facts["tissue_mm2"] else NO_TISSUE)
+    row.reason = "; ".join(filter(None, notes))
 
 
 def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
+from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass, canonical_name, traced_by_default
 from wsi_seg.errors import ModelError
 
 CARD_NAME = "card.json"
@@ -78,6 +78,9 @@ class ModelCard(_Model):
     """Further keyword arguments of the architecture, such as decoder_attention_type."""
     classes: tuple[CardClass, ...] = Field(default_factory=_bcss_classes)
     groups: tuple[CardGroup, ...] = Field(default_factory=_bcss_groups)
+    traced: tuple[str, ...] | None = None
+    """Groups, or classes where no group has the name, that a run traces unless it is asked for others. None:
+    see `traced_by_default`, of the groups or, without any, of the classes. Training names them."""
     image_labels: tuple[str, ...] = ()
     """Classes of a whole image, told by a second output of the network; empty: it has none."""
     mpp: float = Field(default=0.5, gt=0)
@@ -103,6 +106,12 @@ class ModelCard(_Model):
         unknown = {code for g in self.groups for code in g.codes} - set(codes)
         if unknown:
             raise ValueError(f"groups name codes without a class: {sorted(unknown)}")
+        if self.traced == ():
+            raise ValueError("traced names nothing; leave it out, or name a group")
+        known = {canonical_name(n) for n in (*(g.name for g in self.groups), *(c.name for c in self.classes))}
+        for name in self.traced or ():
+            if canonical_name(name) not in known:
+                raise ValueError(f"traced names {name!r}, which is no group and no class of the model")
         if self.tile % 32:
             raise ValueError(f"tile {self.tile} is not a multiple of 32")
         return self
@@ -119,6 +128,14 @@ class ModelCard(_Model):
     @property
     def class_groups(self) -> tuple[ClassGroup, ...]:
         return tuple(ClassGroup(g.name, g.codes, g.color) for g in self.groups)
+
+    @property
+    def traced_names(self) -> tuple[str, ...]:
+        """What a run traces unless it is asked for something else: names of groups, else of classes."""
+        if self.traced is not None:
+            return self.traced
+        single = (ClassGroup(c.name, (c.code,), c.color) for c in self.classes)
+        return tuple(group.name for group in traced_by_default(self.class_groups or single))
 
     def write(self, folder: Path) -> None:
         """Write `card.json` into the model folder."""

@@ -91,11 +91,25 @@ def canonical_name(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("tumour", "tumor")
 
 
+# A model's groups or classes of these names are not traced unless someone asks for them.
+NOT_TRACED = ("background", "other", "exclude", "undetermined", "ignore", "unlabeled")
+
+
+def traced_by_default(groups: Iterable[ClassGroup]) -> tuple[ClassGroup, ...]:
+    """Return what is traced of a model that does not say.
+
+    `tumor` if there is such a group; else all but those of `NOT_TRACED`; all where that leaves none.
+    """
+    groups = tuple(groups)
+    tumor = tuple(g for g in groups if canonical_name(g.name) == "tumor")
+    return tumor or tuple(g for g in groups if canonical_name(g.name) not in NOT_TRACED) or groups
+
+
 def find_classes(names: Iterable[str], classes: Iterable[TissueClass]) -> tuple[ClassGroup, ...]:
     """Return one group for each class name, in the order asked.
 
     Raises:
-        UsageError: a name is not in `classes`; the message gives the nearest ones.
+        UsageError: a name is not in `classes`; the message names those that are.
     """
     table = {canonical_name(c.name): ClassGroup(c.name, (c.code,), c.color) for c in classes}
     return tuple(_lookup(name, table, "class") for name in names)
@@ -105,7 +119,7 @@ def find_groups(names: Iterable[str], groups: Iterable[ClassGroup]) -> tuple[Cla
     """Return the groups of these names, in the order asked.
 
     Raises:
-        UsageError: a name is not in `groups`; the message gives the nearest ones.
+        UsageError: a name is not in `groups`; the message names those that are.
     """
     table = {canonical_name(g.name): g for g in groups}
     return tuple(_lookup(name, table, "group") for name in names)
@@ -117,7 +131,7 @@ def find_class_or_group(
     """Return the class of this name as a group of its own, or else the group of this name.
 
     Raises:
-        UsageError: there is neither; the message gives the nearest names.
+        UsageError: there is neither; the message names those that there are.
     """
     table = {canonical_name(g.name): g for g in groups}
     table |= {canonical_name(c.name): ClassGroup(c.name, (c.code,), c.color) for c in classes}
@@ -128,5 +142,7 @@ def _lookup(name: str, table: dict[str, ClassGroup], kind: str) -> ClassGroup:
     found = table.get(canonical_name(name))
     if found is not None:
         return found
-    near = difflib.get_close_matches(canonical_name(name), table, n=3) or sorted(table)
-    raise UsageError(f"unknown {kind} {name!r}; did you mean {', '.join(near)}?")
+    near = difflib.get_close_matches(canonical_name(name), table, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ";"
+    known = f"the model has {', '.join(g.name for g in table.values())}" if table else "the model has none"
+    raise UsageError(f"unknown {kind} {name!r}{hint} {known}")

@@ -28,10 +28,11 @@ class RunConfig(BaseModel):
     model: str = "bcss-demo"
     mpp: float | None = Field(default=None, gt=0)
     reader: str | None = None
+    series: int | None = Field(default=None, ge=0)
     tissue: str = "otsu"
     ignored_classes: tuple[str, ...] = ()
     origin: Origin = "bounds"
-    groups: tuple[str, ...] = ("tumor",)
+    groups: tuple[str, ...] | None = None
     classes: tuple[str, ...] = ()
     threshold: float = _TRACE.threshold
     min_area_um2: float = _TRACE.min_area_um2
@@ -99,6 +100,7 @@ class RunConfig(BaseModel):
         return RunSettings(
             mpp=None if self.mpp is None else Scale(self.mpp, self.mpp),
             reader=self.reader,
+            series=self.series,
             tissue=self.tissue,
             ignored_classes=self.ignored_classes,
             plan=plan,

@@ -44,6 +44,12 @@ def export_regions(
     )
 
 
+def card_of(results: Path) -> ModelCard:
+    """Return the card of the model that made the results in a folder; raises OutputError."""
+    card: ModelCard = manifest_part(ModelCard, read_json(results / MANIFEST), results, "model", "card")
+    return card
+
+
 def manifest_part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
     """Return the value at `keys` of the manifest of a results folder as a `kind`, checked.
 

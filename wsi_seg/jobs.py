@@ -53,6 +53,8 @@ class SlideRecipe:
     """Of the slide when it was planned: another file under the same name is opened anew."""
     cache: SlideCache | None = None
     """Where a slide behind a URL is fetched as a whole; None: it is read piece by piece."""
+    series: int | None = None
+    """Number of the image in the file; None: as `open_slide` chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,11 @@ class _SlideCache(threading.local):
     def get(self, recipe: SlideRecipe) -> Slide:
         if recipe not in self._slides:
             self._slides[recipe] = open_slide(
-                recipe.path, reader=recipe.reader, mpp=recipe.mpp, cache=recipe.cache
+                recipe.path,
+                reader=recipe.reader,
+                mpp=recipe.mpp,
+                series=recipe.series,
+                cache=recipe.cache,
             )
             while len(self._slides) > OPEN_SLIDES:
                 self._slides.popitem(last=False)[1].close()

@@ -25,6 +25,11 @@ BLOCK_TARGET = 2048
 # and tiles of 1024 px the stitched labels then equal an undivided forward pass on more than 99.9 % of
 # pixels (`wsi-seg check-seams`). Kept to multiples of 64, so that all tiles have one phase of the network.
 DEFAULT_OVERLAP_SHARE = 3 / 8
+# Warning of a plan without work, and the reason in the row of a slide that was done without any.
+NO_TISSUE = (
+    "no tissue was found, so nothing is analyzed; give regions with --tissue FILE.geojson, or take the whole "
+    "slide with --tissue none"
+)
 # Blocks in flight, so that reading, predicting and writing overlap.
 DEFAULT_THREADS = 2
 # The same where a GPU predicts, which leaves the cores to reading and writing.
@@ -192,6 +197,8 @@ def plan_segmentation(
         uncertainty=stitch.uncertainty,
     )
     planned, total = _plan_blocks(frame, side, tissue, stitch)
+    if not planned:
+        warnings += (NO_TISSUE,)
     return SegmentationPlan(
         slide=info,
         frame=frame,

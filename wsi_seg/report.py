@@ -104,6 +104,7 @@ def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> d
         "status": "incomplete" if facts.incomplete else "complete",
         "model": plan.model,
         "notice": facts.model.card.notice,
+        "warnings": list(plan.warnings),
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,

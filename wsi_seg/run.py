@@ -134,7 +134,9 @@ def segment_slide(
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
-    groups = settings.regions.resolve(model.facts.card)
+    card = model.facts.card
+    settings = replace(settings, regions=settings.regions.of_model(card))  # the record names what is traced
+    groups = settings.regions.resolve(card)
     name = name or results_name(path)
     folder = results_folder(out, name, settings.staging)
     request = Request(path, model.facts, settings)
@@ -170,7 +172,9 @@ def segment_slide(
 
 
 def _open(path: str | Path, settings: RunSettings) -> Slide:
-    return open_slide(path, reader=settings.reader, mpp=settings.mpp, cache=settings.cache)
+    return open_slide(
+        path, reader=settings.reader, mpp=settings.mpp, series=settings.series, cache=settings.cache
+    )
 
 
 def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str) -> SlideResult:

@@ -65,7 +65,7 @@ def segment_blocks(
 def slide_recipe(execution: Execution) -> SlideRecipe:
     """Return how workers open the slide of a plan."""
     slide = execution.plan.slide
-    return SlideRecipe(slide.path, slide.reader, slide.mpp, slide.fingerprint, execution.cache)
+    return SlideRecipe(slide.path, slide.reader, slide.mpp, slide.fingerprint, execution.cache, slide.series)
 
 
 def _block_jobs(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from wsi_seg.card import ModelCard
-from wsi_seg.classes import ClassGroup, find_classes, find_groups
+from wsi_seg.classes import ClassGroup, canonical_name, find_classes, find_groups
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
 from wsi_seg.plan import PlanSettings
@@ -24,13 +24,22 @@ SCHEDULERS = ("threads", "synchronous", SLURM)
 class RegionSettings:
     """Which regions become polygons, and how."""
 
-    groups: tuple[str, ...] = ("tumor",)
-    """Class groups of the model card."""
+    groups: tuple[str, ...] | None = None
+    """Class groups of the model card; None: what the card names as traced."""
     classes: tuple[str, ...] = ()
-    """Single classes of the model card."""
+    """Single classes of the model card, traced as well."""
     trace: TraceSettings = field(default_factory=TraceSettings)
     origin: Origin = "bounds"
     """Frame of the GeoJSON: `bounds` subtracts the slide's bounds as QuPath does, `level0` does not."""
+
+    def of_model(self, card: ModelCard) -> Self:
+        """Return the settings with the card's choice in place of `groups` that are None."""
+        if self.groups is not None:
+            return self
+        known = {canonical_name(group.name) for group in card.groups}
+        groups = tuple(name for name in card.traced_names if canonical_name(name) in known)
+        classes = tuple(name for name in card.traced_names if canonical_name(name) not in known)
+        return replace(self, groups=groups, classes=tuple(dict.fromkeys((*classes, *self.classes))))
 
     def resolve(self, card: ModelCard) -> tuple[ClassGroup, ...]:
         """Return the groups and classes to trace.
@@ -38,8 +47,9 @@ class RegionSettings:
         Raises:
             UsageError: the model has no group or class of a name, or none was asked for.
         """
-        found = find_groups(self.groups, card.class_groups)
-        found += find_classes(self.classes, card.tissue_classes)
+        asked = self.of_model(card)
+        found = find_groups(asked.groups or (), card.class_groups)
+        found += find_classes(asked.classes, card.tissue_classes)
         if not found:
             raise UsageError(
                 "no groups and no classes to trace; name at least one with --groups or --classes"
@@ -82,6 +92,8 @@ class RunSettings:
     mpp: Scale | None = None
     """Microns per l0 pixel, where the slide does not say or says it wrong."""
     reader: str | None = None
+    series: int | None = None
+    """Number of the image in a TIFF file of several; None: the largest that is tiled or has levels."""
     tissue: str = "otsu"
     """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyze."""
     ignored_classes: tuple[str, ...] = ()

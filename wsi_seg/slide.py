@@ -1,4 +1,4 @@
-"""What a slide is: the protocol of every reader, the mpp and level policy, and exact reading.
+"""What a slide is: the protocol of every reader, the level policy, and exact reading.
 
 Readers give whole pixels of one level (`Slide.read_level`). Everything fractional happens once, in
 `read_region`: it takes a box in the map frame, covers it with whole pixels of the best level, and
@@ -8,7 +8,7 @@ resamples that a single time with the exact fractional box.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_seg.errors import MppMissingError, SlideError, UsageError
+from wsi_seg.errors import MppMissingError, SlideError
 from wsi_seg.geometry import Box, RealBox, Scale, Size
 
 WHITE = 255
-
-# Microns per pixel by objective power, used only when nothing better is known and then reported as estimated.
-MPP_BY_OBJECTIVE = {40: 0.25, 20: 0.5}
 
 # A level counts as "at or finer than" the asked resolution within this tolerance.
 LEVEL_TOLERANCE = 0.01
@@ -42,10 +39,6 @@ WHOLE_FACTOR_TOLERANCE = 2e-7
 
 # A map pixel that would hold less of the slide than this is left out: stated resolutions are rounded numbers.
 SLIVER = 0.01
-
-# Stated microns per pixel outside this range are a screen's or a printer's default, not a microscope's
-# (72 and 96 dots per inch are 353 and 265 µm).
-PLAUSIBLE_MPP = (0.01, 50.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +66,16 @@ class SlideInfo:
     mpp: Scale | None
     """Microns per l0 pixel; None when the file does not say and nothing was given."""
     mpp_source: str
-    """`user`, `openslide`, `tiffslide`, `tiff-resolution`, `objective-power (estimated)` or `missing`."""
+    """`user`, `ome-xml`, `openslide`, `tiffslide`, `tiff-resolution`, `imagej`,
+    `objective-power (estimated)` or `missing`; see `wsi_seg.mpp.resolve_mpp`."""
     bounds: Box | None
     """Non-empty region in l0 pixels, only when the slide has all four `openslide.bounds-*` properties."""
     fingerprint: str
     """Hash that tells this slide from another; equal for the same pixels on another path."""
+    series: int = 0
+    """Number of the image in its file, counted from 0; 0 where a format has one slide a file."""
+    left_out: tuple[str, ...] = ()
+    """What else is in the file and is not read: other images, and levels of another shape than the slide."""
 
     @property
     def mpp_estimated(self) -> bool:
@@ -135,58 +133,10 @@ def level_downsample(base: Size, level: Size) -> Scale:
 
     def factor(full: int, part: int) -> float:
         ratio = full / part
-        whole = round(ratio)
+        whole = max(1, round(ratio))
         return float(whole) if abs(full / whole - part) <= 1 else ratio
 
     return Scale(factor(base.width, level.width), factor(base.height, level.height))
-
-
-def resolve_mpp(
-    asked: Scale | None, properties: Mapping[str, str], prefix: str = "openslide"
-) -> tuple[Scale | None, str]:
-    """Return microns per pixel and where they come from.
-
-    Order: what the user gave, the reader's own `mpp-x/y`, TIFF resolution tags, objective power
-    (estimated). Values in the file that are not plausible for a microscope count as absent.
-    """
-    if asked is not None:
-        if not (asked.x > 0 and asked.y > 0 and math.isfinite(asked.x) and math.isfinite(asked.y)):
-            raise UsageError(f"mpp must be positive, got {asked.x:g}, {asked.y:g}")
-        return asked, "user"
-    x, y = (_positive(properties.get(f"{prefix}.mpp-{axis}")) for axis in "xy")
-    if x and y and _plausible(x, y):
-        return Scale(x, y), prefix
-    tags = _mpp_from_tiff_tags(properties)
-    if tags is not None:
-        return tags, "tiff-resolution"
-    power = _positive(properties.get(f"{prefix}.objective-power"))
-    if power in MPP_BY_OBJECTIVE:
-        value = MPP_BY_OBJECTIVE[int(power)]
-        return Scale(value, value), "objective-power (estimated)"
-    return None, "missing"
-
-
-def _positive(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else 0.0
-    except ValueError:
-        return None
-    return value if value > 0 and math.isfinite(value) else None
-
-
-def _mpp_from_tiff_tags(properties: Mapping[str, str]) -> Scale | None:
-    unit = {"centimeter": 10_000.0, "inch": 25_400.0}.get(
-        str(properties.get("tiff.ResolutionUnit", "")).lower()
-    )
-    x = _positive(properties.get("tiff.XResolution"))
-    y = _positive(properties.get("tiff.YResolution"))
-    if unit is None or x is None or y is None:
-        return None
-    return Scale(unit / x, unit / y) if _plausible(unit / x, unit / y) else None
-
-
-def _plausible(*mpp: float) -> bool:
-    return all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in mpp)
 
 
 def require_mpp(info: SlideInfo) -> Scale:

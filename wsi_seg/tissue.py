@@ -24,7 +24,7 @@ from wsi_seg.drawing import Drawing, largest_first, reached_pixels
 from wsi_seg.errors import MaskError, UsageError
 from wsi_seg.faults import CarefulReader
 from wsi_seg.geometry import Box, RealBox, Scale
-from wsi_seg.readers import open_slide
+from wsi_seg.readers import reopen_slide
 from wsi_seg.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.stain import detect_tissue
 
@@ -185,7 +185,7 @@ def _detected_tissue(slide: Slide) -> TissueMask:
     with ExitStack() as opened:
 
         def reopen() -> Slide:
-            return opened.enter_context(open_slide(info.path, reader=info.reader, mpp=info.mpp))
+            return opened.enter_context(reopen_slide(info))
 
         careful = CarefulReader(reopen, UNREAD_CELL)
 

@@ -157,7 +157,9 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
 
 def _plan(task: SlideTask) -> SegmentationPlan:
     how = task.settings
-    with open_slide(task.slide.path, reader=how.reader, mpp=how.mpp, cache=how.cache) as slide:
+    with open_slide(
+        task.slide.path, reader=how.reader, mpp=how.mpp, series=how.series, cache=how.cache
+    ) as slide:
         return prepare(slide, task.model, how)[1]
 
 

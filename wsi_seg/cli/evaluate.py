@@ -193,17 +193,21 @@ def describe(model: dict[str, Any], result: dict[str, Any]) -> str:
     rows = [row for row in result["classes"] if row["pixels"]]
     groups = [row for row in (result["class_groups"] or {"classes": []})["classes"] if row["pixels"]]
     width = max([16, *(len(row["name"]) for row in [*rows, *groups])])
+    scored = result["overall"]["pixel_accuracy"] is not None
     overall = {"name": "macro", "share": None, **_overall(result["overall"], "macro_")}
     lines = [
-        f"{model['name']} on {result['name']}: {_number_of(result['images'], 'image', 'images')}, "
-        f"{_number_of(result['groups'], 'patient or slide', 'patients or slides')}, "
-        f"{result['pixels']:,} pixels",
+        f"{model['name']} on {result['name']}: {_images_of(result)}, {result['pixels']:,} pixels",
         f"  {'class':<{width}}   share " + "".join(f"{heading:>8}" for heading in SHOWN.values()),
-        *(_line(row, width) for row in [*rows, overall]),
+        *(_line(row, width) for row in [*rows, *([overall] if scored else [])]),
     ]
+    accuracy = explain_accuracy(result) or _accuracy(result)
     sentences = [
-        explain_accuracy(result) or _accuracy(result),
-        "* is the mean over images; all other scores are pooled over pixels.",
+        *(
+            [accuracy, "* is the mean over images; all other scores are pooled over pixels."]
+            if scored
+            else []
+        ),
+        *result["missing"],
         result["intervals"],
         *result["notes"],
     ]
@@ -213,13 +217,22 @@ def describe(model: dict[str, Any], result: dict[str, Any]) -> str:
         lines.append(f"  {table['class']} against baselines, called at a probability of 0.5")
         lines += [_line({"name": n, "share": None, **s}, width) for n, s in table["scores"].items()]
     if result["image_labels"]:
-        labels = {k: _number(v) for k, v in result["image_labels"]["overall"].items()}
-        lines.append("  whole images: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in labels.items()))
+        labels = {k: _number(v) for k, v in result["image_labels"]["overall"].items() if v is not None}
+        sentences += result["image_labels"]["missing"]
+        scores = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in labels.items())
+        lines.append(f"  whole images: {scores or 'no scores'}")
     return "\n".join([*lines, *(indent(fill(text, 98), "  ") for text in sentences)])
 
 
 def _accuracy(result: dict[str, Any]) -> str:
     return f"Pixel accuracy {_number(result['overall']['pixel_accuracy'])}."
+
+
+def _images_of(result: dict[str, Any]) -> str:
+    images, patients = _number_of(result["images"], "image", "images"), result["patients"]
+    return f"{images} of " + (
+        "unknown patients" if patients is None else _number_of(patients, "patient", "patients")
+    )
 
 
 def _number_of(count: int, one: str, many: str) -> str:

@@ -38,13 +38,14 @@ def export(
 ) -> int:
     """Write polygons again from finished maps; the network does not run and the run's files stay."""
     from wsi_seg.config import read_run_config
-    from wsi_seg.export import export_regions
+    from wsi_seg.export import card_of, export_regions
 
     asked = {"groups": names(groups), "classes": names(classes), "threshold": threshold}
     if classes is not None and groups is None:
         asked["groups"] = []
     settings = read_run_config(config, {**asked, **parse_settings(set_)}).region_settings()
-    what = "+".join((*settings.groups, *settings.classes))
+    settings = settings.of_model(card_of(results))
+    what = "+".join((*(settings.groups or ()), *settings.classes))
     path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
     summary = export_regions(results, settings, path, compress_large=output is None)
     say(f"{summary.count} regions → {summary.path}")

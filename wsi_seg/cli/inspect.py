@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import JsonOption, MppOption
+from wsi_seg.cli.options import JsonOption, MppOption, SeriesOption
 from wsi_seg.cli.output import say
 from wsi_seg.errors import OutputError
 
@@ -18,12 +18,13 @@ def info(
     slide: Annotated[str, typer.Argument(help="Slide file, folder of a DICOM series, or URL.")],
     mpp: MppOption = None,
     reader: Annotated[str | None, typer.Option(help="tiff, openslide, tiffslide or image.")] = None,
+    series: SeriesOption = None,
     json_: JsonOption = False,
 ) -> int:
-    """Show what a slide says about itself: size, levels, microns per pixel, bounds."""
+    """Show what a slide says about itself: size, levels, microns per pixel, bounds, and what is left out."""
     from wsi_seg.readers import open_slide
 
-    with open_slide(slide, reader=reader, mpp=mpp) as opened:
+    with open_slide(slide, reader=reader, mpp=mpp, series=series) as opened:
         facts = opened.info
     if json_:
         say(json.dumps(dataclasses.asdict(facts), indent=2))
@@ -41,6 +42,8 @@ def info(
             f"  level {i}      {level.size.width} × {level.size.height} px, downsample {level.downsample.x:g}"
             for i, level in enumerate(facts.levels)
         ),
+        f"  series       {facts.series}",
+        *(f"  left out     {what}" for what in facts.left_out),
     ]
     say("\n".join(lines))
     return 0
@@ -57,7 +60,9 @@ def models(json_: JsonOption = False) -> int:
     for card in cards:
         say(
             f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
-            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}"
+            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}\n"
+            f"  groups: {', '.join(g.name for g in card.groups) or 'none'}; traced by default: "
+            f"{', '.join(card.traced_names)}"
         )
     return 0
 

@@ -16,7 +16,16 @@ ConfigOption = Annotated[
 MppOption = Annotated[
     float | None, typer.Option(help="Microns per level-0 pixel, where the slide does not say.")
 ]
-GroupsOption = Annotated[str | None, typer.Option(help="Class groups to trace, separated by commas.")]
+SeriesOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Number of the image in a TIFF file of several, as wsi-seg info lists them."),
+]
+GroupsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Class groups to trace, separated by commas; by default those that the model's card names."
+    ),
+]
 ClassesOption = Annotated[str | None, typer.Option(help="Single classes to trace, separated by commas.")]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Probability from which on a place belongs to a region.")

@@ -16,6 +16,7 @@ from wsi_seg.cli.options import (
     IgnoredClassesOption,
     JsonOption,
     MppOption,
+    SeriesOption,
     SetOption,
     ThresholdOption,
     VerboseOption,
@@ -55,6 +56,7 @@ def run(
     ] = None,
     config: ConfigOption = None,
     mpp: MppOption = None,
+    series: SeriesOption = None,
     tissue: Annotated[
         str | None, typer.Option(help="otsu, none, or a QuPath GeoJSON of the regions to analyze.")
     ] = None,
@@ -135,7 +137,7 @@ def run(
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
-        "model": model, "mpp": mpp, "tissue": tissue,
+        "model": model, "mpp": mpp, "series": series, "tissue": tissue,
         "ignored_classes": names(ignored_classes), "groups": names(groups), "classes": names(classes),
         "threshold": threshold, "device": device, "precision": precision, "workers": workers,
         "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,

@@ -37,7 +37,7 @@ def check_seams(
     chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
     settings = resolved.run_settings()
     predictor = load_predictor(**dict(chosen.predictor.arguments))
-    with open_slide(slide, reader=settings.reader, mpp=settings.mpp) as opened:
+    with open_slide(slide, reader=settings.reader, mpp=settings.mpp, series=settings.series) as opened:
         tissue, plan = prepare(opened, chosen, settings)
         block = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
         report = measure_seams(opened, predictor, block, densest_region(tissue, block, side))

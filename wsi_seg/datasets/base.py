@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsi_seg.datasets.grouping import group_regions
 from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.patients import Patients, patient_by_name
 from wsi_seg.datasets.region import Pixels, Region
-from wsi_seg.datasets.split import Parts, Split
+from wsi_seg.datasets.split import PARTS, Parts, Split
 from wsi_seg.errors import DataError, SlideError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.readers import open_slide
+from wsi_seg.readers.image import upright
 from wsi_seg.slide import MapFrame, map_frame, read_region
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -34,6 +38,8 @@ class Dataset(BaseModel, ABC):
     """Relative to the folder that the configuration calls `data_dir`."""
     weight: float = Field(default=1.0, ge=0)
     """Share of the training crops, relative to the other data sets; 0 for evaluation only."""
+    patients: Patients | None = None
+    """How the patient of each image is found. None: by a TCGA barcode in its name; all others are unknown."""
     split: Split = Split()
     tile: int | None = Field(default=None, ge=32)
     """Cut each region, after it was assigned to a part, edge to edge into tiles of so many pixels a side at
@@ -52,19 +58,26 @@ class Dataset(BaseModel, ABC):
         Raises:
             DataError: an image or annotation is missing, damaged or inconsistent, or a part is empty.
         """
-        regions = self.regions(root / self.folder, scheme)
+        folder = root / self.folder
+        patient_of = patient_by_name if self.patients is None else self.patients.finder(folder)
+        regions = self.regions(folder, scheme)
         names = [region.name for region in regions]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise DataError(f"{self.name}: two regions are called {twice!r}; rename one")
-        parts = self.split.divide(regions, self.name)
+        grouped, notes = group_regions(regions, patient_of, self.name)
+        parts = replace(self.split.divide(grouped, self.name), notes=notes)
         if self.tile is None:
             return parts
-        return Parts(*(tuple(_tiles(of, self.tile)) for of in (parts.training, parts.validation, parts.test)))
+        training, validation, test = (tuple(_tiles(parts.of(part), self.tile)) for part in PARTS)
+        return Parts(training, validation, test, notes)
 
     @abstractmethod
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
-        """Return all regions, sorted by name, with targets at `scheme.mpp`; raises as `parts`."""
+        """Return all regions, sorted by name, with targets at `scheme.mpp`; raises as `parts`.
+
+        The group of each is its image or slide, which is the first of its files; patients come afterwards.
+        """
 
 
 def _tiles(regions: Iterable[Region], side: int) -> Iterator[Region]:
@@ -185,7 +198,7 @@ def _load_mask(path: Path, image: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             opened.load()
-            return opened
+            return upright(opened)
     except FileNotFoundError as error:
         raise DataError(f"{image}: has no mask; expected {path}") from error
     except MASK_DAMAGE as error:

@@ -20,8 +20,7 @@ class BcssRegions(Dataset):
     """Images `rgbs*/NAME.png` with masks `masks/NAME.png` that hold a class code for each pixel.
 
     Tiles cut from regions are laid out the same. Files are named after the TCGA barcode of their slide, whose
-    first three fields are the patient: the group, so that the tiles of one patient stay together. Other names
-    are groups of their own.
+    first three fields are the patient.
     """
 
     kind: Literal["bcss"] = "bcss"
@@ -40,10 +39,4 @@ class BcssRegions(Dataset):
         else:
             channel = scheme.channel(self.known_class, self.name)
             target = scheme.from_known_class(codes, channel, mask_path)
-        return ArrayRegion(path.stem, patient(path.stem), image, target, scheme.mpp, files=(path, mask_path))
-
-
-def patient(name: str) -> str:
-    """Return the patient of a TCGA barcode such as TCGA-A2-A0D2-DX1_xmin96887…; another name is its own."""
-    fields = name.split("_")[0].split("-")
-    return "-".join(fields[:3]) if len(fields) >= 3 and fields[0] == "TCGA" else name
+        return ArrayRegion(path.stem, path.stem, image, target, scheme.mpp, files=(path, mask_path))

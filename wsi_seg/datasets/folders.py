@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, read_image
-from wsi_seg.datasets.bcss import patient
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region, not_class
 from wsi_seg.errors import DataError
@@ -42,8 +41,7 @@ Annotate = Callable[[Path, Size], Annotated]
 class ImageFolder(Dataset):
     """Images `NAME.png` in a folder, or `CLASS/NAME.png` in folders named after classes.
 
-    Each image is a group, except that those named after a TCGA barcode are grouped by patient. The folder is
-    the label of the whole image where the model has `image_labels`. Grey images become RGB.
+    The folder is the label of the whole image where the model has `image_labels`. Gray images become RGB.
     """
 
     background_class: str | None = None
@@ -90,12 +88,10 @@ class ImageFolder(Dataset):
         found = annotate(path, size)
         target = np.array(found.targets, np.int16)[resample_codes(found.codes, frame)]
         name = image_name(path, folder)
-        of_patient = patient(path.stem)
-        group = name if of_patient == path.stem else of_patient
         label = None
         if scheme.image_labels and path.parent != folder:
             label = scheme.image_label(path.parent.name, str(path))
-        return ArrayRegion(name, group, image, target, scheme.mpp, label, (path, *found.files))
+        return ArrayRegion(name, name, image, target, scheme.mpp, label, (path, *found.files))
 
     def _sides(
         self, mask_class: str, marked: bool, path: Path, folder: Path, scheme: LabelScheme

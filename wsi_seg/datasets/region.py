@@ -10,7 +10,7 @@ Labels of pixels are int16 *targets*:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -53,9 +53,14 @@ class Region(Protocol):
 
     @property
     def group(self) -> str:
-        """Patient or slide. A group is never divided between training and test, unless a split by
-        columns asks for it, and is the unit of confidence intervals.
+        """What stays together in one part of a split, unless that is by columns: all of a patient; where
+        the patient is unknown, all tiles of one image, or all regions of a slide.
         """
+        ...
+
+    @property
+    def patient(self) -> str | None:
+        """None where it is unknown. Patients are the units of confidence intervals."""
         ...
 
     @property
@@ -90,6 +95,10 @@ class Region(Protocol):
         """Return the part of the region inside a box that lies inside it; None keeps the name."""
         ...
 
+    def grouped(self, group: str, patient: str | None) -> Self:
+        """Return the region with this group and patient."""
+        ...
+
     def place(self) -> Place:
         """Return the slide that the region lies in, opened, and where it lies."""
         ...
@@ -121,6 +130,7 @@ class ArrayRegion:
     """Microns per pixel of both: the model's."""
     label: int | None = None
     files: tuple[Path, ...] = field(default=())
+    patient: str | None = None
 
     @property
     def size(self) -> Size:
@@ -138,15 +148,11 @@ class ArrayRegion:
 
     def part(self, box: Box, name: str | None = None) -> ArrayRegion:
         rows, columns = box.within(Box(0, 0, 0, 0))
-        return ArrayRegion(
-            name or self.name,
-            self.group,
-            self.image[rows, columns],
-            self.target[rows, columns],
-            self.mpp,
-            self.label,
-            self.files,
-        )
+        image, target = self.image[rows, columns], self.target[rows, columns]
+        return replace(self, name=name or self.name, image=image, target=target)
+
+    def grouped(self, group: str, patient: str | None) -> ArrayRegion:
+        return replace(self, group=group, patient=patient)
 
     def place(self) -> Place:
         slide = ArraySlide(self.image, self.mpp, self.name)

@@ -34,6 +34,7 @@ class SlideRegion:
     """In map pixels, of the whole slide; the regions of a slide share it."""
     files: tuple[Path, ...] = ()
     label: int | None = None
+    patient: str | None = None
 
     @property
     def size(self) -> Size:
@@ -58,13 +59,16 @@ class SlideRegion:
         box_map = box.shifted(self.box_map.x0, self.box_map.y0)
         return dataclasses.replace(self, name=name or self.name, box_map=box_map)
 
+    def grouped(self, group: str, patient: str | None) -> SlideRegion:
+        return dataclasses.replace(self, group=group, patient=patient)
+
     def place(self) -> Place:
         return Place(open_slide_of(self.recipe), self.frame, self.box_map)
 
 
 def open_slide_of(recipe: SlideRecipe) -> Slide:
     """Open the slide of a recipe; raises SlideError."""
-    return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp)
+    return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp, series=recipe.series)
 
 
 class _OpenSlides(threading.local):

@@ -15,7 +15,6 @@ from shapely import MultiPolygon, Polygon
 from wsi_seg.annotations import Annotations
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import Dataset
-from wsi_seg.datasets.bcss import patient
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
@@ -36,8 +35,8 @@ class AnnotatedSlides(Dataset, NamedClasses):
 
     The class of each annotation is read by name. Ground without annotation is ignored; where annotations
     overlap the smaller one wins, as it was drawn inside the larger. `known_class` makes annotations of any
-    other class mean "not this class". A region is a connected annotated area, or a part of it; a slide is
-    a group, except that slides named after TCGA barcodes are grouped by patient.
+    other class mean "not this class". A region is a connected annotated area, or a part of it; those of a
+    slide stay together.
     """
 
     kind: Literal["slides"] = "slides"
@@ -86,11 +85,12 @@ class AnnotatedSlides(Dataset, NamedClasses):
         boxes = annotated_boxes(known, frame.box, self.margin)
         if not boxes:
             raise DataError(f"{file}: its annotations hold no pixel of {scheme.mpp:g} µm")
-        recipe = SlideRecipe(str(path), info.reader, None if self.mpp is None else Scale(self.mpp, self.mpp))
+        mpp = None if self.mpp is None else Scale(self.mpp, self.mpp)
+        recipe = SlideRecipe(str(path), info.reader, mpp, series=info.series)
         drawing = Drawing.of(polygons_map, targets)
         files = (path, *_companions(path), file)
         return [
-            SlideRegion(f"{name}_x{box.x0}_y{box.y0}", patient(name), recipe, frame, box, drawing, files)
+            SlideRegion(f"{name}_x{box.x0}_y{box.y0}", name, recipe, frame, box, drawing, files)
             for box in boxes
         ]
 

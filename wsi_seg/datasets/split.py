@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -17,6 +17,7 @@ from wsi_seg.geometry import Box
 BCSS_TEST_INSTITUTES = ("OL", "LL", "E2", "EW", "GM", "S3")
 
 Part = Literal["training", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Share = float | tuple[str, ...]
 
 
@@ -27,6 +28,8 @@ class Parts:
     training: tuple[Region, ...] = ()
     validation: tuple[Region, ...] = ()
     test: tuple[Region, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences on the regions that a user must know."""
 
     def of(self, part: Part) -> tuple[Region, ...]:
         return {"training": self.training, "validation": self.validation, "test": self.test}[part]
@@ -35,8 +38,8 @@ class Parts:
 class Split(BaseModel):
     """Which regions are kept out of training.
 
-    `validation` and `test` are a share of the groups (0 … 1), or the names of groups. A share is drawn at
-    random, within each image label alike where regions have labels.
+    `validation` and `test` are a share of the groups (0 … 1), or the names of groups (`Region.group`). A
+    share is drawn at random, within each image label alike where regions have labels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +76,8 @@ class Split(BaseModel):
                 groups = len({region.group for region in regions})
                 raise DataError(
                     f"{where}: the split asks for a {name} part ({name}: {share!r}), but none of its "
-                    f"{groups} groups falls into it; give a larger share or names"
+                    f"{groups} groups falls into it (images of one patient, and tiles of one image, are one "
+                    f"group; there are {len(regions)} regions); give a larger share or names"
                 )
         return parts
 
@@ -133,7 +137,8 @@ class Split(BaseModel):
             for part, x0, x1 in zip(parts, cuts, cuts[1:], strict=False):
                 if x1 > x0:
                     part.append(region.part(Box(x0, 0, x1, height)))
-        return Parts(*(tuple(part) for part in parts))
+        training, validation, test = map(tuple, parts)
+        return Parts(training, validation, test)
 
 
 def _institute(group: str, where: str) -> str:

@@ -48,12 +48,13 @@ def choose_regions(data: EvaluateConfig, scheme: LabelScheme, part: PartChoice) 
 def _choices(
     dataset: Dataset, data: EvaluateConfig, scheme: LabelScheme, part: PartChoice
 ) -> Iterator[Choice]:
-    regions, note = choose_part(dataset, dataset.parts(data.data_dir, scheme), part)
+    parts = dataset.parts(data.data_dir, scheme)
+    regions, note = choose_part(dataset, parts, part)
     known = None if dataset.known_class is None else scheme.channel(dataset.known_class, dataset.name)
     by_known = divide_by_truth(regions, known)
     for channel, alike in by_known.items():
         name = dataset.name if channel is None or len(by_known) == 1 else _named(dataset, scheme, channel)
-        notes = [note] if note else []
+        notes = [*parts.notes, *([note] if note else [])]
         if dataset.split.by == "columns" and part in ("validation", "test"):
             notes.append(
                 "The split is by columns: other parts of the same images are for training, which makes these "

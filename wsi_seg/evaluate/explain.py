@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -19,6 +20,42 @@ def explain_accuracy(result: dict[str, Any]) -> str:
     )
 
 
+def explain_missing(level: dict[str, Any], what: str) -> list[str]:
+    """Return sentences on what the truth lacks, so that scores of it would say nothing or cannot be given.
+
+    Args:
+        level: with the rows as `classes`, each with `name`, and `pixels` or `images` of it in the truth.
+        what: the rows are, such as "classes".
+    """
+    rows = level["classes"]
+    unit = "images" if rows and "pixels" not in rows[0] else "pixels"
+    present = [row["name"] for row in rows if row[unit]]
+    absent = [row for row in rows if not row[unit]]
+    if not present:
+        return [f"No scores: the truth has no known {unit}."]
+    if len(present) == 1:
+        others = _listed(row["name"] for row in absent) or f"other {what}"
+        return [
+            f"No scores: all known {unit} of this truth are {_plain(present[0])}, none are {others}. Without "
+            f"them a model that calls everything {_plain(present[0])} would look perfect."
+        ]
+    if not absent:
+        return []
+    called = _listed(row["name"] for row in absent if row.get("predicted_pixels"))
+    return [
+        f"Not in this truth, and so without scores: {_listed(row['name'] for row in absent)}."
+        + (f" Predicted nevertheless: {called}." if called else "")
+    ]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(_plain, names))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def explain_rows(result: dict[str, Any]) -> list[str]:
     """Return the sentences on how the tables count."""
     sentences = [
@@ -32,14 +69,7 @@ def explain_rows(result: dict[str, Any]) -> list[str]:
         "known pixels; they do not depend on a threshold.",
         result["intervals"],
     ]
-    absent = [row["name"] for row in result["classes"] if not row["pixels"]]
-    if absent:
-        called = [row["name"] for row in result["classes"] if not row["pixels"] and row["predicted_pixels"]]
-        names = ", ".join(absent).replace("_", " ")
-        sentences.append(
-            f"Not in this truth, and so without scores: {names}."
-            + (f" Predicted nevertheless: {', '.join(called).replace('_', ' ')}." if called else "")
-        )
+    sentences += result["missing"]
     if result["class_groups"]:
         sentences.append(
             "A group's label is that of its most probable class; its probability is the sum over its classes."

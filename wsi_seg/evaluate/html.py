@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsi_seg.datasets.patients import UNKNOWN_PATIENTS
 from wsi_seg.evaluate.explain import explain_accuracy, explain_rows
 from wsi_seg.evaluate.tables import BRIEF
 from wsi_seg.pages.template import new_environment
 
 TEMPLATE = "report.html.j2"
-# Patients or slides listed in the page; metrics.json has all.
+# Patients, or images and slides, listed in the page; metrics.json has all.
 MOST_GROUPS = 60
 
 
@@ -43,7 +44,7 @@ def render_report(metrics: dict[str, Any], figures: Sequence[PageFigure]) -> str
         explain_rows=explain_rows,
     )
     return environment.get_template(TEMPLATE).render(
-        metrics, figures=figures, most_groups=MOST_GROUPS, brief=BRIEF
+        metrics, figures=figures, most_groups=MOST_GROUPS, brief=BRIEF, unknown_patients=UNKNOWN_PATIENTS
     )
 
 

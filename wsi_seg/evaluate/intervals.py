@@ -1,8 +1,8 @@
-"""Scores of tallies, and how sure they are: bootstrap over patients or slides, not over pixels.
+"""Scores of tallies, and how sure they are: bootstrap over patients, not over pixels.
 
-Pixels of one slide are alike, so the sample is the patient or slide (the `group` of a region): whole groups
-are drawn with replacement, their counts summed and the scores taken from the sums (percentile bootstrap,
-Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; of clusters, Field & Welsh 2007,
+Pixels of one patient are alike, so the sample is the patient (the `group` of a region): whole groups are
+drawn with replacement, their counts summed and the scores taken from the sums (percentile bootstrap, Efron &
+Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; of clusters, Field & Welsh 2007,
 doi:10.1111/j.1467-9868.2007.00593.x).
 """
 
@@ -23,9 +23,23 @@ LEAST_GROUPS = 3
 LEVEL = 0.95
 
 
+SCORES = ("dice", "iou", "precision", "recall", "specificity", "mcc", "roc_auc", "average_precision")
+
+
+def single_row(counts: Counts) -> int | None:
+    """Return the row that all known pixels are of; None where there are several rows, or no pixels."""
+    present = np.flatnonzero(counts.support)
+    return int(present[0]) if len(present) == 1 else None
+
+
 def class_scores(tally: Tally) -> dict[str, Scores]:
-    """Return (K,) values for each score of a row; nan where it is not defined or the truth has none of it."""
+    """Return (K,) values for each score of a row; nan where it is not defined or the truth has none of it.
+
+    All are nan where the truth has a single row: a model that calls everything that would look perfect.
+    """
     counts = tally.counts
+    if single_row(counts) is not None:
+        return dict.fromkeys(SCORES, np.full(len(counts.names), np.nan))
     return {
         "dice": counts.dice,
         "iou": counts.iou,
@@ -68,7 +82,7 @@ def bootstrap(groups: Sequence[Tally], resamples: int, seed: int) -> Intervals |
     intervals.
 
     Args:
-        groups: a tally for each patient or slide.
+        groups: a tally for each patient.
         resamples: how often groups are drawn.
         seed: of the draws.
 

@@ -151,6 +151,7 @@ class _Run:
             images=tuple(images),
             files=len(hashes),
             digest=joint_digest(hashes.values()),
+            patients_known=all(region.patient is not None for region in choice.regions),
             notes=choice.notes,
             labels=tuple(self._labels(choice)),
             baselines=tuple(self._baselines(choice)),

@@ -1,4 +1,4 @@
-"""One data set as it was evaluated: counts by patient or slide, and of each image."""
+"""One data set as it was evaluated: counts by patient, slide or image, and of each image."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Section:
     rows: tuple[Rows, ...]
     """Classes first, then groups of classes where there are any."""
     by_group: dict[str, Tallies]
-    """By patient or slide."""
+    """By group of the regions: the patient where that is known."""
     images: tuple[ImageTally, ...]
     files: int
     """How many files were read."""
@@ -110,6 +110,8 @@ class Section:
     labels: tuple[ImageLabel, ...] = ()
     baselines: tuple[BaselineTally, ...] = ()
     seconds: float = 0.0
+    patients_known: bool = False
+    """Every group is a patient; only then are groups independent of each other."""
 
     @property
     def tallies(self) -> Tallies:
@@ -136,6 +138,7 @@ def pool(sections: Sequence[Section], name: str) -> Section:
         images=tuple(image for section in sections for image in section.images),
         files=sum(section.files for section in sections),
         digest=joint_digest(section.digest for section in sections),
+        patients_known=all(section.patients_known for section in sections),
         notes=(f"The data sets {', '.join(s.name for s in sections)} pooled.",),
         labels=tuple(label for section in sections for label in section.labels),
         seconds=sum(section.seconds for section in sections),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.card import ModelCard
 from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.patients import patient_by_name
 from wsi_seg.datasets.region import IGNORED, Place
 from wsi_seg.errors import OutputError, SlideError
 from wsi_seg.evaluate.evaluation import DEFAULT_BOOTSTRAP, BootstrapSettings, Evaluation, Subject, finish
@@ -26,7 +27,7 @@ from wsi_seg.export import manifest_part
 from wsi_seg.geometry import Box, Size
 from wsi_seg.maps import Maps
 from wsi_seg.metrics import NO_ROW
-from wsi_seg.readers import open_slide
+from wsi_seg.readers import reopen_slide
 from wsi_seg.results import MANIFEST, MAPS, read_json
 from wsi_seg.slide import MapFrame, SlideInfo
 
@@ -150,7 +151,10 @@ def _count_boxes(
         merge(by_group, slide, tallies)
         name = f"{slide}_x{box.x0}_y{box.y0}"
         images.append(ImageTally(name, slide, tuple(t.counts for t in tallies)))
-    section = Section(slide, rows, by_group, tuple(images), files=1, digest="", notes=())
+    known_patient = patient_by_name(Path(slide)) is not None
+    section = Section(
+        slide, rows, by_group, tuple(images), files=1, digest="", patients_known=known_patient, notes=()
+    )
     return section, shown
 
 
@@ -191,7 +195,7 @@ def _pictures(
     info = results.slide
     pictures: list[NDArray[np.uint8] | None] = []
     try:
-        with open_slide(info.path, reader=info.reader, mpp=info.mpp) as slide:
+        with reopen_slide(info) as slide:
             for box, sampler in wanted:
                 pictures.append(read_small(Place(slide, results.frame, box), sampler.step, sampler.size))
     except SlideError as error:

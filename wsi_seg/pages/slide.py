@@ -28,6 +28,8 @@ MPP_SOURCES = {
     "user": "given by the user",
     "openslide": "as the slide file says",
     "tiffslide": "as the slide file says",
+    "ome-xml": "as the OME-XML in the slide file says",
+    "imagej": "as ImageJ wrote it into the image file",
     "tiff-resolution": "resolution tags of the TIFF file",
     "objective-power (estimated)": "estimated from the objective's power: areas may be off",
 }

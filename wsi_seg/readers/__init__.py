@@ -1,7 +1,8 @@
 """Opening slides: one verb, and the table of readers behind it.
 
-A reader is a callable `(path: str, mpp: Scale | None) -> Slide`, named in `READERS` as "module:attribute" and
-imported on first use. It must pass `wsi_seg.testing.readers`.
+A reader is a callable `(path: str, mpp: Scale | None, image: FileImage) -> Slide`, named in `READERS` as
+"module:attribute" and imported on first use. It must pass `wsi_seg.testing.readers`. Which image of a file is
+the slide, and whether a TIFF file holds brightfield pixels at all, is settled before, in `tiff_images`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from wsi_seg.errors import SlideError, UsageError
 from wsi_seg.formats import is_dicom
 from wsi_seg.geometry import Scale
+from wsi_seg.readers.base import ONLY_IMAGE, FileImage
 from wsi_seg.remote import is_remote
-from wsi_seg.slide import Slide
+from wsi_seg.slide import Slide, SlideInfo
 from wsi_seg.slide_cache import SlideCache
+
+Reader = Callable[[str, Scale | None, FileImage], Slide]
 
 READERS = {
     "tiff": "wsi_seg.readers.tiled_tiff:TiledTiffReader",
@@ -40,6 +44,7 @@ def open_slide(
     *,
     reader: str | None = None,
     mpp: Scale | float | None = None,
+    series: int | None = None,
     cache: SlideCache | None = None,
 ) -> Slide:
     """Open a slide.
@@ -51,13 +56,16 @@ def open_slide(
             OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs, and Pillow for
             plain images. Behind a URL only `tiff` and `tiffslide` read, piece by piece.
         mpp: microns per l0 pixel, in place of what the file says.
+        series: number of the image in a TIFF file of several, counted from 0. By default the largest of those
+            that are tiled or have levels.
         cache: where to fetch slides behind URLs as a whole; they are then read as local ones are.
 
     Returns:
         An open slide for the use of one thread; a context manager. `info.mpp` is None where it is unknown.
 
     Raises:
-        SlideError: the file is missing, damaged or not a slide.
+        SlideError: the file is missing, damaged or not a slide; it has no image of that number; or its pixels
+            are not those of a brightfield slide, which are 8-bit RGB (plain images may be gray).
         UsageError: there is no such reader, or the mpp is not positive.
     """
     if reader is not None and reader not in READERS:
@@ -67,15 +75,47 @@ def open_slide(
     if is_remote(location) and cache is not None:
         from wsi_seg.readers.cached import CachedSlide
 
-        return CachedSlide(location, cache, lambda local: open_slide(local, reader=reader, mpp=scale))
+        return CachedSlide(
+            location, cache, lambda local: open_slide(local, reader=reader, mpp=scale, series=series)
+        )
     if not is_remote(location):
         location = _find_file(Path(path))
-    name = reader or choose_reader(location)
-    if is_remote(location) and name not in REMOTE_READERS:
+    elif reader not in (None, *REMOTE_READERS):
         raise SlideError(
-            f"{location}: the reader {name} reads local files; fetch the slide whole: wsi-seg run --cache DIR"
+            f"{location}: the reader {reader} reads local files; fetch the slide whole: "
+            "wsi-seg run --cache DIR"
         )
-    return _load(name)(location, scale)
+    image = _find_image(location, series)
+    name = reader or _choose_reader(location, image)
+    unfit = image.unfit_for(name)
+    if unfit is not None:
+        raise SlideError(f"{location}: {unfit}")
+    return _load(name)(location, scale, image)
+
+
+def reopen_slide(info: SlideInfo, path: str | Path | None = None) -> Slide:
+    """Open a slide again as it was, by default where it was; raises SlideError."""
+    return open_slide(path or info.path, reader=info.reader, mpp=info.mpp, series=info.series)
+
+
+def _find_image(location: str, series: int | None) -> FileImage:
+    """Return the image of a file or URL that is the slide; all that is not TIFF holds one."""
+    source: str | IO[bytes] = location
+    local = location
+    if is_remote(location):
+        from wsi_seg.readers.remote import open_head
+
+        head = open_head(location)
+        local, source = head.local, head.open()
+    elif not _read_head(Path(location), 16).startswith(TIFF_MAGIC):
+        if series:
+            raise SlideError(f"{location}: has no image {series}: it holds one; leave out --series")
+        return ONLY_IMAGE
+    import openslide
+
+    from wsi_seg.readers.tiff_images import find_image
+
+    return find_image(location, source, openslide.OpenSlide.detect_format(local), series)
 
 
 def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
@@ -85,40 +125,34 @@ def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
     return scale
 
 
-def _load(name: str) -> Callable[[str, Scale | None], Slide]:
+def _load(name: str) -> Reader:
     module, attribute = READERS[name].split(":")
-    return cast(Callable[[str, Scale | None], Slide], getattr(import_module(module), attribute))
+    return cast(Reader, getattr(import_module(module), attribute))
 
 
-def choose_reader(path: str) -> str:
-    """Return the name of the reader for a file or URL.
+def _choose_reader(path: str, image: FileImage) -> str:
+    """Return the name of the reader for the slide of a file or URL.
 
     Raises:
         SlideError: no reader takes this file.
     """
     if is_remote(path):
-        return _choose_remote_reader(path)
-    if _suits_openslide(path):
-        return "tiff" if _suits_tiff(path) else "openslide"
+        return "tiff" if _suits_tiff(path, image) else "tiffslide"
+    if image.plain and image.unfit_for("image") is None:
+        return "image"
+    if image.unfit_for("openslide") is None and _suits_openslide(path, image):
+        return "tiff" if _suits_tiff(path, image) else "openslide"
     head = _read_head(Path(path), 16)
     if head.startswith(TIFF_MAGIC):
-        return _choose_tiff_reader(path)
-    if head.startswith(IMAGE_MAGIC):
+        return "tiffslide"
+    if head.startswith(IMAGE_MAGIC):  # after OpenSlide: the main file of a MIRAX slide is a JPEG
         return "image"
     raise SlideError(
         f"{path}: not a slide or image that can be read (SVS, NDPI, MRXS, SCN, TIFF, DICOM, PNG, JPEG)"
     )
 
 
-def _choose_remote_reader(url: str) -> str:
-    from wsi_seg.readers.remote import open_head
-    from wsi_seg.readers.tiled_tiff import why_not
-
-    known = _suits_openslide(open_head(url).local)
-    return "tiff" if known and why_not(url) is None else "tiffslide"
-
-
-def _suits_openslide(path: str) -> bool:
+def _suits_openslide(path: str, image: FileImage) -> bool:
     import openslide
 
     vendor = openslide.OpenSlide.detect_format(path)
@@ -126,33 +160,18 @@ def _suits_openslide(path: str) -> bool:
         return vendor is not None
     # Of these OpenSlide also claims some whose compression it cannot read, such as JPEG XL.
     try:
-        openslide.OpenSlide(path).close()
+        with openslide.OpenSlide(path) as handle:
+            return image.is_of(handle.dimensions)
     except openslide.OpenSlideError:
         return False
-    return True
 
 
-def _suits_tiff(path: str) -> bool:
-    if not _read_head(Path(path), 16).startswith(TIFF_MAGIC):
+def _suits_tiff(path: str, image: FileImage) -> bool:
+    if image.vendor is None or image.unfit_for("tiff") is not None:
         return False
     from wsi_seg.readers.tiled_tiff import why_not
 
-    return why_not(path) is None
-
-
-def _choose_tiff_reader(path: str) -> str:
-    import tifffile
-
-    from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
-
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            check_whole(path, tiff)
-            pyramid = len(tiff.series[0].levels) > 1
-            plain = len(tiff.pages) == 1 and not tiff.pages.first.is_tiled
-    except TIFF_ERRORS as error:
-        raise SlideError(f"{path}: damaged or incomplete TIFF: {' '.join(str(error).split())}") from error
-    return "image" if plain and not pyramid else "tiffslide"
+    return why_not(path, image) is None
 
 
 def _find_file(path: Path) -> str:

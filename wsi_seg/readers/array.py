@@ -17,7 +17,7 @@ class ArraySlide(LevelReader):
 
     def __init__(self, pixels: NDArray[np.uint8], mpp: float, name: str) -> None:
         self._pixels = pixels
-        levels = make_levels([(pixels.shape[1], pixels.shape[0])])
+        levels = make_levels([(pixels.shape[1], pixels.shape[0])]).levels
         super().__init__(
             SlideInfo(
                 path=name,

@@ -1,24 +1,84 @@
-"""What all readers share: clipping to the slide, white outside, closing, alpha, fingerprints."""
+"""What all readers share: levels, clipping to the slide, white outside, closing, alpha, fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Size
+from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.slide import WHITE, Level, SlideInfo, level_downsample
 
 SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """The one image of a file that is read as the slide; the defaults are those of a file that holds one."""
+
+    number: int = 0
+    """Position among the images (series) of the file."""
+    size: Size | None = None
+    """Of its level 0, in pixels; None where only the reader knows."""
+    vendor: str | None = None
+    """Format by OpenSlide's name, where OpenSlide knows it."""
+    first: bool = True
+    """Whether it begins with the first page of the file, from which OpenSlide starts."""
+    planes: int = 1
+    """Pictures of the same size, such as focal planes, of which the first is read."""
+    plain: bool = False
+    """Whether it is the only page of a TIFF file and stored in strips."""
+    special: str = ""
+    """Why only the image reader converts it to upright RGB; empty where others do too."""
+    fourth: Literal["none", "straight", "associated", "empty"] = "none"
+    """What the fourth channel of RGB is: transparency, of two kinds, or nothing."""
+    others: tuple[tuple[Size, str], ...] = ()
+    """The other images of the file: size and description."""
+
+    def unfit_for(self, reader: str) -> str | None:
+        """Return why a reader would not show it, and which one would; None where it does."""
+        if self.special and reader != "image":
+            return f"{self.special}; use the reader image"
+        if not self.first and reader in ("tiff", "openslide"):
+            return f"the reader {reader} sees only the first image, not image {self.number}; use tiffslide"
+        if self.fourth == "empty" and reader in ("openslide", "image"):
+            return f"the reader {reader} takes its empty fourth channel for transparency; use tiffslide"
+        if self.planes > 1 and reader == "tiffslide":
+            return f"the reader tiffslide does not read one of {self.planes} planes; use openslide"
+        return None
+
+    def is_of(self, size: tuple[int, int]) -> bool:
+        """Return whether a reader that finds this (width, height) means the same image."""
+        return self.size is None or self.size == Size(*size)
+
+    def left_out(self, pyramid: Pyramid) -> tuple[str, ...]:
+        """Return what is in the file and not in the pyramid, a line each."""
+        known, why = {level.size for level in pyramid.levels}, dict(pyramid.left_out)
+        others = [
+            f"{text}{f', {why.pop(size)}' if size in why else ''}"
+            for size, text in self.others
+            if size not in known
+        ]
+        planes = [f"{self.planes - 1} more of {pyramid.levels[0].size} px"] if self.planes > 1 else []
+        return (*others, *planes, *(f"{size} px, {reason}" for size, reason in why.items()))
+
+    def fingerprint(self, of_file: str) -> str:
+        """Return the fingerprint of the slide, given that of the file."""
+        return of_file if self.first else f"{of_file}:series {self.number}"
+
+
+ONLY_IMAGE = FileImage()
 
 
 class LevelReader(ABC):
@@ -81,10 +141,48 @@ class LevelReader(ABC):
         )
 
 
-def make_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
-    """Return the levels of a pyramid from their (width, height), level 0 first."""
-    all_sizes = [Size(int(width), int(height)) for width, height in sizes]
-    return tuple(Level(size, level_downsample(all_sizes[0], size)) for size in all_sizes)
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """The levels of a slide, out of all that a file stores as such."""
+
+    levels: tuple[Level, ...]
+    stored: tuple[int, ...]
+    """Position of each level among those of the file."""
+    left_out: tuple[tuple[Size, str], ...] = ()
+    """What is stored as a level and is none: its size, and why."""
+
+
+def make_levels(sizes: Sequence[tuple[int, int]]) -> Pyramid:
+    """Return the levels of a pyramid from the (width, height) that a file lists, level 0 first.
+
+    A level whose x and y factors disagree by more than its size was rounded is another picture, such as a
+    macro image; one that is not smaller than the level before shows nothing new. Neither is a level.
+    """
+    base = Size(*map(int, sizes[0]))
+    levels, stored, left_out = [Level(base, Scale(1.0, 1.0))], [0], []
+    for position, (width, height) in enumerate(sizes[1:], start=1):
+        size = Size(int(width), int(height))
+        if not _is_reduced_copy(base, size):
+            factors = f"{base.width / max(1, width):.4g} × {base.height / max(1, height):.4g}"
+            left_out.append((size, f"stored as a level, but of another shape ({factors} times smaller)"))
+            continue
+        downsample, last = level_downsample(base, size), levels[-1]
+        if downsample.x > last.downsample.x and downsample.y > last.downsample.y:
+            levels.append(Level(size, downsample))
+            stored.append(position)
+        else:
+            left_out.append((size, f"stored as a level, but not smaller than that of {last.size} px"))
+    return Pyramid(tuple(levels), tuple(stored), tuple(left_out))
+
+
+def _is_reduced_copy(base: Size, level: Size) -> bool:
+    """Return whether one factor explains both sides of a level, each rounded by less than a pixel."""
+    sides = ((base.width, level.width), (base.height, level.height))
+    if min(level.width, level.height) < 1:
+        return False
+    least = max(full / (part + 1) for full, part in sides)
+    most = min(full / (part - 1) if part > 1 else math.inf for full, part in sides)
+    return least <= most
 
 
 def read_bounds(properties: Mapping[str, str], prefix: str) -> Box | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,19 @@ import openslide
 from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.readers.base import LevelReader, file_fingerprint, make_levels, over, parse_colour, read_bounds
-from wsi_seg.slide import SlideInfo, default_name, resolve_mpp
+from wsi_seg.geometry import Box, Scale
+from wsi_seg.mpp import resolve_mpp
+from wsi_seg.readers.base import (
+    ONLY_IMAGE,
+    FileImage,
+    LevelReader,
+    file_fingerprint,
+    make_levels,
+    over,
+    parse_colour,
+    read_bounds,
+)
+from wsi_seg.slide import SlideInfo, default_name
 
 # OpenSlide places a read by a level-0 location divided by its own, averaged downsample. Where that is no
 # whole number, most level pixels lie between two locations and OpenSlide interpolates. Such levels are read
@@ -20,39 +32,49 @@ from wsi_seg.slide import SlideInfo, default_name, resolve_mpp
 # the same whatever box it is read with; it is then off by at most half a level-0 pixel.
 CELL = 256
 
+# Of a generic TIFF file it takes the widest tiled page for level 0, which can be a macro image.
+OTHER_IMAGE = "OpenSlide takes another image of this file for the slide"
+
+ASSOCIATED = r"openslide\.associated\.(.+)\.width"
+
 
 class OpenSlideReader(LevelReader):
     """A slide that OpenSlide reads; reopens the file after a read error, which spoils OpenSlide's handle."""
 
-    def __init__(self, path: str, mpp: Scale | None = None) -> None:
+    def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
         self._handle: openslide.OpenSlide | None = _open(path)
         self._steps = [float(step) for step in self._handle.level_downsamples]
-        info, self._background = _facts(path, self._handle, mpp)
-        super().__init__(info)
+        if not image.is_of(self._handle.dimensions):
+            self._release()
+            raise SlideError(f"{path}: {OTHER_IMAGE}; use the reader tiffslide")
+        facts = _facts(path, self._handle, mpp, image)
+        self._background, self._stored = facts.background, facts.stored
+        super().__init__(facts.info)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:
             if self._handle is None:
                 self._handle = openslide.OpenSlide(self._info.path)
-            if self._steps[level].is_integer():
-                return self._read_at(self._handle, level, box)
-            return self._read_cells(self._handle, level, box)
+            stored = self._stored[level]
+            if self._steps[stored].is_integer():
+                return self._read_at(self._handle, stored, box)
+            return self._read_cells(self._handle, stored, box)
         except (openslide.OpenSlideError, OSError) as error:
             self._release()
             raise self._unreadable(level, box, error) from error
 
-    def _read_at(self, handle: openslide.OpenSlide, level: int, box: Box) -> NDArray[np.uint8]:
-        step = self._steps[level]
+    def _read_at(self, handle: openslide.OpenSlide, stored: int, box: Box) -> NDArray[np.uint8]:
+        step = self._steps[stored]
         location_l0 = (round(box.x0 * step), round(box.y0 * step))
-        return over(handle.read_region(location_l0, level, (box.width, box.height)), self._background)
+        return over(handle.read_region(location_l0, stored, (box.width, box.height)), self._background)
 
-    def _read_cells(self, handle: openslide.OpenSlide, level: int, box: Box) -> NDArray[np.uint8]:
+    def _read_cells(self, handle: openslide.OpenSlide, stored: int, box: Box) -> NDArray[np.uint8]:
         out = np.empty((box.height, box.width, 3), np.uint8)
         for y in range(box.y0 // CELL * CELL, box.y1, CELL):
             for x in range(box.x0 // CELL * CELL, box.x1, CELL):
                 part = Box.at(x, y, CELL, CELL).intersect(box)
                 from_corner = Box(x, y, part.x1, part.y1)
-                out[part.within(box)] = self._read_at(handle, level, from_corner)[part.within(from_corner)]
+                out[part.within(box)] = self._read_at(handle, stored, from_corner)[part.within(from_corner)]
         return out
 
     def _release(self) -> None:
@@ -61,44 +83,70 @@ class OpenSlideReader(LevelReader):
             self._handle = None
 
 
-def read_facts(path: str, mpp: Scale | None = None) -> tuple[SlideInfo, tuple[int, int, int]]:
-    """Return what OpenSlide says about a slide, and the RGB that it shows where nothing was scanned.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What OpenSlide says about a slide."""
+
+    info: SlideInfo
+    background: tuple[int, int, int]
+    """RGB where nothing was scanned."""
+    stored: tuple[int, ...]
+    """OpenSlide's number of each level of `info`."""
+    smallest_kept: bool
+    """Whether the smallest level that OpenSlide lists, of which it makes its hash, is a level of `info`."""
+
+
+def read_facts(path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> Facts:
+    """Return what OpenSlide says about a slide.
 
     Raises:
         SlideError: OpenSlide does not open the file.
     """
     with _open(path) as handle:
-        return _facts(path, handle, mpp)
+        return _facts(path, handle, mpp, image)
 
 
 def _open(path: str) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError(f"{path}: OpenSlide does not know this format") from error
+        raise SlideError(
+            f"{path}: OpenSlide does not know this format; leave the reader out, or use another"
+        ) from error
     except openslide.OpenSlideError as error:
         raise SlideError(f"{path}: damaged or incomplete slide; OpenSlide says: {error}") from error
 
 
-def _facts(
-    path: str, handle: openslide.OpenSlide, mpp: Scale | None
-) -> tuple[SlideInfo, tuple[int, int, int]]:
+def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: FileImage) -> Facts:
     properties = dict(handle.properties)
-    resolved, source = resolve_mpp(mpp, properties)
-    levels = make_levels(handle.level_dimensions)
+    pyramid = make_levels(handle.level_dimensions)
+    resolved, source = resolve_mpp(mpp, properties, size=pyramid.levels[0].size)
     info = SlideInfo(
         path=path,
         name=default_name(path),
         reader="openslide",
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
-        size=Size(*handle.dimensions),
-        levels=levels,
+        size=pyramid.levels[0].size,
+        levels=pyramid.levels,
         mpp=resolved,
         mpp_source=source,
         bounds=read_bounds(properties, "openslide"),
-        fingerprint=_fingerprint(path, properties),
+        fingerprint=image.fingerprint(_fingerprint(path, properties)),
+        series=image.number,
+        left_out=(*_associated_images(properties), *image.left_out(pyramid)),
     )
-    return info, parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
+    background = parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
+    return Facts(info, background, pyramid.stored, pyramid.stored[-1] == len(handle.level_dimensions) - 1)
+
+
+def _associated_images(properties: Mapping[str, str]) -> list[str]:
+    """Return the label, macro and other images that a scanner stored with the slide."""
+    found = sorted(match[1] for name in properties if (match := re.fullmatch(ASSOCIATED, name)))
+    return [f"{name}, {' × '.join(_sides(properties, name))} px" for name in found]
+
+
+def _sides(properties: Mapping[str, str], name: str) -> list[str]:
+    return [properties.get(f"openslide.associated.{name}.{side}", "?") for side in ("width", "height")]
 
 
 def _fingerprint(path: str, properties: Mapping[str, str]) -> str:

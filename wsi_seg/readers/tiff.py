@@ -15,8 +15,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 TIFF_ERRORS = (tifffile.TiffFileError, OSError, RuntimeError, ValueError, LookupError, TypeError)
 
 
-def check_whole(path: str, tiff: tifffile.TiffFile) -> None:
-    """Check that the file holds all pages it lists and all pixels of its first pyramid.
+def check_whole(path: str, tiff: tifffile.TiffFile, number: int = 0) -> None:
+    """Check that the file holds all pages it lists and all pixels of one pyramid, by default its first.
 
     Raises:
         SlideError: the file ends too early.
@@ -26,7 +26,7 @@ def check_whole(path: str, tiff: tifffile.TiffFile) -> None:
         raise SlideError(f"{path}: incomplete TIFF; the file ends after {size} bytes, before its page table")
     if not tiff.is_ndpi and _next_page(tiff) != 0:
         raise SlideError(f"{path}: incomplete TIFF; the file ends after {size} bytes, within its page table")
-    for level in tiff.series[0].levels:
+    for level in tiff.series[number].levels:
         page = level.pages[0]
         if page is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,31 +13,72 @@ from PIL import Image
 
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale
-from wsi_seg.readers.base import LevelReader, make_levels, over, read_bounds, sampled_fingerprint
+from wsi_seg.mpp import resolve_mpp
+from wsi_seg.readers.base import (
+    ONLY_IMAGE,
+    FileImage,
+    LevelReader,
+    make_levels,
+    over,
+    read_bounds,
+    sampled_fingerprint,
+)
 from wsi_seg.readers.remote import CACHE_HINT, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.remote import is_remote
 from wsi_seg.remote_errors import reason_of, storage_errors
-from wsi_seg.slide import WHITE, SlideInfo, default_name, resolve_mpp
+from wsi_seg.slide import WHITE, SlideInfo, default_name
 
 if TYPE_CHECKING:
     import zarr
 
-PHOTOMETRICS = ("RGB", "YCBCR", "MINISBLACK")
+PHOTOMETRICS = ("RGB", "YCBCR")
+BRIGHTFIELD = "brightfield"
+
+
+class _OneImage(tiffslide.TiffSlide):
+    """TiffSlide on one image of a file; what it reads follows from `properties`, which are of the first."""
+
+    number = 0
+
+    @cached_property
+    def properties(self) -> dict[str, Any]:
+        if self.number == 0:
+            return super().properties
+        series = self.ts_tifffile.series[self.number]
+        if series.axes != "YXS":
+            raise ValueError(f"image {self.number} has axes {series.axes}, not YXS")
+        found = {
+            "tiff.ImageDescription": self.ts_tifffile.pages.first.description,
+            "tiffslide.series-index": self.number,
+            "tiffslide.series-axes": series.axes,
+        }
+        tags = series.keyframe.tags
+        if all(name in tags for name in ("XResolution", "YResolution")) and "ResolutionUnit" in tags:
+            found["tiff.ResolutionUnit"] = getattr(tags["ResolutionUnit"].value, "name", "")
+            for name in ("XResolution", "YResolution"):
+                dividend, divisor = tags[name].value
+                found[f"tiff.{name}"] = dividend / divisor if divisor else 0.0
+        for level, (height, width) in enumerate(level.shape[:2] for level in series.levels):
+            found |= {f"tiffslide.level[{level}].width": width, f"tiffslide.level[{level}].height": height}
+        return found
 
 
 class TiffSlideReader(LevelReader):
     """A slide that TiffSlide reads; gives exactly the stored pixels of every level."""
 
-    def __init__(self, path: str, mpp: Scale | None = None) -> None:
+    def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
         self._handle = _open(path)
+        self._handle.number = image.number
+        self._fourth = image.fourth
         try:
-            check_whole(path, self._handle.ts_tifffile)
+            check_whole(path, self._handle.ts_tifffile, image.number)
             properties = {
                 key: str(value) for key, value in self._handle.properties.items() if value is not None
             }
-            _check_pixels(path, self._handle)
-            info = _describe(path, self._handle, properties, mpp)
+            _refuse_unfit(path, self._handle, properties)
+            self._stored = make_levels(self._handle.level_dimensions).stored
+            info = _describe(path, self._handle, properties, mpp, image)
             self._scanned = _scanned_regions(self._handle)
         except _errors() as error:
             self._handle.close()
@@ -48,18 +90,26 @@ class TiffSlideReader(LevelReader):
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:
-            stored = self._read_stored(level, box)
+            pixels = self._to_rgb(self._read_stored(self._stored[level], box))
         except _errors() as error:
             raise self._unreadable(level, box, error) from error
-        pixels = _to_rgb(stored)
         if self._scanned is None:
             return pixels
         out = np.full(pixels.shape, WHITE, np.uint8)
-        for region in self._scanned[level]:
+        for region in self._scanned[self._stored[level]]:
             part = region.intersect(box)
             if not part.empty:
                 out[part.within(box)] = pixels[part.within(box)]
         return out
+
+    def _to_rgb(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lay what is transparent over white; leave an empty fourth channel out."""
+        if self._fourth == "straight":
+            return over(Image.fromarray(np.ascontiguousarray(pixels)))
+        if self._fourth == "associated":  # the colors are multiplied by their opacity already
+            white = np.uint8(WHITE) - pixels[..., 3:]
+            return np.asarray(pixels[..., :3] + np.minimum(white, np.uint8(WHITE) - pixels[..., :3]))
+        return np.ascontiguousarray(pixels[..., :3])
 
     def _read_stored(self, level: int, box: Box) -> NDArray[Any]:
         location = (self._locate(level, 0, box.x0), self._locate(level, 1, box.y0))
@@ -78,9 +128,9 @@ class TiffSlideReader(LevelReader):
         self._handle.close()
 
 
-def _open(path: str) -> tiffslide.TiffSlide:
+def _open(path: str) -> _OneImage:
     try:
-        return tiffslide.TiffSlide(open_head(path).file.open() if is_remote(path) else path)
+        return _OneImage(open_head(path).file.open() if is_remote(path) else path)
     except FileNotFoundError as error:
         raise SlideError(f"{path}: no such file") from error
     except _errors() as error:
@@ -93,33 +143,39 @@ def _errors() -> tuple[type[BaseException], ...]:
     return (*TIFF_ERRORS, *storage_errors())
 
 
-def _check_pixels(path: str, handle: tiffslide.TiffSlide) -> None:
-    page = handle.ts_tifffile.pages.first
-    photometric = getattr(page.photometric, "name", str(page.photometric))
-    channels = page.samplesperpixel
-    if page.dtype != np.uint8 or channels not in (1, 3, 4) or photometric not in PHOTOMETRICS:
-        raise SlideError(
-            f"{path}: {channels} channels of {page.dtype} ({photometric}) are not a brightfield slide; "
-            "8-bit RGB or grey is needed"
-        )
+def _refuse_unfit(path: str, handle: _OneImage, properties: Mapping[str, str]) -> None:
+    """Raise SlideError for colors that TiffSlide does not convert, and light that is not brightfield."""
+    photometric = getattr(handle.ts_tifffile.series[handle.number].keyframe.photometric, "name", "unknown")
+    if photometric not in PHOTOMETRICS:
+        raise SlideError(f"{path}: the reader tiffslide does not convert {photometric} to RGB; use openslide")
+    light = properties.get("leica.illumination-source", BRIGHTFIELD)
+    if light != BRIGHTFIELD:
+        raise SlideError(f"{path}: a slide in {light} light is not a brightfield slide; choose one that is")
 
 
 def _describe(
-    path: str, handle: tiffslide.TiffSlide, properties: Mapping[str, str], mpp: Scale | None
+    path: str,
+    handle: tiffslide.TiffSlide,
+    properties: Mapping[str, str],
+    mpp: Scale | None,
+    image: FileImage,
 ) -> SlideInfo:
-    resolved, source = resolve_mpp(mpp, properties, prefix="tiffslide")
-    levels = make_levels(handle.level_dimensions)
+    pyramid = make_levels(handle.level_dimensions)
+    size = pyramid.levels[0].size
+    resolved, source = resolve_mpp(mpp, properties, prefix="tiffslide", size=size)
     return SlideInfo(
         path=path,
         name=default_name(path),
         reader="tiffslide",
         vendor=properties.get("tiffslide.vendor", "generic-tiff"),
-        size=levels[0].size,
-        levels=levels,
+        size=size,
+        levels=pyramid.levels,
         mpp=resolved,
         mpp_source=source,
         bounds=read_bounds(properties, "tiffslide"),
-        fingerprint=_fingerprint(handle),
+        fingerprint=image.fingerprint(_fingerprint(handle)),
+        series=image.number,
+        left_out=image.left_out(pyramid),
     )
 
 
@@ -151,11 +207,3 @@ def _scanned_regions(handle: tiffslide.TiffSlide) -> list[list[Box]] | None:
             boxes.append(Box.at(x, y, width, height))
         regions.append(boxes)
     return regions
-
-
-def _to_rgb(stored: NDArray[Any]) -> NDArray[np.uint8]:
-    if stored.shape[2] == 1:
-        return np.repeat(stored, 3, axis=2)
-    if stored.shape[2] == 4:
-        return over(Image.fromarray(np.ascontiguousarray(stored)))
-    return np.ascontiguousarray(stored)

@@ -1,7 +1,7 @@
 """Tiled pyramids in JPEG, JPEG 2000 and lossless TIFF, read several times faster than through OpenSlide.
 
 Facts about the slide come from OpenSlide, so they are the same; tifffile tells where the tiles are, and
-imagecodecs decodes them. Files whose pixels might come out differently are refused, and `choose_reader`
+imagecodecs decodes them. Files whose pixels might come out differently are refused, and `open_slide`
 leaves them to OpenSlide. A slide behind a URL is read tile by tile, see `wsi_seg.readers.remote`.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale
-from wsi_seg.readers.base import LevelReader, make_levels
-from wsi_seg.readers.openslide import read_facts
+from wsi_seg.readers.base import ONLY_IMAGE, FileImage, LevelReader, make_levels
+from wsi_seg.readers.openslide import OTHER_IMAGE, Facts, read_facts
 from wsi_seg.readers.remote import HASHED_BYTES, Head, LocalBytes, RemoteBytes, TileBytes, open_head
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
@@ -42,24 +42,28 @@ WHOLE_LEVEL_BYTES = 8 * 2**20
 class TiledTiffReader(LevelReader):
     """A tiled TIFF that is understood in full; one file descriptor, and no lock between handles."""
 
-    def __init__(self, path: str, mpp: Scale | None = None) -> None:
+    def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
         head = open_head(path) if is_remote(path) else None
-        facts, background = read_facts(path if head is None else head.local, mpp)
+        facts = read_facts(path if head is None else head.local, mpp, image)
         try:
+            if not image.is_of((facts.info.size.width, facts.info.size.height)):
+                raise NotUnderstoodError(OTHER_IMAGE)
             if head is None:
-                self._tiled = _find_tiles(path, facts)
+                self._tiled = _find_tiles(path, facts.info)
             else:
-                self._tiled = _find_tiles(head.open(), replace(facts, path=path))
-                facts = _remote_facts(head, facts, self._tiled, mpp)
+                self._tiled = _find_tiles(head.open(), replace(facts.info, path=path))
+                facts = _remote_facts(head, facts, self._tiled, mpp, image)
         except NotUnderstoodError as reason:
             raise SlideError(
-                f"{path}: the reader tiff cannot open this file: {reason}; use the reader openslide"
+                f"{path}: the reader tiff cannot open this file: {reason}; leave the reader out"
             ) from reason
-        levels = make_levels([(level.size.width, level.size.height) for level in self._tiled])
-        super().__init__(replace(facts, reader="tiff", levels=levels))
+        pyramid = make_levels([(level.size.width, level.size.height) for level in self._tiled])
+        self._tiled = tuple(self._tiled[number] for number in pyramid.stored)
+        left_out = (*facts.info.left_out, *(f"{size} px, {why}" for size, why in pyramid.left_out))
+        super().__init__(replace(facts.info, reader="tiff", levels=pyramid.levels, left_out=left_out))
         tiles = [level.tile for level in self._tiled]
         self._blank = np.empty((max(t.height for t in tiles), max(t.width for t in tiles), 3), np.uint8)
-        self._blank[...] = background
+        self._blank[...] = facts.background
         self._tile = lru_cache(max(1, CACHE_BYTES // self._blank.nbytes))(self._read_tile)
         self._bytes: TileBytes = LocalBytes(path) if head is None else RemoteBytes(head, FETCH_BYTES)
         self._head = head
@@ -102,24 +106,28 @@ class TiledTiffReader(LevelReader):
 
 
 def _remote_facts(
-    head: Head, facts: SlideInfo, tiled: tuple[TiledLevel, ...], mpp: Scale | None
-) -> SlideInfo:
+    head: Head, facts: Facts, tiled: tuple[TiledLevel, ...], mpp: Scale | None, image: FileImage
+) -> Facts:
     """Return the facts that OpenSlide would tell of a local copy, its hash of the smallest level included."""
-    smallest = tiled[len(facts.levels) - 1]
+    if not facts.smallest_kept:
+        raise NotUnderstoodError(
+            "the smallest level, of which OpenSlide makes its hash, is none of the slide's"
+        )
+    smallest = tiled[len(facts.info.levels) - 1]
     if smallest.counts.sum() <= HASHED_BYTES:
         head.fetch(smallest.pieces)
-        facts, _ = read_facts(head.local, mpp)
-    return head.describe(facts)
+        facts = read_facts(head.local, mpp, image)
+    return replace(facts, info=head.describe(facts.info))
 
 
-def why_not(path: str) -> str | None:
+def why_not(path: str, image: FileImage = ONLY_IMAGE) -> str | None:
     """Return why this reader cannot open a file that OpenSlide opens, None when it can.
 
     Raises:
         SlideError: a remote file cannot be read.
     """
     try:
-        TiledTiffReader(path).close()
+        TiledTiffReader(path, image=image).close()
     except SlideError as error:
         if is_remote(path) and not isinstance(error.__cause__, NotUnderstoodError):
             raise

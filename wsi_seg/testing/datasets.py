@@ -33,8 +33,8 @@ def check_names(make: Maker, scheme: LabelScheme) -> None:
     regions, again = _regions(make, scheme), _regions(make, scheme)
     names = [region.name for region in regions]
     assert names and names == sorted(set(names))
-    assert [(r.name, r.group, r.label, r.size, r.files) for r in again] == [
-        (r.name, r.group, r.label, r.size, r.files) for r in regions
+    assert [(r.name, r.group, r.patient, r.label, r.size, r.files) for r in again] == [
+        (r.name, r.group, r.patient, r.label, r.size, r.files) for r in regions
     ]
     for region in regions:
         assert region.group and region.files and all(path.exists() for path in region.files)
@@ -102,9 +102,10 @@ def check_part(make: Maker, scheme: LabelScheme) -> None:
     for region in _some(_regions(make, scheme)):
         box = _inner(region)
         part = region.part(box)
-        assert (part.name, part.group, part.label, part.files) == (
+        assert (part.name, part.group, part.patient, part.label, part.files) == (
             region.name,
             region.group,
+            region.patient,
             region.label,
             region.files,
         )

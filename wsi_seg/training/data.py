@@ -16,6 +16,8 @@ from wsi_seg.errors import DataError
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.sampling import POSITION_STEP, BalancedCrops, CropSource, EachRegion, Source
 
+NOTHING_HELD_OUT = "no validation or test data: how good the model is on other images is not known"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
@@ -30,6 +32,11 @@ class TrainingData:
     """On each device where the configuration gives steps; else on all together."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a user must know before the training starts."""
+        return (*(note for parts in self.parts for note in parts.notes), describe_parts(self.parts))
+
+    @property
     def validation(self) -> tuple[Region, ...]:
         return tuple(region for part in self.parts for region in part.validation)
 
@@ -41,6 +48,7 @@ class TrainingData:
                 "part": part,
                 "region": region.name,
                 "group": region.group,
+                "patient": region.patient,
                 "files": [str(path) for path in region.files],
             }
             for name, parts in zip(self.names, self.parts, strict=True)
@@ -55,9 +63,10 @@ def load_data(config: TrainConfig) -> TrainingData:
     Raises:
         DataError: see `Dataset.parts`; nothing is left to train on; a class has no training pixel although
             `untaught_classes` is false; a data set has no image labels although the model has; an epoch would
-            be shorter than a batch.
+            be shorter than a batch; a patient or file of one data set's training part is held out by another.
     """
     parts = tuple(dataset.parts(config.data_dir, config.scheme) for dataset in config.datasets)
+    _check_apart(config, parts)
     sources = tuple(
         Source(dataset.name, dataset.weight, part.training)
         for dataset, part in zip(config.datasets, parts, strict=True)
@@ -81,6 +90,46 @@ def load_data(config: TrainConfig) -> TrainingData:
         raise DataError(f"an epoch has {length} crops, fewer than a batch of {config.batch}; lower batch")
     names = tuple(dataset.name for dataset in config.datasets)
     return TrainingData(names, parts, sources, crops, length)
+
+
+def describe_parts(parts: Iterable[Parts]) -> str:
+    """Return one line on how much is trained on and held out, and that nothing is where that is so."""
+    regions = {p: [r for one in parts for r in one.of(p)] for p in ("training", "validation", "test")}
+    counts = ", ".join(f"{of_patients(found)} for {part}" for part, found in regions.items() if found)
+    if regions["validation"] or regions["test"]:
+        return counts
+    return f"{counts}; {NOTHING_HELD_OUT}"
+
+
+def of_patients(regions: Sequence[Region]) -> str:
+    """Return how many images and patients there are, such as "3 images of 1 patient"."""
+    images = len({region.files[0] for region in regions})
+    patients = {region.patient for region in regions}
+    counted = f"{images} image{'s' * (images != 1)} of "
+    if None in patients:
+        return counted + "unknown patients"
+    return counted + f"{len(patients)} patient{'s' * (len(patients) != 1)}"
+
+
+def _check_apart(config: TrainConfig, parts: Sequence[Parts]) -> None:
+    """Refuse a patient or a file that one data set trains on and another one holds out."""
+    trained: dict[str, str] = {}
+    for dataset, part in zip(config.datasets, parts, strict=True):
+        if dataset.weight > 0:
+            trained |= {key: dataset.name for region in part.training for key in _identity(region)}
+    for dataset, part in zip(config.datasets, parts, strict=True):
+        held_out = (*part.validation, *part.test, *(part.training if dataset.weight == 0 else ()))
+        for key in (key for region in held_out for key in _identity(region)):
+            if trained.get(key, dataset.name) != dataset.name:
+                raise DataError(
+                    f"{dataset.name}: {key} is held out here, but {trained[key]} trains on it; hold it out "
+                    "of both, or of neither"
+                )
+
+
+def _identity(region: Region) -> tuple[str, ...]:
+    file = str(region.files[0].resolve())
+    return (file,) if region.patient is None else (file, f"patient {region.patient}")
 
 
 def class_weights(data: TrainingData, config: TrainConfig) -> NDArray[np.float32] | None:

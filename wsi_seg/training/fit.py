@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,17 @@ from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool = False) -> Path:
+Report = Callable[[str], None]
+"""Called with a line on what is trained on, and without a terminal with a line after each epoch."""
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report = log.info,
+) -> Path:
     """Train a model and write it as a model folder.
 
     Args:
@@ -37,6 +48,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
             the weights come out as if it had not been interrupted (on the CPU, with one process and as many
             threads).
         overwrite: replace what is in `out`.
+        report: see `Report`.
 
     Returns:
         `out`.
@@ -61,8 +73,10 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
     if folder.finished:
         log.info("%s: the training is finished", out)
         return out
+    for note in data.notes if folder.writes else ():
+        report(note)
     started = time.monotonic()
-    trainer = fit(network, data, config, out, checkpoint)
+    trainer = fit(network, data, config, out, checkpoint, report)
     training = {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -73,7 +87,8 @@ def train(config: TrainConfig, out: Path, resume: bool = False, overwrite: bool 
     if trainer.is_global_zero:
         card = config.model
         metrics = {**card.metrics, "training": training}
-        save_network(network, card.model_copy(update={"metrics": metrics}), out)
+        made = card.model_copy(update={"metrics": metrics, "traced": card.traced_names})
+        save_network(network, made, out)
         folder.finish()
     return out
 
@@ -96,7 +111,12 @@ def start_network(config: TrainConfig) -> nn.Module:
 
 
 def fit(
-    network: nn.Module, data: TrainingData, config: TrainConfig, out: Path, checkpoint: Path | None
+    network: nn.Module,
+    data: TrainingData,
+    config: TrainConfig,
+    out: Path,
+    checkpoint: Path | None,
+    report: Report = log.info,
 ) -> Any:
     """Fit `network` in place and return the trainer.
 
@@ -105,7 +125,8 @@ def fit(
         data: from `load_data`.
         config: the run.
         out: receives `checkpoints/` and `log/`.
-        checkpoint: the state to go on from; None: from the start.
+        checkpoint: the state to resume from; None: from the start.
+        report: see `Report`.
     """
     import lightning
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -123,7 +144,7 @@ def fit(
         precision=cast(Any, config.precision),
         max_epochs=config.epochs,
         logger=[table, TensorBoardLogger(out, LOG, version="tensorboard")],
-        callbacks=_callbacks(config, out, bool(data.validation)),
+        callbacks=_callbacks(config, out, bool(data.validation), report),
         plugins=[_atomic_checkpoints()],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -164,7 +185,7 @@ def logged_until(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
     return [row for row in rows if int(row["epoch"]) <= last]
 
 
-def _callbacks(config: TrainConfig, out: Path, validated: bool) -> list[Any]:
+def _callbacks(config: TrainConfig, out: Path, validated: bool, report: Report) -> list[Any]:
     from lightning.pytorch.callbacks import (
         EarlyStopping,
         EMAWeightAveraging,
@@ -176,6 +197,8 @@ def _callbacks(config: TrainConfig, out: Path, validated: bool) -> list[Any]:
     callbacks: list[Any] = []
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=True, console_kwargs={"stderr": True}))
+    else:
+        callbacks.append(_epoch_lines(config.epochs, report))
     if config.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
     if validated and config.patience is not None:
@@ -193,6 +216,37 @@ def _callbacks(config: TrainConfig, out: Path, validated: bool) -> list[Any]:
         )
         callbacks.append(checkpoint)
     return callbacks
+
+
+def _epoch_lines(epochs: int, report: Report) -> Any:
+    from lightning.pytorch.callbacks import Callback
+
+    class EpochLines(Callback):
+        """Reports a line after each epoch: mean loss, scores of the validation part, seconds."""
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            self._started = time.monotonic()
+            self._losses: list[torch.Tensor] = []
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            self._losses.append(outputs["loss"].detach())
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.is_global_zero:
+                return
+            loss = float(torch.stack(self._losses).mean())
+            scores = [
+                f"{name.replace('_', ' ')} {float(value):.4f}"
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("validation_")
+            ]
+            seconds = time.monotonic() - self._started
+            line = ", ".join([f"loss {loss:.4f}", *scores, f"{seconds:.1f} s"])
+            report(f"epoch {trainer.current_epoch + 1} of {epochs}: {line}")
+
+    return EpochLines()
 
 
 def _atomic_checkpoints() -> Any:

@@ -37,7 +37,7 @@ class TrainingFolder:
     def __init__(self, path: Path, writes: bool = True) -> None:
         """`writes` is False in all processes but one of a run on several devices."""
         self.path = path
-        self._writes = writes
+        self.writes = writes
 
     @property
     def finished(self) -> bool:
@@ -53,7 +53,7 @@ class TrainingFolder:
         Raises:
             OutputError: the folder cannot be written, or holds something else than this run.
         """
-        if not self._writes:
+        if not self.writes:
             return self._last() if resume else None
         record = _record(config, data)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -22,8 +21,6 @@ from wsi_seg.training.losses import (
     squared_difference,
     weighted_mean,
 )
-
-log = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.999)
 MOMENTUM = 0.9
@@ -61,9 +58,6 @@ class SegmentationTask(lightning.LightningModule):
         """Write the logs before the checkpoint of this epoch is written."""
         for logger in self.loggers:
             logger.save()
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        log.info("epoch %d of %d: %s", self.current_epoch + 1, self._config.epochs, told)
 
     @property
     def _encoder(self) -> nn.Module:

@@ -1,6 +1,6 @@
 """Runs from the browser, only where `--allow-run` was given.
 
-GET /api/run/options      {slides: [names], models: [{name, notice, groups}], threshold, job: the one it does}
+GET /api/run/options      {slides: [names], models: [{name, notice, groups, traced}], threshold, job: of now}
 POST /api/run             {slide, model, groups, threshold} → 202 {job}; 409 while one runs
 GET /api/run/{job}        {state, tiles_done, tiles_total, blocks_done, blocks_total, message, result}
 DELETE /api/run/{job}     stops it, as Ctrl-C does
@@ -66,7 +66,12 @@ def run_routes(state: ViewerState, runs: Runs) -> list[Route]:
 
 def _options(runs: Runs) -> Response:
     models = [
-        {"name": name, "notice": card.notice, "groups": [group.name for group in card.groups]}
+        {
+            "name": name,
+            "notice": card.notice,
+            "groups": [group.name for group in card.groups],
+            "traced": list(card.traced_names),
+        }
         for name, card in runs.models().items()
     ]
     return json_reply(

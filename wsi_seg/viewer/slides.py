@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsi_seg.errors import SlideError
 from wsi_seg.faults import CarefulReader
 from wsi_seg.geometry import Box
-from wsi_seg.readers import open_slide
+from wsi_seg.readers import reopen_slide
 from wsi_seg.slide import MapFrame, Pixels, ReadPixels, Slide, SlideInfo, read_region
 from wsi_seg.viewer.bounded import THREADS
 
@@ -86,7 +86,7 @@ class SlideFinder:
             if key in self._checked:
                 return self._checked[key]
         try:
-            with open_slide(path, reader=info.reader, mpp=info.mpp) as slide:
+            with reopen_slide(info, path) as slide:
                 same = slide.info.fingerprint == info.fingerprint and slide.info.size == info.size
             problem = None if same else f"{path}: is another slide than the one that was segmented"
         except SlideError as error:
@@ -169,9 +169,9 @@ class SlidePool:
         """
 
         def opened() -> Slide:
-            return open_slide(path, reader=info.reader, mpp=info.mpp)
+            return reopen_slide(info, path)
 
-        lent = LentSlide(self._take(path) or opened(), opened)
+        lent = LentSlide(self._take(path, info.series) or opened(), opened)
         with ExitStack() as stack:
             stack.callback(lent.close)
             yield lent
@@ -185,10 +185,10 @@ class SlidePool:
         for _, slide in idle:
             slide.close()
 
-    def _take(self, path: Path) -> Slide | None:
+    def _take(self, path: Path, series: int) -> Slide | None:
         with self._lock:
             for i in range(len(self._idle) - 1, -1, -1):  # the last used first: its cache is warm
-                if self._idle[i][0] == path:
+                if self._idle[i][0] == path and self._idle[i][1].info.series == series:
                     return self._idle.pop(i)[1]
         return None
 

@@ -54,7 +54,7 @@
  */
 /** @typedef {{status: string, version: string, blocks_done: number, blocks_failed: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
 /** @typedef {{id: string, name: string, folder: string}} Place of a result */
-/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[]}[], threshold: number, job: string | null}} RunOptions */
+/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[], traced: string[]}[], threshold: number, job: string | null}} RunOptions */
 /** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 
 /**

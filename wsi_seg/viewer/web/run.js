@@ -34,8 +34,8 @@ export async function runDialog(onChange) {
     groups, line("Threshold", threshold), notice, bar, status, h("div", { className: "actions" }, start, stop, close));
 
   function showModel() {
-    const names = chosenModel()?.groups ?? [];
-    const boxes = names.map((name, i) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: i === 0, value: name }), title(name)));
+    const { groups: names, traced } = chosenModel() ?? { groups: [], traced: [] };
+    const boxes = names.map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: traced.includes(name), value: name }), title(name)));
     groups.replaceChildren(h("legend", {}, "Classes"), ...boxes);
     notice.textContent = chosenModel()?.notice ?? "";
   }
