@@ -12,7 +12,7 @@ from wsi_seg.datasets.patients import UNKNOWN_PATIENTS
 from wsi_seg.datasets.split import Part
 from wsi_seg.evaluate.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluate.evaluation import Evaluation
-from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model
+from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model, progress_lines
 from wsi_seg.evaluate.write import write_evaluation
 from wsi_seg.run import load_model
 from wsi_seg.training.config import TrainConfig
@@ -70,7 +70,10 @@ def train_model(
     elif evaluate:
         report(f"evaluating the {part} part")
         evaluation = evaluate_model(
-            load_model(str(folder)), read_evaluate_config(folder / TRAIN_CONFIG), EvaluateSettings(part)
+            load_model(str(folder)),
+            read_evaluate_config(folder / TRAIN_CONFIG),
+            EvaluateSettings(part),
+            progress_lines(report),
         )
         write_evaluation(evaluation, folder / EVALUATION, overwrite=True)
         write_metrics(folder, part, config, evaluation)

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import fill, indent
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -167,12 +168,17 @@ def _evaluate_maps(path: Path, truth: TruthFile, output: Path | None, overwrite:
 
 @contextmanager
 def _bar() -> Iterator[Progress]:
-    """Draw a bar of regions on stderr, only on a terminal."""
+    """Draw a bar of regions on stderr; where that is no terminal, print a line now and then."""
     from rich.console import Console
     from rich.progress import Progress as Bars
 
+    from wsi_seg.evaluate.model import progress_lines
+
     console = Console(stderr=True)
-    with Bars(console=console, disable=not console.is_terminal) as bars:
+    if not console.is_terminal:
+        yield progress_lines(partial(say, err=True))
+        return
+    with Bars(console=console) as bars:
         task = bars.add_task("regions", total=None)
         yield lambda name, done, total: bars.update(task, completed=done, total=total)
 

@@ -52,6 +52,20 @@ class EvaluateSettings:
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a region that is done, how many are done, and how many there are."""
+SECONDS_PER_LINE = 30.0
+
+
+def progress_lines(report: Callable[[str], object]) -> Progress:
+    """Return progress as lines, one every 30 s, for where no bar can be drawn."""
+    last = time.monotonic()
+
+    def progress(name: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_PER_LINE:
+            last = time.monotonic()
+            report(f"evaluated {done} of {total} regions")
+
+    return progress
 
 
 def evaluate_model(
