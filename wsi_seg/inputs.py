@@ -52,10 +52,11 @@ def find_slides(given: Sequence[str]) -> list[SlideInput]:
         shown = os.fsencode(slide.path).decode("utf-8", errors="backslashreplace")
         if shown != slide.path:
             raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it")
-    slides: dict[str, tuple[SlideInput, bool]] = {}
+    slides: dict[tuple[str, str | None], tuple[SlideInput, bool]] = {}
     for slide, named in found:
-        key = slide.path if "://" in slide.path else str(Path(slide.path).resolve())
-        before = slides.setdefault(key, (slide, named))[0]
+        place = slide.path if "://" in slide.path else str(Path(slide.path).resolve())
+        # Several images of one file are several slides.
+        before = slides.setdefault((place, slide.settings.get("series")), (slide, named))[0]
         if before.settings != slide.settings:
             raise UsageError(f"{slide.path}: given twice with different settings; leave one out")
     return _named_apart(list(slides.values()))

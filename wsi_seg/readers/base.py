@@ -50,6 +50,8 @@ class FileImage:
         """Return why a reader would not show it, and which one would; None where it does."""
         if self.special and reader != "image":
             return f"{self.special}; use the reader image"
+        if self.size is not None and self.vendor is None and reader in ("tiff", "openslide"):
+            return "OpenSlide does not know this kind of TIFF; leave the reader out, or use another"
         if not self.first and reader in ("tiff", "openslide"):
             return f"the reader {reader} sees only the first image, not image {self.number}; use tiffslide"
         if self.fourth == "empty" and reader in ("openslide", "image"):
