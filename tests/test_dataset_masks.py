@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from wsi_seg.classes import TissueClass
-from wsi_seg.datasets.base import read_binary_mask
 from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.region import ArrayRegion, not_class
 from wsi_seg.errors import DataError
@@ -133,13 +134,8 @@ def stored(mode: str) -> Image.Image:
 def test_modes_of_masks(mode: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"a_mask.{ending}"
     stored(mode).save(path)
-    mask = read_binary_mask(path, tmp_path / "a.png", Size(3, 2))
+    mask = MaskReader("made").marked(path, "a.png", Size(3, 2))
     assert mask.dtype == bool and np.array_equal(mask, MASK > 0)
-
-
-def test_any_value_above_zero_is_marked(tmp_path: Path) -> None:
-    path = write(tmp_path, "a_mask.png", np.array([[0, 1, 128]], np.uint8))
-    assert read_binary_mask(path, path, Size(3, 1)).tolist() == [[False, True, True]]
 
 
 CLEAR = np.dstack([MASK, MASK, MASK, MASK])
@@ -148,9 +144,8 @@ CLEAR = np.dstack([MASK, MASK, MASK, MASK])
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.dstack([MASK, MASK, MASK // 2]), "the mask is coloured; store it in black and white"),
+        (np.dstack([MASK, MASK, MASK // 2]), "the mask is colored; store it as gray levels"),
         (CLEAR, "the mask is transparent in places; store it opaque"),
-        (MASK.astype(np.uint16), "a mask has 1 or 8 bits per channel; this one is uint16"),
         (MASK[:, :2], "the mask has 2×2 pixels but its image .*a.png 3×2"),
     ],
 )
@@ -160,6 +155,124 @@ def test_unfit_masks(pixels: np.ndarray, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load(tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def write_palette(path: Path, codes: np.ndarray, palette: dict[int, tuple[int, int, int]]) -> None:
+    image = Image.fromarray(codes.astype(np.uint8), "P")
+    colors = np.zeros((max(palette) + 1, 3), np.uint8)
+    colors[list(palette)] = list(palette.values())
+    image.putpalette(colors.ravel().tolist())
+    image.save(path)
+
+
+def gray(*levels: int) -> dict[int, tuple[int, int, int]]:
+    return {i: (level, level, level) for i, level in enumerate(levels)}
+
+
+RED, GREEN, NECROSIS = (200, 0, 0), (0, 200, 0), (50, 50, 50)
+
+
+@pytest.mark.parametrize(
+    ("codes", "palette", "expected"),
+    [
+        ([[0, 1, 2]], gray(0, 2, 7), [[0, 2, 7]]),  # as a lossless optimizer stores the gray mask 0, 2, 7
+        ([[1, 1, 1]], gray(0, 2), [[2, 2, 2]]),
+        ([[0, 1, 2]], gray(0, 1, 2) | {3: RED}, [[0, 1, 2]]),  # both readings agree
+        ([[0, 1, 4]], {0: (255, 255, 255), 1: RED, 4: NECROSIS}, [[0, 1, 4]]),
+        ([[0, 0, 0]], {0: (255, 255, 255), 1: RED, 4: NECROSIS}, [[0, 0, 0]]),
+        ([[0, 4, 4]], {0: (255, 255, 255), 1: RED, 4: NECROSIS}, "gray levels 255, 50 at the indices 0, 4"),
+    ],
+)
+def test_palettes_of_codes(codes: Any, palette: Any, expected: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_palette(path, np.array(codes), palette)
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            MaskReader("made").codes(path, "a")
+    else:
+        assert MaskReader("made").codes(path, "a", Size(3, 1)).tolist() == expected
+
+
+def test_an_index_that_is_of_two_colors_is_no_code(tmp_path: Path) -> None:
+    reader = MaskReader("made")
+    write_palette(tmp_path / "a.png", np.array([[0, 1]]), {0: RED, 1: GREEN})
+    write_palette(tmp_path / "b.png", np.array([[0, 1]]), {0: RED, 1: NECROSIS})
+    reader.codes(tmp_path / "a.png", "a")
+    with pytest.raises(DataError, match=r"b\.png: index 1 of its palette is the color \(50, 50, 50\), but"):
+        reader.codes(tmp_path / "b.png", "b")
+
+
+CODES = np.array([[0, 1, 7], [7, 2, 21]], np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16", "I"])
+def test_modes_of_codes(mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray(CODES.astype({"I;16": np.uint16, "I": np.int32}.get(mode, np.uint8)))
+    (image if mode in ("I;16", "I") else image.convert(mode)).save(tmp_path / "a.tif")
+    assert np.array_equal(MaskReader("made").codes(tmp_path / "a.tif", "a"), CODES)
+
+
+def test_codes_turned_by_exif_and_codes_that_are_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn clockwise
+    Image.fromarray(np.rot90(CODES)).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(MaskReader("made").codes(tmp_path / "turned.png", "a", Size(3, 2)), CODES)
+    Image.fromarray(CODES).save(tmp_path / "a.jpg")
+    Image.fromarray(CODES.astype(np.uint16) * 40).save(tmp_path / "deep.png")
+    pages = [Image.fromarray(CODES)] * 2
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    Image.fromarray(CODES.astype(np.float32)).save(tmp_path / "float.tif")
+    for name, message in {
+        "a.jpg": "JPEG changes codes",
+        "deep.png": "the mask holds the value 840; codes are 0 … 255",
+        "pages.tif": "holds 2 pages of one size",
+        "float.tif": "not pixels of mode F",
+    }.items():
+        with pytest.raises(DataError, match=f"{name}: .*{message}"):
+            MaskReader("made").codes(tmp_path / name, "a")
+
+
+# --- what is black and white --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1), (1, 1), (0, 0), (0, 65535)])
+def test_two_values_are_black_and_white(values: tuple[int, int], tmp_path: Path) -> None:
+    pixels = np.array([values], np.uint16 if max(values) > 255 else np.uint8)
+    write(tmp_path, "a.png", pixels)
+    assert np.array_equal(MaskReader("made").marked(tmp_path / "a.png", "a", Size(2, 1)), pixels > 0)
+
+
+DISC = np.hypot(*(np.mgrid[:64, :64] - 31.3)) < 20
+
+
+def test_noise_and_soft_edges_are_read_from_half_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        write(tmp_path, f"{name}.png", np.zeros((64, 64), np.uint8))
+    Image.fromarray(DISC.astype(np.uint8) * 255).save(tmp_path / "a_mask.jpg", quality=80)
+    soft = Image.fromarray(DISC.astype(np.uint8) * 255).resize((32, 32), Image.Resampling.BOX)
+    soft.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "b_mask.png")
+    assert len(np.unique(Image.open(tmp_path / "a_mask.jpg"))) > 20
+    first, second = load(tmp_path, background_class="ground")
+    assert np.array_equal(first.target == 1, DISC)
+    assert ((second.target == 1) & DISC).sum() / ((second.target == 1) | DISC).sum() > 0.97
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage().startswith(
+        f"made: {tmp_path}/a_mask.jpg is not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "listed"),
+    [((1, 2), "1, 2"), ((0, 200), "0, 200"), ((0, 128, 255), "0, 128, 255"), ((2, 2), "2")],
+)
+def test_other_values_need_to_be_named(values: tuple[int, ...], listed: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.png", np.zeros((1, len(values)), np.uint8))
+    write(tmp_path, "a_mask.png", np.array([values], np.uint8))
+    message = rf"a_mask\.png: the mask holds the values {listed}, but .* foreground: \[{values[-1]}\]"
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, background_class="ground")
+    (region,) = load(tmp_path, background_class="ground", foreground=[values[-1]])
+    assert (region.target == 1).tolist() == [[value == values[-1] for value in values]]
 
 
 # --- bad input ----------------------------------------------------------------------------------------

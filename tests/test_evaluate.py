@@ -391,9 +391,9 @@ def test_truth_that_does_not_fit_the_maps(tmp_path: Path, results: Path) -> None
     ignored = write_geojson(tmp_path / "ignored.geojson", [("Ignore*", box)])
     outside = write_geojson(tmp_path / "outside.geojson", [("Tumor", shapely.box(390, 0, 900, 50))])
     for path, words in {
-        wrong_size: "401×300 pixels but its image map of slide 400×300",
+        wrong_size: r"401×300 pixels, which is the size neither of the map \(400×300\) nor of a level",
         wrong_code: "code.png: mask code 99",
-        tmp_path / "small.zarr": r"shape \(3, 4\) but the map of slide has 300 rows and 400 columns",
+        tmp_path / "small.zarr": "4×3 pixels, which is the size neither of the map",
         tmp_path / "empty": "no Zarr array",
         tmp_path / "absent.geojson": "absent.geojson: no such file",
         unknown: "polygon 1 is of class 'Gristle'",

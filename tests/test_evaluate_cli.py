@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -188,6 +189,46 @@ def test_finished_maps_are_evaluated(
     refused(again, 1, "another evaluation")
 
 
+def test_a_mask_of_the_slide_itself_is_brought_to_the_map(
+    data: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = next((data.parent / "d" / "rgbs").glob("*.png"))  # 128 × 96
+    run = ["run", picture, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.25, "--tissue", "none"]
+    assert CliRunner().invoke(app, [str(a) for a in run]).exit_code == 0
+    results = tmp_path / picture.stem
+    codes = np.kron(np.random.default_rng(1).integers(0, 5, (12, 16), np.uint8), np.ones((8, 8), np.uint8))
+    support = np.bincount(codes[1::2, 1::2].ravel(), minlength=5)[1:]
+
+    def pixels_of(mask: Path, *options: object) -> Any:
+        done = call(results, "--annotations", mask, "--json", *options)
+        assert done.exit_code == 0, done.output
+        (result,) = json.loads(done.stdout)["results"]
+        return result
+
+    Image.fromarray(codes).save(tmp_path / "plain.png")
+    plain = pixels_of(tmp_path / "plain.png")
+    assert [row["pixels"] for row in plain["classes"]] == support.tolist()
+    assert "The mask has 0.25 µm/px (level 0 of the slide)" in " ".join(plain["notes"])
+    # The same mask as a lossless optimizer stores it: a palette of the gray levels in use.
+    levels, index = np.unique(np.where(codes == 1, 0, codes), return_inverse=True)
+    twin = Image.fromarray(index.reshape(codes.shape).astype(np.uint8), "P")
+    twin.putpalette(np.repeat(levels, 3).tolist())
+    twin.save(tmp_path / "twin.png")
+    optimized = pixels_of(tmp_path / "twin.png")["classes"]
+    assert [row["pixels"] for row in optimized] == [0, *support[1:].tolist()]
+    monkeypatch.setattr("wsi_seg.evaluate.truth.LARGE", 0)
+    tifffile.imwrite(tmp_path / "large.tif", codes, tile=(32, 32), compression="zlib", bigtiff=True)
+    assert pixels_of(tmp_path / "large.tif")["classes"] == plain["classes"]
+    small = tmp_path / "small.png"
+    Image.fromarray(codes[2::4, 2::4]).save(small)
+    refused(call(results, "--annotations", small), 1, "small.png: the mask has 32×24 pixels", "64×48",
+            "128×96", "--mask-mpp 1")  # fmt: skip
+    refused(call(results, "--annotations", small, "--mask-mpp", 0.7), 1, "has 46×34 pixels", "--mask-mpp 1")
+    assert [row["pixels"] for row in pixels_of(small, "--mask-mpp", 1)["classes"]] == [
+        4 * (codes[2::4, 2::4] == code).sum() for code in (1, 2, 3, 4)
+    ]
+
+
 def test_bad_input_is_one_line(data: Path, tiny_model: Path, tmp_path: Path) -> None:
     here = {"data_dir": str(data.parent)}
     bad = tmp_path / "bad.yaml"
@@ -221,6 +262,23 @@ def test_a_mask_of_another_size_is_named(data: Path, tiny_model: Path, tmp_path:
     Image.fromarray(np.zeros((40, 51), np.uint8)).save(tmp_path / "d" / "masks" / "x.png")
     config = write_yaml(tmp_path / "c.yaml", datasets=[data_set("a")])
     refused(call(tiny_model, "-d", config), 1, "masks/x.png", "51×40", "50×40")
+
+
+def test_a_mask_of_the_values_1_and_2_is_not_guessed_at(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    marked = np.arange(1500).reshape(30, 50) % 50 < 20
+    Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(tmp_path / "d" / "x.png")
+    Image.fromarray(marked.astype(np.uint8) + 1).save(tmp_path / "d" / "x_mask.png")
+    masks = data_set("a", kind="masks", mask_class="tumor", background_class="stroma")
+    config = write_yaml(tmp_path / "c.yaml", datasets=[masks])
+    refused(
+        call(tiny_model, "-d", config), 1, "x_mask.png: the mask holds the values 1, 2", "foreground: [2]"
+    )
+    write_yaml(config, datasets=[{**masks, "foreground": [2]}])
+    done = call(tiny_model, "-d", config, "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["results"][0]["classes"]
+    assert {row["name"]: row["pixels"] for row in rows if row["pixels"]} == {"tumor": 600, "stroma": 900}
 
 
 def test_figures_need_the_extra(

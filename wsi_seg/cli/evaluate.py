@@ -51,13 +51,17 @@ def evaluate(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="With results: QuPath GeoJSON, or an image or Zarr array of codes of the map's size."
+            help="With results: QuPath GeoJSON, or an image or Zarr array of the codes of the whole slide."
         ),
     ] = None,
     class_names: Annotated[
         str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
     ] = None,
     ignored_classes: IgnoredClassesOption = None,
+    mask_mpp: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Microns per pixel of a mask whose size is of no level of the slide."),
+    ] = None,
     origin: Annotated[
         Literal["bounds", "level0"], typer.Option(help="What positions in the GeoJSON count from.")
     ] = "bounds",
@@ -98,11 +102,12 @@ def evaluate(
         if annotations is None:
             raise UsageError(f"{subject}: what are these maps to be compared with? Give --annotations FILE")
         ignored = tuple(names(ignored_classes) or ())
-        truth = TruthFile(annotations, _name_pairs(class_names), origin, ignored)
+        truth = TruthFile(annotations, _name_pairs(class_names), origin, ignored, mask_mpp=mask_mpp)
         evaluation = _evaluate_maps(Path(subject), truth, output, overwrite)
     else:
         of_results = {
             "--annotations": annotations, "--class-names": class_names, "--ignored-classes": ignored_classes,
+            "--mask-mpp": mask_mpp,
         }  # fmt: skip
         _refuse("the results of a slide", of_results)
         settings = EvaluateSettings(part, tuple(baseline or ()), batch)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,12 +19,9 @@ from wsi_seg.datasets.split import PARTS, Parts, Split
 from wsi_seg.errors import DataError, SlideError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.readers import open_slide
-from wsi_seg.readers.image import upright
 from wsi_seg.slide import MapFrame, map_frame, read_region
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-# What Pillow raises on damaged or much too large files.
-MASK_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 
 
 class Dataset(BaseModel, ABC):
@@ -135,79 +131,3 @@ def read_image(
 def _stretched(pixels: Pixels, side: int) -> Pixels:
     # Not read_region: it shows the white beyond a slide, which would shine into the edges of dark images.
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
-
-
-def read_mask(path: Path, image: Path, size: Size) -> NDArray[np.uint8]:
-    """Read an 8-bit mask of codes.
-
-    Args:
-        path: the mask.
-        image: the image that it belongs to.
-        size: of that image.
-
-    Returns:
-        uint8 (size.height, size.width), the values of the file.
-
-    Raises:
-        DataError: it is missing, damaged, of another size, or has several channels.
-    """
-    mask = np.asarray(_load_mask(path, image))
-    if mask.dtype == np.bool_:
-        mask = mask.astype(np.uint8)
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DataError(
-            f"{path}: a mask has one channel of 8 bits; this one is {mask.dtype} of shape {mask.shape}"
-        )
-    _check_size(path, mask.shape, image, size)
-    return mask
-
-
-def read_binary_mask(path: Path, image: Path, size: Size) -> NDArray[np.bool_]:
-    """Read a mask that says yes (above 0) or no, stored with 1 or 8 bits or as grey in RGB.
-
-    Args:
-        path: the mask.
-        image: the image that it belongs to.
-        size: of that image.
-
-    Returns:
-        bool (size.height, size.width).
-
-    Raises:
-        DataError: it is missing, damaged, of another size, coloured, transparent or not of 8 bits.
-    """
-    opened = _load_mask(path, image)
-    if opened.mode == "P":
-        opened = opened.convert("RGBA" if "transparency" in opened.info else "RGB")
-    pixels = np.asarray(opened)
-    if opened.mode in ("LA", "RGBA"):
-        if pixels[..., -1].min() < 255:
-            raise DataError(f"{path}: the mask is transparent in places; store it opaque, in black and white")
-        pixels = pixels[..., :-1]
-    if pixels.dtype not in (np.bool_, np.uint8):
-        raise DataError(f"{path}: a mask has 1 or 8 bits per channel; this one is {pixels.dtype}")
-    if pixels.ndim == 3:
-        if (pixels != pixels[..., :1]).any():
-            raise DataError(f"{path}: the mask is coloured; store it in black and white")
-        pixels = pixels[..., 0]
-    _check_size(path, pixels.shape, image, size)
-    return np.asarray(pixels > 0)
-
-
-def _load_mask(path: Path, image: Path) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            return upright(opened)
-    except FileNotFoundError as error:
-        raise DataError(f"{image}: has no mask; expected {path}") from error
-    except MASK_DAMAGE as error:
-        raise DataError(f"{path}: the mask cannot be read ({' '.join(str(error).split())})") from error
-
-
-def _check_size(path: Path, shape: tuple[int, ...], image: Path, size: Size) -> None:
-    if shape != (size.height, size.width):
-        raise DataError(
-            f"{path}: the mask has {shape[1]}×{shape[0]} pixels but its image {image} "
-            f"{size.width}×{size.height}"
-        )

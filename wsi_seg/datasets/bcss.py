@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from wsi_seg.datasets.base import Dataset, find_images, read_image, read_mask
+from wsi_seg.datasets.base import Dataset, find_images, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
+from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.region import ArrayRegion, Region
 
 
@@ -28,12 +29,13 @@ class BcssRegions(Dataset):
     """Microns per pixel of images and masks."""
 
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
-        return [self._region(path, folder, scheme) for path in find_images(folder, "rgbs*/*")]
+        masks = MaskReader(self.name)
+        return [self._region(path, folder, scheme, masks) for path in find_images(folder, "rgbs*/*")]
 
-    def _region(self, path: Path, folder: Path, scheme: LabelScheme) -> Region:
+    def _region(self, path: Path, folder: Path, scheme: LabelScheme, masks: MaskReader) -> Region:
         image, frame, size = read_image(path, self.mpp, scheme)
         mask_path = folder / "masks" / f"{path.stem}.png"
-        codes = resample_codes(read_mask(mask_path, path, size), frame)
+        codes = resample_codes(masks.codes(mask_path, path, size), frame)
         if self.known_class is None:
             target = scheme.from_codes(codes, mask_path)
         else:

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from wsi_seg.datasets.base import read_binary_mask
 from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, find_masks, image_name
 from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.errors import DataError
 from wsi_seg.geometry import Size
 
@@ -21,16 +21,18 @@ from wsi_seg.geometry import Size
 class MaskedImages(ImageFolder):
     """Images `CLASS/NAME.png` with masks `CLASS/NAME_mask.png`, `CLASS/NAME_mask_1.png` and so on, united.
 
-    A mask has the size of its image and is above 0 on what is marked. An image with nothing to mark has
+    A mask has the size of its image and is white, or 1, on what is marked. An image with nothing to mark has
     a mask that is 0 everywhere.
     """
 
     kind: Literal["masks"] = "masks"
     mask_class: str
     """Class of what is marked, or `folder`: the class named like the folder of the image."""
+    foreground: tuple[int, ...] = ()
+    """Values that are marked, where masks are not black and white, such as (2,) for masks of 1 and 2."""
 
     def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
-        masks = find_masks(folder)
+        masks, reader = find_masks(folder), MaskReader(self.name, self.foreground)
         names = {image_name(path, folder) for path in images}
         for name, paths in masks.items():
             if name not in names:
@@ -39,7 +41,7 @@ class MaskedImages(ImageFolder):
         def annotate(path: Path, size: Size) -> Annotated:
             missing = path.with_name(f"{path.stem}_mask.png")
             files = masks.get(image_name(path, folder), [missing])
-            marked = np.any([read_binary_mask(mask, path, size) for mask in files], axis=0)
+            marked = np.any([reader.marked(mask, path, size) for mask in files], axis=0)
             targets = self._sides(self.mask_class, bool(marked.any()), path, folder, scheme)
             return Annotated(marked.astype(np.uint8), targets, tuple(files))
 

@@ -1,4 +1,4 @@
-"""Evaluate finished maps against QuPath annotations, or against a mask of the map's size."""
+"""Evaluate finished maps against QuPath annotations, or against a mask of the whole slide."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ class Results:
             "maps": str(self.path),
             "truth": str(truth.path),
             "class_names": dict(truth.class_names),
+            "mask_mpp": truth.mask_mpp,
             "ignored_classes": list(truth.ignored_classes),
             "origin": truth.origin if truth.drawn else None,
             "ignored_codes": list(truth.ignored_codes),
@@ -127,7 +128,7 @@ def evaluate_maps(
     section = dataclasses.replace(
         section,
         digest=file_digest(truth.path),
-        notes=(MAPS_NOTE, *note),
+        notes=(MAPS_NOTE, *known.notes, *note),
         seconds=(datetime.now(UTC) - started).total_seconds(),
     )
     data = results.describe(truth)
