@@ -60,7 +60,7 @@ class Calls:
 
 def test_the_list_is_read_once_for_each_version(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Calls(monkeypatch, viewer_state, "read_facts")
-    opened = Calls(monkeypatch, slides, "open_slide")
+    opened = Calls(monkeypatch, slides, "reopen_slide")
     asking = client(out)
     first = asking.get("/api/slides")
     assert len(first.json()) == read.count == COUNT and first.headers["x-total-count"] == str(COUNT)

@@ -34,10 +34,10 @@ export async function runDialog(onChange) {
     groups, line("Threshold", threshold), notice, bar, status, h("div", { className: "actions" }, start, stop, close));
 
   function showModel() {
-    const { groups: names, traced } = chosenModel() ?? { groups: [], traced: [] };
-    const boxes = names.map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: traced.includes(name), value: name }), title(name)));
+    const chosen = chosenModel();
+    const boxes = (chosen?.groups ?? []).map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", checked: chosen?.traced.includes(name), value: name }), title(name)));
     groups.replaceChildren(h("legend", {}, "Classes"), ...boxes);
-    notice.textContent = chosenModel()?.notice ?? "";
+    notice.textContent = chosen?.notice ?? "";
   }
 
   function chosenModel() {
