@@ -219,20 +219,26 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_picture_lies_beside_the_image(smooth_model: Path, image: Path) -> None:
+def test_the_picture_lies_in_the_working_folder_and_nothing_next_to_the_image(
+    smooth_model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    image = image.rename(archive / image.name)
+    monkeypatch.chdir(tmp_path)
     result = call(smooth_model, image, "--class", "stroma", "--mpp", 0.5)
     assert result.exit_code == 0, result.output
-    path = image.parent / "a picture_gradcam_stroma.png"
+    path = tmp_path / "a picture_gradcam_stroma.png"
     assert str(path) in result.stdout and "of 7,000 pixels predicted as stroma" in result.stdout
     assert Image.open(path).width > 1000
-    other = image.parent / "other.png"
-    assert (
-        call(
-            smooth_model, image, "--class", "other", "--mpp", 0.5, "--layer", "decoder", "-o", other
-        ).exit_code
-        == 0
-    )
-    assert other.exists()
+    before = path.read_bytes()
+    again = call(smooth_model, image, "--class", "stroma", "--mpp", 0.5)  # perhaps another image of this name
+    assert again.exit_code == 2 and "is there already" in again.stderr
+    assert path.read_bytes() == before
+    common = (smooth_model, image, "--class", "other", "--mpp", 0.5, "--layer", "decoder")
+    other = tmp_path / "other.png"
+    assert call(*common, "-o", other).exit_code == 0
+    assert other.exists() and list(archive.iterdir()) == [image]
 
 
 def test_a_box_is_read_as_a_run_reads_it(
@@ -300,10 +306,6 @@ def test_an_image_that_does_not_say_its_resolution(smooth_model: Path, image: Pa
 def test_what_is_too_large_is_to_be_cut(smooth_model: Path, made_svs: Path) -> None:
     large = call(smooth_model, made_svs, "--mpp", 0.3, "--class", "tumor")
     refused(large, 2, "1844 × 1844", "--box", "up to 2500")
-
-
-def test_a_url_needs_a_name_for_the_picture(smooth_model: Path) -> None:
-    refused(call(smooth_model, "https://example.org/a.svs", "--class", "tumor"), 2, "--output")
 
 
 def test_without_captum_the_extra_is_named(

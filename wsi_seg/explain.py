@@ -19,7 +19,8 @@ from wsi_seg.models.openvino import DEVICE as OPENVINO
 from wsi_seg.models.registry import find_model
 from wsi_seg.plan import resolution_warnings
 from wsi_seg.readers import open_slide
-from wsi_seg.slide import MapFrame, SlideInfo, default_name, map_frame, read_region
+from wsi_seg.results import results_name
+from wsi_seg.slide import MapFrame, SlideInfo, map_frame, read_region
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +75,12 @@ def explain_image(
         path: an image or a slide, as for `open_slide`.
         model: reference as for `load_model`.
         settings: class, region, layer.
-        output: PNG file; by default IMAGE_gradcam_CLASS.png beside the image.
+        output: PNG file, replaced when it exists; by default a new one in the working folder,
+            IMAGE_gradcam_CLASS.png.
 
     Raises:
-        UsageError: the class or layer is unknown, the box is not on the slide, or the region is too large.
+        UsageError: the class or layer is unknown, the box is not on the slide, the region is too large, or
+            the picture of the default name is there already.
         SlideError: the image cannot be read or is too coarse; MppMissingError: its resolution is unknown.
         ModelError: the model is missing or damaged.
         MissingExtraError: captum is not installed.
@@ -123,11 +126,12 @@ def parse_box(text: str) -> Box:
 
 
 def _output_path(path: str | Path, group: ClassGroup, output: Path | None) -> Path:
-    if output is None and "://" in str(path):
-        raise UsageError(f"{path}: a picture cannot be put beside a URL; name it with --output FILE.png")
     if output is None:
         name = re.sub(r"[^\w.+-]+", "_", group.name)
-        return Path(path).absolute().parent / f"{default_name(str(path))}_gradcam_{name}.png"
+        place = Path.cwd() / f"{results_name(path)}_gradcam_{name}.png"
+        if place.exists():  # perhaps of another image of this name
+            raise UsageError(f"{place}: is there already; remove it, or give a name with --output FILE.png")
+        return place
     if output.suffix.lower() != ".png":
         raise UsageError(f"{output}: the picture is a PNG file; give it a name that ends with .png")
     return output

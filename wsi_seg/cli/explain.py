@@ -26,7 +26,9 @@ def explain(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="PNG file; by default IMAGE_gradcam_CLASS.png beside the image."),
+        typer.Option(
+            "--output", "-o", help="PNG file; by default IMAGE_gradcam_CLASS.png in the working folder."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     allow_upsampling: Annotated[
