@@ -98,3 +98,28 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
     own.write_text("extends: none.yaml\n")
     with pytest.raises(UsageError, match=r"none\.yaml: cannot read the configuration"):
         read_yaml(own)
+
+
+def test_plain_scalars_are_read_as_yaml_1_2_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "texts: [no, off, yes, on, n, 2024-05-01, 12:30:00, 1_000, '12', a: b]\n"
+        "others: [true, False, null, ~, 12, -3, 010, 0x1f, 0o17, 1.5, 1e-3, .5, -.inf]\n"
+        "base: &base {a: 1}\nmerged: {<<: *base, b: 2}\nnothing:\n"
+    )
+    values = read_yaml(path)
+    assert values["texts"] == [
+        "no",
+        "off",
+        "yes",
+        "on",
+        "n",
+        "2024-05-01",
+        "12:30:00",
+        "1_000",
+        "12",
+        {"a": "b"},
+    ]
+    assert values["others"] == [True, False, None, None, 12, -3, 10, 31, 15, 1.5, 1e-3, 0.5, float("-inf")]
+    assert [type(value) for value in values["others"][4:9]] == [int] * 5
+    assert values["merged"] == {"a": 1, "b": 2} and values["nothing"] is None

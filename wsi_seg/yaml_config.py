@@ -15,6 +15,33 @@ from pydantic import BaseModel, ValidationError
 from wsi_seg.errors import UsageError
 
 M = TypeVar("M", bound=BaseModel)
+BASES = {"0o": 8, "0x": 16}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as its version 1.2 reads plain scalars: `no`, `off`, `12:30` and dates are text."""
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = node.value
+        return int(text, BASES.get(text[:2], 10))
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what YAML 1.2 (core schema) stands for; raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)  # a subclass of SafeLoader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -52,7 +79,7 @@ def _joined(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_one(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -78,7 +105,7 @@ def expanded_path(text: str, config: Path) -> Path:
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         raise UsageError(f"{config}: {text!r}: environment variable {unset.group(1)} is not set")
-    return config.parent / Path(expanded).expanduser()
+    return (config.parent / Path(expanded).expanduser()).absolute()
 
 
 def validated(cls: type[M], values: Mapping[str, Any], where: str) -> M:
@@ -113,7 +140,8 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     if isinstance(first["input"], Mapping):
         return f"{key}: {message}" if key else message
-    return f"{key or 'configuration'}: {message} (got {first['input']!r:.80})"
+    quotes = "; put it in quotes" if first["type"] == "string_type" and location else ""
+    return f"{key or 'configuration'}: {message} (got {first['input']!r:.80}){quotes}"
 
 
 def _keys_at(cls: type[BaseModel], location: Sequence[int | str]) -> list[str]:

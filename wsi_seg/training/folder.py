@@ -17,6 +17,7 @@ from wsi_seg.errors import OutputError
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
 from wsi_seg.versions import package_version
+from wsi_seg.yaml_config import load_yaml
 
 CONFIG = "train.yaml"
 DATA = "data.json"
@@ -105,7 +106,7 @@ class TrainingFolder:
 
 
 def _parsed(text: str) -> Any:
-    return yaml.safe_load(text)  # JSON is YAML too
+    return load_yaml(text)  # JSON is YAML too
 
 
 def _record(config: TrainConfig, data: TrainingData) -> dict[str, str]:
