@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,31 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
         write(tmp_path, f"a.{ending}", PIXELS)
     write(tmp_path, "a_mask.png", MASK)
     with pytest.raises(DataError, match="made: two regions are called 'a'; rename one"):
+        load(tmp_path)
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in ("benign/a", ".cache/b", "lost+found/c"):
+        write(tmp_path, f"{name}.png", PIXELS)
+        write(tmp_path, f"{name}_mask.png", MASK)
+    for name in ("._a.png", "benign/._a.png", "benign/._a_mask.png"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7AppleDouble")
+    assert [region.name for region in load(tmp_path)] == ["benign/a"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("benign/a", "malignant/b"):
+        write(tmp_path, f"{name}.png", PIXELS)
+        write(tmp_path, f"{name}_mask.png", MASK)
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:  # root may read everything
+        if folder == tmp_path / "malignant":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DataError, match="malignant: no permission to read it"):
         load(tmp_path)
 
 

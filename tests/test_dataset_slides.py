@@ -181,6 +181,16 @@ def test_annotations_in_a_folder_of_their_own_and_some_slides_only(tmp_path: Pat
     assert [r.group for r in load(tmp_path, annotations="drawn", slides="b*")] == ["b"]
 
 
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    write_slide(tmp_path, drawn(Box(100, 60, 180, 140)))
+    for name in ("._one.tiff", "._one.geojson", "._two.geojson"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7AppleDouble")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "._1.dcm").write_bytes(b"\0\5\x16\7AppleDouble")
+    (region,) = load(tmp_path)
+    assert region.files == (tmp_path / "one.tiff", tmp_path / "one.geojson")
+
+
 def test_slides_of_a_tcga_patient_go_together(tmp_path: Path) -> None:
     for name in ("TCGA-A1-A0SK-DX1", "TCGA-A1-A0SK-DX2"):
         write_slide(tmp_path, drawn(Box(0, 0, 40, 40)), name=name)

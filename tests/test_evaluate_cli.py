@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_json_is_json_alone_and_nothing_is_written(data: Path, tiny_model: Path,
     metrics = json.loads(done.stdout)
     assert metrics["model"]["tta"] is True and metrics["results"][0]["pixels"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hidden_files_are_passed_over_and_a_link_to_nowhere_is_named(
+    data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(data.parent, tmp_path / "copy")
+    images = folder / "d" / "rgbs"
+    for name in ("._TCGA-A2-A000-DX1_x0.png", ".DS_Store", "Thumbs.db"):
+        (images / name).write_bytes(b"\0\5\x16\7AppleDouble")
+    shutil.copytree(images, folder / "d" / ".rgbs")
+    done = call(tiny_model, "-d", folder / "data.yaml", "--precision", "float32")
+    assert done.exit_code == 0 and "tiny on pictures: 2 images" in done.stdout, done.output
+    (images / "gone.png").symlink_to("/nowhere/gone.png")
+    result = call(tiny_model, "-d", folder / "data.yaml")
+    refused(result, 1, "gone.png: a link to /nowhere/gone.png, which does not exist")
 
 
 def too_late(*_arguments: Any) -> None:

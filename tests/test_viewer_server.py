@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from dicom_heads import WHOLE_SLIDE, write_dicom
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from viewer_server import client, only_id, picture, whole_level
@@ -325,8 +326,7 @@ def runs(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Test
     folder = tmp_path_factory.mktemp("runs")
     (folder / "slides" / "day one").mkdir(parents=True)
     shutil.copy(slide, folder / "slides" / "day one" / "marks.tiff")
-    (folder / "slides" / "series").mkdir()
-    (folder / "slides" / "series" / "1.dcm").touch()
+    write_dicom(folder / "slides" / "series" / "1.dcm", WHOLE_SLIDE)
     (folder / "slides" / "notes.txt").touch()
     (folder / "private.tiff").touch()
     (folder / "slides" / "link.tiff").symlink_to(folder / "private.tiff")

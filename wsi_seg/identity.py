@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from wsi_seg.formats import DICOM_ENDINGS, WITH_FOLDER
 from wsi_seg.remote import is_remote, open_remote
+from wsi_seg.walk import dicom_files, list_folder, walk_files
 
 PIECE = 2**20
 
@@ -62,18 +63,16 @@ def slide_files(path: Path) -> dict[str, Path]:
         OSError: there are none.
     """
     if path.is_dir():
-        return _below(path, (file for file in path.iterdir()))
+        return _below(path, dicom_files(list_folder(path))[0])
     if path.suffix.lower() in DICOM_ENDINGS:
         return slide_files(path.parent)
     if path.suffix.lower() in WITH_FOLDER and path.with_suffix("").is_dir():
-        return {"": path, **_below(path.with_suffix(""), path.with_suffix("").rglob("*"))}
+        return {"": path, **_below(path.with_suffix(""), walk_files(path.with_suffix("")))}
     return {"": path}
 
 
-def _below(folder: Path, files: Iterator[Path]) -> dict[str, Path]:
-    found = {file.relative_to(folder).as_posix(): file for file in files if file.is_file()}
-    # What file browsers leave behind is no part of a slide.
-    return {name: found[name] for name in sorted(found) if not found[name].name.startswith(".")}
+def _below(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
+    return dict(sorted((file.relative_to(folder).as_posix(), file) for file in files))
 
 
 def stamp_file(path: Path, name: str = "") -> FileStamp:

@@ -76,6 +76,7 @@ def validate(
     from wsi_seg.exporters.check import check_geojson
     from wsi_seg.pages.check import check_page
     from wsi_seg.results import MANIFEST, REPORT, missing_files
+    from wsi_seg.walk import walk_files
 
     checks = {
         "*.geojson": check_geojson,
@@ -86,7 +87,11 @@ def validate(
     if not path.exists():
         raise OutputError(f"{path}: no such file or folder")
     if path.is_dir():
-        found = {file: check for pattern, check in checks.items() for file in path.rglob(pattern)}
+        try:
+            files = list(walk_files(path))
+        except OSError as error:
+            raise OutputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        found = {file: check for pattern, check in checks.items() for file in files if file.match(pattern)}
     else:
         found = {path: check_page if path.suffix == ".html" else check_geojson}
     if not found:

@@ -20,6 +20,7 @@ from wsi_seg.errors import DataError, SlideError
 from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import MapFrame, map_frame, read_region
+from wsi_seg.walk import list_folder, why_missing
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -85,16 +86,33 @@ def _tiles(regions: Iterable[Region], side: int) -> Iterator[Region]:
                 yield region.part(box, f"{region.name}_y{y}_x{x}")
 
 
-def find_images(folder: Path, pattern: str) -> list[Path]:
-    """Return the images under a folder that a glob pattern finds, sorted.
+def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files in a folder whose names end so, in either case, sorted; see `wsi_seg.walk`.
 
     Raises:
-        DataError: there are none.
+        DataError: the folder cannot be read, or one of the files, such as a link that leads nowhere.
     """
-    paths = sorted(p for p in folder.glob(pattern) if p.suffix.lower() in IMAGE_ENDINGS)
-    if not paths:
-        raise DataError(f"{folder}: no images at {pattern}; set data_dir and folder to where the data lie")
-    return paths
+    files = [path for path in _entries(folder) if path.name.lower().endswith(endings)]
+    for path in files:
+        try:
+            path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: {why_missing(path, error)}") from error
+    return [path for path in files if path.is_file()]
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; DataError where it cannot be read."""
+    return [path for path in _entries(folder) if path.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list_folder(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: {why_missing(folder, error)}") from error
 
 
 def read_image(

@@ -11,10 +11,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from wsi_seg.datasets.base import Dataset, find_images, read_image
+from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.region import ArrayRegion, Region
+from wsi_seg.errors import DataError
 
 
 class BcssRegions(Dataset):
@@ -29,8 +30,12 @@ class BcssRegions(Dataset):
     """Microns per pixel of images and masks."""
 
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+        within = [inner for inner in list_folders(folder) if inner.name.startswith("rgbs")]
+        images = [path for inner in within for path in list_files(inner, IMAGE_ENDINGS)]
+        if not images:
+            raise DataError(f"{folder}: no images at rgbs*/*; set data_dir and folder to where the data lie")
         masks = MaskReader(self.name)
-        return [self._region(path, folder, scheme, masks) for path in find_images(folder, "rgbs*/*")]
+        return [self._region(path, folder, scheme, masks) for path in images]
 
     def _region(self, path: Path, folder: Path, scheme: LabelScheme, masks: MaskReader) -> Region:
         image, frame, size = read_image(path, self.mpp, scheme)

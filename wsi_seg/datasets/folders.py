@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, read_image
+from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region, not_class
 from wsi_seg.errors import DataError
@@ -139,5 +139,6 @@ def _find_images(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     """Return the images and masks in a folder and in those inside it, sorted."""
-    paths = [*folder.glob("*"), *folder.glob("*/*")]
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+    return sorted(
+        path for within in (folder, *list_folders(folder)) for path in list_files(within, IMAGE_ENDINGS)
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsi_seg.datasets.region import Region
 from wsi_seg.errors import DataError
+from wsi_seg.walk import walk_files
 
 
 def file_hashes(regions: Iterable[Region]) -> dict[str, str]:
@@ -24,7 +25,10 @@ def file_hashes(regions: Iterable[Region]) -> dict[str, str]:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in path.rglob("*") if file.is_file())
+        try:
+            yield from walk_files(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     else:
         yield path
 

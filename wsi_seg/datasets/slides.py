@@ -14,7 +14,7 @@ from shapely import MultiPolygon, Polygon
 
 from wsi_seg.annotations import Annotations
 from wsi_seg.datasets.areas import annotated_boxes
-from wsi_seg.datasets.base import Dataset
+from wsi_seg.datasets.base import Dataset, list_files, list_folders
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
@@ -22,12 +22,13 @@ from wsi_seg.datasets.region import IGNORED, Region
 from wsi_seg.datasets.slide_region import SlideRegion
 from wsi_seg.drawing import Drawing, check_inside
 from wsi_seg.errors import DataError, SlideError
-from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS, WITH_FOLDER
+from wsi_seg.formats import SLIDE_ENDINGS, WITH_FOLDER
 from wsi_seg.geometry import Scale
 from wsi_seg.jobs import SlideRecipe
 from wsi_seg.readers import open_slide
 from wsi_seg.slide import SlideInfo, map_frame
 from wsi_seg.tissue import Origin, drawn_l0
+from wsi_seg.walk import dicom_files, list_folder, why_missing
 
 
 class AnnotatedSlides(Dataset, NamedClasses):
@@ -126,21 +127,23 @@ class AnnotatedSlides(Dataset, NamedClasses):
 
 def _find_slides(folder: Path) -> dict[Path, str]:
     """Return the slides in a folder, sorted, and the name of each: that of its annotation file."""
-    slides = {}
-    for path in sorted(folder.glob("*")):
-        if path.is_dir() and any(file.suffix.lower() in DICOM_ENDINGS for file in path.iterdir()):
+    slides = {path: path.stem for path in list_files(folder, SLIDE_ENDINGS)}
+    for path in list_folders(folder):
+        try:
+            series, _ = dicom_files(list_folder(path))
+        except OSError as error:
+            raise DataError(f"{path}: {why_missing(path, error)}") from error
+        if series:
             slides[path] = path.name
-        elif path.is_file() and path.suffix.lower() in SLIDE_ENDINGS:
-            slides[path] = path.stem
-    return slides
+    return dict(sorted(slides.items()))
 
 
 def _find_annotations(folder: Path) -> dict[str, Path]:
     """Return the annotation files in a folder by the name of their slide."""
     files: dict[str, Path] = {}
     for ending in ANNOTATION_ENDINGS:
-        for path in sorted(folder.glob(f"*{ending}")):
-            name = path.name.removesuffix(ending)
+        for path in list_files(folder, (ending,)):
+            name = path.name[: -len(ending)]
             if name in files:
                 raise DataError(f"{path}: {files[name].name} is there too; remove one of them")
             files[name] = path

@@ -8,18 +8,20 @@ the slide, and whether a TIFF file holds brightfield pixels at all, is settled b
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import IO, cast
 
 from wsi_seg.errors import SlideError, UsageError
-from wsi_seg.formats import is_dicom
+from wsi_seg.formats import DICOM_META, dicom_class, is_dicom
 from wsi_seg.geometry import Scale
 from wsi_seg.readers.base import ONLY_IMAGE, FileImage
 from wsi_seg.remote import is_remote
 from wsi_seg.slide import Slide, SlideInfo
 from wsi_seg.slide_cache import SlideCache
+from wsi_seg.walk import dicom_files, list_folder, why_missing
 
 Reader = Callable[[str, Scale | None, FileImage], Slide]
 
@@ -147,6 +149,11 @@ def _choose_reader(path: str, image: FileImage) -> str:
         return "tiffslide"
     if head.startswith(IMAGE_MAGIC):  # after OpenSlide: the main file of a MIRAX slide is a JPEG
         return "image"
+    if is_dicom(meta := _read_head(Path(path), DICOM_META)):
+        what = dicom_class(meta) or "unknown"
+        raise SlideError(
+            f"{path}: DICOM, but no whole-slide image (SOP class {what}); move it out of the folder of slides"
+        )
     raise SlideError(
         f"{path}: not a slide or image that can be read (SVS, NDPI, MRXS, SCN, TIFF, DICOM, PNG, JPEG)"
     )
@@ -175,28 +182,34 @@ def _suits_tiff(path: str, image: FileImage) -> bool:
 
 
 def _find_file(path: Path) -> str:
-    """Return the file to open for a local path, which may be the folder of a DICOM series."""
-    if path.is_dir():
-        return str(_find_series(path))
-    if not path.exists():
-        raise SlideError(f"{path}: no such file")
+    """Return the absolute path of the file to open; `path` may be the folder of a DICOM series.
+
+    Links stay as they are. Workers and later commands may run in other folders than this process.
+    """
+    path = path.absolute()
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return str(_find_series(path))
+        if not stat.S_ISREG(mode):
+            raise SlideError(f"{path}: neither a file nor a folder; give a slide file")
         if path.stat().st_size == 0:
             raise SlideError(f"{path}: the file is empty")
         _read_head(path, 1)
-    except PermissionError as error:
-        raise SlideError(f"{path}: no permission to read this file") from error
+    except OSError as error:
+        raise SlideError(f"{path}: {why_missing(path, error)}") from error
     return str(path)
 
 
 def _find_series(folder: Path) -> Path:
-    heads = {path: _read_head(path, DICOM_HEAD_BYTES) for path in sorted(folder.iterdir()) if path.is_file()}
+    """Return the first file of the DICOM series in a folder; OSError where it cannot be read."""
+    slides, others = dicom_files(list_folder(folder))
     series: dict[bytes, Path] = {}
-    for path, head in heads.items():
-        if is_dicom(head):
-            series.setdefault(_series_uid(head), path)
+    for path in slides:
+        series.setdefault(_series_uid(_read_head(path, DICOM_HEAD_BYTES)), path)
     if not series:
-        raise SlideError(f"{folder}: this folder holds no DICOM series; give a slide file")
+        held = f"{len(others)} DICOM files but no whole-slide image" if others else "no DICOM series"
+        raise SlideError(f"{folder}: this folder holds {held}; give a slide file")
     if len(series) > 1:
         raise SlideError(
             f"{folder}: this folder holds {len(series)} DICOM series; give a file of the one to open"

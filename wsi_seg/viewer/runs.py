@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from wsi_seg.card import ModelCard
-from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS
+from wsi_seg.formats import SLIDE_ENDINGS
 from wsi_seg.models.registry import list_models
 from wsi_seg.slide import default_name
 from wsi_seg.viewer.replies import Refused
+from wsi_seg.walk import dicom_files, kind_of, list_folder
 
 # A folder that is opened for this is meant to hold them.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
@@ -182,20 +183,19 @@ def _read(file: IO[bytes]) -> bytes:
 def _add_slides(found: dict[str, Path], root: Path, folder: Path, depth: int) -> None:
     """Add the slides in and under a folder; symbolic links are followed to files within `root` alone."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda one: one.name)
+        entries = list_folder(folder)
     except OSError:  # not ours to read
         return
-    series = False
-    for entry in entries:
-        if entry.name.startswith(".") or len(found) >= MOST_SLIDES:
-            continue
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            if depth < DEEPEST:
-                _add_slides(found, root, path, depth + 1)
-        elif entry.is_file() and (not entry.is_symlink() or path.resolve().is_relative_to(root)):
-            series = series or path.suffix.lower() in DICOM_ENDINGS
+    files = []
+    for path in entries:
+        if len(found) >= MOST_SLIDES:
+            return
+        kind = kind_of(path)
+        if kind == "folder" and not path.is_symlink() and depth < DEEPEST:
+            _add_slides(found, root, path, depth + 1)
+        elif kind == "file" and (not path.is_symlink() or path.resolve().is_relative_to(root)):
+            files.append(path)
             if path.suffix.lower() in (*SLIDE_ENDINGS, *IMAGE_ENDINGS):
                 found[path.relative_to(root).as_posix()] = path
-    if series and folder != root:
+    if folder != root and dicom_files(files)[0]:
         found[folder.relative_to(root).as_posix()] = folder

@@ -18,6 +18,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.readers import reopen_slide
 from wsi_seg.slide import MapFrame, Pixels, ReadPixels, Slide, SlideInfo, read_region
 from wsi_seg.viewer.bounded import THREADS
+from wsi_seg.walk import is_passed_over
 
 # Files of --slides that are looked through, at most.
 MOST_FILES = 200_000
@@ -99,8 +100,11 @@ class SlideFinder:
 def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     count = 0
-    for parent, _, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         for name in files:
+            if is_passed_over(name):
+                continue
             count += 1
             if count > MOST_FILES:
                 return found
