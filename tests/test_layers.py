@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "layout",
         "shards",
         "formats",
+        "walk",
         "remote",
         "remote_errors",
         "yaml_config",
@@ -72,6 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models", "training", "graph", "cluster", "worker_processes", "launch"),
     (
         "inputs",
+        "slide_table",
         "loading",
         "batch",
         "batch_table",

@@ -62,6 +62,7 @@ class Row:
             "reason": self.reason,
             "seconds": None if self.seconds is None else round(self.seconds, 2),
             **self.facts,
+            **self.slide.notes,
             "folder": None if self.folder is None else self.slide.name,
             **{f"{name}_mm2": area for name, area in self.areas_mm2.items()},
         }
@@ -126,8 +127,14 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _asked_again(row: Row) -> dict[str, Any]:
-    path = row.slide.path if "://" in row.slide.path else str(Path(row.slide.path).absolute())
-    return {"slide": path, "name": row.slide.name, **row.slide.settings, "reason": row.reason}
+    slide = row.slide
+    return {
+        "slide": slide.path,
+        "name": slide.name,
+        **slide.settings,
+        **slide.notes,
+        "reason": row.reason,
+    }
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

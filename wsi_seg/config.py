@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Scale
@@ -15,6 +23,7 @@ from wsi_seg.polygons import TraceSettings
 from wsi_seg.settings import Origin, RegionSettings, RunSettings, WorkerSettings
 from wsi_seg.slide_cache import GB, SlideCache
 from wsi_seg.stitch import Blend
+from wsi_seg.tissue import MASK_ENDINGS, METHODS
 from wsi_seg.yaml_config import read_yaml, validated
 
 _TRACE = TraceSettings()
@@ -23,7 +32,7 @@ _TRACE = TraceSettings()
 class RunConfig(BaseModel):
     """Everything a run can be told, flat, as in `configs/run.yaml`; a flag wins over the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = "bcss-demo"
     mpp: float | None = Field(default=None, gt=0)
@@ -61,6 +70,23 @@ class RunConfig(BaseModel):
     probability_dtype: ProbabilityDtype = "uint8"
     uncertainty: bool = False
     allow_upsampling: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Split what is text, as in a flag or a table, where the setting is a list: `tumor,stroma`."""
+        return {key: _split(value) if _is_list(cls, key, value) else value for key, value in values.items()}
+
+    @field_validator("tissue", "cluster", "cache", "staging")
+    @classmethod
+    def _make_absolute(cls, value: str | Path | None, info: ValidationInfo) -> str | Path | None:
+        """Make paths absolute, as workers and later commands may run in other folders; links stay."""
+        if value is None or "://" in str(value):
+            return value
+        path = Path(value)
+        if info.field_name == "tissue" and not _is_mask(path):
+            return value
+        return path.absolute() if isinstance(value, Path) else str(path.absolute())
 
     def region_settings(self) -> RegionSettings:
         """Return what is traced and how."""
@@ -130,6 +156,25 @@ class RunConfig(BaseModel):
             gpus=chosen,
             cluster=self.cluster,
         )
+
+
+def _is_mask(path: Path) -> bool:
+    return str(path) not in METHODS and (path.name.lower().endswith(MASK_ENDINGS) or path.exists())
+
+
+def _is_list(cls: type[BaseModel], key: str, value: object) -> bool:
+    """Return whether a setting takes a list and its value is text, but none of the words it also takes."""
+    if key not in cls.model_fields or not isinstance(value, str):
+        return False
+    annotation = cls.model_fields[key].annotation
+    kinds = [annotation] if get_origin(annotation) is tuple else get_args(annotation)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return any(get_origin(kind) is tuple for kind in kinds) and value not in words
+
+
+def _split(text: str) -> list[str]:
+    inside = text.strip().removeprefix("[").removesuffix("]")
+    return [part.strip() for part in inside.split(",") if part.strip()]
 
 
 def read_run_config(path: Path | None, flags: dict[str, Any] | None = None) -> RunConfig:

@@ -1,25 +1,33 @@
-"""What a run is given, as a list of slides: files, folders, patterns, tables and URLs."""
+"""What a run is given, as a list of slides: files, folders, patterns, tables and URLs.
+
+Whatever looks like a slide and cannot be run is in the list too: a dangling link, a folder without
+permission, a DICOM file of another kind. It fails when it is opened, and so gets its row, its message and its
+exit code.
+"""
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.errors import UsageError
-from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, SLIDE_ENDINGS, WITH_FOLDER, is_dicom
-from wsi_seg.results import BATCH, FAILED, LOGS, REPORT, results_name
+from wsi_seg.formats import DICOM_ENDINGS, SLIDE_ENDINGS, UNREAD_ENDINGS, WITH_FOLDER
+from wsi_seg.results import BATCH, FAILED, LOGS, REPORT
 from wsi_seg.slide import default_name
+from wsi_seg.slide_table import SPREADSHEETS, TableRow, read_table
+from wsi_seg.walk import Kind, dicom_files, is_passed_over, kind_of, list_folder
 
-TABLE_COLUMNS = ("slide", "name")
-# What a table of failed slides holds beside what was asked for.
-IGNORED_COLUMNS = ("reason",)
+# What is named where it is found; links and special files of these endings, and DICOM, too.
+NAMED_ENDINGS = (*SLIDE_ENDINGS, *UNREAD_ENDINGS)
 # What a batch itself puts into the folder of all results; no slide's results are named so.
 OWN_NAMES = (LOGS, BATCH, FAILED, REPORT)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +35,26 @@ class SlideInput:
     """One slide to run."""
 
     path: str
-    """File, folder of a DICOM series, or URL."""
+    """Absolute path of a file or of the folder of a DICOM series, links not resolved; or URL."""
     name: str
     """Of its results; may hold folders."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What a table says of this slide alone, as text."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Columns of a table that mean nothing to the run, as text."""
+    where: str = field(default="", compare=False)
+    """The line of the table, for messages."""
 
 
-def find_slides(given: Sequence[str]) -> list[SlideInput]:
-    """Return the slides that words of a command line stand for, in their order, each once.
+def find_slides(given: Sequence[str], settings: Collection[str] | None = None) -> list[SlideInput]:
+    """Return the slides that words of a command line stand for, in their order.
+
+    Each is there once, unless tables give it several names.
 
     Args:
         given: slide files, folders (searched with all below them), patterns such as `scans/*.svs`, URLs, and
             CSV tables with a column `slide`.
+        settings: names that other columns of tables may have; None: any.
 
     Raises:
         UsageError: a word stands for no slide, a table is wrong, two slides want the same name, or one has a
@@ -47,136 +62,137 @@ def find_slides(given: Sequence[str]) -> list[SlideInput]:
     """
     found: list[tuple[SlideInput, bool]] = []
     for word in given:
-        found += _find(word)
+        found += _find(word, settings)
     for slide, _ in found:
         shown = os.fsencode(slide.path).decode("utf-8", errors="backslashreplace")
         if shown != slide.path:
             raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it")
-    slides: dict[tuple[str, str | None], tuple[SlideInput, bool]] = {}
-    for slide, named in found:
-        place = slide.path if "://" in slide.path else str(Path(slide.path).resolve())
+    return _named_apart(_each_once(found))
+
+
+def _each_once(found: Sequence[tuple[SlideInput, bool]]) -> list[tuple[SlideInput, bool]]:
+    """Return the slides without those that are there already, under the same name or under none."""
+    kept: dict[tuple[str, str | None], list[tuple[SlideInput, bool]]] = {}
+    for slide, by_hand in found:
+        place = slide.path if "://" in slide.path else os.path.realpath(slide.path)
         # Several images of one file are several slides.
-        before = slides.setdefault((place, slide.settings.get("series")), (slide, named))[0]
-        if before.settings != slide.settings:
-            raise UsageError(f"{slide.path}: given twice with different settings; leave one out")
-    return _named_apart(list(slides.values()))
+        others = kept.setdefault((place, slide.settings.get("series")), [])
+        same = [i for i, one in enumerate(others) if _is_same(slide, by_hand, *one)]
+        if not same:
+            others.append((slide, by_hand))
+            continue
+        other, named = others[same[0]]
+        if other.settings != slide.settings:
+            raise UsageError(
+                f"{slide.path}: given twice with different settings; leave one out, or give each a name"
+            )
+        if other.path != slide.path:
+            logger.warning("%s: is the same file as %s, and run once", slide.path, other.path)
+        if by_hand and not named:
+            others[same[0]] = slide, by_hand
+    return [one for others in kept.values() for one in others]
 
 
-def _find(word: str) -> list[tuple[SlideInput, bool]]:
+def _is_same(slide: SlideInput, by_hand: bool, other: SlideInput, named: bool) -> bool:
+    return not (by_hand and named) or slide.name == other.name
+
+
+def _find(word: str, settings: Collection[str] | None) -> list[tuple[SlideInput, bool]]:
     """Return slides, and for each whether its name was given by hand."""
-    path = Path(word)
     if "://" in word:
         return [(SlideInput(word, default_name(word)), False)]
-    if path.suffix.lower() == ".csv":
-        return list(_read_table(path))
-    if path.is_dir():
-        return [(slide, False) for slide in _search(path)]
-    if not path.exists() and glob.has_magic(word):
-        # pathlib cannot expand a pattern that begins with / or ~.
-        matches = sorted(Path(match) for match in glob.glob(word, recursive=True))  # noqa: PTH207
-        slides = [slide for match in matches for slide in _of_pattern(match)]
+    path = Path(word).absolute()
+    kind, ending = kind_of(path), path.suffix.lower()
+    if ending in SPREADSHEETS and kind == "file":
+        raise UsageError(f"{word}: a table of slides is a CSV file; save this one as CSV UTF-8 with commas")
+    if ending == ".csv":
+        return [found for row in read_table(Path(word), settings) for found in _of_row(row)]
+    if kind == "folder":
+        slides = list(_walk(path))
         if not slides:
-            raise UsageError(f"{word}: no slide matches this pattern")
+            raise UsageError(
+                f"{word}: no slides in this folder or below it "
+                f"(looked for {', '.join(SLIDE_ENDINGS)} and DICOM)"
+            )
         return [(slide, False) for slide in slides]
-    return [(SlideInput(word, default_name(word)), False)]
+    if not os.path.lexists(path) and glob.has_magic(word):
+        return [(slide, False) for slide in _of_pattern(word)]
+    return [(SlideInput(str(path), default_name(str(path))), False)]
 
 
-def _of_pattern(path: Path) -> list[SlideInput]:
-    """Return the slides of one match of a pattern; other files than slides are passed over."""
-    if path.is_dir():
-        return list(_walk(path, PurePosixPath()))
-    return [SlideInput(str(path), default_name(str(path)))] if _is_slide(path) else []
+def _of_row(row: TableRow) -> list[tuple[SlideInput, bool]]:
+    """Return the slide of a row of a table; of a folder that is none itself, those in it."""
+    path = Path(row.slide)
+    folder = "://" not in row.slide and kind_of(path) == "folder"
+    name = row.name or (path.name if folder else default_name(row.slide))
+    found = list(_walk(path, PurePosixPath(name))) if folder else []
+    if not found or found[0].path == str(path):
+        found = [SlideInput(row.slide, name)]
+    return [
+        (replace(slide, settings=row.settings, notes=row.notes, where=row.where), bool(row.name))
+        for slide in found
+    ]
 
 
-def _search(folder: Path) -> list[SlideInput]:
-    if _holds_series(folder):
-        return [SlideInput(str(folder), results_name(folder))]
-    slides = list(_walk(folder, PurePosixPath()))
+def _of_pattern(word: str) -> list[SlideInput]:
+    """Return the slides that a pattern matches; other files than slides are passed over."""
+    # pathlib cannot expand a pattern that begins with / or ~.
+    matches = sorted(Path(match).absolute() for match in glob.glob(word, recursive=True))  # noqa: PTH207
+    slides = list(_among([path for path in matches if not is_passed_over(path.name)]))
     if not slides:
-        raise UsageError(
-            f"{folder}: no slides in this folder or below it "
-            f"(looked for {', '.join(SLIDE_ENDINGS)} and DICOM)"
-        )
+        raise UsageError(f"{word}: no slide matches this pattern")
     return slides
 
 
-def _walk(folder: Path, below: PurePosixPath) -> Iterator[SlideInput]:
-    """Yield the slides of a folder and all below it, sorted; `below` is where it lies in the folder given."""
-    entries = sorted(folder.iterdir())
+def _walk(
+    folder: Path, below: PurePosixPath | None = None, above: tuple[str, ...] = ()
+) -> Iterator[SlideInput]:
+    """Yield the slides of a folder and all below it, sorted.
+
+    Args:
+        folder: absolute path.
+        below: its place in the names of results; None: they begin below it.
+        above: the real paths of the folders that it lies in.
+    """
+    real = os.path.realpath(folder)
+    if real in above:  # a link back to where it lies
+        return
+    try:
+        entries = list_folder(folder)
+    except OSError:  # its slides cannot be listed: it fails as one when it is opened
+        yield SlideInput(str(folder), str(below or folder.name))
+    else:
+        yield from _among(entries, below, (*above, real))
+
+
+def _among(
+    entries: Sequence[Path], below: PurePosixPath | None = None, above: tuple[str, ...] = ()
+) -> Iterator[SlideInput]:
+    """Yield the slides among files and folders, and all below these; see `_walk`."""
+    series, others = dicom_files(entries)
+    # DICOM of another kind is named: file by file, or many by their folder.
+    if not series and len(others) > 1:
+        series, others = others, []
+    for folder in dict.fromkeys(path.parent for path in series):
+        yield SlideInput(str(folder), str(below or folder.name))
     parts = {entry.with_suffix("") for entry in entries if entry.suffix.lower() in WITH_FOLDER}
+    inner = below or PurePosixPath()
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if entry in parts:  # the pixels of a slide that lies beside it
-                continue
-            if _holds_series(entry):
-                yield SlideInput(str(entry), str(below / entry.name))
-            else:
-                yield from _walk(entry, below / entry.name)
-        elif _is_slide(entry):
-            yield SlideInput(str(entry), str(below / default_name(str(entry))))
+        kind = kind_of(entry)
+        if kind == "folder":
+            if entry not in parts:  # the pixels of a slide that lies next to it
+                # In a pattern's matches, names begin below each folder, as where the folder itself is given.
+                yield from _walk(entry, inner / entry.name if above else None, above)
+        elif entry in others or _is_named(entry, kind):
+            yield SlideInput(str(entry), str(inner / default_name(str(entry))))
 
 
-def _is_slide(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SLIDE_ENDINGS
-
-
-def _holds_series(folder: Path) -> bool:
-    """Return whether a folder holds DICOM files: one series counts as one slide."""
-    return any(_is_dicom(file) for file in sorted(folder.iterdir()) if file.is_file())
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() not in (*DICOM_ENDINGS, ""):
-        return False
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(DICOM_HEAD))
-    except OSError:
-        return False
-
-
-def _read_table(path: Path) -> Iterator[tuple[SlideInput, bool]]:
-    """Yield the rows of a CSV table; paths in it are relative to its folder."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-            columns = [name.strip() for name in reader.fieldnames or ()]
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no CSV table in UTF-8 ({error})") from error
-    if "slide" not in columns:
-        raise UsageError(f"{path}: has no column 'slide'; its first line is {', '.join(columns) or 'empty'}")
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise UsageError(f"{path}, line {line}: has {len(columns)} columns elsewhere, but not here")
-        cells = {name.strip(): text.strip() for name, text in row.items()}
-        yield _of_row(path, line, cells)
-
-
-def _of_row(path: Path, line: int, cells: Mapping[str, str]) -> tuple[SlideInput, bool]:
-    slide, name = cells["slide"], cells.get("name", "")
-    if not slide:
-        raise UsageError(f"{path}, line {line}: names no slide")
-    if "://" not in slide:
-        slide = str(path.parent / slide)
-    if name:
-        _check_name(f"{path}, line {line}", name)
-    settings = {
-        key: text for key, text in cells.items() if text and key not in (*TABLE_COLUMNS, *IGNORED_COLUMNS)
-    }
-    return SlideInput(slide, name or results_name(slide), settings), bool(name)
-
-
-def _check_name(where: str, name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or "\\" in name or not parts or any(part.startswith(".") for part in parts):
-        raise UsageError(
-            f"{where}: {name!r} is no name for results; use names that do not begin with '.', as in a/b"
-        )
+def _is_named(path: Path, kind: Kind) -> bool:
+    """Return whether a path that is no folder is named: by its ending, or as it may have been a folder."""
+    ending = path.suffix.lower()
+    if kind == "unreadable":
+        return ending in (*NAMED_ENDINGS, *DICOM_ENDINGS, "")
+    return ending in NAMED_ENDINGS
 
 
 def _named_apart(slides: list[tuple[SlideInput, bool]]) -> list[SlideInput]:
@@ -186,7 +202,7 @@ def _named_apart(slides: list[tuple[SlideInput, bool]]) -> list[SlideInput]:
     for depth in range(64):
         clashing = _clashing(names, free)
         if not clashing:
-            return [SlideInput(s.path, n, s.settings) for (s, _), n in zip(slides, names, strict=True)]
+            return [replace(s, name=n) for (s, _), n in zip(slides, names, strict=True)]
         for i, other in clashing.items():
             if not free[i]:
                 raise UsageError(_refusal(slides[i][0].path, names[i], other))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,23 +46,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothin
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
 
-def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Turn KEY=VALUE pairs into values, read as YAML.
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    """Turn KEY=VALUE pairs into texts, which the type of each setting converts.
 
     Raises:
-        UsageError: a pair has no "=" or its value is no YAML.
+        UsageError: a pair has no "=" or no value.
     """
-    import yaml
-
     values = {}
     for pair in pairs or []:
-        key, equals, text = pair.partition("=")
-        if not equals:
+        key, _, text = (part.strip() for part in pair.partition("="))
+        if not key or not text:
             raise UsageError(f"--set {pair!r}: write KEY=VALUE, such as --set tile=1024")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair!r}: the value cannot be read as YAML") from error
+        values[key] = text
     return values
 
 

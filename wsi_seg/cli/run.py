@@ -25,7 +25,7 @@ from wsi_seg.cli.options import (
     set_up_logging,
 )
 from wsi_seg.cli.output import say
-from wsi_seg.errors import UsageError
+from wsi_seg.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.batch import SlideTask
@@ -38,7 +38,6 @@ OF_THE_RUN = (
     "scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device", "cache", "cache_size",
     "staging",
 )  # fmt: skip
-LISTS = ("groups", "classes", "ignored_classes")
 
 
 def run(
@@ -46,7 +45,8 @@ def run(
         list[str],
         typer.Argument(
             help="Slide files, folders of slides, patterns such as 'scans/*.svs', URLs, or a CSV table with "
-            "a column slide and, where wanted, name, mpp, tissue and any other setting."
+            "a column slide and, where wanted, name, mpp, tissue and any other setting; its paths start in "
+            "its folder, and columns called note:… are kept."
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results, or its URL.")],
@@ -132,7 +132,7 @@ def run(
     keep_freed_memory()
     with quick_imports():
         from wsi_seg.cli.batch import print_plans, run_tasks
-        from wsi_seg.config import read_run_config
+        from wsi_seg.config import RunConfig, read_run_config
         from wsi_seg.inputs import find_slides
 
     set_up_logging(verbose)
@@ -146,7 +146,7 @@ def run(
         "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
     }  # fmt: skip
     resolved = read_run_config(config, flags)
-    inputs = find_slides(slides)
+    inputs = find_slides(slides, RunConfig.model_fields)
     with quick_imports():  # of PyTorch
         tasks, where = _tasks(inputs, resolved, overwrite, verify)
     if dry_run:
@@ -179,17 +179,19 @@ def _tasks(
     for slide in inputs:
         own = _with_own_settings(config, slide)
         key = (own.model, own.device, own.precision, own.tta)
-        if key not in models:
-            models[key] = load_model(own.model, own.device, own.precision, tta=own.tta, workers=where)
         settings = own.run_settings(overwrite, gpus, verify=verify)
-        settings.regions.resolve(models[key].facts.card)
+        try:
+            if key not in models:
+                models[key] = load_model(own.model, own.device, own.precision, tta=own.tta, workers=where)
+            settings.regions.resolve(models[key].facts.card)
+        except (UsageError, ModelError) as error:
+            raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
         tasks.append(SlideTask(slide, models[key], settings))
     return tasks, where
 
 
 def _with_own_settings(config: RunConfig, slide: SlideInput) -> RunConfig:
     """Return the settings of one slide: what a table says of it alone wins over flags."""
-    from wsi_seg.config import RunConfig
     from wsi_seg.yaml_config import validated
 
     if not slide.settings:
@@ -197,10 +199,6 @@ def _with_own_settings(config: RunConfig, slide: SlideInput) -> RunConfig:
     for key in OF_THE_RUN:
         if key in slide.settings:
             raise UsageError(
-                f"{slide.path}: {key} holds for the whole run; give it as --{key.replace('_', '-')}"
+                f"{slide.where}: {key} holds for the whole run; give it as --{key.replace('_', '-')}"
             )
-    own = parse_settings([f"{key}={text}" for key, text in slide.settings.items() if key not in LISTS])
-    own |= {key: names(slide.settings[key]) for key in LISTS if key in slide.settings}
-    if "tissue" in own and Path(own["tissue"]).suffix and "://" not in slide.path:
-        own["tissue"] = str(Path(slide.path).parent / own["tissue"])
-    return validated(RunConfig, {**config.model_dump(), **own}, slide.path)
+    return validated(type(config), {**config.model_dump(), **slide.settings}, slide.where)
