@@ -197,7 +197,7 @@ def test_a_run_says_where_its_time_went(
     }
     (results / "summary.json").write_text(json.dumps(old), encoding="utf-8")
     kept = CliRunner().invoke(app, command)
-    assert kept.exit_code == 3 and "tumor regions" in kept.stdout and "forward passes" not in kept.stdout
+    assert kept.exit_code == 3 and "INCOMPLETE" in kept.stdout and "forward passes" not in kept.stdout
 
 
 def test_calibrate_measures_and_keeps(

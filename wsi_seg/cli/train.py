@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsi_seg.card import read_card
 from wsi_seg.cli.options import VerboseOption, set_up_logging
 from wsi_seg.cli.output import say
 
@@ -31,6 +30,7 @@ def train(
     verbose: VerboseOption = False,
 ) -> int:
     """Train a model and write it as a folder that `wsi-seg run --model` takes."""
+    from wsi_seg.card import read_card
     from wsi_seg.train import is_first_process, train_model
     from wsi_seg.training.config import read_train_config
 
