@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box
-from wsi_seg.slide import CELL, WHITE, MapFrame, Pixels, Slide, read_region
+from wsi_seg.geometry import Box, RealBox, Size
+from wsi_seg.slide import WHITE, MapFrame, Pixels, UnreadableError, is_exact, read_region, source_box
 
 # Values of the coverage layer; 0 says nothing against a pixel.
 OTHER_LEVEL = 1
 UNREADABLE = 2
+
+# Level pixels along a side of what is given up at least where a reader cannot name the stored tile.
+CELL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read of a slide."""
+    """Pixels of a box, and what is wrong with them."""
 
     region: NDArray[np.uint8]
     """RGB (h, w, 3)"""
@@ -45,66 +48,125 @@ def read_strictly(slide: Pixels, frame: MapFrame, box_map: Box, level: int) -> R
     return Reading(read_region(slide, frame, box_map, level))
 
 
-class CarefulReader:
-    """Reads what can be read, cell by cell where it must, and says where and why the rest could not be.
+def read_tolerantly(slide: Pixels, frame: MapFrame, box_map: Box, level: int) -> Reading:
+    """Read what can be read, and say where and why the rest comes from another level or is white.
 
-    After each error the slide is opened anew, as some libraries answer nothing else once they have failed.
+    Raises:
+        SlideError: the slide was closed.
+    """
+    tolerant = TolerantPixels(slide)
+    region = read_region(tolerant, frame, box_map, level)
+    exact = is_exact(slide.info, frame, level)
+    # Where it is resampled, a map pixel takes half of its weight's support from its neighbors.
+    margin = 0.0 if exact else 0.5
+    one_map = source_box(slide.info, frame, level, Box(0, 0, 1, 1))
+    faults = []
+    for lost in tolerant.lost:
+        box = RealBox(
+            lost.box_level.x0 / one_map.x1 - margin,
+            lost.box_level.y0 / one_map.y1 - margin,
+            lost.box_level.x1 / one_map.x1 + margin,
+            lost.box_level.y1 / one_map.y1 + margin,
+        )
+        part = box.outward().intersect(box_map)
+        if not part.empty:
+            faults.append(Fault(part, lost.other, lost.reason))
+    return Reading(region, tuple(faults))
+
+
+@dataclass(frozen=True, slots=True)
+class LostPart:
+    """Pixels of a level that could not be read."""
+
+    box_level: Box
+    other: int | None
+    """Level that was read instead; None where none could be."""
+    reason: str
+
+
+class TolerantPixels:
+    """The pixels of a slide, where damaged parts come from another level or are of one gray value.
+
+    Readers stay usable after an error (`testing.readers.check_damage`), so nothing is opened again here.
     """
 
-    def __init__(self, reopen: Callable[[], Slide], cell: int = CELL) -> None:
-        """Make a reader.
+    def __init__(self, slide: Pixels, fill: int = WHITE) -> None:
+        """Wrap a slide.
 
         Args:
-            reopen: returns the slide, freshly opened; raises SlideError where it cannot be opened.
-            cell: side, in map pixels, of the squares that are read wholly or not at all.
+            slide: an open slide, which stays the caller's.
+            fill: gray value 0 … 255 of what no level shows.
         """
-        self._reopen = reopen
-        self._cell = cell
-        self._faults: list[Fault] = []
+        self.info = slide.info
+        self.lost: list[LostPart] = []
+        """What could not be read so far."""
+        self._slide, self._fill = slide, fill
 
-    def __call__(self, slide: Pixels, frame: MapFrame, box_map: Box, level: int) -> Reading:
-        """Read a box; SlideError only where the slide cannot be opened any more."""
-        self._faults = []
-        region = np.full((box_map.height, box_map.width, 3), WHITE, np.uint8)
-        todo = [box_map]
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Read whole pixels of one level; see `wsi_seg.slide.Pixels.read_level`.
+
+        Raises:
+            SlideError: the slide was closed.
+        """
+        out = np.full((max(0, box.height), max(0, box.width), 3), WHITE, np.uint8)
+        todo = [box]
         while todo:
-            box = todo.pop()
+            part = todo.pop()
             try:
-                region[box.within(box_map)] = read_region(slide, frame, box, level)
-            except SlideError as error:
-                slide = self._reopen()
-                parts = list(_quarters(box, self._cell))
-                if len(parts) > 1:
-                    todo += parts
+                out[part.within(box)] = self._slide.read_level(level, part)
+            except UnreadableError as error:
+                unreadable = error.box_level.intersect(part)
+                if unreadable != part.intersect(_whole(self.info.levels[level].size)):
+                    todo += _around(part, unreadable)
+                    out[unreadable.within(box)] = self._replace(level, unreadable, str(error))
+                elif pieces := _quarters(unreadable, error.tile or Size(CELL, CELL)):
+                    todo += pieces
                 else:
-                    region[box.within(box_map)] = self._elsewhere(frame, box, level, str(error))
-        return Reading(region, tuple(self._faults))
+                    out[unreadable.within(box)] = self._replace(level, unreadable, str(error))
+        return out
 
-    def _elsewhere(self, frame: MapFrame, box: Box, level: int, reason: str) -> NDArray[np.uint8] | int:
-        """Return a cell from the next best level, or white."""
-        slide = self._reopen()
-        count = len(slide.info.levels)
-        for other in (*range(level + 1, count), *range(level - 1, -1, -1)):
+    def _replace(self, level: int, box_level: Box, reason: str) -> NDArray[np.uint8] | int:
+        """Return a part of a level from the next best level, or the fill."""
+        meant = self.info.levels[level]
+        frame = MapFrame(1.0, meant.size, meant.downsample)
+        for other in (*range(level + 1, len(self.info.levels)), *range(level - 1, -1, -1)):
             try:
-                cell = read_region(slide, frame, box, other)
-            except SlideError:
-                slide = self._reopen()
-            else:
-                self._faults.append(Fault(box, other, reason))
-                return cell
-        self._faults.append(Fault(box, None, reason))
-        return WHITE
+                pixels = read_region(self._slide, frame, box_level, other)
+            except UnreadableError:
+                continue
+            self.lost.append(LostPart(box_level, other, reason))
+            return pixels
+        self.lost.append(LostPart(box_level, None, reason))
+        return self._fill
 
 
-def _quarters(box: Box, cell: int) -> Iterator[Box]:
-    """Yield the up to four parts of a box, cut along the grid of cells; one cell stays whole."""
-    for y0, y1 in _halves(box.y0, box.y1, cell):
-        for x0, x1 in _halves(box.x0, box.x1, cell):
-            yield Box(x0, y0, x1, y1)
+def _whole(size: Size) -> Box:
+    return Box(0, 0, size.width, size.height)
+
+
+def _around(box: Box, hole: Box) -> list[Box]:
+    """Return the up to four boxes that `box` consists of without `hole`, which lies in it."""
+    parts = (
+        Box(box.x0, box.y0, box.x1, hole.y0),
+        Box(box.x0, hole.y0, hole.x0, hole.y1),
+        Box(hole.x1, hole.y0, box.x1, hole.y1),
+        Box(box.x0, hole.y1, box.x1, box.y1),
+    )
+    return [part for part in parts if not part.empty]
+
+
+def _quarters(box: Box, cell: Size) -> list[Box]:
+    """Return the two to four parts of a box, cut along the grid of cells; none where it lies in one cell."""
+    parts = [
+        Box(x0, y0, x1, y1)
+        for y0, y1 in _halves(box.y0, box.y1, cell.height)
+        for x0, x1 in _halves(box.x0, box.x1, cell.width)
+    ]
+    return parts if len(parts) > 1 else []
 
 
 def _halves(start: int, stop: int, cell: int) -> Iterator[tuple[int, int]]:
-    first, last = start // cell, -(-stop // cell)
+    first, last = start // cell, math.ceil(stop / cell)
     if last - first < 2:
         yield start, stop
         return

@@ -24,7 +24,7 @@ from PIL import Image
 
 from wsi_seg.blocks import BlockMaps, BlockSettings, Predictor, segment_block
 from wsi_seg.errors import Interrupted, SlideError
-from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, CarefulReader, Read, read_strictly
+from wsi_seg.faults import OTHER_LEVEL, UNREADABLE, Read, read_strictly, read_tolerantly
 from wsi_seg.geometry import Scale
 from wsi_seg.logs import captured
 from wsi_seg.maps import Maps
@@ -204,12 +204,8 @@ def _segment_with_retry(job: BlockJob) -> BlockMaps:
         return _segment(_slide_cache.get(job.slide), passes, job, read_strictly)
     except SlideError as error:
         logger.warning("block (%d, %d): %s; reading it again", job.block.ix, job.block.iy, error)
-
-    def reopen() -> Slide:
-        _slide_cache.forget(job.slide)
-        return _slide_cache.get(job.slide)
-
-    return _segment(reopen(), passes, job, CarefulReader(reopen))
+    _slide_cache.forget(job.slide)
+    return _segment(_slide_cache.get(job.slide), passes, job, read_tolerantly)
 
 
 def _segment(slide: Slide, passes: ForwardPasses, job: BlockJob, read: Read) -> BlockMaps:

@@ -41,6 +41,17 @@ WHOLE_FACTOR_TOLERANCE = 2e-7
 SLIVER = 0.01
 
 
+class UnreadableError(SlideError):
+    """Stored pixels of a slide cannot be read; others still can, by the same open slide."""
+
+    def __init__(self, message: str, box_level: Box, tile: Size | None = None) -> None:
+        super().__init__(message)
+        self.box_level = box_level
+        """The smallest box that the reader knows to hold what cannot be read, in pixels of the level."""
+        self.tile = tile
+        """Size of the level's stored tiles, from (0, 0) on, where damage ends at their edges."""
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One level of the pyramid."""
@@ -99,7 +110,8 @@ class Pixels(Protocol):
             uint8 RGB of shape (box.height, box.width, 3); white outside the slide and where it is empty.
 
         Raises:
-            SlideError: the pixels cannot be read.
+            UnreadableError: stored pixels cannot be read; the slide stays usable.
+            SlideError: the slide was closed, or has no such level.
         """
         ...
 
@@ -211,6 +223,12 @@ def source_box(info: SlideInfo, frame: MapFrame, level: int, box_map: Box) -> Re
     return box_map.scaled(scale)
 
 
+def is_exact(info: SlideInfo, frame: MapFrame, level: int) -> bool:
+    """Return whether map pixels are means of whole pixels of the level, so that none is resampled."""
+    exact = frame.l0_per_map / info.levels[level].downsample
+    return _whole_if_close(exact.x).is_integer() and _whole_if_close(exact.y).is_integer()
+
+
 def read_region(slide: Pixels, frame: MapFrame, box_map: Box, level: int | None = None) -> NDArray[np.uint8]:
     """Read a box of map pixels with its exact fractional position.
 
@@ -297,14 +315,13 @@ def _resample(crop: Image.Image, cell_level: RealBox, crop_level: Box, side: int
 
 
 def read_thumbnail(
-    slide: Slide, max_side: int, *, unreadable: int | None = None, read: ReadPixels | None = None
+    slide: Pixels, max_side: int, *, read: ReadPixels | None = None
 ) -> tuple[NDArray[np.uint8], Scale]:
     """Read the whole slide at low power, strip by strip, so that memory does not grow with the slide.
 
     Args:
         slide: an open slide.
         max_side: longest side of the thumbnail in pixels.
-        unreadable: grey value 0 … 255 to show for parts that cannot be read; None raises for them.
         read: reads a box of thumbnail pixels, in place of `read_region`.
 
     Returns:
@@ -312,7 +329,7 @@ def read_thumbnail(
         pixel (i, j) covers l0 [i * scale.x, (i + 1) * scale.x) × …).
 
     Raises:
-        SlideError: a part cannot be read, and `unreadable` is None.
+        SlideError: a part cannot be read; `faults.TolerantPixels` reads around it.
     """
     info = slide.info
     if max_side < 1:
@@ -327,12 +344,7 @@ def read_thumbnail(
     for y in range(0, height, CELL):
         for x in range(0, width, CELL):
             cell = Box.at(x, y, CELL, CELL).intersect(frame.box)
-            try:
-                out[cell.within(frame.box)] = (read or read_region)(slide, frame, cell, level)
-            except SlideError:
-                if unreadable is None:
-                    raise
-                out[cell.within(frame.box)] = unreadable
+            out[cell.within(frame.box)] = (read or read_region)(slide, frame, cell, level)
     return out, scale
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +21,8 @@ from numpy.typing import NDArray
 from wsi_seg.annotations import IGNORE, Annotations, is_named, polygonal_part, read_annotations
 from wsi_seg.drawing import Drawing, largest_first, reached_pixels
 from wsi_seg.errors import MaskError, UsageError
-from wsi_seg.faults import CarefulReader
+from wsi_seg.faults import read_tolerantly
 from wsi_seg.geometry import Box, RealBox, Scale
-from wsi_seg.readers import reopen_slide
 from wsi_seg.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.stain import detect_tissue
 
@@ -41,9 +39,6 @@ AREA_SIDE = 4096
 
 # Values of a drawing: areas to analyze, and areas that are cut out of them.
 DRAWN, CUT_OUT = 1, 0
-
-# Cells of a damaged slide are read or given up in squares of this side.
-UNREAD_CELL = 4
 
 # Ways to find tissue; anything else is a file of drawn regions.
 METHODS = ("otsu", "none")
@@ -182,20 +177,13 @@ def _detected_tissue(slide: Slide) -> TissueMask:
     """Detect tissue at low power; what no level of a damaged slide shows counts as tissue, and is missed."""
     info = slide.info
     unread: list[Box] = []
-    with ExitStack() as opened:
 
-        def reopen() -> Slide:
-            return opened.enter_context(reopen_slide(info))
+    def read(pixels: Pixels, frame: MapFrame, box: Box, level: int) -> NDArray[np.uint8]:
+        reading = read_tolerantly(pixels, frame, box, level)
+        unread.extend(fault.box_map for fault in reading.faults if fault.level is None)
+        return reading.region
 
-        careful = CarefulReader(reopen, UNREAD_CELL)
-
-        def read(pixels: Pixels, frame: MapFrame, box: Box, level: int) -> NDArray[np.uint8]:
-            reading = careful(pixels, frame, box, level)
-            unread.extend(fault.box_map for fault in reading.faults if fault.level is None)
-            return reading.region
-
-        side = _cells_along(info)
-        pixels, l0_per_cell = read_thumbnail(slide, side, read=read)
+    pixels, l0_per_cell = read_thumbnail(slide, _cells_along(info), read=read)
     cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
     mask = detect_tissue(pixels, cell_um or CELL_UM)
     for box in unread:

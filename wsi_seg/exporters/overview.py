@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
+from wsi_seg.faults import TolerantPixels
 from wsi_seg.maps import Maps
 from wsi_seg.outlines import GroupOutlines
 from wsi_seg.slide import MapFrame, Slide, read_thumbnail
@@ -32,7 +33,7 @@ MOST_ENLARGED = 4
 # How much of the class colour is mixed into the slide's.
 TINT = 0.28
 
-# Grey of what cannot be read.
+# Gray of what no level shows.
 UNREADABLE = 128
 
 
@@ -126,7 +127,7 @@ def write_overview(
 
 def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
     # A damaged slide still gets its picture; the manifest says which blocks failed.
-    pixels, l0_per_pic = read_thumbnail(slide, max_side, unreadable=UNREADABLE)
+    pixels, l0_per_pic = read_thumbnail(TolerantPixels(slide, UNREADABLE), max_side)
     side = max(pixels.shape[:2])
     enlarged = int(np.clip(min(LEAST_SIDE, max_side) // side, 1, MOST_ENLARGED))
     if enlarged > 1:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.slide import WHITE, Level, SlideInfo, level_downsample
+from wsi_seg.slide import WHITE, Level, SlideInfo, UnreadableError, level_downsample
 
 SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
@@ -135,11 +135,16 @@ class LevelReader(ABC):
     ) -> None:
         self.close()
 
-    def _unreadable(self, level: int, box: Box, error: BaseException) -> SlideError:
+    def _unreadable(
+        self, level: int, box: Box, error: BaseException, tile: Size | None = None
+    ) -> UnreadableError:
+        """Return the error of a box that cannot be read; `tile`: see `UnreadableError`."""
         reason = " ".join(str(error).split()) or type(error).__name__
-        return SlideError(
+        return UnreadableError(
             f"{self._info.path}: cannot read level {level}, columns {box.x0}–{box.x1}, "
-            f"rows {box.y0}–{box.y1}: {reason}"
+            f"rows {box.y0}–{box.y1}: {reason}",
+            box,
+            tile,
         )
 
 
@@ -193,6 +198,13 @@ def read_bounds(properties: Mapping[str, str], prefix: str) -> Box | None:
     values = [properties.get(name) for name in names]
     numbers = [int(float(value)) for value in values if value is not None]
     return Box.at(*numbers) if len(numbers) == 4 else None
+
+
+def read_tile_sizes(properties: Mapping[str, Any], prefix: str, levels: int) -> list[Size | None]:
+    """Return the size of the stored tiles of each stored level; None where they are of no one size."""
+    names = [f"{prefix}.level[{level}].tile-" for level in range(levels)]
+    sizes = [[int(properties.get(f"{name}{side}") or 0) for side in ("width", "height")] for name in names]
+    return [Size(width, height) if width > 0 and height > 0 else None for width, height in sizes]
 
 
 def over(image: Image.Image, background: tuple[int, int, int] = (WHITE, WHITE, WHITE)) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box
-from wsi_seg.slide import Slide, SlideInfo, default_name
+from wsi_seg.slide import Slide, SlideInfo, UnreadableError, default_name
 from wsi_seg.slide_cache import SlideCache
 
 
@@ -44,8 +44,8 @@ class CachedSlide:
         """Read whole pixels of one level; see `wsi_seg.slide.Slide.read_level`."""
         try:
             return self._slide.read_level(level, box)
-        except SlideError as error:
-            raise SlideError(f"{self._info.path}: {error}") from error
+        except UnreadableError as error:
+            raise UnreadableError(f"{self._info.path}: {error}", error.box_level, error.tile) from error
 
     def close(self) -> None:
         """Let go of the file, which may leave the cache from now on."""

@@ -23,6 +23,7 @@ from wsi_seg.readers.base import (
     over,
     parse_colour,
     read_bounds,
+    read_tile_sizes,
 )
 from wsi_seg.slide import SlideInfo, default_name
 
@@ -49,19 +50,21 @@ class OpenSlideReader(LevelReader):
             raise SlideError(f"{path}: {OTHER_IMAGE}; use the reader tiffslide")
         facts = _facts(path, self._handle, mpp, image)
         self._background, self._stored = facts.background, facts.stored
+        self._tiles = read_tile_sizes(self._handle.properties, "openslide", len(self._steps))
         super().__init__(facts.info)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
+        stored = self._stored[level]
+        exact = self._steps[stored].is_integer()
         try:
             if self._handle is None:
                 self._handle = openslide.OpenSlide(self._info.path)
-            stored = self._stored[level]
-            if self._steps[stored].is_integer():
+            if exact:
                 return self._read_at(self._handle, stored, box)
             return self._read_cells(self._handle, stored, box)
         except (openslide.OpenSlideError, OSError) as error:
             self._release()
-            raise self._unreadable(level, box, error) from error
+            raise self._unreadable(level, box, error, self._tiles[stored] if exact else None) from error
 
     def _read_at(self, handle: openslide.OpenSlide, stored: int, box: Box) -> NDArray[np.uint8]:
         step = self._steps[stored]

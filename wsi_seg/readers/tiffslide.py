@@ -21,6 +21,7 @@ from wsi_seg.readers.base import (
     make_levels,
     over,
     read_bounds,
+    read_tile_sizes,
     sampled_fingerprint,
 )
 from wsi_seg.readers.remote import CACHE_HINT, open_head
@@ -80,6 +81,7 @@ class TiffSlideReader(LevelReader):
             self._stored = make_levels(self._handle.level_dimensions).stored
             info = _describe(path, self._handle, properties, mpp, image)
             self._scanned = _scanned_regions(self._handle)
+            self._tiles = read_tile_sizes(properties, "tiffslide", self._handle.level_count)
         except _errors() as error:
             self._handle.close()
             raise SlideError(f"{path}: damaged or unsupported TIFF: {reason_of(error)}") from error
@@ -92,7 +94,7 @@ class TiffSlideReader(LevelReader):
         try:
             pixels = self._to_rgb(self._read_stored(self._stored[level], box))
         except _errors() as error:
-            raise self._unreadable(level, box, error) from error
+            raise self._unreadable(level, box, error, self._tiles[self._stored[level]]) from error
         if self._scanned is None:
             return pixels
         out = np.full(pixels.shape, WHITE, np.uint8)

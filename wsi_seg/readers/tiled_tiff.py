@@ -84,7 +84,7 @@ class TiledTiffReader(LevelReader):
                 try:
                     pixels = self._tile(level, index)
                 except (*CODEC_ERRORS, OSError) as error:
-                    raise self._unreadable(level, part, error) from error
+                    raise self._unreadable(level, part, error, tiled.tile) from error
                 out[part.within(box)] = pixels[part.within(place)]
         return out
 

@@ -42,7 +42,7 @@ def _slide_tile(state: ViewerState, request: Request) -> Response:
 
     def make() -> Picture:
         with state.pool.lend(_path(slide), result.facts.slide) as lent:
-            return slide_tile(lent, frame, box), not lent.unread
+            return slide_tile(lent, frame, box), not lent.lost
 
     key = (result.facts.slide.fingerprint, slide.path, place)
     return _picture(state, request, result, "jpeg", (key, make))
@@ -56,7 +56,7 @@ def _thumbnail(state: ViewerState, request: Request) -> Response:
         if slide.path is None:
             return _small_overview(result), True
         with state.pool.lend(slide.path, result.facts.slide) as lent:
-            return thumbnail(lent), not lent.unread
+            return thumbnail(lent), not lent.lost
 
     return _picture(state, request, result, "jpeg", ((result.key, slide.path, "thumbnail"), make))
 

@@ -11,42 +11,32 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.classes import RGB
-from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Box, RealBox, Scale
-from wsi_seg.slide import CELL, MapFrame, pick_level, read_thumbnail
-from wsi_seg.viewer.slides import UNREAD, LentSlide
+from wsi_seg.slide import MapFrame, Pixels, pick_level, read_region, read_thumbnail
 from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
 
 JPEG_QUALITY = 85
 THUMBNAIL_SIDE = 384
-# Side in pixels of what is left out of a tile where one place cannot be read.
-TILE_CELL = 64
-# How many times larger a thumbnail is read where one place cannot be read.
-FINER = 4
 # Level pixels around a box, so that interpolation sees its neighbours.
 MARGIN = 2
 
 
-def slide_tile(slide: LentSlide, frame: MapFrame, box: Box) -> bytes:
+def slide_tile(slide: Pixels, frame: MapFrame, box: Box) -> bytes:
     """Return a box of a Deep Zoom level of a slide as JPEG, white where nothing was scanned.
 
     Raises:
-        SlideError: the slide cannot be opened again after a read error.
+        SlideError: it cannot be read.
     """
-    return jpeg(slide.reader(TILE_CELL)(slide.slide, frame, box, pick_level(slide.slide.info, frame)))
+    return jpeg(read_region(slide, frame, box, pick_level(slide.info, frame)))
 
 
-def thumbnail(slide: LentSlide) -> bytes:
-    """Return the whole slide as a small JPEG; what cannot be read is gray."""
-    try:
-        return jpeg(read_thumbnail(slide.slide, THUMBNAIL_SIDE)[0])
-    except SlideError:
-        # What can be read is read in cells, which are smaller on a larger picture.
-        read = slide.reader(CELL)
-        pixels, _ = read_thumbnail(slide.slide, FINER * THUMBNAIL_SIDE, unreadable=UNREAD, read=read)
-    image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return jpeg(image)
+def thumbnail(slide: Pixels) -> bytes:
+    """Return the whole slide as a small JPEG.
+
+    Raises:
+        SlideError: it cannot be read.
+    """
+    return jpeg(read_thumbnail(slide, THUMBNAIL_SIDE)[0])
 
 
 def jpeg(pixels: NDArray[np.uint8] | Image.Image) -> bytes:

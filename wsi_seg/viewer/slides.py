@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsi_seg.errors import SlideError
-from wsi_seg.faults import CarefulReader
-from wsi_seg.geometry import Box
+from wsi_seg.faults import TolerantPixels
 from wsi_seg.readers import reopen_slide
-from wsi_seg.slide import MapFrame, Pixels, ReadPixels, Slide, SlideInfo, read_region
+from wsi_seg.slide import Slide, SlideInfo
 from wsi_seg.viewer.bounded import THREADS
 from wsi_seg.walk import is_passed_over
 
 # Files of --slides that are looked through, at most.
 MOST_FILES = 200_000
-# Gray of what cannot be read: no slide is so all over.
+# Gray of what no level shows: no slide is so all over.
 UNREAD = 128
-# Read errors for one picture, after which the rest of it is left out.
-MOST_REOPENED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,48 +108,6 @@ def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-class LentSlide:
-    """An open slide that reads around what cannot be read."""
-
-    def __init__(self, slide: Slide, opened: Callable[[], Slide]) -> None:
-        self.slide, self._opened, self._reopened = slide, opened, 0
-        self.unread = False
-        """Whether something could not be read from the level that was meant."""
-
-    def reader(self, cell: int) -> ReadPixels:
-        """Return a function like `slide.read_region`; what no level holds is `UNREAD` gray.
-
-        Args:
-            cell: side, in pixels of the frame that is read, of the squares that are left out as a whole.
-        """
-
-        def read(_: Pixels, frame: MapFrame, box: Box, level: int) -> NDArray[np.uint8]:
-            try:
-                return read_region(self.slide, frame, box, level)
-            except SlideError:  # one bad tile can spoil a handle: it is opened again
-                reading = CarefulReader(self._reopen, cell)(self._reopen(), frame, box, level)
-            pixels = reading.region
-            for fault in reading.faults:
-                self.unread = True
-                part = fault.box_map.intersect(box)
-                if fault.level is None and not part.empty:
-                    pixels[part.within(box)] = UNREAD
-            return pixels
-
-        return read
-
-    def _reopen(self) -> Slide:
-        self._reopened += 1
-        if self._reopened > MOST_REOPENED:
-            raise SlideError(f"{self.slide.info.path}: too much of it cannot be read")
-        self.slide.close()
-        self.slide = self._opened()
-        return self.slide
-
-    def close(self) -> None:
-        self.slide.close()
-
-
 class SlidePool:
     """Open slides, each lent to one thread at a time; what is idle too long makes room for others."""
 
@@ -165,22 +117,20 @@ class SlidePool:
         self._idle: list[tuple[Path, Slide]] = []
 
     @contextmanager
-    def lend(self, path: Path, info: SlideInfo) -> Iterator[LentSlide]:
-        """Lend an open slide; what a read error leaves open behind it is closed.
+    def lend(self, path: Path, info: SlideInfo) -> Iterator[TolerantPixels]:
+        """Lend an open slide that is read around its damage; what no level shows is `UNREAD` gray.
 
         Raises:
             SlideError: the slide cannot be opened.
         """
-
-        def opened() -> Slide:
-            return reopen_slide(info, path)
-
-        lent = LentSlide(self._take(path, info.series) or opened(), opened)
+        slide = self._take(path, info.series) or reopen_slide(info, path)
         with ExitStack() as stack:
-            stack.callback(lent.close)
-            yield lent
-            stack.pop_all()
-        self._give_back(path, lent.slide)
+            stack.callback(slide.close)
+            tolerant = TolerantPixels(slide, UNREAD)
+            yield tolerant
+            if not tolerant.lost:  # else opened again next time, as it may be repaired by then
+                stack.pop_all()
+                self._give_back(path, slide)
 
     def close(self) -> None:
         """Close all that are idle."""
