@@ -179,4 +179,4 @@ def test_a_closed_slide_is_no_damage(sample_svs: Path) -> None:
     with open_slide(sample_svs) as slide:
         pass
     with pytest.raises(SlideError, match="closed"):
-        TolerantPixels(slide).read_level(0, Box(0, 0, CELL, CELL))
+        TolerantPixels(slide).read_level(0, Box(0, 0, CELL.width, CELL.height))

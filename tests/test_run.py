@@ -227,7 +227,7 @@ def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
 
 
 def damage(slide: Path, target: Path, level: int = 0) -> None:
-    """Copy a slide and make one tile in the middle of a level no JPEG any more.
+    """Copy a slide and make one tile of a level no JPEG any more, the one at a place with tissue.
 
     Tiles of a made slide share their bytes, so this hits several places.
     """
@@ -236,7 +236,7 @@ def damage(slide: Path, target: Path, level: int = 0) -> None:
         page = tiff.series[0].levels[level].pages[0]
         across = -(-page.imagewidth // page.tilewidth)
         down = -(-page.imagelength // page.tilelength)
-        hit = page.dataoffsets[across * (down // 2) + across // 2]
+        hit = page.dataoffsets[across * int(down * 0.2) + int(across * 0.375)]
     content[hit : hit + 16] = bytes(16)
     target.parent.mkdir(exist_ok=True, parents=True)
     target.write_bytes(content)

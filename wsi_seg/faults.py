@@ -16,8 +16,9 @@ from wsi_seg.slide import WHITE, MapFrame, Pixels, UnreadableError, is_exact, re
 OTHER_LEVEL = 1
 UNREADABLE = 2
 
-# Level pixels along a side of what is given up at least where a reader cannot name the stored tile.
-CELL = 64
+# Level pixels that are given up at least, where the reader does not know the stored tiles of a level, and where
+# other levels are damaged too.
+CELL = Size(32, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,14 @@ class TolerantPixels:
                 if unreadable != part.intersect(_whole(self.info.levels[level].size)):
                     todo += _around(part, unreadable)
                     out[unreadable.within(box)] = self._replace(level, unreadable, str(error))
-                elif pieces := _quarters(unreadable, error.tile or Size(CELL, CELL)):
+                elif pieces := _quarters(unreadable, error.tile or CELL):
                     todo += pieces
                 else:
                     out[unreadable.within(box)] = self._replace(level, unreadable, str(error))
         return out
 
-    def _replace(self, level: int, box_level: Box, reason: str) -> NDArray[np.uint8] | int:
-        """Return a part of a level from the next best level, or the fill."""
+    def _replace(self, level: int, box_level: Box, reason: str) -> NDArray[np.uint8]:
+        """Return a part of a level from the next best level that shows it, cell by cell if need be."""
         meant = self.info.levels[level]
         frame = MapFrame(1.0, meant.size, meant.downsample)
         for other in (*range(level + 1, len(self.info.levels)), *range(level - 1, -1, -1)):
@@ -136,8 +137,13 @@ class TolerantPixels:
                 continue
             self.lost.append(LostPart(box_level, other, reason))
             return pixels
-        self.lost.append(LostPart(box_level, None, reason))
-        return self._fill
+        pixels = np.full((box_level.height, box_level.width, 3), self._fill, np.uint8)
+        parts = _quarters(box_level, CELL) if len(self.info.levels) > 1 else []
+        for part in parts:
+            pixels[part.within(box_level)] = self._replace(level, part, reason)
+        if not parts:
+            self.lost.append(LostPart(box_level, None, reason))
+        return pixels
 
 
 def _whole(size: Size) -> Box:

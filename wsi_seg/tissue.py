@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from wsi_seg.annotations import IGNORE, Annotations, is_named, polygonal_part, read_annotations
 from wsi_seg.drawing import Drawing, largest_first, reached_pixels
@@ -39,6 +40,9 @@ AREA_SIDE = 4096
 
 # Values of a drawing: areas to analyze, and areas that are cut out of them.
 DRAWN, CUT_OUT = 1, 0
+
+# Cells next to what cannot be read whose tissue is not seen for sure: detection smooths and closes.
+NEXT_TO_UNREAD = 3
 
 # Ways to find tissue; anything else is a file of drawn regions.
 METHODS = ("otsu", "none")
@@ -185,9 +189,14 @@ def _detected_tissue(slide: Slide) -> TissueMask:
 
     pixels, l0_per_cell = read_thumbnail(slide, _cells_along(info), read=read)
     cell_um = math.sqrt(info.mpp.x * l0_per_cell.x * info.mpp.y * l0_per_cell.y) if info.mpp else None
-    mask = detect_tissue(pixels, cell_um or CELL_UM)
+    height, width = pixels.shape[:2]
+    missing = np.zeros((height, width), bool)
     for box in unread:
-        mask[box.within(Box(0, 0, mask.shape[1], mask.shape[0]))] = True
+        missing[box.grown(NEXT_TO_UNREAD).intersect(Box(0, 0, width, height)).slices] = True
+    if unread and not missing.all():  # else white places would be taken for the slide's glass
+        nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+        pixels = pixels[tuple(nearest)]
+    mask = detect_tissue(pixels, cell_um or CELL_UM) | missing
     return TissueMask(mask, l0_per_cell, "otsu")
 
 
