@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from wsi_seg.cli import app
 from wsi_seg.maps import Maps
+from wsi_seg.models.predictor import load_predictor
 from wsi_seg.testing.geojson import assert_geojson
 
 MAIN = "from wsi_seg.cli import main; main()"
@@ -142,9 +143,37 @@ def test_flags_win_over_the_file(small_png: Path, tiny_model: Path, tmp_path: Pa
     config = tmp_path / "run.yaml"
     config.write_text(f"model: {tiny_model}\nmpp: 0.5\ntile: 256\noverlap: 64\n")
     arguments = ("run", small_png, "-o", tmp_path / "out", "-c", config, "--dry-run", "--json")
-    assert json.loads(call(*arguments).stdout)[0]["stitch"]["grid"] == {"tile": 256, "overlap": 64}
+    assert json.loads(call(*arguments).stdout)[0]["stitch"]["grid"] == {
+        "tile": 256, "overlap": 64, "whole": [None, 224],
+    }  # fmt: skip
     grid = json.loads(call(*arguments, "--set", "tile=128").stdout)[0]["stitch"]["grid"]
-    assert grid == {"tile": 128, "overlap": 64}
+    assert grid == {"tile": 128, "overlap": 64, "whole": [None, None]}
+
+
+def test_an_image_smaller_than_a_tile_is_predicted_at_its_own_size(
+    smooth_model: Path, tmp_path: Path
+) -> None:
+    """As one forward pass over the image, reflected up to a multiple of what the network halves."""
+    pixels = np.random.default_rng(7).integers(40, 220, (75, 300, 3), np.uint8)
+    small, strip = tmp_path / "small.png", tmp_path / "strip.png"
+    Image.fromarray(pixels[:, :100]).save(small)
+    Image.fromarray(pixels).save(strip)
+    how = ("--model", smooth_model, "--mpp", 0.5, "--precision", "float32", "--tissue", "none")
+    assert call("run", small, "-o", tmp_path / "out", *how).exit_code == 0
+    padded = np.pad(pixels[:, :100], ((0, 21), (0, 28), (0, 0)), "reflect")
+    plain = np.asarray(load_predictor(str(smooth_model), "cpu", "float32")(padded[None])[0])
+    maps = Maps.open(tmp_path / "out" / "small" / "maps.zarr")
+    assert np.array_equal(maps.labels[:], plain[:, :75, :100].argmax(0) + 1)
+    seams = call(
+        "check-seams", small, "--model", smooth_model, "--mpp", 0.5, "--set", "tissue=none", "--json"
+    )
+    assert json.loads(seams.stdout)["equal_labels"] == 1
+    assert "1 of 128 × 96 px, the width and height of the map padded by reflection, blend crop" in (
+        call("run", small, "-o", tmp_path / "none", *how, "--dry-run").stdout
+    )
+    assert "3 of 128 × 96 px, overlap 0, the height of the map padded by reflection, blend crop" in (
+        call("run", strip, "-o", tmp_path / "none", *how, "--dry-run").stdout
+    )
 
 
 def test_measurements_are_those_of_the_polygons_in_the_file(

@@ -110,10 +110,15 @@ def regions_of(folder: Path, model: Model, mpp: float) -> Sequence[Region]:
 # --- one path ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mpp", [0.5, 0.25, 0.3])
-def test_an_image_gets_the_labels_that_run_gives_it(tmp_path: Path, model: Model, mpp: float) -> None:
-    """The model's resolution is 0.5: the image's own, half of it, and an odd share of it."""
-    folder = write_bcss(tmp_path / "data", [(333, 470)])
+@pytest.mark.parametrize(
+    ("mpp", "size"),
+    [(0.5, (333, 470)), (0.25, (333, 470)), (0.3, (333, 470)), (0.5, (75, 100)), (0.5, (75, 300))],
+)
+def test_an_image_gets_the_labels_that_run_gives_it(
+    tmp_path: Path, model: Model, mpp: float, size: tuple[int, int]
+) -> None:
+    """The model's resolution is 0.5: the image's own, half of it, and an odd share of it; its tile 128 px."""
+    folder = write_bcss(tmp_path / "data", [size])
     (region,) = regions_of(folder, model, mpp)
     path = next((folder / "rgbs").glob("*.png"))
     expected = run_labels(path, tmp_path / "out", model, mpp)

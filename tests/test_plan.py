@@ -132,7 +132,7 @@ def test_a_plan_is_json() -> None:
     plain = json.loads(json.dumps(made.to_json()))
     assert plain["tiles"] == made.tiles == sum(tiles for _, _, tiles in plain["blocks"])
     assert plain["key"] == made.key
-    assert plain["stitch"]["grid"] == {"tile": 512, "overlap": 128}
+    assert plain["stitch"]["grid"] == {"tile": 512, "overlap": 128, "whole": [None, None]}
 
 
 def test_the_overlap_comes_from_the_card_only_for_its_own_tile() -> None:

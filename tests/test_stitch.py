@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wsi_seg.blocks import BlockSettings, segment_block, without_margin
@@ -65,13 +65,15 @@ blends = st.sampled_from(["crop", "gaussian", "mean"])
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes, grids, blends, st.sampled_from([64, 128, 256]), st.sampled_from([1, 2, 4]))
+@given(sizes, grids, blends, st.sampled_from([64, 128, 256]), st.sampled_from([1, 2, 3, 4]), st.booleans())
 def test_identity_comes_back(
-    size: tuple[int, int], grid: tuple[int, int], blend: Any, side: int, downsample: int
+    size: tuple[int, int], tile: tuple[int, int], blend: Any, side: int, downsample: int, fitted: bool
 ) -> None:
     pixels = texture(*size)
     slide = ArraySlide(pixels, mpp=0.5)
-    stitch = StitchSettings(Grid(*grid), blend, downsample, "float32")
+    grid = Grid(*tile).fitted(slide.info.size, downsample) if fitted else Grid(*tile)
+    assume(grid.stride % downsample == 0 and side % downsample == 0)
+    stitch = StitchSettings(grid, blend, downsample, "float32")
     labels, probabilities = stitched(slide, Identity(), stitch, side, CODES)
     for channel in range(3):
         plane = pixels[..., channel].astype(np.float64) / 255

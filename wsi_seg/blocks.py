@@ -17,7 +17,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.plan import needed_tiles
 from wsi_seg.slide import MapFrame, Slide
 from wsi_seg.stitch import PLAIN_TRANSFER, StitchSettings, Transfer, new_stitcher
-from wsi_seg.tiling import Block, Tile
+from wsi_seg.tiling import Block, Grid, Tile
 from wsi_seg.tissue import TissueMask
 
 Maps = TypeVar("Maps")
@@ -138,9 +138,11 @@ def segment_block(
     tiles = needed_tiles(block, tissue, frame, stitch)
     box_map = _cover([tile.input for tile in tiles]) if tiles else Box(0, 0, 0, 0)
     reading = Reading(np.zeros((0, 0, 3), np.uint8))
+    region = reading.region
     if tiles:
         with _timed(seconds, "resample"):
             reading = read(_TimedSlide(slide, seconds), frame, box_map, settings.level)
+            region = reflected(reading.region, box_map, frame, stitch.grid)
         seconds["resample"] -= seconds["read"]
     faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
     coverage = _coverage(faults, block, analysed)
@@ -152,7 +154,7 @@ def segment_block(
     on_device: list[Callable[[], float]] = []
     if tiles:
         groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
-        inputs = (_stack(reading.region, box_map, group, settings.batch) for group in groups)
+        inputs = (_stack(region, box_map, group, settings.batch) for group in groups)
         with (run or one_by_one(predictor, margin))(inputs) as results:
             for group in groups:
                 start = time.perf_counter()
@@ -224,18 +226,39 @@ def _cover(boxes: list[Box]) -> Box:
     )
 
 
+def reflected(pixels: NDArray[np.uint8], box_map: Box, frame: MapFrame, grid: Grid) -> NDArray[np.uint8]:
+    """Fill pixels beyond the map by reflection, along axes that the grid does not cut.
+
+    Args:
+        pixels: uint8 RGB (h, w, 3), read at `box_map`.
+        box_map: begins inside the map.
+        frame: of the map.
+        grid: as fitted to it.
+
+    Returns:
+        uint8 (h, w, 3); along the axes that are cut as it was.
+    """
+    height, width = pixels.shape[:2]
+    inside_x = width if grid.whole[0] is None else min(width, frame.size.width - box_map.x0)
+    inside_y = height if grid.whole[1] is None else min(height, frame.size.height - box_map.y0)
+    if (inside_x, inside_y) == (width, height):
+        return pixels
+    return np.pad(
+        pixels[:inside_y, :inside_x], ((0, height - inside_y), (0, width - inside_x), (0, 0)), "reflect"
+    )
+
+
 def _stack(region: NDArray[np.uint8], region_map: Box, tiles: list[Tile], batch: int) -> NDArray[np.uint8]:
     """Cut tiles out of a region; fill up to `batch` with zeros so that the network sees one shape."""
-    side = tiles[0].input.width
-    out = np.zeros((batch, side, side, 3), np.uint8)
+    out = np.zeros((batch, tiles[0].input.height, tiles[0].input.width, 3), np.uint8)
     for row, tile in enumerate(tiles):
         out[row] = region[tile.input.within(region_map)]
     return out
 
 
 def _check_shape(probabilities: Any, settings: BlockSettings, margin: int) -> None:
-    side = settings.stitch.grid.tile - 2 * margin
-    expected = (settings.batch, len(settings.codes), side, side)
+    size = settings.stitch.grid.input_size
+    expected = (settings.batch, len(settings.codes), size.height - 2 * margin, size.width - 2 * margin)
     if tuple(probabilities.shape) != expected:
         raise ModelError(
             f"the model returned an array of shape {tuple(probabilities.shape)}, expected {expected} "

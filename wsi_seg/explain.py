@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_seg.blocks import reflected
 from wsi_seg.card import ModelCard, read_card
 from wsi_seg.classes import ClassGroup, find_class_or_group
 from wsi_seg.errors import UsageError
@@ -17,15 +18,14 @@ from wsi_seg.models.explain import Explanation, grad_cam
 from wsi_seg.models.network import load_network
 from wsi_seg.models.openvino import DEVICE as OPENVINO
 from wsi_seg.models.registry import find_model
-from wsi_seg.plan import resolution_warnings
+from wsi_seg.plan import choose_grid, resolution_warnings
 from wsi_seg.readers import open_slide
 from wsi_seg.results import results_name
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, read_region
+from wsi_seg.tiling import INPUT_MULTIPLE
 
 logger = logging.getLogger(__name__)
 
-# Networks halve their input up to five times; at multiples of this they see a place as in a run.
-PHASE = 32
 # More map pixels than this are refused: a forward pass with its gradients needs about 3 kB for each.
 MOST_PIXELS = 1536 * 1536
 
@@ -95,8 +95,9 @@ def explain_image(
         for warning in resolution_warnings(info, frame, settings.allow_upsampling):
             logger.warning("%s: %s", info.name, warning)
         box_map = _region(info, frame, settings.box_l0)
-        seen_map = box_map.aligned(PHASE)
-        pixels = read_region(slide, frame, seen_map)
+        seen_map = box_map.aligned(INPUT_MULTIPLE)
+        grid = choose_grid(card).fitted(frame.size)
+        pixels = reflected(read_region(slide, frame, seen_map), seen_map, frame, grid)
     inside = box_map.within(seen_map)
     device = resolve_device(settings.device)
     if device == OPENVINO:

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_seg.card import ModelCard
 from wsi_seg.errors import SlideError, UsageError
+from wsi_seg.geometry import Size
 from wsi_seg.layout import MapLayout, ProbabilityDtype, output_bytes
 from wsi_seg.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
 from wsi_seg.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
@@ -185,7 +186,7 @@ def plan_segmentation(
             f"the tile is {grid.tile} px, not {card.tile} as the model's card says, to stay below "
             f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
         )
-    stitch = _stitch_settings(grid, settings)
+    stitch = _stitch_settings(grid, settings, frame.size)
     layout = MapLayout(
         name=info.name,
         map_size=frame.size,
@@ -225,9 +226,9 @@ def plan_segmentation(
     )
 
 
-def _stitch_settings(grid: Grid, settings: PlanSettings) -> StitchSettings:
+def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size) -> StitchSettings:
     return StitchSettings(
-        grid,
+        grid.fitted(map_size, settings.probability_downsample),
         settings.blend,
         settings.probability_downsample,
         settings.probability_dtype,
@@ -243,7 +244,7 @@ def _choose_shape(model: ModelFacts, settings: PlanSettings, source: SourceMemor
     """
     least = None
     for shape in _shapes(model, settings):
-        stitch = _stitch_settings(shape.grid, settings)
+        stitch = _stitch_settings(shape.grid, settings, source.map_size)
         projected = project_memory(shape, stitch, _model_memory(model), source)
         if settings.max_memory is None or projected <= settings.max_memory:
             return shape, projected

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsi_seg.blocks import BlockSettings, Predictor, segment_block
+from wsi_seg.blocks import BlockSettings, Predictor, reflected, segment_block
 from wsi_seg.errors import UsageError
 from wsi_seg.geometry import Box, RealBox, Scale
 from wsi_seg.slide import Slide, read_region
 from wsi_seg.stitch import StitchSettings, to_numpy
-from wsi_seg.tiling import Block
+from wsi_seg.tiling import INPUT_MULTIPLE, Block, Grid
 from wsi_seg.tissue import TissueMask
-
-# Networks halve their input up to five times; a whole image that starts at another phase differs from the
-# tiles for that reason alone.
-PHASE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +32,9 @@ def measure_seams(
 ) -> SeamReport:
     """Compare the stitched prediction of a region with that of one undivided image.
 
-    The undivided image reaches `context` pixels beyond the region on each side, so that its own border
-    does not count.
+    The undivided image reaches `context` pixels beyond the region on each side, so that its own border does
+    not count. Along axes that the grid does not cut it is the map and its reflection, as the tiles are. It
+    starts at the phase of the network at which tiles start, or would differ for that reason alone.
 
     Args:
         slide: an open slide.
@@ -50,14 +47,15 @@ def measure_seams(
         UsageError: the grid's tiles do not start at multiples of 32, so no undivided image matches them.
     """
     grid = settings.stitch.grid
-    if grid.stride % PHASE or grid.halo % PHASE or context % PHASE:
+    if any(part % INPUT_MULTIPLE for part in (grid.stride, grid.halo, context)):
         raise UsageError(
-            f"overlap {grid.overlap} and tile {grid.tile} do not start tiles at multiples of {PHASE}; "
-            "use an overlap that is a multiple of 64"
+            f"overlap {grid.overlap} and tile {grid.tile} do not start tiles at multiples of "
+            f"{INPUT_MULTIPLE}; use an overlap that is a multiple of 64"
         )
-    box = box_map.aligned(PHASE)
-    whole_map = box.grown(context)
+    box = box_map.aligned(INPUT_MULTIPLE)
+    whole_map = _undivided(grid, box.grown(context))
     image = read_region(slide, settings.frame, whole_map, settings.level)
+    image = reflected(image, whole_map, settings.frame, grid)
     whole = to_numpy(predictor(image[None])[0])[(slice(None), *box.within(whole_map))]
     stitch = StitchSettings(grid, settings.stitch.blend, 1, "float32")
     everywhere = TissueMask(np.ones((1, 1), bool), _one_cell(slide), "none")
@@ -72,6 +70,14 @@ def measure_seams(
         mean_difference=float(difference.mean()),
         largest_difference=float(difference.max()),
     )
+
+
+def _undivided(grid: Grid, box_map: Box) -> Box:
+    """Return the box, as long as the grid's tiles along axes that are not cut."""
+    width, height = grid.whole
+    x0, x1 = (box_map.x0, box_map.x1) if width is None else (0, width)
+    y0, y1 = (box_map.y0, box_map.y1) if height is None else (0, height)
+    return Box(x0, y0, x1, y1)
 
 
 def _one_cell(slide: Slide) -> Scale:

@@ -52,7 +52,7 @@ class StitchSettings:
     @property
     def margin(self) -> int:
         """Pixels at each side of a tile whose prediction is not used."""
-        return self.grid.halo if self.blend == "crop" else 0
+        return self.grid.halo if self.blend == "crop" and self.grid.cut else 0
 
     def __post_init__(self) -> None:
         if self.blend not in get_args(Blend):
@@ -95,7 +95,7 @@ class Stitcher(Protocol):
     """Collects the predicted tiles of one block."""
 
     def add(self, tile: Tile, probabilities: Any) -> None:
-        """Add one tile without `StitchSettings.margin`: float32 (C, side, side) in any array library."""
+        """Add one tile without `StitchSettings.margin`: float32 (C, height, width) in any array library."""
         ...
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
@@ -132,13 +132,18 @@ def new_stitcher(
 
 
 def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
-    """Return the float32 (tile, tile) weights of `gaussian` and `mean` blending, all positive."""
-    side = settings.grid.tile
+    """Return the float32 (height, width) weights of `gaussian` and `mean` blending, all positive."""
+    size = settings.grid.input_size
     if settings.blend != "gaussian":
-        return np.ones((side, side), np.float32)
+        return np.ones((size.height, size.width), np.float32)
+    rows, columns = _gaussian(size.height), _gaussian(size.width)
+    return np.maximum(np.outer(rows, columns), LEAST_WEIGHT).astype(np.float32)
+
+
+def _gaussian(side: int) -> NDArray[np.float64]:
     offset = np.arange(side) + 0.5 - side / 2
-    line = np.exp(-0.5 * (offset / (side * GAUSSIAN_SHARE)) ** 2)
-    return np.maximum(np.outer(line, line), LEAST_WEIGHT).astype(np.float32)
+    line: NDArray[np.float64] = np.exp(-0.5 * (offset / (side * GAUSSIAN_SHARE)) ** 2)
+    return line
 
 
 def normalised_entropy(probabilities: Any) -> Any:
@@ -271,12 +276,12 @@ class _CropStitcher:
     """Each pixel comes from the one tile whose core holds it; nothing is accumulated."""
 
     def __init__(self, out: _Output) -> None:
-        self._out = out
+        self._out, self._margin = out, out.settings.margin
 
     def add(self, tile: Tile, probabilities: Any) -> None:
         part = tile.core.intersect(self._out.box)
         if not part.empty:
-            rows, columns = part.within(tile.core)
+            rows, columns = part.within(tile.input.grown(-self._margin))
             self._out.put(part, probabilities[:, rows, columns])
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:

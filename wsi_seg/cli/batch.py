@@ -20,6 +20,7 @@ from wsi_seg.readers import open_slide
 from wsi_seg.results import BATCH, FAILED
 from wsi_seg.run import Progress, SlideResult, prepare
 from wsi_seg.settings import WorkerSettings
+from wsi_seg.tiling import Grid
 
 EXIT_NOTHING_DONE = 1
 EXIT_SOME_FAILED = 3
@@ -175,6 +176,16 @@ def _plan_row(task: SlideTask, plan: SegmentationPlan, number: int) -> str:
     return "\n".join([*([head] if number == 1 else []), row, *warnings])
 
 
+def _tile_text(grid: Grid) -> str:
+    """Describe tiles: of one size with an overlap, or along axes that are not cut as long as the map."""
+    if grid.cut:
+        return f"{grid.tile} px, overlap {grid.overlap}"
+    axes = [name for name, side in zip(("width", "height"), grid.whole, strict=True) if side is not None]
+    size = grid.input_size
+    cut = f", overlap {grid.overlap}" if len(axes) == 1 else ""
+    return f"{size.width} × {size.height} px{cut}, the {' and '.join(axes)} of the map padded by reflection"
+
+
 def _describe_plan(plan: SegmentationPlan) -> str:
     grid = plan.stitch.grid
     lines = [
@@ -185,8 +196,7 @@ def _describe_plan(plan: SegmentationPlan) -> str:
         f"from level {plan.level}",
         f"  model     {plan.model} on {plan.device}, {plan.precision}"
         f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
-        f"  tiles     {plan.tiles} of {grid.tile} px, overlap {grid.overlap}, blend {plan.stitch.blend}, "
-        f"batch {plan.batch}",
+        f"  tiles     {plan.tiles} of {_tile_text(grid)}, blend {plan.stitch.blend}, batch {plan.batch}",
         f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
         f"{plan.threads} in flight",
         f"  memory    at most {plan.projected_memory_bytes / MIB:.0f} MiB"

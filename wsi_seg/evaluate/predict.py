@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.blocks import BlockSettings, Predictor, segment_block
+from wsi_seg.blocks import BlockSettings, Predictor, reflected, segment_block
 from wsi_seg.card import ModelCard
 from wsi_seg.datasets.region import IGNORED, Place, Region
 from wsi_seg.evaluate.tally import PredictedBlock
@@ -48,10 +48,10 @@ def predict_region(
         SlideError: the pixels cannot be read.
         ModelError: the predictor's output has another shape than its card says.
     """
-    grid = choose_grid(card)
     channel_of = np.full(256, NO_ROW, np.uint8)
     channel_of[list(card.codes)] = np.arange(len(card.codes))
     place = region.place()
+    grid = choose_grid(card).fitted(place.frame.size)
     with place.slide as slide:
         level = pick_level(slide.info, place.frame)
         settings = BlockSettings(
@@ -85,11 +85,14 @@ def classify_region(
         as `predict_region`.
     """
     place = region.place()
-    tiles = list(choose_grid(card).tiles_with_core_in(place.box_map))
+    grid = choose_grid(card).fitted(place.frame.size)
+    tiles = list(grid.tiles_with_core_in(place.box_map))
     total = np.zeros(len(card.image_labels))
     with place.slide as slide:
         for start in range(0, len(tiles), batch):
-            group = [read_region(slide, place.frame, tile.input) for tile in tiles[start : start + batch]]
+            boxes = [tile.input for tile in tiles[start : start + batch]]
+            read = ((read_region(slide, place.frame, box), box) for box in boxes)
+            group = [reflected(pixels, box, place.frame, grid) for pixels, box in read]
             total += to_numpy(classifier.classify(np.stack(group))).sum(axis=0, dtype=np.float64)
     return total / len(tiles)
 
