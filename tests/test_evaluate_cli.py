@@ -119,7 +119,11 @@ def test_only_the_same_evaluation_is_replaced(
     out = tmp_path / "out"
     first = (tiny_model, "-d", data, "-o", out, "--precision", "float32")
     assert call(*first).exit_code == 0
-    (out / "note.txt").write_text("of the first")
+    (out / "note.txt").write_text("mine")
+    for way in ((), ("--overwrite",)):
+        refused(call(*first, *way), 1, str(out), "also holds note.txt")
+    assert (out / "note.txt").read_text() == "mine"
+    (out / "note.txt").unlink()
     assert call(*first).exit_code == 0
     assert {path.name for path in out.iterdir()} == FILES
     other = (*first, "--part", "all")

@@ -390,7 +390,16 @@ def test_other_settings_or_data_are_not_resumed(made_data, tmp_path, monkeypatch
     with pytest.raises(OutputError, match=r"data\.json: the run in this folder has other data"):
         train(config, out, resume=True)
     before = weights_of(out)
+    for mine in (out / "log" / "mine.txt", out / "mine.txt"):
+        mine.write_text("mine")
     assert weights_of(train(config, out, overwrite=True)) != before
+    assert (out / "log" / "mine.txt").read_text() == (out / "mine.txt").read_text() == "mine"
+    assert not (out / "checkpoints").exists()
+    (out / "train.yaml").unlink()  # a model from elsewhere
+    before = weights_of(out)
+    with pytest.raises(OutputError, match=r"holds data\.json but no training, which has a train\.yaml"):
+        train(config, out, overwrite=True)
+    assert weights_of(out) == before
 
 
 # --- bad input ----------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def request_key(
     """
     if is_remote(path):
         return None
+    settings = dataclasses.replace(settings, regions=settings.regions.of_model(model.card))
     tissue = []
     try:
         files = files or stamp_slide(path)

@@ -45,7 +45,6 @@ _OF_MAPS = re.compile(
     r"(labels/(classes|tissue|coverage)/)?(zarr\.json|\d+/(zarr\.json|c(/\d+)+(\.[0-9a-f]{32}\.partial)?))"
     r"|labels/zarr\.json"
 )
-# What file browsers put into folders that they show.
 _LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")
 # A file under a temporary name while it is written.
 _TEMPORARY = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{32})?\.(tmp|partial)")
@@ -162,6 +161,11 @@ def is_manifest(content: bytes) -> bool:
     return isinstance(record, dict) and "maps_key" in record
 
 
+def is_litter(name: str) -> bool:
+    """Return whether a file of this name is what a file browser puts into folders that it shows."""
+    return _LITTER.fullmatch(name) is not None
+
+
 def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]:
     """Return those of the files in a results folder that no run has written, sorted.
 
@@ -173,7 +177,7 @@ def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]
 
     def ours(name: str) -> bool:
         top, _, rest = name.partition("/")
-        if _LITTER.fullmatch(PurePosixPath(name).name):
+        if is_litter(PurePosixPath(name).name):
             return True
         if top == MAPS:
             return _OF_MAPS.fullmatch(rest) is not None

@@ -13,7 +13,7 @@ from wsi_seg.datasets.split import Part
 from wsi_seg.evaluate.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluate.evaluation import Evaluation
 from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model, progress_lines
-from wsi_seg.evaluate.write import write_evaluation
+from wsi_seg.evaluate.write import check_own, write_evaluation
 from wsi_seg.run import load_model
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.data import NOTHING_HELD_OUT
@@ -60,6 +60,8 @@ def train_model(
     Raises:
         WsiSegError: see `training.fit.train` and `evaluate_model`.
     """
+    if evaluate and (out / EVALUATION).is_dir():
+        check_own(out / EVALUATION)  # now, and not after hours of training
     folder = train(config, out, resume, overwrite, report)
     # Of several processes of a distributed run only the first one writes.
     if not is_first_process():

@@ -14,6 +14,7 @@ from typing import Any
 from wsi_seg.errors import MissingExtraError, OutputError
 from wsi_seg.evaluate.evaluation import Evaluation
 from wsi_seg.results import read_json, writing_to
+from wsi_seg.results_files import is_litter
 
 METRICS = "metrics.json"
 TABLE = "metrics.csv"
@@ -59,9 +60,22 @@ def check_output(out: Path, key: str, overwrite: bool) -> None:
         return
     if not (out / METRICS).is_file() or not (out / REPORT).is_file():
         raise OutputError(f"{out}: exists but holds no evaluation; choose another output folder")
+    check_own(out)
     if not overwrite and read_json(out / METRICS).get("key") != key:
         raise OutputError(
             f"{out}: holds another evaluation; choose another output folder, or pass --overwrite"
+        )
+
+
+def check_own(folder: Path) -> None:
+    """Refuse to replace the folder of an evaluation that holds anything else; OutputError names it."""
+    known = {METRICS, TABLE, REPORT, *CAPTIONS}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    foreign = [name for name in foreign if not is_litter(name)]
+    if foreign:
+        raise OutputError(
+            f"{folder}: is to be replaced but also holds {foreign[0]}, which no evaluation has written; "
+            "move that elsewhere, or choose another output folder"
         )
 
 
@@ -92,6 +106,7 @@ def write_evaluation(
     with writing_to(out):
         for leftover in (aside, old):
             if leftover.exists():
+                check_own(leftover)
                 shutil.rmtree(leftover)
         aside.mkdir(parents=True)
         for name, content in files.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ LAST = "last.ckpt"
 BEST = "best.ckpt"
 LOG = "log"
 OWN = (CONFIG, DATA, ENVIRONMENT, CHECKPOINTS, LOG, WEIGHTS_NAME, CARD_NAME)
+
+# In the folders of checkpoints and logs.
+WRITTEN = ("*.ckpt", "*.ckpt.part", "metrics*.csv", "hparams.yaml", "events.out.tfevents.*")
 
 # What decides the result beside the configuration and the data.
 PACKAGES = ("wsi-seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning", "numpy")
@@ -63,7 +67,8 @@ class TrainingFolder:
             if resume and (self.path / CONFIG).is_file():
                 self._refuse_if_other(record)
                 return self._last()
-            self._refuse_if_taken()
+            if not overwrite:
+                self._refuse_if_taken()
             self.path.mkdir(parents=True, exist_ok=True)
             for name, text in record.items():
                 (self.path / name).write_text(text, encoding="utf-8")
@@ -72,8 +77,9 @@ class TrainingFolder:
         return None
 
     def finish(self) -> None:
-        """Drop what is only needed to go on."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        """Drop what is only needed to resume."""
+        with suppress(OSError):
+            _remove_known(self.path / CHECKPOINTS)
 
     def _last(self) -> Path | None:
         last = self.path / CHECKPOINTS / LAST
@@ -97,12 +103,31 @@ class TrainingFolder:
             raise OutputError(f"{self.path}: holds {state}; {way}")
 
     def _clear(self) -> None:
-        for name in OWN:
+        """Remove an earlier training; the file that makes it one goes last, and nothing that is not of it."""
+        there = [name for name in OWN if (self.path / name).exists()]
+        if there and not (self.path / CONFIG).is_file():
+            raise OutputError(
+                f"{self.path}: holds {there[0]} but no training, which has a {CONFIG}; give another folder"
+            )
+        for name in reversed(there):
             path = self.path / name
             if path.is_dir():
-                shutil.rmtree(path)
+                _remove_known(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _remove_known(folder: Path) -> None:
+    """Remove the checkpoints and logs in a folder and those below it, and each that is empty then."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            _remove_known(path)
+        elif any(fnmatch(path.name, pattern) for pattern in WRITTEN):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _parsed(text: str) -> Any:
