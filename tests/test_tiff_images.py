@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from typer.testing import CliRunner, Result
 
 from wsi_seg.cli import app
-from wsi_seg.datasets.base import read_mask
+from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.geometry import Box, Size
 from wsi_seg.readers import READERS, open_slide
 from wsi_seg.readers.base import make_levels
@@ -403,7 +403,8 @@ def test_images_and_masks_are_upright(orientation: int, tmp_path: Path) -> None:
         assert np.abs(read - upright).mean() < 2
     mask = (upright[..., 1] < 200).astype(np.uint8)
     Image.fromarray(np.ascontiguousarray(STORED[orientation](mask))).save(tmp_path / "mask.png", exif=exif)
-    assert np.array_equal(read_mask(tmp_path / "mask.png", tmp_path / "a.png", Size(160, 96)), mask)
+    codes = MaskReader("masks").codes(tmp_path / "mask.png", tmp_path / "a.png", Size(160, 96))
+    assert np.array_equal(codes, mask)
 
 
 def test_exif_after_the_pixels_is_found_and_other_pngs_are_not_decoded_to_open_them(
