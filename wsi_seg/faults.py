@@ -16,8 +16,8 @@ from wsi_seg.slide import WHITE, MapFrame, Pixels, UnreadableError, is_exact, re
 OTHER_LEVEL = 1
 UNREADABLE = 2
 
-# Level pixels that are given up at least, where the reader does not know the stored tiles of a level, and where
-# other levels are damaged too.
+# Level pixels that are given up at least, where the reader does not know the stored tiles of a level, and
+# where other levels are damaged too.
 CELL = Size(32, 32)
 
 
