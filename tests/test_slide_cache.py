@@ -25,7 +25,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.readers import open_slide
 from wsi_seg.results import MAPS, POLYGONS
 from wsi_seg.run import segment_slide
-from wsi_seg.slide_cache import SlideCache
+from wsi_seg.slide_cache import LOCK, SlideCache
 
 SIZE = 200_000
 NAMES = ("a.bin", "b.bin", "c.bin", "d.bin")
@@ -47,7 +47,7 @@ def web(folder: Path) -> Iterator[tuple[str, Traffic]]:
 
 def kept(folder: Path) -> list[str]:
     """Return the names of the cached files, without their hashes."""
-    return sorted(path.name.partition("-")[2] for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name.partition("-")[2] for path in folder.iterdir() if path.name != LOCK)
 
 
 def total(folder: Path) -> int:
@@ -240,3 +240,21 @@ def test_the_command_line_says_what_is_wrong(
     wrong = CliRunner().invoke(app, [*words, "--cache-size", "much"])
     assert wrong.exit_code == 2 and "cache_size" in wrong.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_in_the_folder_are_neither_counted_nor_touched(
+    web: tuple[str, Traffic], folder: Path, sample_svs: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    (folder / "sample.svs").write_bytes(sample_svs.read_bytes())
+    cache = tmp_path / "cache"
+    (cache / "mine").mkdir(parents=True)
+    foreign = {cache / "notes.bin": 2_000_000, cache / ".lock": 1, cache / "mine" / "a.svs": 3_000_000}
+    for path, size in foreign.items():
+        path.write_bytes(bytes(size))
+        os.utime(path, (0, 0))  # used long ago
+    words = ["run", f"{web[0]}/sample.svs", "-o", str(tmp_path / "out"), "-m", str(tiny_model), "--dry-run"]
+    done = CliRunner().invoke(app, [*words, "--cache", str(cache), "--cache-size", "3MB"])
+    assert done.exit_code == 0, done.output
+    touch(SlideCache(str(cache), 2_000_000), f"{web[0]}/a.bin")  # room is made of the cache's own
+    assert {path: path.stat().st_size for path in foreign} == foreign
+    assert sorted(path.name.partition("-")[2] for path in cache.glob("?" * 24 + "-*")) == ["a.bin"]

@@ -2,11 +2,12 @@
 
     DIR/<hash>-<name>         a whole slide; `hash` is of its URL and version
     DIR/<hash>-<name>.part    one that is being fetched, of its final size from the start
-    DIR/.lock                 held while room is made
+    DIR/.wsi_seg.lock         held while room is made
 
+Nothing else in the folder is counted or touched: it may be one that holds other files.
 Processes and threads may share a folder. Whoever uses a file holds a shared lock on it (flock), whoever
 fetches one an exclusive one; the kernel drops both when a process ends, however it ends. A file is removed
-only by who holds `.lock` and gets an exclusive lock on the file: what is in use stays. What was used least
+only by who holds the lock and gets an exclusive lock on the file: what is in use stays. What was used least
 recently goes first; the time of use is set here, as many disks are mounted so that reading does not set it.
 """
 
@@ -16,6 +17,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +30,9 @@ from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, WITH_FOLDER, is_dicom
 from wsi_seg.remote import RemoteFile, open_remote
 
 PART = ".part"
-LOCK = ".lock"
+LOCK = ".wsi_seg.lock"
+# Names that this module gives: see `SlideCache._path`.
+OWN_NAME = re.compile(r"[0-9a-f]{24}-.*")
 GB = 10**9
 
 
@@ -139,8 +144,11 @@ class SlideCache:
     def _entries(self) -> dict[Path, os.stat_result]:
         entries = {}
         for path in Path(self.folder).iterdir():
-            with suppress(FileNotFoundError):  # a fetch that failed meanwhile
-                entries[path] = path.stat()
+            if OWN_NAME.fullmatch(path.name):
+                with suppress(FileNotFoundError):  # a fetch that failed meanwhile
+                    facts = path.lstat()
+                    if stat.S_ISREG(facts.st_mode):
+                        entries[path] = facts
         return entries
 
 
