@@ -46,6 +46,8 @@ class CachedSlide:
             return self._slide.read_level(level, box)
         except UnreadableError as error:
             raise UnreadableError(f"{self._info.path}: {error}", error.box_level, error.tile) from error
+        except SlideError as error:
+            raise SlideError(f"{self._info.path}: {error}") from error
 
     def close(self) -> None:
         """Let go of the file, which may leave the cache from now on."""
