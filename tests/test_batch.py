@@ -270,6 +270,24 @@ def test_a_terminal_without_the_characters_costs_no_slide(
     assert in_latin_1.invoke(app, ["run", "--help"]).exit_code == 0
 
 
+def test_a_name_that_the_locale_lacks_costs_one_slide(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the encoding of file names in a locale such as en_US."""
+    monkeypatch.setattr(os, "fsencode", lambda name: os.fspath(name).encode("iso8859-1"))
+    table = tmp_path / "t.csv"
+    table.write_text(f"slide,name\n{pictures / 'a.tif'},样\n{pictures / 'b.tif'},ü\n", encoding="utf-8")
+    result = call("run", table, "-o", tmp_path / "out", *quick)
+    assert result.exit_code == 3, result.output
+    rows = by_name(tmp_path / "out" / "batch.csv")
+    assert {name: row["status"] for name, row in rows.items()} == {"样": "failed", "ü": "done"}
+    assert result.stderr.count("error: ") == 1
+    assert "iso8859-1, lacks a character of this name" in result.stderr.replace("latin-1", "iso8859-1")
+    mojibake = tmp_path / "æ\x96.tif"  # as the name of a file in UTF-8 is read in such a locale
+    shutil.copy(pictures / "a.tif", mojibake)
+    assert call("run", mojibake, "-o", tmp_path / "out", *quick).exit_code == 0
+
+
 @pytest.mark.parametrize(("broken", "code"), [("pipe", 0), ("full disk", 1)])
 def test_output_that_nobody_takes_ends_no_batch(
     pictures: Path,

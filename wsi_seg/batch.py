@@ -214,7 +214,8 @@ class Batch:
         if isinstance(error, WsiSegError):
             return str(error)
         reason = unforeseen(error)
-        assert row.log is not None
+        if row.log is None:
+            return reason
         try:
             with slide_log(row.log) as log:
                 log.begin()

@@ -11,6 +11,7 @@ import glob
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -64,10 +65,27 @@ def find_slides(given: Sequence[str], settings: Collection[str] | None = None) -
     for word in given:
         found += _find(word, settings)
     for slide, _ in found:
-        shown = os.fsencode(slide.path).decode("utf-8", errors="backslashreplace")
-        if shown != slide.path:
-            raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it")
+        _check_text(slide.path)
     return _named_apart(_each_once(found))
+
+
+def _check_text(path: str) -> None:
+    """Check that a path is text, and not bytes that the encoding of this locale does not know.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path)
+        shown = name.decode(errors="backslashreplace")
+        if shown.encode() == name:
+            raise UsageError(
+                f"{shown}: the encoding of this locale, {sys.getfilesystemencoding()}, lacks a character of "
+                "its name; set another one, such as LC_ALL=C.UTF-8"
+            ) from error
+        raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it") from error
 
 
 def _each_once(found: Sequence[tuple[SlideInput, bool]]) -> list[tuple[SlideInput, bool]]:

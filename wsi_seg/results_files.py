@@ -135,16 +135,24 @@ def short_name(name: str) -> str:
     It is the name itself, or of a very long one its beginning and a hash: filesystems take 255 bytes, some of
     which go before and after the name.
     """
-    if len(os.fsencode(name)) <= LONGEST_NAME - NAME_AFFIXES:
+    encoding = sys.getfilesystemencoding()
+    encoded = name.encode(encoding, "replace")  # a log's name is no reason to fail, see `check_name`
+    if len(encoded) <= LONGEST_NAME - NAME_AFFIXES:
         return name
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
     room = LONGEST_NAME - NAME_AFFIXES - len(digest) - 1
-    return f"{os.fsencode(name)[:room].decode(sys.getfilesystemencoding(), 'ignore')}-{digest}"
+    return f"{encoded[:room].decode(encoding, 'ignore')}-{digest}"
 
 
 def check_name(name: str) -> None:
-    """Check that folders can have the name of results; OutputError where it is too long."""
-    longest = max((len(os.fsencode(part)) for part in Path(name).parts), default=0)
+    """Check that folders can have the name of results; OutputError where they cannot."""
+    try:
+        longest = max((len(os.fsencode(part)) for part in Path(name).parts), default=0)
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{name}: the encoding of this locale, {error.encoding}, lacks a character of this name; "
+            "set another one, such as LC_ALL=C.UTF-8"
+        ) from error
     if longest > LONGEST_NAME:
         raise OutputError(
             f"{name}: a name of {longest} bytes, where a folder has at most {LONGEST_NAME}; "
