@@ -41,7 +41,7 @@ class Predictor(Protocol):
 
 
 class Prediction(NamedTuple):
-    """What a predictor returned for one batch, and how long that took."""
+    """The output of a predictor for one batch, and the time that it took."""
 
     probabilities: Any
     seconds: float

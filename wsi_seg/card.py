@@ -131,7 +131,7 @@ class ModelCard(_Model):
 
     @property
     def traced_names(self) -> tuple[str, ...]:
-        """What a run traces unless it is asked for something else: names of groups, else of classes."""
+        """Names of the groups, else classes, that a run traces by default."""
         if self.traced is not None:
             return self.traced
         single = (ClassGroup(c.name, (c.code,), c.color) for c in self.classes)

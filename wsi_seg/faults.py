@@ -100,7 +100,7 @@ class TolerantPixels:
         """
         self.info = slide.info
         self.lost: list[LostPart] = []
-        """What could not be read so far."""
+        """Parts that could not be read so far."""
         self._slide, self._fill = slide, fill
 
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:

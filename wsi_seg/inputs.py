@@ -1,4 +1,4 @@
-"""What a run is given, as a list of slides: files, folders, patterns, tables and URLs.
+"""The inputs of a run as a list of slides: files, folders, patterns, tables and URLs.
 
 Whatever looks like a slide and cannot be run is in the list too: a dangling link, a folder without
 permission, a DICOM file of another kind. It fails when it is opened, and so gets its row, its message and its

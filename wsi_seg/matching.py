@@ -23,7 +23,7 @@ REPLACE_OR_KEEP = "choose another output folder, or pass --overwrite to replace 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a run is about to make."""
+    """The results that a run is about to make."""
 
     path: str
     """Of the slide: absolute, or its URL."""
@@ -38,7 +38,7 @@ class Asked:
     """Model and settings as a manifest says them, as far as they decide the results."""
     overwrite: bool = False
     verify: bool = False
-    """Whether equal times of change are not enough to take a slide for the same."""
+    """Compare all bytes of a slide, even where its time of change is the same."""
 
     @property
     def key(self) -> str:

@@ -59,7 +59,7 @@ class RunFacts:
 
     @property
     def incomplete(self) -> bool:
-        """Whether tissue was left out, or read from another level, as it could not be read as it should."""
+        """True where unreadable tissue was left out or read from another level."""
         return any(r.unread_pixels or r.other_level_pixels or not r.written for r in self.records)
 
 

@@ -80,7 +80,7 @@ class SlideResult:
     """A URL where the results were uploaded."""
     summary: dict[str, Any]
     kept: bool = False
-    """Whether the results were there before."""
+    """True where whole results were there before."""
     note: str = ""
     """More about it: why parts are missing, or what made results that were kept."""
 

@@ -105,7 +105,7 @@ class RunSettings:
     """Whether a slide fails where any of its pixels cannot be read as they should."""
     overwrite: bool = False
     verify: bool = False
-    """Whether all bytes of a slide are compared, not only its time of change, before it is skipped."""
+    """Compare all bytes of a slide, not only its time of change, before skipping it."""
     cache: SlideCache | None = None
     """Where slides behind URLs are fetched as a whole; None: they are read piece by piece."""
     staging: str | None = None

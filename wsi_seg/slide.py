@@ -1,4 +1,4 @@
-"""What a slide is: the protocol of every reader, the level policy, and exact reading.
+"""The slide: the protocol of every reader, the level policy, and exact reading.
 
 Readers give whole pixels of one level (`Slide.read_level`). Everything fractional happens once, in
 `read_region`: it takes a box in the map frame, covers it with whole pixels of the best level, and
@@ -86,7 +86,7 @@ class SlideInfo:
     series: int = 0
     """Number of the image in its file, counted from 0; 0 where a format has one slide a file."""
     left_out: tuple[str, ...] = ()
-    """What else is in the file and is not read: other images, and levels of another shape than the slide."""
+    """Images of the file that are not read: other images, and levels of another shape than the slide."""
 
     @property
     def mpp_estimated(self) -> bool:

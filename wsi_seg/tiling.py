@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def cut(self) -> bool:
-        """Whether both axes are cut into tiles that overlap."""
+        """True where both axes are cut into tiles that overlap."""
         return self.whole == (None, None)
 
     @property

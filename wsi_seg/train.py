@@ -83,7 +83,7 @@ def train_model(
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a training, or the first of several."""
+    """Return True in the only process of a training, and in the first of several."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -1,4 +1,4 @@
-"""What commands print. A terminal, pipe or file that takes no more ends no work: results lie in files."""
+"""Terminal output of the commands. A closed or full terminal, pipe or file does not end the work."""
 
 from __future__ import annotations
 

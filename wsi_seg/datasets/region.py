@@ -53,8 +53,9 @@ class Region(Protocol):
 
     @property
     def group(self) -> str:
-        """What stays together in one part of a split, unless that is by columns: all of a patient; where
-        the patient is unknown, all tiles of one image, or all regions of a slide.
+        """Key of images that stay together in one part of a split, unless the split is by columns.
+
+        They are all of one patient; where the patient is unknown, all tiles of one image, or all of a slide.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""Tiles of one larger image, told by their names and by their borders.
+"""Tiles of one larger image, recognized by their names and by their borders.
 
-Names: a stem in common beside numbers of x and y, or of row and column.
+Names: a stem in common next to numbers of x and y, or of row and column.
 
 Borders: of tiles cut edge to edge, the last column of one continues in the first column of the next; of tiles
 that overlap, and of copies, a whole column or row occurs in both.
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-# A number of one axis; and sizes that stand beside it, such as QuPath's [x=512,y=0,w=256,h=256].
+# A number of one axis; and sizes that stand next to it, such as QuPath's [x=512,y=0,w=256,h=256].
 ACROSS = r"x(?:min|start|pos|off|0)?|cols?|column|c"
 DOWN = r"y(?:min|start|pos|off|0)?|rows?|r"
 AXIS = rf"(?:{ACROSS}|{DOWN}|w|h|d|width|height|size)[-_=]?\d+"

@@ -1,4 +1,4 @@
-"""What all readers share: levels, clipping to the slide, white outside, closing, alpha, fingerprints."""
+"""Common code of the readers: levels, clipping to the slide, white outside, closing, alpha, fingerprints."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class FileImage:
     vendor: str | None = None
     """Format by OpenSlide's name, where OpenSlide knows it."""
     first: bool = True
-    """Whether it begins with the first page of the file, from which OpenSlide starts."""
+    """True where it begins with the first page of the file, from which OpenSlide starts."""
     planes: int = 1
     """Pictures of the same size, such as focal planes, of which the first is read."""
     plain: bool = False
-    """Whether it is the only page of a TIFF file and stored in strips."""
+    """True for the only page of a TIFF file, stored in strips."""
     special: str = ""
     """Why only the image reader converts it to upright RGB; empty where others do too."""
     fourth: Literal["none", "straight", "associated", "empty"] = "none"
-    """What the fourth channel of RGB is: transparency, of two kinds, or nothing."""
+    """Meaning of a fourth channel next to RGB: transparency, of two kinds, or nothing."""
     others: tuple[tuple[Size, str], ...] = ()
     """The other images of the file: size and description."""
 
@@ -156,7 +156,7 @@ class Pyramid:
     stored: tuple[int, ...]
     """Position of each level among those of the file."""
     left_out: tuple[tuple[Size, str], ...] = ()
-    """What is stored as a level and is none: its size, and why."""
+    """Images stored as levels that are none: the size of each, and the reason."""
 
 
 def make_levels(sizes: Sequence[tuple[int, int]]) -> Pyramid:

@@ -88,7 +88,7 @@ class OpenSlideReader(LevelReader):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What OpenSlide says about a slide."""
+    """Facts about a slide from OpenSlide."""
 
     info: SlideInfo
     background: tuple[int, int, int]
@@ -96,7 +96,7 @@ class Facts:
     stored: tuple[int, ...]
     """OpenSlide's number of each level of `info`."""
     smallest_kept: bool
-    """Whether the smallest level that OpenSlide lists, of which it makes its hash, is a level of `info`."""
+    """True where the smallest level, of which OpenSlide makes its hash, is a level of `info`."""
 
 
 def read_facts(path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> Facts:

@@ -39,7 +39,7 @@ class BoundedConnection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no whole request of it is being answered."""
+        """True while no whole request of it is being answered."""
         return self._timer is not None
 
     def _await_request(self) -> None:

@@ -24,7 +24,7 @@ from wsi_seg.viewer.bounded import Kept
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What is read: class labels, tissue, coverage, or the sum of some probability channels."""
+    """Layer to read: class labels, tissue, coverage, or the sum of some probability channels."""
 
     kind: Kind
     numbers: tuple[int, ...] = ()

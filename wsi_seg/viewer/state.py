@@ -79,7 +79,7 @@ class OpenResult:
 
     @property
     def changing(self) -> bool:
-        """Whether a run still fills it, so that nothing of it may be kept."""
+        """True while a run still fills it, so that nothing of it may be kept."""
         return self.entry.running
 
     def check(self) -> None:
