@@ -171,6 +171,9 @@ def _differences(record: Any, choices: Mapping[str, Any], within: str = "") -> l
             continue
         if isinstance(value, dict):
             found += _differences(record[name], value, f"{within}{name}.")
+        elif name == "device":  # which of several alike makes no difference
+            if str(record[name]).partition(":")[0] != str(value).partition(":")[0]:
+                found.append(name)
         elif record[name] != value:
             found.append(f"{within}{name}".removeprefix("settings."))
     return found

@@ -172,7 +172,7 @@ def choices(model: ModelFacts, settings: RunSettings) -> dict[str, Any]:
     del chosen["strict"], chosen["plan"]["batch"], chosen["plan"]["max_memory"]
     return {
         "model": {"digest": model.digest},
-        "plan": {"precision": model.precision, "tta": model.tta},
+        "plan": {"precision": model.precision, "tta": model.tta, "device": model.device},
         "settings": chosen,
     }
 
