@@ -365,7 +365,8 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
     assert runs.post("/api/run", json=ASK).status_code == 409
     assert runs.get(f"/api/run/{job}").json()["state"] == "running"
     assert runs.get("/api/run/options").json()["job"] == job
-    assert runs.delete(f"/api/run/{job}").json()["stopping"] is True
+    told = runs.delete(f"/api/run/{job}").json()
+    assert told["stopping"] or told["state"] == "stopped", told  # a process that just starts ends at once
     stopped = wait(runs, job)
     assert stopped["state"] == "stopped", stopped
     assert runs.get("/api/run/options").json()["job"] is None
