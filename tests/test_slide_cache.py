@@ -25,7 +25,7 @@ from wsi_seg.geometry import Box
 from wsi_seg.readers import open_slide
 from wsi_seg.results import MAPS, POLYGONS
 from wsi_seg.run import segment_slide
-from wsi_seg.slide_cache import LOCK, SlideCache
+from wsi_seg.slide_cache import LOCK, OWN, SlideCache
 
 SIZE = 200_000
 NAMES = ("a.bin", "b.bin", "c.bin", "d.bin")
@@ -47,12 +47,12 @@ def web(folder: Path) -> Iterator[tuple[str, Traffic]]:
 
 def kept(folder: Path) -> list[str]:
     """Return the names of the cached files, without their hashes."""
-    return sorted(path.name.partition("-")[2] for path in folder.iterdir() if path.name != LOCK)
+    return sorted(path.name.partition("-")[2] for path in (folder / OWN).iterdir() if path.name != LOCK)
 
 
 def total(folder: Path) -> int:
     sizes = []
-    for path in folder.iterdir():
+    for path in folder.glob(f"{OWN}/*"):
         try:
             sizes.append(path.stat().st_size)
         except FileNotFoundError:
@@ -247,8 +247,15 @@ def test_files_of_others_in_the_folder_are_neither_counted_nor_touched(
 ) -> None:
     (folder / "sample.svs").write_bytes(sample_svs.read_bytes())
     cache = tmp_path / "cache"
-    (cache / "mine").mkdir(parents=True)
-    foreign = {cache / "notes.bin": 2_000_000, cache / ".lock": 1, cache / "mine" / "a.svs": 3_000_000}
+    for inner in ("mine", OWN):
+        (cache / inner).mkdir(parents=True)
+    foreign = {
+        cache / "notes.bin": 2_000_000,
+        cache / "5f1e0a9bc3d24e6f8a7b6c5d-scan.svs": 2_000_000,  # an identifier that archives give
+        cache / ".lock": 1,
+        cache / "mine" / "a.svs": 3_000_000,
+        cache / OWN / "notes.txt": 3_000_000,
+    }
     for path, size in foreign.items():
         path.write_bytes(bytes(size))
         os.utime(path, (0, 0))  # used long ago
@@ -257,4 +264,4 @@ def test_files_of_others_in_the_folder_are_neither_counted_nor_touched(
     assert done.exit_code == 0, done.output
     touch(SlideCache(str(cache), 2_000_000), f"{web[0]}/a.bin")  # room is made of the cache's own
     assert {path: path.stat().st_size for path in foreign} == foreign
-    assert sorted(path.name.partition("-")[2] for path in cache.glob("?" * 24 + "-*")) == ["a.bin"]
+    assert sorted(path.name.partition("-")[2] for path in (cache / OWN).glob("?" * 24 + "-*")) == ["a.bin"]

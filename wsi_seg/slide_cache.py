@@ -1,10 +1,11 @@
 """A folder of whole slides, fetched once each, that never takes more than it is allowed.
 
-    DIR/<hash>-<name>         a whole slide; `hash` is of its URL and version
-    DIR/<hash>-<name>.part    one that is being fetched, of its final size from the start
-    DIR/.wsi_seg.lock         held while room is made
+    DIR/wsi-seg-slides/<hash>-<name>         a whole slide; `hash` is of its URL and version
+    DIR/wsi-seg-slides/<hash>-<name>.part    one that is being fetched, of its final size from the start
+    DIR/wsi-seg-slides/.wsi_seg.lock         held while room is made
 
-Nothing else in the folder is counted or touched: it may be one that holds other files.
+Nothing else is counted or touched: DIR may hold other files, and 24 hexadecimal digits before a name are an
+archive's identifier elsewhere. Slides that earlier versions kept in DIR itself stay there unused.
 Processes and threads may share a folder. Whoever uses a file holds a shared lock on it (flock), whoever
 fetches one an exclusive one; the kernel drops both when a process ends, however it ends. A file is removed
 only by who holds the lock and gets an exclusive lock on the file: what is in use stays. What was used least
@@ -29,6 +30,7 @@ from wsi_seg.errors import OutputError, SlideError
 from wsi_seg.formats import DICOM_ENDINGS, DICOM_HEAD, WITH_FOLDER, is_dicom
 from wsi_seg.remote import RemoteFile, open_remote
 
+OWN = "wsi-seg-slides"
 PART = ".part"
 LOCK = ".wsi_seg.lock"
 # Names that this module gives: see `SlideCache._path`.
@@ -41,8 +43,14 @@ class SlideCache:
     """Where whole slides are kept, and how much room they get."""
 
     folder: str
+    """Given by the user, who may keep other files there."""
     size: int
     """In bytes."""
+
+    @property
+    def own(self) -> Path:
+        """Folder of what this cache fetched."""
+        return Path(self.folder) / OWN
 
     @contextmanager
     def lease(self, url: str) -> Iterator[Path]:
@@ -76,7 +84,7 @@ class SlideCache:
         digest = hashlib.sha256(f"{file.url}\0{file.version}\0{file.size}".encode()).hexdigest()[:24]
         # The ending tells OpenSlide what it is.
         name = file.url.partition("?")[0].rsplit("/", 1)[-1][-80:]
-        return Path(self.folder) / f"{digest}-{name}"
+        return self.own / f"{digest}-{name}"
 
     def _acquire(self, file: RemoteFile) -> int:
         """Return a descriptor that holds a shared lock on the whole local copy."""
@@ -126,13 +134,13 @@ class SlideCache:
                     f"slides in use take {_total(taken) / GB:.3g} of {self.size / GB:.3g} GB; raise "
                     "--cache-size or run again later"
                 )
-            with _disk(Path(self.folder)):
+            with _disk(self.own):
                 os.ftruncate(descriptor, file.size)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Keep other processes and threads from making room or renaming meanwhile."""
-        path = Path(self.folder) / LOCK
+        path = self.own / LOCK
         descriptor = None
         while descriptor is None:
             descriptor = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
@@ -143,7 +151,7 @@ class SlideCache:
 
     def _entries(self) -> dict[Path, os.stat_result]:
         entries = {}
-        for path in Path(self.folder).iterdir():
+        for path in self.own.iterdir():
             if OWN_NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):  # a fetch that failed meanwhile
                     facts = path.lstat()
