@@ -171,7 +171,7 @@ def read_owner(path: Path) -> Owner | None:
     text = path.read_bytes()
     try:
         plain = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     kinds = {"machine": str, "pid": int, "started": str, "token": str}
     whole = isinstance(plain, dict) and {key: type(value) for key, value in plain.items()} == kinds

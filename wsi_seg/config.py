@@ -24,6 +24,7 @@ from wsi_seg.settings import Origin, RegionSettings, RunSettings, WorkerSettings
 from wsi_seg.slide_cache import GB, SlideCache
 from wsi_seg.stitch import Blend
 from wsi_seg.tissue import MASK_ENDINGS, METHODS
+from wsi_seg.walk import is_there
 from wsi_seg.yaml_config import read_yaml, validated
 
 _TRACE = TraceSettings()
@@ -159,7 +160,7 @@ class RunConfig(BaseModel):
 
 
 def _is_mask(path: Path) -> bool:
-    return str(path) not in METHODS and (path.name.lower().endswith(MASK_ENDINGS) or path.exists())
+    return str(path) not in METHODS and (path.name.lower().endswith(MASK_ENDINGS) or is_there(path))
 
 
 def _is_list(cls: type[BaseModel], key: str, value: object) -> bool:

@@ -136,7 +136,7 @@ class Maps:
             return cls(path, MapLayout.from_json(attributes[LAYOUT_KEY]))
         except OSError as error:
             raise OutputError(f"{path}: cannot open the maps ({error.strerror or error})") from error
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
             raise OutputError(
                 f"{path}: these are no maps of wsi_seg, or they are damaged ({error})"
             ) from error

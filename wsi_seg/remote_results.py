@@ -269,7 +269,7 @@ class RemoteResultsFolder(ResultsFolder):
         content, url = self._fetch(self.url, name), f"{self.url}/{name}"
         try:
             return None if content is None else as_record(json.loads(content), url)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(f"{url}: is damaged ({error}); remove it and run again") from error
 
     @staticmethod

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from wsi_seg.errors import OutputError
 
 MAPS = "maps.zarr"
@@ -36,10 +38,30 @@ LOGS = "logs"
 LONGEST_NAME = 255
 NAME_AFFIXES = 48
 
-# What a summary says in any case.
-SUMMARY_KEYS = (
-    "status", "mpp", "mpp_source", "reader", "tissue_area_mm2", "class_area_mm2", "regions", "coverage",
-)  # fmt: skip
+
+class _RegionFacts(BaseModel):
+    count: int
+    area_mm2: float
+
+
+class _CoverageFacts(BaseModel):
+    unread_mm2: float
+    other_level_mm2: float
+
+
+class _SummaryFacts(BaseModel):
+    """What a summary says in any case, besides other things."""
+
+    status: str
+    mpp: tuple[float, float]
+    mpp_source: str
+    reader: str
+    tissue_area_mm2: float
+    class_area_mm2: dict[str, float]
+    regions: dict[str, _RegionFacts]
+    coverage: _CoverageFacts
+
+
 # Files of the maps.
 _OF_MAPS = re.compile(
     r"(labels/(classes|tissue|coverage)/)?(zarr\.json|\d+/(zarr\.json|c(/\d+)+(\.[0-9a-f]{32}\.partial)?))"
@@ -79,7 +101,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: is damaged ({error}); remove its folder and run again") from error
 
 
@@ -96,11 +118,16 @@ def as_record(value: Any, place: Path | str) -> dict[str, Any]:
 
 
 def as_summary(value: Any, place: Path | str) -> dict[str, Any]:
-    """Return JSON that is a summary; OutputError where something is missing."""
+    """Return JSON that is a summary; OutputError where something is missing or of another kind."""
     summary = as_record(value, place)
-    for key in SUMMARY_KEYS:
-        if key not in summary:
-            raise OutputError(f"{place}: is damaged ({key} is missing); remove its folder and run again")
+    try:
+        _SummaryFacts.model_validate(summary)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise OutputError(
+            f"{place}: is damaged ({where}: {first['msg']}); remove its folder and run again"
+        ) from error
     return summary
 
 
@@ -164,7 +191,7 @@ def is_manifest(content: bytes) -> bool:
     """Return whether a file is the manifest of a slide's results, and not just one of that name."""
     try:
         record = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and "maps_key" in record
 

@@ -71,7 +71,7 @@ class ShardedArray:
                 raise ValueError("its values are not laid out as wsi_seg does")
         except OSError as error:
             raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise OutputError(f"{path}: this part of the maps is damaged ({error})") from error
         return array
 

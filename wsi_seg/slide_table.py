@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from wsi_seg.errors import UsageError
 from wsi_seg.tissue import MASK_ENDINGS, METHODS
+from wsi_seg.walk import is_there
 
 TABLE_COLUMNS = ("slide", "name")
 # What a table of failed slides holds besides what was asked for.
@@ -23,6 +24,8 @@ IGNORED_COLUMNS = ("reason",)
 # Columns whose names begin so are passed on and mean nothing to a run.
 NOTE = "note:"
 SAVE_AS = "save it as CSV UTF-8, with commas between the columns"
+# Characters of the longest path that Linux takes.
+LONGEST_CELL = 4096
 # Files of spreadsheets, and tables that are no CSV.
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".tsv")
 
@@ -61,6 +64,9 @@ def read_table(path: Path, settings: Collection[str] | None = None) -> list[Tabl
     rows = []
     for number, cells in lines[1:]:
         where = f"{path}, line {number}"
+        longest = max(map(len, cells))
+        if longest > LONGEST_CELL:
+            raise UsageError(f"{where}: has a cell of {longest} characters, longer than any path; {SAVE_AS}")
         if not any(cells):
             continue
         if len(cells) != len(columns):
@@ -87,6 +93,9 @@ def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError(f"{path}: no CSV table in UTF-8 (line {line}); {SAVE_AS}") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UsageError(f"{path}: no CSV table (line {line} holds a null byte); {SAVE_AS}")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
@@ -127,7 +136,7 @@ def _row(path: Path, where: str, cells: Mapping[str, str]) -> TableRow:
     settings = {key: text for key, text in cells.items() if text and key not in left}
     if "tissue" in settings:
         settings["tissue"] = _tissue(path, where, slide, settings["tissue"])
-    if "model" in settings and (path.absolute().parent / settings["model"]).exists():
+    if "model" in settings and is_there(path.absolute().parent / settings["model"]):
         settings["model"] = str(path.absolute().parent / settings["model"])
     return TableRow(where, slide, name, settings, notes)
 
@@ -137,9 +146,9 @@ def _tissue(path: Path, where: str, slide: str, text: str) -> str:
     if text in METHODS:
         return text
     file = path.absolute().parent / text
-    if file.exists():
+    if is_there(file):
         return str(file)
-    if "://" not in slide and (Path(slide).parent / text).exists():
+    if "://" not in slide and is_there(Path(slide).parent / text):
         raise UsageError(
             f"{where}: tissue {text!r} lies next to the slide, but paths in a table start in the table's "
             f"folder; write {os.path.relpath(Path(slide).parent / text, path.absolute().parent)!r}"

@@ -26,6 +26,7 @@ from wsi_seg.faults import read_tolerantly
 from wsi_seg.geometry import Box, RealBox, Scale
 from wsi_seg.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.stain import detect_tissue
+from wsi_seg.walk import is_there
 
 Origin = Literal["bounds", "level0"]
 
@@ -172,7 +173,7 @@ def find_tissue(
         return TissueMask(np.ones((1, 1), bool), Scale(info.size.width, info.size.height), "none")
     if method == "otsu":
         return _detected_tissue(slide)
-    if method.lower().endswith(MASK_ENDINGS) or Path(method).exists():
+    if method.lower().endswith(MASK_ENDINGS) or is_there(Path(method)):
         return _drawn_tissue(info, Path(method), origin, ignored_classes)
     raise UsageError(f"unknown tissue method {method!r}; use otsu, none or the path of a GeoJSON file")
 

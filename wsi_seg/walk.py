@@ -46,12 +46,28 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what lies at a path, links followed; `unreadable` where that cannot be found out."""
+    """Return what lies at a path, links followed; `unreadable` where that cannot be found out.
+
+    Unlike `Path.exists` and its kin it takes any text, also what is no path: too long, or with a null byte.
+    """
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):
         return "unreadable"
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def is_there(path: Path) -> bool:
+    """Return whether anything lies at a path; see `kind_of`."""
+    return kind_of(path) != "unreadable"
+
+
+def home_expanded(text: str) -> Path:
+    """Return a path whose `~` or `~name` is the home of a user; as it stands where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def why_missing(path: Path, error: OSError) -> str:

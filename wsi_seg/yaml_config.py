@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from wsi_seg.errors import UsageError
+from wsi_seg.walk import home_expanded
 
 M = TypeVar("M", bound=BaseModel)
 BASES = {"0o": 8, "0x": 16}
@@ -20,6 +21,12 @@ BASES = {"0o": 8, "0x": 16}
 
 class _Loader(yaml.SafeLoader):
     """YAML as its version 1.2 reads plain scalars: `no`, `off`, `12:30` and dates are text."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        text = super().construct_scalar(node)
+        if "\0" in str(text):  # no path and no name holds one
+            raise yaml.constructor.ConstructorError(None, None, "a text holds a null byte", node.start_mark)
+        return str(text)
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
         text = node.value
@@ -41,7 +48,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
 
 def load_yaml(text: str) -> Any:
     """Return what YAML 1.2 (core schema) stands for; raises yaml.YAMLError."""
-    return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    try:
+        return yaml.load(text, _Loader)  # a subclass of SafeLoader
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits, a text of no UTF-16
+        raise yaml.YAMLError(str(error)) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def expanded_path(text: str, config: Path) -> Path:
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         raise UsageError(f"{config}: {text!r}: environment variable {unset.group(1)} is not set")
-    return (config.parent / Path(expanded).expanduser()).absolute()
+    return (config.parent / home_expanded(expanded)).absolute()
 
 
 def validated(cls: type[M], values: Mapping[str, Any], where: str) -> M:

@@ -69,11 +69,13 @@ def names(text: str | None) -> list[str] | None:
 def set_up_logging(verbose: bool) -> None:
     """Log to stderr: warnings, or with -v what is being done. The logs of slides hold both.
 
-    Without -v not why a slide failed: the command says that itself.
+    Without -v not why a slide failed: the command says that itself. Nor what tifffile finds wrong with a
+    file, as whoever reads it says that.
     """
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:
         handler.addFilter(lambda record: record.name != "wsi_seg.batch" or record.levelno < logging.ERROR)
+        handler.addFilter(lambda record: record.name != "tifffile")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     logging.getLogger("wsi_seg").setLevel(logging.INFO)

@@ -44,7 +44,7 @@ def kept_activations(name: str, find: Callable[[], float]) -> float:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["versions"] == versions:
             return float(kept["bytes_per_pixel"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # none, or not whole: found anew
     found = find()
     aside = path.with_suffix(f".{os.getpid()}.tmp")

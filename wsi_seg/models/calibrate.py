@@ -57,7 +57,7 @@ class Calibration:
         try:
             plain = json.loads(self.path.read_text(encoding="utf-8"))
             return [Timing(**one) for one in plain]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return []
 
     def add(self, timings: Sequence[Timing]) -> None:

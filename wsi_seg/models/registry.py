@@ -15,6 +15,7 @@ from pathlib import Path
 
 from wsi_seg.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.errors import ModelError
+from wsi_seg.walk import home_expanded, kind_of
 
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
@@ -32,8 +33,8 @@ def find_model(reference: str) -> Path:
         return BUNDLED / reference
     if reference.startswith(HUB_PREFIX):
         return _complete(_download(reference), reference)
-    path = Path(reference).expanduser()
-    if path.is_dir():
+    path = home_expanded(reference)
+    if kind_of(path) == "folder":
         return _complete(path, reference)
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         return _converted(path)
@@ -105,7 +106,7 @@ def _download(reference: str) -> Path:
 
 
 def _converted(checkpoint: Path) -> Path:
-    if not checkpoint.is_file():
+    if kind_of(checkpoint) != "file":
         raise ModelError(f"{checkpoint}: no such file")
     card = _card_of(checkpoint)
     folder = cache_folder() / f"{checkpoint.stem}-{_digest(checkpoint, card)[:16]}"

@@ -21,6 +21,8 @@ from wsi_seg.slide import WHITE, Level, SlideInfo, UnreadableError, level_downsa
 
 SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
+# Of a stored tile that is larger than its level.
+MOST_TILE_PIXELS = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +202,29 @@ def read_bounds(properties: Mapping[str, str], prefix: str) -> Box | None:
     return Box.at(*numbers) if len(numbers) == 4 else None
 
 
-def read_tile_sizes(properties: Mapping[str, Any], prefix: str, levels: int) -> list[Size | None]:
-    """Return the size of the stored tiles of each stored level; None where they are of no one size."""
-    names = [f"{prefix}.level[{level}].tile-" for level in range(levels)]
-    sizes = [[int(properties.get(f"{name}{side}") or 0) for side in ("width", "height")] for name in names]
-    return [Size(width, height) if width > 0 and height > 0 else None for width, height in sizes]
+def read_tile_sizes(
+    properties: Mapping[str, Any], prefix: str, levels: Sequence[tuple[int, int]]
+) -> list[Size | None]:
+    """Return the size of the stored tiles of each stored level; None where they are of no one size.
+
+    Args:
+        properties: of the slide.
+        prefix: of the names of those that are meant.
+        levels: (width, height) of each stored level.
+
+    Raises:
+        ValueError: tiles are far larger than their level, as a damaged file may say. OpenSlide ends the
+            process where it has no memory for a tile.
+    """
+    tiles: list[Size | None] = []
+    for number, (width, height) in enumerate(levels):
+        name = f"{prefix}.level[{number}].tile-"
+        tile = Size(*(int(properties.get(f"{name}{side}") or 0) for side in ("width", "height")))
+        beyond = tile.width > width or tile.height > height
+        if beyond and tile.width * tile.height > MOST_TILE_PIXELS:
+            raise ValueError(f"level {number}, of {width} × {height} px, has stored tiles of {tile} px")
+        tiles.append(tile if tile.width > 0 and tile.height > 0 else None)
+    return tiles
 
 
 def over(image: Image.Image, background: tuple[int, int, int] = (WHITE, WHITE, WHITE)) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ TURNED = (5, 6, 7, 8)
 PNG_SIGNATURE = 8
 PNG_TEXT_WITH_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 # What Pillow raises on damaged files.
-DAMAGE = (OSError, ValueError, SyntaxError, TypeError, struct.error)
+DAMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error)
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -52,7 +53,7 @@ class ImageReader(LevelReader):
     def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
         self._pixels: NDArray[np.uint8] | None = None
         try:
-            with _open(path) as opened:
+            with _quiet(), _open(path) as opened:
                 _refuse_unfit(path, opened)
                 info = _describe(path, opened, mpp)
         except DAMAGE as error:
@@ -62,7 +63,7 @@ class ImageReader(LevelReader):
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         if self._pixels is None:
             try:
-                with _open(self._info.path) as image:
+                with _quiet(), _open(self._info.path) as image:
                     self._pixels = _decode(image)
             except DAMAGE as error:
                 raise self._unreadable(level, box, error) from error
@@ -72,13 +73,18 @@ class ImageReader(LevelReader):
         self._pixels = None
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Pillow warns of "decompression bombs" at half the size where it refuses; we go by the latter.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of EXIF blocks and TIFF tags that are cut off
+        yield
+
+
 def _open(path: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of "decompression bombs" at half the size where it refuses; we go by the latter.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of EXIF blocks that are cut off
-            return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=FORMATS)
     except FileNotFoundError as error:
         raise SlideError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
@@ -156,8 +162,7 @@ def _describe(path: str, image: Image.Image, mpp: Scale | None) -> SlideInfo:
 def _orientation(image: Image.Image) -> int:
     """Return the orientation of a PNG or JPEG image; 1 where its EXIF block says none or is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with _quiet():
             value = image.getexif().get(ORIENTATION)
     except DAMAGE:
         return 1

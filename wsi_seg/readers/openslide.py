@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import openslide
 from numpy.typing import NDArray
 
 from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale
+from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.mpp import resolve_mpp
 from wsi_seg.readers.base import (
     ONLY_IMAGE,
@@ -36,6 +37,9 @@ CELL = 256
 # Of a generic TIFF file it takes the widest tiled page for level 0, which can be a macro image.
 OTHER_IMAGE = "OpenSlide takes another image of this file for the slide"
 
+# What is raised over a damaged file: by OpenSlide, and over numbers in its properties.
+DAMAGE = (openslide.OpenSlideError, OSError, ValueError, ArithmeticError)
+
 ASSOCIATED = r"openslide\.associated\.(.+)\.width"
 
 
@@ -43,14 +47,14 @@ class OpenSlideReader(LevelReader):
     """A slide that OpenSlide reads; reopens the file after a read error, which spoils OpenSlide's handle."""
 
     def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
-        self._handle: openslide.OpenSlide | None = _open(path)
-        self._steps = [float(step) for step in self._handle.level_downsamples]
-        if not image.is_of(self._handle.dimensions):
-            self._release()
-            raise SlideError(f"{path}: {OTHER_IMAGE}; use the reader tiffslide")
-        facts = _facts(path, self._handle, mpp, image)
-        self._background, self._stored = facts.background, facts.stored
-        self._tiles = read_tile_sizes(self._handle.properties, "openslide", len(self._steps))
+        self._handle: openslide.OpenSlide | None = None
+        with _opened(path) as handle:
+            self._steps = [float(step) for step in handle.level_downsamples]
+            if not image.is_of(handle.dimensions):
+                raise SlideError(f"{path}: {OTHER_IMAGE}; use the reader tiffslide")
+            facts = _facts(path, handle, mpp, image)
+            self._handle = handle
+        self._background, self._stored, self._tiles = facts.background, facts.stored, facts.tiles
         super().__init__(facts.info)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
@@ -95,6 +99,8 @@ class Facts:
     """RGB where nothing was scanned."""
     stored: tuple[int, ...]
     """OpenSlide's number of each level of `info`."""
+    tiles: tuple[Size | None, ...]
+    """Size of the stored tiles of each level that OpenSlide lists; None where they are of no one size."""
     smallest_kept: bool
     """True where the smallest level, of which OpenSlide makes its hash, is a level of `info`."""
 
@@ -105,23 +111,33 @@ def read_facts(path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAG
     Raises:
         SlideError: OpenSlide does not open the file.
     """
-    with _open(path) as handle:
+    with _opened(path) as handle, handle:
         return _facts(path, handle, mpp, image)
 
 
-def _open(path: str) -> openslide.OpenSlide:
-    try:
-        return openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError(
-            f"{path}: OpenSlide does not know this format; leave the reader out, or use another"
-        ) from error
-    except openslide.OpenSlideError as error:
-        raise SlideError(f"{path}: damaged or incomplete slide; OpenSlide says: {error}") from error
+@contextmanager
+def _opened(path: str) -> Iterator[openslide.OpenSlide]:
+    """Open a file, and close it again where what it says of itself raises.
+
+    Raises:
+        SlideError: it is damaged, or OpenSlide does not know it.
+    """
+    with ExitStack() as stack:
+        try:
+            handle = stack.enter_context(openslide.OpenSlide(path))
+            yield handle
+        except openslide.OpenSlideUnsupportedFormatError as error:
+            raise SlideError(
+                f"{path}: OpenSlide does not know this format; leave the reader out, or use another"
+            ) from error
+        except DAMAGE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SlideError(f"{path}: damaged or incomplete slide; OpenSlide says: {reason}") from error
+        stack.pop_all()
 
 
 def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: FileImage) -> Facts:
-    properties = dict(handle.properties)
+    properties = _properties(handle)
     pyramid = make_levels(handle.level_dimensions)
     resolved, source = resolve_mpp(mpp, properties, size=pyramid.levels[0].size)
     info = SlideInfo(
@@ -139,7 +155,16 @@ def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: Fil
         left_out=(*_associated_images(properties), *image.left_out(pyramid)),
     )
     background = parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
-    return Facts(info, background, pyramid.stored, pyramid.stored[-1] == len(handle.level_dimensions) - 1)
+    tiles = tuple(read_tile_sizes(properties, "openslide", handle.level_dimensions))
+    return Facts(
+        info, background, pyramid.stored, tiles, pyramid.stored[-1] == len(handle.level_dimensions) - 1
+    )
+
+
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    """Return the properties of a slide; of a damaged one, those whose names are UTF-8."""
+    found = {name: handle.properties.get(name) for name in handle.properties}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _associated_images(properties: Mapping[str, str]) -> list[str]:

@@ -63,8 +63,10 @@ class LocalBytes:
         """Do nothing: the operating system reads ahead."""
 
     def read(self, offset: int, count: int) -> bytes:
+        # Room is made for all that is asked for, and a damaged file may say any number.
+        left = os.fstat(self._file.fileno()).st_size - offset
         # Reads at a place leave no file position behind that another thread could move.
-        return os.pread(self._file.fileno(), count, offset)
+        return os.pread(self._file.fileno(), min(count, left), offset) if left > 0 else b""
 
     def close(self) -> None:
         self._file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 
 import tifffile
 
@@ -11,8 +12,11 @@ from wsi_seg.errors import SlideError
 # tifffile logs what it finds wrong; unless the application listens, that goes to stderr beside our own error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-# What tifffile raises on damaged files, besides its own error.
-TIFF_ERRORS = (tifffile.TiffFileError, OSError, RuntimeError, ValueError, LookupError, TypeError)
+# What tifffile raises on damaged files, besides its own error; it divides by sizes that may be 0.
+TIFF_ERRORS = (
+    tifffile.TiffFileError, OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError,
+    struct.error,
+)  # fmt: skip
 
 
 def check_whole(path: str, tiff: tifffile.TiffFile, number: int = 0) -> None:

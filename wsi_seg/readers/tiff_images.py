@@ -8,6 +8,7 @@ a tiled or many-page file is as a rule one of fluorescence.
 
 from __future__ import annotations
 
+import math
 from typing import IO, Literal
 
 import numpy as np
@@ -59,6 +60,7 @@ def _find_image(path: str, tiff: tifffile.TiffFile, vendor: str | None, asked: i
     images = dict(enumerate(tiff.series))
     if not images:
         check_whole(path, tiff)
+    _refuse_false_tables(path, tiff)
     number = max(images, key=lambda n: _rank(images[n]))
     if vendor not in (None, GENERIC):
         refuse_other_series(path, asked)
@@ -87,6 +89,26 @@ def _find_image(path: str, tiff: tifffile.TiffFile, vendor: str | None, asked: i
         fourth=_fourth_channel(tiff, series),
         others=tuple((_size(other), _describe(n, other)) for n, other in images.items() if n != number),
     )
+
+
+def _refuse_false_tables(path: str, tiff: tifffile.TiffFile) -> None:
+    """Raise SlideError where a page lists too few tiles, or pieces larger than the file.
+
+    OpenSlide shows what is not listed as glass, and ends the process where it has no memory for a piece.
+    """
+    size = tiff.filehandle.size
+    for number, page in enumerate(tiff.pages):
+        largest = max(page.databytecounts, default=0)
+        if largest > size:
+            raise SlideError(
+                f"{path}: damaged TIFF; page {number} has a piece of {largest} bytes in a file of {size}"
+            )
+        whole, listed = page.aspage(), len(page.dataoffsets)
+        if whole.is_tiled and listed < (tiles := math.prod(whole.chunked)):
+            raise SlideError(
+                f"{path}: damaged TIFF; page {number}, of {whole.imagewidth} × {whole.imagelength} px, "
+                f"lists {listed} of its {tiles} tiles"
+            )
 
 
 def _rank(series: tifffile.TiffPageSeries) -> tuple[bool, int]:
@@ -193,7 +215,7 @@ def _hides_everything(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> bool:
         if not page.databytecounts[index]:
             continue
         tiff.filehandle.seek(page.dataoffsets[index])
-        stored = tiff.filehandle.read(page.databytecounts[index])
+        stored = tiff.filehandle.read(min(page.databytecounts[index], tiff.filehandle.size))
         pixels, _, _ = page.decode(stored, index, jpegtables=page.jpegtables)
         if pixels is None or pixels.shape[-1] != 4 or pixels[..., 3].any():
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -45,7 +46,9 @@ class _OneImage(tiffslide.TiffSlide):
     @cached_property
     def properties(self) -> dict[str, Any]:
         if self.number == 0:
-            return super().properties
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that it reads some of NDPI's properties only
+                return super().properties
         series = self.ts_tifffile.series[self.number]
         if series.axes != "YXS":
             raise ValueError(f"image {self.number} has axes {series.axes}, not YXS")
@@ -81,7 +84,7 @@ class TiffSlideReader(LevelReader):
             self._stored = make_levels(self._handle.level_dimensions).stored
             info = _describe(path, self._handle, properties, mpp, image)
             self._scanned = _scanned_regions(self._handle)
-            self._tiles = read_tile_sizes(properties, "tiffslide", self._handle.level_count)
+            self._tiles = read_tile_sizes(properties, "tiffslide", self._handle.level_dimensions)
         except _errors() as error:
             self._handle.close()
             raise SlideError(f"{path}: damaged or unsupported TIFF: {reason_of(error)}") from error
@@ -141,8 +144,9 @@ def _open(path: str) -> _OneImage:
 
 
 def _errors() -> tuple[type[BaseException], ...]:
-    """Return what tifffile, its codecs, zarr and the network raise on bad data."""
-    return (*TIFF_ERRORS, *storage_errors())
+    """Return what tifffile, its codecs, TiffSlide, zarr and the network raise on bad data."""
+    # TiffSlide reads names off tags that may be plain numbers, and XML (whose ParseError is a SyntaxError).
+    return (*TIFF_ERRORS, AttributeError, SyntaxError, *storage_errors())
 
 
 def _refuse_unfit(path: str, handle: _OneImage, properties: Mapping[str, str]) -> None:

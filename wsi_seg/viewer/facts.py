@@ -173,15 +173,15 @@ def read_progress(entry: ResultEntry, facts: Facts) -> Progress | None:
 def _read_journal(path: Path) -> dict[tuple[int, int], bool]:
     """Return the finished blocks, and whether their shards were written."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError:  # the run has just been finished, and the file removed
         return {}
     written = {}
     # What stands behind the last line's end is being written.
-    for line in text[: text.rfind("\n") + 1].splitlines():
+    for line in text[: text.rfind(b"\n") + 1].splitlines():
         try:
             record = json.loads(line)
             written[int(record["ix"]), int(record["iy"])] = bool(record["written"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OutputError(f"{path}: a line is damaged ({error})") from error
     return written

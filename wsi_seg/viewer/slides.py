@@ -14,7 +14,7 @@ from wsi_seg.faults import TolerantPixels
 from wsi_seg.readers import reopen_slide
 from wsi_seg.slide import Slide, SlideInfo
 from wsi_seg.viewer.bounded import THREADS
-from wsi_seg.walk import is_passed_over
+from wsi_seg.walk import is_passed_over, kind_of
 
 # Files of --slides that are looked through, at most.
 MOST_FILES = 200_000
@@ -60,7 +60,7 @@ class SlideFinder:
         if "://" in path:  # this server asks no other
             return self._named(path.rsplit("/", 1)[-1])
         stated = Path(path)
-        return [*self._named(stated.name), *([stated] if stated.is_file() else [])]
+        return [*self._named(stated.name), *([stated] if kind_of(stated) == "file" else [])]
 
     def _named(self, name: str) -> list[Path]:
         if self._folder is None:
