@@ -123,6 +123,17 @@ def test_a_macro_among_the_levels_is_no_source_of_tissue(
     assert "left out     image 1, 40 × 37 px" in text
 
 
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_a_gray_level_of_an_rgb_slide_is_refused(reader: str, tmp_path: Path) -> None:
+    path = tmp_path / "gray_level.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(tissue(), **{**TILED, **HALF_MICRON})
+        gray = area_mean(tissue(), 2)[..., 0].copy()
+        writer.write(gray, subfiletype=1, **{**TILED, **HALF_MICRON, "photometric": "minisblack"})
+    result = call("info", path, "--reader", reader)
+    assert result.exit_code == 1 and "page 1 (256 × 256 px)" in result.stderr and "gray" in result.stderr
+
+
 def test_openslide_reads_the_levels_after_one_that_is_left_out(tmp_path: Path) -> None:
     levels = [tissue(), area_mean(tissue(), 2), macro(200, 160), area_mean(tissue(), 4)]
     path = write_pages(tmp_path / "between.tif", levels)

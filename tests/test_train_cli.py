@@ -121,6 +121,15 @@ def test_tiles_of_one_image_are_recognized_and_kept_together(trained: Any, cut: 
     assert {r["patient"] for r in regions} == {None}
 
 
+def test_tiles_of_one_image_are_of_one_patient(cut: Path, tmp_path: Path) -> None:
+    tiles = {"name": "tiles", "folder": str(cut.parent / "tiles"), "patients": {"pattern": "(.+)"}}
+    config = write_config(tmp_path / "train.yaml", {**tiles, "split": {"validation": 0.3, "test": 0.3}})
+    refused = call("train", config, "-o", tmp_path / "model")
+    assert refused.exit_code == 1 and not (tmp_path / "model").exists()
+    (line,) = refused.stderr.strip().splitlines()[-1:]
+    assert re.search(r"tiles: t\d+ and t\d+ are tiles or copies of one image.*correct `patients`", line)
+
+
 def test_images_of_unknown_patients_claim_nothing(trained: Any, cut: Path) -> None:
     model = cut.parent / "model"
     card = json.loads((model / "card.json").read_text())

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from wsi_seg.datasets.patients import PatientOf
 from wsi_seg.datasets.region import ArrayRegion, Region
 from wsi_seg.datasets.tiles import bordering, parent_name
+from wsi_seg.errors import DataError
 
 
 def group_regions(
@@ -30,9 +31,10 @@ def group_regions(
         The regions in the same order, and sentences that a user must know.
 
     Raises:
-        DataError: see `Patients.finder`.
+        DataError: tiles or copies of one image are given to two patients, or see `Patients.finder`.
     """
     patients = [patient_of(region.files[0]) for region in regions]
+    _refuse_images_of_two_patients(regions, patients, where)
     unknown = [i for i, patient in enumerate(patients) if patient is None]
     groups = [patient or region.group for patient, region in zip(patients, regions, strict=True)]
     joined = _joined([regions[i] for i in unknown])
@@ -43,6 +45,25 @@ def group_regions(
         for region, group, patient in zip(regions, groups, patients, strict=True)
     ]
     return found, _notes([regions[i].group for i in unknown], joined, where)
+
+
+def _refuse_images_of_two_patients(
+    regions: Sequence[Region], patients: Sequence[str | None], where: str
+) -> None:
+    named = [
+        (region, patient)
+        for region, patient in zip(regions, patients, strict=True)
+        if patient is not None and isinstance(region, ArrayRegion)
+    ]
+    if len({patient for _, patient in named}) < 2:
+        return
+    for a, b in bordering([region.image for region, _ in named if isinstance(region, ArrayRegion)]):
+        (one, first), (other, second) = named[a], named[b]
+        if first != second:
+            raise DataError(
+                f"{where}: {one.group} and {other.group} are tiles or copies of one image, as their borders "
+                f"show, but are given to the patients {first} and {second}; correct `patients`"
+            )
 
 
 def _notes(images: Sequence[str], joined: Sequence[str], where: str) -> tuple[str, ...]:

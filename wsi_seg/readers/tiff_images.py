@@ -9,6 +9,7 @@ a tiled or many-page file is as a rule one of fluorescence.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import IO, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from wsi_seg.errors import SlideError
 from wsi_seg.geometry import Size
-from wsi_seg.readers.base import FileImage
+from wsi_seg.readers.base import FileImage, make_levels
 from wsi_seg.readers.tiff import TIFF_ERRORS, check_whole
 
 GENERIC = "generic-tiff"
@@ -25,6 +26,8 @@ TOP_LEFT = 1
 
 # Photometric interpretations that are converted to RGB, and the samples per pixel that go with them.
 COLORS = {"RGB": (3, 4), "YCBCR": (3,), "PALETTE": (1,), "SEPARATED": (4,)}
+# Bit of NewSubfileType (TIFF 6.0): a reduced version of another image of the file.
+REDUCED = 1
 GRAY = ("MINISBLACK", "MINISWHITE")
 
 # Stored pieces of a level that are looked at to see whether a channel is empty.
@@ -77,6 +80,7 @@ def _find_image(path: str, tiff: tifffile.TiffFile, vendor: str | None, asked: i
     page = series.keyframe
     plain = len(tiff.pages) == 1 and len(series.levels) == 1 and not page.is_tiled
     refuse_unfit_pixels(path, series, plain)
+    _refuse_gray_levels(path, series, [other for n, other in images.items() if n != number])
     _refuse_large_strips(path, page)
     return FileImage(
         number=number,
@@ -139,6 +143,26 @@ def refuse_other_series(path: str, asked: int | None) -> None:
         raise SlideError(
             f"{path}: has no image {asked}: a file of this format holds one slide; leave out --series"
         )
+
+
+def _refuse_gray_levels(
+    path: str, slide: tifffile.TiffPageSeries, others: Sequence[tifffile.TiffPageSeries]
+) -> None:
+    """Raise SlideError where what is stored as a reduced level of an RGB slide, and fits it, is gray.
+
+    OpenSlide takes it for a level, and tissue would be sought in it.
+    """
+    if _name(slide.keyframe.photometric) in GRAY:
+        return
+    size = _size(slide)
+    for other in others:
+        page, small = other.keyframe, _size(other)
+        fits = len(make_levels([(size.width, size.height), (small.width, small.height)]).levels) == 2
+        if page.subfiletype & REDUCED and page.is_tiled and fits and _name(page.photometric) in GRAY:
+            raise SlideError(
+                f"{path}: page {page.index} ({small.width} × {small.height} px) is stored as a reduced level "
+                "of the slide, but is gray; write the levels again from the full image"
+            )
 
 
 def refuse_unfit_pixels(path: str, series: tifffile.TiffPageSeries, plain: bool) -> None:
