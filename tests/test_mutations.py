@@ -147,6 +147,17 @@ def test_records_of_results_nested_too_deeply_or_changed_within(tmp_path: Path) 
     summary.write_text(summary.read_text().replace("other_level_mm2", "other_lewel_mm2"))
     with pytest.raises(OutputError, match=r"coverage\.other_level_mm2: Field required"):
         make_results(tmp_path / "a.tiff", tmp_path / "out")
+    for node, text, other in (
+        ("zarr.json", '"width": 320', '"width": 1e999'),  # which cannot be halved until it fits on a screen
+        ("0/zarr.json", "160", "1e999"),
+        ("0/zarr.json", "160", "80"),
+    ):
+        path = results / "maps.zarr" / node
+        whole = path.read_text()
+        path.write_text(whole.replace(text, other))
+        assert path.read_text() != whole
+        refused(call("export", results), "maps.zarr", "damaged")
+        path.write_text(whole)
     nested = '{"a":' * 50_000
     (results / "maps.zarr" / "zarr.json").write_text(nested)
     refused(call("export", results), "maps.zarr", "damaged")

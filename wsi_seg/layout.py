@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,6 +50,11 @@ class MapLayout:
     """Whether one more channel holds the uncertainty, see `stitch.StitchSettings`."""
 
     def __post_init__(self) -> None:
+        sides = (self.map_size.width, self.map_size.height)
+        if not all(isinstance(side, int) and side >= 1 for side in sides):  # inf would be halved forever
+            raise UsageError(f"a map of {self.map_size} px holds nothing")
+        if not (math.isfinite(self.mpp) and self.mpp > 0):
+            raise UsageError(f"{self.mpp} is no number of microns per pixel")
         ds = self.probability_downsample
         if ds < 1 or ds & (ds - 1):
             raise UsageError(f"probability downsample {ds} must be 1, 2, 4, 8, …")
@@ -103,7 +109,7 @@ class MapLayout:
         """Return the layout of which `data` is the JSON.
 
         Raises:
-            KeyError, TypeError: something is missing or of the wrong type.
+            KeyError, TypeError, ValueError: something is missing or of the wrong type.
             UsageError: a value is wrong.
         """
         classes = tuple(TissueClass(c["code"], c["name"], _rgb(c["color"])) for c in data["classes"])

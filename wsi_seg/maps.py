@@ -76,7 +76,9 @@ def create_maps(path: Path, layout: MapLayout) -> None:
             _write_group(aside / PATHS[kind], _label_attributes(layout, kind))
         for kind in KINDS:
             for level in range(layout.level_count):
-                _create_array(aside, layout, kind, level)
+                _planned_array(aside, layout, kind, level).create(
+                    ("c", "y", "x") if kind == "probabilities" else ("y", "x")
+                )
         aside.rename(path)
 
 
@@ -103,18 +105,18 @@ def _write_group(path: Path, attributes: dict[str, Any]) -> None:
     write_node(path, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
 
-def _create_array(store: Path, layout: MapLayout, kind: Kind, level: int) -> None:
+def _planned_array(store: Path, layout: MapLayout, kind: Kind, level: int) -> ShardedArray:
     size, side = layout.size(kind, level), layout.shard_side(kind, level)
     chunk = layout.chunk_side(kind, level)
     image = kind == "probabilities"
     channels = (len(layout.channels),) if image else ()
-    ShardedArray(
+    return ShardedArray(
         store / f"{PATHS[kind]}{level}",
         shape=(*channels, size.height, size.width),
         dtype=np.dtype(layout.probability_dtype if image else "uint8").newbyteorder("<"),
         shard=(*channels, side, side),
         chunk=(*(1 for _ in channels), chunk, chunk),
-    ).create(("c", "y", "x") if image else ("y", "x"))
+    )
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,14 @@ class Maps:
             OutputError: it is damaged.
         """
         if (kind, level) not in self._arrays:
-            self._arrays[kind, level] = ShardedArray.open(self.path / f"{PATHS[kind]}{level}")
+            found = ShardedArray.open(self.path / f"{PATHS[kind]}{level}")
+            planned = _planned_array(self.path, self.layout, kind, level)
+            if (found.shape, found.dtype) != (planned.shape, planned.dtype):
+                raise OutputError(
+                    f"{found.folder / NODE}: this part of the maps is damaged (it holds {found.dtype} "
+                    f"{found.shape}, where the maps have {planned.dtype} {planned.shape})"
+                )
+            self._arrays[kind, level] = found
         return self._arrays[kind, level]
 
     @cached_property

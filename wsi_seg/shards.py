@@ -67,6 +67,8 @@ class ShardedArray:
             chunk = found["codecs"][0]["configuration"]["chunk_shape"]
             dtype = np.dtype(found["data_type"]).newbyteorder("<")
             array = cls(folder, tuple(found["shape"]), dtype, tuple(shard), tuple(chunk))
+            if not all(type(n) is int and n > 0 for n in (*array.shape, *shard, *chunk)):
+                raise ValueError("a side is no whole number above 0")
             if found | {"attributes": {}} != array._document(found["dimension_names"]):
                 raise ValueError("its values are not laid out as wsi_seg does")
         except OSError as error:
