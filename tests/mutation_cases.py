@@ -277,6 +277,8 @@ MODULES = (
     "wsi_seg.pages.check",
     "wsi_seg.pages.slide",
     "viewer_server",
+    "torch._dynamo",  # by the first prediction
+    "torch._inductor",
 )
 
 

@@ -358,7 +358,7 @@ KINDS = (
     Kind("geojson.gz", _geojson("regions.geojson.gz"), _regions_commands),
     Kind("table", _table, _table_commands, text=True, named=False),
     Kind("config", _run_config, _config_commands, text=True, named=False),
-    Kind("card", _model, _model_commands, text=True, only=("card.json",)),
+    Kind("card", _model, _model_commands, text=True, named=False, only=("card.json",)),
     Kind("weights", _model, _model_commands, hot=_head, named=False,
          only=("*.safetensors",)),
     Kind("checkpoint", _checkpoint, _checkpoint_commands, hot=_head_and_tail, only=("net.pth",)),

@@ -86,6 +86,14 @@ def test_ndpi_property_whose_name_is_no_text_is_left_out(tmp_path: Path) -> None
     assert call("info", slide, "--reader", "tiffslide").stderr == ""
 
 
+def test_scn_whose_xml_is_damaged(tmp_path: Path) -> None:
+    slide = made("scn", tmp_path)
+    slide.write_bytes(slide.read_bytes().replace(b"</collection>", b"<?collection>"))
+    refused(call("info", slide, "--reader", "tiffslide"), str(slide))
+    read = call("info", slide)  # OpenSlide takes it for a TIFF of no scanner
+    assert read.exit_code == 0 and "openslide (generic-tiff)" in read.stdout
+
+
 def written_tag(slide: Path, page: int, name: str, value: int, at: int = 0) -> Path:
     """Write a whole number of 4 bytes over one of a tag's values."""
     with tifffile.TiffFile(slide) as tiff:

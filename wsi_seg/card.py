@@ -33,7 +33,7 @@ class CardGroup(_Model):
     """Classes reported together."""
 
     name: str
-    codes: tuple[int, ...]
+    codes: tuple[int, ...] = Field(min_length=1)
     color: tuple[int, int, int]
 
 

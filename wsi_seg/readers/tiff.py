@@ -12,10 +12,11 @@ from wsi_seg.errors import SlideError
 # tifffile logs what it finds wrong; unless the application listens, that goes to stderr beside our own error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-# What tifffile raises on damaged files, besides its own error; it divides by sizes that may be 0.
+# What tifffile raises on damaged files, besides its own error: it divides by sizes that may be 0, reads names
+# off tags that may be plain numbers, and parses XML, whose ParseError is a SyntaxError.
 TIFF_ERRORS = (
     tifffile.TiffFileError, OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError,
-    struct.error,
+    AttributeError, SyntaxError, struct.error,
 )  # fmt: skip
 
 

@@ -145,8 +145,7 @@ def _open(path: str) -> _OneImage:
 
 def _errors() -> tuple[type[BaseException], ...]:
     """Return what tifffile, its codecs, TiffSlide, zarr and the network raise on bad data."""
-    # TiffSlide reads names off tags that may be plain numbers, and XML (whose ParseError is a SyntaxError).
-    return (*TIFF_ERRORS, AttributeError, SyntaxError, *storage_errors())
+    return (*TIFF_ERRORS, *storage_errors())
 
 
 def _refuse_unfit(path: str, handle: _OneImage, properties: Mapping[str, str]) -> None:
