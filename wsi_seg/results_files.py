@@ -50,7 +50,7 @@ class _CoverageFacts(BaseModel):
 
 
 class _SummaryFacts(BaseModel):
-    """What a summary says in any case, besides other things."""
+    """The parts that every summary has; it may hold others."""
 
     status: str
     mpp: tuple[float, float]
