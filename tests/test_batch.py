@@ -288,6 +288,21 @@ def test_a_name_that_the_locale_lacks_costs_one_slide(
     assert call("run", mojibake, "-o", tmp_path / "out", *quick).exit_code == 0
 
 
+def test_a_file_whose_name_is_no_text_costs_one_slide(
+    pictures: Path, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(pictures / "a.tif", os.fsencode(scans) + b"/pr\xfcf.tif")
+    shutil.copy(pictures / "b.tif", scans / "b.tif")
+    result = call("run", scans, "-o", tmp_path / "named", *quick)
+    assert result.exit_code == 3, result.output
+    rows = by_name(tmp_path / "named" / "batch.csv")
+    assert {name: row["status"] for name, row in rows.items()} == {"b": "done", "pr\\xfcf": "failed"}
+    assert "is not UTF-8" in rows["pr\\xfcf"]["reason"]
+    assert call("run", scans, "-o", tmp_path / "dry", "--dry-run", *quick).exit_code == 3
+
+
 @pytest.mark.parametrize(("broken", "code"), [("pipe", 0), ("full disk", 1)])
 def test_output_that_nobody_takes_ends_no_batch(
     pictures: Path,

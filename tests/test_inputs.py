@@ -121,12 +121,25 @@ def test_an_empty_folder_and_a_missing_table_are_named(tmp_path: Path) -> None:
 def test_a_name_that_is_no_text_is_refused_as_bytes_that_can_be_read(tmp_path: Path) -> None:
     name = os.fsdecode(bytes(tmp_path) + b"/slide\x85.svs")
     try:
-        touch(Path(name))
+        touch(Path(name), tmp_path / "whole.svs")
     except OSError:
         pytest.skip("this filesystem takes no such name")
-    with pytest.raises(UsageError, match=r"slide\\x85\.svs: its name is not UTF-8") as caught:
-        find_slides([str(tmp_path)])
-    str(caught.value).encode()
+    refused, whole = find_slides([str(tmp_path)])
+    assert (
+        refused.refusal
+        == f"{tmp_path}/slide\\x85.svs: its name is not UTF-8, so no result can say it; rename it"
+    )
+    assert (refused.name, whole.name, whole.refusal) == ("slide\\x85", "whole", "")
+
+
+def test_links_are_not_run_and_change_no_name(tmp_path: Path) -> None:
+    touch(tmp_path / "one" / "a.svs")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "a.svs").symlink_to(tmp_path / "one" / "a.svs")
+    found = find_slides([str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one" / "a.svs")])
+    assert [(slide.name, slide.same_as) for slide in found] == [
+        ("a", ""), ("a.svs", str(tmp_path / "one" / "a.svs")),
+    ]  # fmt: skip
 
 
 def test_no_results_lie_within_those_of_another_slide(tmp_path: Path) -> None:

@@ -272,7 +272,6 @@ def test_results_of_a_relative_path_are_shown_from_any_folder(
     tmp_path: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     link = tmp_path / "link.tif"
     link.symlink_to(slide)
@@ -282,8 +281,10 @@ def test_results_of_a_relative_path_are_shown_from_any_folder(
     result = call("run", "link.tif", "scans", "-o", "out", "--model", tiny_model, "--tissue", "roi.geojson",
                   "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert [one["slide"] for one in json.loads(result.stdout)] == [str(link)]  # scans/a.tif is the same file
-    assert f"{slide}: is the same file as {link}, and run once" in caplog.text
+    rows = [(one["slide"], one["status"], one.get("reason", "")) for one in json.loads(result.stdout)]
+    assert rows == [(str(link), "done", ""), (str(slide), "skipped", f"the same file as {link}")]
+    with (tmp_path / "out" / "batch.csv").open(newline="") as file:
+        assert [(row["slide"], row["status"]) for row in csv.DictReader(file)] == [row[:2] for row in rows]
     monkeypatch.chdir("/")
     manifest = json.loads((tmp_path / "out" / "link" / "manifest.json").read_text())
     assert manifest["slide"]["path"] == str(link)

@@ -134,6 +134,18 @@ def test_a_gray_level_of_an_rgb_slide_is_refused(reader: str, tmp_path: Path) ->
     assert result.exit_code == 1 and "page 1 (256 × 256 px)" in result.stderr and "gray" in result.stderr
 
 
+def test_levels_that_a_reader_does_not_see_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "unflagged.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in (tissue(), area_mean(tissue(), 2)):
+            writer.write(page, **{**TILED, **HALF_MICRON})
+    with open_slide(path, reader="openslide") as slide:
+        levels = [str(level.size) for level in slide.info.levels]
+        assert ("page 1, 256 × 256 px" in slide.info.left_out) == ("256 × 256" not in levels)
+    seen = call("info", path, "--reader", "openslide").stdout
+    assert "256 × 256 px" in seen, seen
+
+
 def test_openslide_reads_the_levels_after_one_that_is_left_out(tmp_path: Path) -> None:
     levels = [tissue(), area_mean(tissue(), 2), macro(200, 160), area_mean(tissue(), 4)]
     path = write_pages(tmp_path / "between.tif", levels)

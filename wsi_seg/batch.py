@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wsi_seg.batch_table import BatchTable, Row
-from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, WsiSegError
+from wsi_seg.errors import ClaimedError, ClusterError, Interrupted, OutputError, SlideError, WsiSegError
 from wsi_seg.graph import GO_ON, Workers
 from wsi_seg.inputs import SlideInput
 from wsi_seg.jobs import BlockRecord
@@ -49,6 +49,12 @@ class SlideTask:
     slide: SlideInput
     model: Model
     settings: RunSettings
+
+
+def refuse(slide: SlideInput) -> None:
+    """Raise SlideError for a slide that is known not to be one that can be run."""
+    if slide.refusal:
+        raise SlideError(slide.refusal)
 
 
 class BatchProgress(Protocol):
@@ -105,6 +111,7 @@ class Batch:
             self._settings, together=self._settings.threads if at_once > 1 else None
         ) as workers:
             progress.workers_started(workers)
+            self._skip_links(progress)
             try:
                 for group in self._by_model():
                     self._run_group(group, at_once, workers, progress)
@@ -122,9 +129,16 @@ class Batch:
         processes = 0 if "://" in self._settings.scheduler else self._settings.processes
         return min(len(self._tasks), max(AT_ONCE, min(processes or UNKNOWN_AT_ONCE, MOST_AT_ONCE)))
 
+    def _skip_links(self, progress: BatchProgress) -> None:
+        """Enter links to files that are run themselves."""
+        for row in self.rows:
+            if row.slide.same_as:
+                row.status, row.reason = "skipped", f"the same file as {row.slide.same_as}"
+                progress.slide_ended(row, None, None)
+
     def _by_model(self) -> Iterator[list[int]]:
         """Yield the numbers of the slides of each model, as workers keep one network loaded."""
-        numbers = range(len(self._tasks))
+        numbers = [number for number, task in enumerate(self._tasks) if not task.slide.same_as]
         models = list(dict.fromkeys(task.model.predictor for task in self._tasks))
         for model in models:
             yield [number for number in numbers if self._tasks[number].model.predictor == model]
@@ -168,6 +182,7 @@ class Batch:
         try:
             with slide_log(row.log) as log:
                 try:
+                    refuse(task.slide)
                     result = segment_slide(
                         task.slide.path,
                         self._out,

@@ -45,12 +45,17 @@ class SlideInput:
     """Columns of a table that mean nothing to the run, as text."""
     where: str = field(default="", compare=False)
     """The line of the table, for messages."""
+    refusal: str = field(default="", compare=False)
+    """Reason why it cannot be run, known before it is opened."""
+    same_as: str = field(default="", compare=False)
+    """Path of the slide that is the same file, by way of a link, and is run in its place."""
 
 
 def find_slides(given: Sequence[str], settings: Collection[str] | None = None) -> list[SlideInput]:
     """Return the slides that words of a command line stand for, in their order.
 
-    Each is there once, unless tables give it several names.
+    Each is run once, unless tables give it several names. Those that are not run, as they are the same file
+    as another or have a name that is no text, say so.
 
     Args:
         given: slide files, folders (searched with all below them), patterns such as `scans/*.svs`, URLs, and
@@ -58,38 +63,49 @@ def find_slides(given: Sequence[str], settings: Collection[str] | None = None) -
         settings: names that other columns of tables may have; None: any.
 
     Raises:
-        UsageError: a word stands for no slide, a table is wrong, two slides want the same name, or one has a
-            name that is no text.
+        UsageError: a word stands for no slide, a table is wrong, or two slides want the same name.
     """
     found: list[tuple[SlideInput, bool]] = []
     for word in given:
         found += _find(word, settings)
-    for slide, _ in found:
-        _check_text(slide.path)
-    return _named_apart(_each_once(found))
+    slides, links = _each_once([(_as_text(slide), by_hand) for slide, by_hand in found])
+    named = _named_apart(slides)
+    taken = {slide.name.casefold() for slide in named}
+    for link in links:
+        names = (link.name, *(_longer_name(link, depth) for depth in range(64)))
+        name = next((name for name in names if name.casefold() not in taken), link.path)
+        taken.add(name.casefold())
+        named.append(replace(link, name=name))
+    return named
 
 
-def _check_text(path: str) -> None:
-    """Check that a path is text, and not bytes that the encoding of this locale does not know.
-
-    Raises:
-        UsageError: it is not.
-    """
+def _as_text(slide: SlideInput) -> SlideInput:
+    """Return a slide whose path is text; bytes that this locale does not know are refused."""
     try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        name = os.fsencode(path)
+        slide.path.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(slide.path)
         shown = name.decode(errors="backslashreplace")
         if shown.encode() == name:
-            raise UsageError(
+            reason = (
                 f"{shown}: the encoding of this locale, {sys.getfilesystemencoding()}, lacks a character of "
                 "its name; set another one, such as LC_ALL=C.UTF-8"
-            ) from error
-        raise UsageError(f"{shown}: its name is not UTF-8, so no result can say it; rename it") from error
+            )
+        else:
+            reason = f"{shown}: its name is not UTF-8, so no result can say it; rename it"
+        as_named = os.fsencode(slide.name).decode(errors="backslashreplace")
+        return replace(slide, path=shown, name=as_named, refusal=reason)
+    return slide
 
 
-def _each_once(found: Sequence[tuple[SlideInput, bool]]) -> list[tuple[SlideInput, bool]]:
-    """Return the slides without those that are there already, under the same name or under none."""
+def _each_once(
+    found: Sequence[tuple[SlideInput, bool]],
+) -> tuple[list[tuple[SlideInput, bool]], list[SlideInput]]:
+    """Return the slides without those that are there already, under the same name or under none.
+
+    Of the latter, those of another path are returned too: links to a file that is run.
+    """
+    links: list[SlideInput] = []
     kept: dict[tuple[str, str | None], list[tuple[SlideInput, bool]]] = {}
     for slide, by_hand in found:
         place = slide.path if "://" in slide.path else os.path.realpath(slide.path)
@@ -104,11 +120,12 @@ def _each_once(found: Sequence[tuple[SlideInput, bool]]) -> list[tuple[SlideInpu
             raise UsageError(
                 f"{slide.path}: given twice with different settings; leave one out, or give each a name"
             )
-        if other.path != slide.path:
-            logger.warning("%s: is the same file as %s, and run once", slide.path, other.path)
         if by_hand and not named:
             others[same[0]] = slide, by_hand
-    return [one for others in kept.values() for one in others]
+            slide, other = other, slide
+        if other.path != slide.path and all(link.path != slide.path for link in links):
+            links.append(replace(slide, same_as=other.path))
+    return [one for others in kept.values() for one in others], links
 
 
 def _is_same(slide: SlideInput, by_hand: bool, other: SlideInput, named: bool) -> bool:

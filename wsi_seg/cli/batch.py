@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wsi_seg.batch import Batch, SlideTask, unforeseen
+from wsi_seg.batch import Batch, SlideTask, refuse, unforeseen
 from wsi_seg.batch_table import Row
 from wsi_seg.bottleneck import describe
 from wsi_seg.cli.output import say
@@ -80,6 +80,8 @@ class _Printing:
             say(f"error: {row.reason}", err=True)
             if row.log is not None and row.log.exists():
                 say(f"  log: {row.log}", err=True)
+        elif row.slide.same_as and not self._as_json:
+            say(f"{row.slide.path}: {row.status}, {row.reason}")
         elif result is not None and not self._as_json:
             say(_describe_result(result))
             if not result.kept and result.summary.get("bottleneck"):
@@ -128,6 +130,9 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
     failed = 0
     with ThreadPoolExecutor(1, "plan") as pool:
         for task in tasks:
+            if task.slide.same_as:
+                say(f"{task.slide.path}: skipped, the same file as {task.slide.same_as}", err=as_json)
+                continue
             # As in a batch, what goes wrong with a slide, foreseen or not, is looked at and costs it alone.
             future = pool.submit(_plan, task)
             error = future.exception()
@@ -158,6 +163,7 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
 
 def _plan(task: SlideTask) -> SegmentationPlan:
     how = task.settings
+    refuse(task.slide)
     with open_slide(
         task.slide.path, reader=how.reader, mpp=how.mpp, series=how.series, cache=how.cache
     ) as slide:

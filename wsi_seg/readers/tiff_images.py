@@ -78,6 +78,7 @@ def _find_image(path: str, tiff: tifffile.TiffFile, vendor: str | None, asked: i
         check_whole(path, tiff, number)
     series = images[number]
     page = series.keyframe
+    levels = [(_size(level), level.keyframe.index) for level in series.levels[1:]]
     plain = len(tiff.pages) == 1 and len(series.levels) == 1 and not page.is_tiled
     refuse_unfit_pixels(path, series, plain)
     _refuse_gray_levels(path, series, [other for n, other in images.items() if n != number])
@@ -91,7 +92,10 @@ def _find_image(path: str, tiff: tifffile.TiffFile, vendor: str | None, asked: i
         plain=plain,
         special=_why_special(page),
         fourth=_fourth_channel(tiff, series),
-        others=tuple((_size(other), _describe(n, other)) for n, other in images.items() if n != number),
+        others=(
+            *((_size(other), _describe(n, other)) for n, other in images.items() if n != number),
+            *((size, f"page {index}, {size} px") for size, index in levels),
+        ),
     )
 
 
