@@ -28,7 +28,7 @@ help: ## show this list
 venv: $(VENV)/.wsi-seg ## make the environment and install wsi-seg into it
 
 demo: $(VENV)/.wsi-seg ## segment the sample slide with the bundled model into results/
-	$(BIN)/wsi-seg run "$$($(BIN)/python -c 'from wsi_seg.data import sample_slide; print(sample_slide())')" \
+	$(BIN)/wsi-seg run "$$($(BIN)/python -c 'from wsi_seg.slides.sample import sample_slide; print(sample_slide())')" \
 	    -o $(RESULTS) --overwrite
 	@test -s $(RESULTS)/$(SAMPLE)/polygons.geojson
 	@test -s $(RESULTS)/$(SAMPLE)/overview.png
@@ -43,6 +43,7 @@ lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lint-web: $(VENV)/.wsi-seg-dev ## check the viewer's JavaScript: style, types, tests (npm fetches the tools)
 	cd $(WEB) && node="$$($(NODE))" && PATH="$$node/bin:$$PATH" && npm="node $$node/lib/node_modules/npm/bin/npm-cli.js" && \

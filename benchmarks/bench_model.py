@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsi_seg import RunSettings, load_model, open_slide, segment_slide
-from wsi_seg.card import ModelCard
-from wsi_seg.data import sample_slide
-from wsi_seg.geometry import Size
-from wsi_seg.maps import Maps
-from wsi_seg.models.network import build_network, normalized, save_network
-from wsi_seg.models.predictor import load_predictor
-from wsi_seg.models.registry import find_model, model_hash
-from wsi_seg.slide import map_frame, read_region
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.geometry import Size
+from wsi_seg.inference.models.network import build_network, normalized, save_network
+from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.inference.models.registry import find_model, model_hash
+from wsi_seg.maps.maps import Maps
+from wsi_seg.slides.sample import sample_slide
+from wsi_seg.slides.slide import map_frame, read_region
 from wsi_seg.testing.made_slide import SlideSpec
 
 TEACHER = "bcss-demo"

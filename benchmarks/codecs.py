@@ -4,9 +4,9 @@
 
 The maps are those of a run of `bcss-demo` on the packaged slide (labels, tissue, probabilities), repeated to
 `--side` pixels, and, where $WSI_SEG_DATA has them, masks that people drew (BCSS). Each is written as one
-shard and read again, by `wsi_seg.shards`, as a run does it, and through zarr with each codec and side of the
-chunks, all of them in turn within a round. "zarrs" is zarr's codec pipeline in Rust. Ratios are to what runs
-use; those of time are of the same round.
+shard and read again, by `wsi_seg.maps.shards`, as a run does it, and through zarr with each codec and side of
+the chunks, all of them in turn within a round. "zarrs" is zarr's codec pipeline in Rust. Ratios are to what
+runs use; those of time are of the same round.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.codecs.numcodecs import LZ4
 
 from wsi_seg import RunSettings, load_model, segment_slide
-from wsi_seg.data import sample_slide
-from wsi_seg.layout import LABEL_CHUNK, PROBABILITY_CHUNK
-from wsi_seg.maps import Maps
-from wsi_seg.shards import ZSTD_LEVEL, ShardedArray
+from wsi_seg.maps.maps import Maps
+from wsi_seg.maps.shards import ZSTD_LEVEL, ShardedArray
+from wsi_seg.planning.map_layout import LABEL_CHUNK, PROBABILITY_CHUNK
+from wsi_seg.slides.sample import sample_slide
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("WSI_SEG_DATA", REPOSITORY.parent / "shared" / "data"))
 RUST = "zarrs.ZarrsCodecPipeline"
 PYTHON = "zarr.core.codec_pipeline.BatchedCodecPipeline"
-OWN = "wsi_seg.shards"
+OWN = "wsi_seg.maps.shards"
 NAMES = {OWN: "", PYTHON: ", zarr", RUST: ", zarrs"}
 SIDES = (256, 512, 1024)
 

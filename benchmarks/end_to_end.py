@@ -26,15 +26,16 @@ import torch
 from bench_model import SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 
-from wsi_seg.allocator import keep_freed_memory
-from wsi_seg.geometry import Size
-from wsi_seg.launch import open_workers
-from wsi_seg.models.calibrate import machine
-from wsi_seg.models.devices import resolve_device
-from wsi_seg.models.predictor import Predictor
-from wsi_seg.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
-from wsi_seg.run import SlideResult, load_model, open_predictor, segment_slide
-from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.core.allocator import keep_freed_memory
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.execution.workers import open_workers
+from wsi_seg.inference.models.calibrate import machine
+from wsi_seg.inference.models.devices import resolve_device
+from wsi_seg.inference.models.predictor import Predictor
+from wsi_seg.pipeline.run import SlideResult, load_model, open_predictor, segment_slide
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.testing.made_slide import make_slide
 
 

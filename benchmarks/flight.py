@@ -19,13 +19,13 @@ from machine import begin, write_result
 from slow_writer import Peaks, SlowWriter
 
 from wsi_seg import RunSettings, segment_slide
-from wsi_seg.card import CardClass, CardGroup, ModelCard
-from wsi_seg.geometry import Size
-from wsi_seg.jobs import PredictorRecipe
-from wsi_seg.launch import open_workers
-from wsi_seg.plan import ModelFacts, PlanSettings
-from wsi_seg.run import Model
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.core.card import CardClass, CardGroup, ModelCard
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.execution.tasks import PredictorRecipe
+from wsi_seg.execution.workers import open_workers
+from wsi_seg.pipeline.run import Model
+from wsi_seg.planning.plan import ModelFacts, PlanSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MIB = 2**20

@@ -18,9 +18,9 @@ from typing import Any
 
 from machine import begin, write_result
 
-from wsi_seg.card import WEIGHTS_NAME
-from wsi_seg.geometry import Size
-from wsi_seg.models.registry import find_model
+from wsi_seg.core.card import WEIGHTS_NAME
+from wsi_seg.core.geometry import Size
+from wsi_seg.inference.models.registry import find_model
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MIB = 2**20

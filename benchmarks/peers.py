@@ -35,8 +35,8 @@ from PIL import Image
 from processes import OutOfMemory, alone, watch
 
 from wsi_seg import find_tissue, open_slide
-from wsi_seg.geometry import Size
-from wsi_seg.maps import Maps
+from wsi_seg.core.geometry import Size
+from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 PROGRAM = Path(sys.executable).with_name("wsi-seg")

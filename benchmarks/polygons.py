@@ -24,11 +24,11 @@ from machine import begin, write_result
 from PIL import Image
 from scipy import ndimage
 
-from wsi_seg.classes import BCSS
-from wsi_seg.geometry import Size
-from wsi_seg.layout import MapLayout
-from wsi_seg.maps import Maps, create_maps
-from wsi_seg.tiling import cut_blocks
+from wsi_seg.core.classes import BCSS
+from wsi_seg.core.geometry import Size
+from wsi_seg.maps.maps import Maps, create_maps
+from wsi_seg.planning.grid import cut_blocks
+from wsi_seg.planning.map_layout import MapLayout
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("WSI_SEG_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -38,7 +38,7 @@ MIB = 2**20
 TRACE = """
 import json, sys, time
 import numpy as np
-from wsi_seg.contours import trace_contours
+from wsi_seg.regions.contours import trace_contours
 result = {}
 for name, field in np.load(sys.argv[1]).items():
     seconds, threshold = [], 1 if field.max() == 1 else 128
@@ -52,13 +52,13 @@ print(json.dumps(result))
 EXPORT = """
 import json, sys, time
 from pathlib import Path
-from wsi_seg import polygons
-from wsi_seg.classes import BCSS_GROUPS
+from wsi_seg.regions import polygons
+from wsi_seg.core.classes import BCSS_GROUPS
 from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.geometry import Scale
-from wsi_seg.maps import Maps
-from wsi_seg.process import peak_memory_bytes
-from wsi_seg.slide import Level, SlideInfo, map_frame
+from wsi_seg.core.geometry import Scale
+from wsi_seg.maps.maps import Maps
+from wsi_seg.core.system import peak_memory_bytes
+from wsi_seg.slides.slide import Level, SlideInfo, map_frame
 maps = Maps.open(Path(sys.argv[1]))
 size = maps.layout.map_size
 slide = SlideInfo("made", "made", "image", None, size, (Level(size, Scale(1, 1)),), Scale(0.5, 0.5), "image",

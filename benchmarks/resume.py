@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machine import begin, write_result
 
-from wsi_seg.geometry import Size
+from wsi_seg.core.geometry import Size
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 SIDE = 256
@@ -26,7 +26,7 @@ SETTINGS = ("--tissue", "none", "--set", f"tile={SIDE}", "--set", "overlap=0", "
 
 def run(slides: Path, out: Path, model: str) -> tuple[float, str]:
     """Return the seconds of a run and what it says."""
-    command = [sys.executable, "-m", "wsi_seg", "run", slides, "-o", out, "--model", model, *SETTINGS]
+    command = [sys.executable, "-m", "wsi_seg.cli", "run", slides, "-o", out, "--model", model, *SETTINGS]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return time.perf_counter() - start, done.stdout

@@ -27,10 +27,10 @@ import torch
 from bench_model import benchmark_model, default_work
 from machine import begin, versions, write_result
 
-from wsi_seg.allocator import keep_freed_memory
-from wsi_seg.models.calibrate import measure
-from wsi_seg.models.devices import resolve_device, resolve_precision
-from wsi_seg.models.predictor import DTYPES, load_predictor
+from wsi_seg.core.allocator import keep_freed_memory
+from wsi_seg.inference.models.calibrate import measure
+from wsi_seg.inference.models.devices import resolve_device, resolve_precision
+from wsi_seg.inference.models.predictor import DTYPES, load_predictor
 
 SIDE = 512
 PRODUCT = "wsi_seg"

@@ -27,8 +27,8 @@ from typing import Any
 from machine import begin, describe_machine, write_result
 from scaling_model import BlockWork, Cluster, Work, simulate
 
-from wsi_seg.bottleneck import SERIAL
-from wsi_seg.geometry import Size
+from wsi_seg.core.geometry import Size
+from wsi_seg.results.bottleneck import SERIAL
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 SIDE = 512
@@ -194,7 +194,17 @@ def _startup(out: Path, small: Path, given: argparse.Namespace, workers: int) ->
 def _wall(out: Path, slides: Sequence[Path], given: argparse.Namespace, workers: int) -> float:
     """Return the seconds of a run of the command line on slides."""
     settings = ["--device", "cpu", "--threads", str(THREADS), "--set", f"tile={SIDE}", "--set", "overlap=0"]
-    command = [sys.executable, "-m", "wsi_seg", "run", *map(str, slides), "-o", str(out), "-m", given.model]
+    command = [
+        sys.executable,
+        "-m",
+        "wsi_seg.cli",
+        "run",
+        *map(str, slides),
+        "-o",
+        str(out),
+        "-m",
+        given.model,
+    ]
     alone = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(given.cache)}
     start = time.perf_counter()
     done = subprocess.run(

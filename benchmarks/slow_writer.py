@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from wsi_seg.graph import Flight, Workers
-from wsi_seg.jobs import BlockJob, BlockRecord, run_block
-from wsi_seg.maps import Maps
-from wsi_seg.plan import SegmentationPlan
+from wsi_seg.execution.graph import Flight, Workers
+from wsi_seg.execution.tasks import BlockJob, BlockRecord, run_block
+from wsi_seg.maps.maps import Maps
+from wsi_seg.planning.plan import SegmentationPlan
 
 write_block = Maps.write_block
 

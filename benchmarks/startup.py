@@ -21,7 +21,7 @@ from typing import Any
 
 from machine import begin, versions, write_result
 
-from wsi_seg.data import sample_slide
+from wsi_seg.slides.sample import sample_slide
 
 PROGRAM = Path(sys.executable).with_name("wsi-seg")
 TORCH = "python -c 'import torch'"
@@ -46,12 +46,12 @@ from wsi_seg import cli
 done("import the command line")
 from wsi_seg.cli.imports import quick_imports
 with quick_imports():
-    from wsi_seg import run
+    from wsi_seg.pipeline import run
 done("import readers, plan, maps and Dask")
 with quick_imports():
     import torch
     done("import PyTorch")
-    from wsi_seg.models import calibrate, predictor
+    from wsi_seg.inference.models import calibrate, predictor
 done("import the networks' library")
 def noting(before, function, after):
     def call(*arguments, **options):

@@ -33,11 +33,11 @@ from bench_model import SLIDE, benchmark_model, default_work
 from end_to_end import forward_seconds
 from machine import begin, write_result
 
-from wsi_seg.geometry import Size
-from wsi_seg.models.calibrate import machine
-from wsi_seg.models.devices import resolve_device
-from wsi_seg.models.predictor import load_predictor
-from wsi_seg.process import usable_cores
+from wsi_seg.core.geometry import Size
+from wsi_seg.core.system import usable_cores
+from wsi_seg.inference.models.calibrate import machine
+from wsi_seg.inference.models.devices import resolve_device
+from wsi_seg.inference.models.predictor import load_predictor
 from wsi_seg.testing.made_slide import make_slide
 
 LOOK_SECONDS = 0.1
@@ -45,7 +45,7 @@ LOOK_SECONDS = 0.1
 
 def run(slides: Path, out: Path, options: list[str]) -> tuple[float, float]:
     """Return the seconds of a run, and those of all cores that it and its processes took."""
-    command = [sys.executable, "-m", "wsi_seg", "run", str(slides), "-o", str(out), *options]
+    command = [sys.executable, "-m", "wsi_seg.cli", "run", str(slides), "-o", str(out), *options]
     before, start = _children(), time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seconds = time.perf_counter() - start

@@ -31,8 +31,8 @@ import numpy as np
 import psutil
 from machine import begin, versions, write_result
 
-from wsi_seg.geometry import Size
-from wsi_seg.plan import PlanSettings
+from wsi_seg.core.geometry import Size
+from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
@@ -194,7 +194,7 @@ def main() -> None:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         out = make_out(Path(folder), given.size, given.regions)
-        command = [sys.executable, "-m", "wsi_seg", "view", str(out), "--port", "0", "--no-browser"]
+        command = [sys.executable, "-m", "wsi_seg.cli", "view", str(out), "--port", "0", "--no-browser"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             url = server.stdout.readline().strip()

@@ -26,15 +26,15 @@ import numpy as np
 import shapely
 from playwright.sync_api import Page, sync_playwright
 
-from wsi_seg.classes import ClassGroup
+from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.geometry import Size
 from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.geometry import Size
-from wsi_seg.plan import PlanSettings
-from wsi_seg.polygons import Region
-from wsi_seg.readers import open_slide
-from wsi_seg.run import segment_slide
-from wsi_seg.settings import RegionSettings, RunSettings
-from wsi_seg.slide import map_frame
+from wsi_seg.pipeline.run import segment_slide
+from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+from wsi_seg.planning.plan import PlanSettings
+from wsi_seg.regions.polygons import Region
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import map_frame
 from wsi_seg.testing.landmarks import darkness_model
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_seg.geometry import Box, Size
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 

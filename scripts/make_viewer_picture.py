@@ -30,7 +30,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None or len(sys.argv) != 2:
         sys.exit(__doc__ if chromium else "no Chromium here; on Debian: apt install chromium")
-    command = [sys.executable, "-m", "wsi_seg", "view", sys.argv[1], "--no-browser", "--port", "0"]
+    command = [sys.executable, "-m", "wsi_seg.cli", "view", sys.argv[1], "--no-browser", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.evaluate.choice import choose_regions
-from wsi_seg.evaluate.config import TRAIN_CONFIG, read_evaluate_config
-from wsi_seg.evaluate.predict import predict_region
-from wsi_seg.evaluate.rows import Rows
-from wsi_seg.jobs import load_predictor
-from wsi_seg.metrics import NO_ROW, rank_scores
-from wsi_seg.run import load_model
-from wsi_seg.stitch import normalised_entropy
+from wsi_seg.evaluation.choice import choose_regions
+from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
+from wsi_seg.evaluation.metrics import NO_ROW, rank_scores
+from wsi_seg.evaluation.predict import predict_region
+from wsi_seg.evaluation.rows import Rows
+from wsi_seg.execution.tasks import load_predictor
+from wsi_seg.inference.stitch import normalised_entropy
+from wsi_seg.pipeline.run import load_model
 
 BINS = 1000
 FIFTHS = 5

@@ -43,7 +43,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def sample_svs() -> Path:
     """The slide that ships with the package."""
-    from wsi_seg.data import sample_slide
+    from wsi_seg.slides.sample import sample_slide
 
     return sample_slide()
 
@@ -52,9 +52,9 @@ def small_model(folder: Path, encoder: str, seed: int) -> Path:
     """Make a model folder with a small, untrained but real network: 4 classes at 0.5 µm/px."""
     import torch
 
-    from wsi_seg.card import CardClass, CardGroup, ModelCard
-    from wsi_seg.classes import BCSS
-    from wsi_seg.models.network import build_network, save_network
+    from wsi_seg.core.card import CardClass, CardGroup, ModelCard
+    from wsi_seg.core.classes import BCSS
+    from wsi_seg.inference.models.network import build_network, save_network
 
     torch.manual_seed(seed)
     card = ModelCard(
@@ -92,7 +92,7 @@ def smooth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pyramidal slide of 3072 × 3072 pixels at 0.25 µm/px, a third of it tissue."""
-    from wsi_seg.geometry import Size
+    from wsi_seg.core.geometry import Size
     from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
     path = tmp_path_factory.mktemp("slides") / "made.svs"

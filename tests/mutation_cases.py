@@ -32,7 +32,7 @@ from mutations import damaged
 from PIL import Image
 
 if TYPE_CHECKING:
-    from wsi_seg.jobs import BlockRecord
+    from wsi_seg.execution.tasks import BlockRecord
 
 ROUTES = (
     "", "/thumbnail.jpg", "/tiles/9/0_0.jpg", "/tiles/8/0_0.jpg", "/layers/classes/9/0_0.png",
@@ -233,7 +233,7 @@ def make_shared(folder: Path) -> None:
 def make_stopped(folder: Path) -> None:
     """Make what a run leaves that was killed after its third block; ends this process."""
     from wsi_seg.cli import app
-    from wsi_seg.results import ResultsFolder
+    from wsi_seg.results.folder import ResultsFolder
 
     record, count = ResultsFolder.record, itertools.count(1)
 
@@ -260,22 +260,22 @@ def warm_up(folder: Path) -> None:
 MODULES = (
     "wsi_seg.cli",
     "wsi_seg.cli.batch",
-    "wsi_seg.config",
-    "wsi_seg.inputs",
-    "wsi_seg.run",
-    "wsi_seg.launch",
-    "wsi_seg.models.predictor",
-    "wsi_seg.models.convert",
-    "wsi_seg.models.calibrate",
-    "wsi_seg.readers.openslide",
-    "wsi_seg.readers.tiled_tiff",
-    "wsi_seg.readers.tiffslide",
-    "wsi_seg.readers.image",
-    "wsi_seg.export",
+    "wsi_seg.pipeline.config",
+    "wsi_seg.pipeline.inputs",
+    "wsi_seg.pipeline.run",
+    "wsi_seg.execution.workers",
+    "wsi_seg.inference.models.predictor",
+    "wsi_seg.inference.models.convert",
+    "wsi_seg.inference.models.calibrate",
+    "wsi_seg.slides.readers.openslide",
+    "wsi_seg.slides.readers.tiled_tiff",
+    "wsi_seg.slides.readers.tiffslide",
+    "wsi_seg.slides.readers.image",
+    "wsi_seg.pipeline.export",
     "wsi_seg.exporters.check",
     "wsi_seg.exporters.overview",
-    "wsi_seg.pages.check",
-    "wsi_seg.pages.slide",
+    "wsi_seg.results.pages.check",
+    "wsi_seg.results.pages.slide",
     "viewer_server",
     "torch._dynamo",  # by the first prediction
     "torch._inductor",

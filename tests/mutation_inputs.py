@@ -88,7 +88,7 @@ def _pyramid(
 
 
 def _scn(folder: Path, _: Path) -> Path:
-    from wsi_seg.geometry import Box, Size
+    from wsi_seg.core.geometry import Box, Size
     from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
     Image.fromarray(picture(512)).save(folder.parent / "texture.png")
@@ -252,7 +252,7 @@ def _config(name: str) -> Callable[..., Path]:
 
 
 def _run_config(folder: Path, _: Path) -> Path:
-    from wsi_seg.config import RunConfig
+    from wsi_seg.pipeline.config import RunConfig
 
     defaults = RunConfig().model_dump(mode="json")
     (folder / "run.yaml").write_text(yaml.safe_dump(defaults))

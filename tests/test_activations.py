@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import wsi_seg
-from wsi_seg.models.activations import kept_activations
+from wsi_seg.inference.models.activations import kept_activations
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import shapely
 from PIL import Image
 from typer.testing import CliRunner
 
-from wsi_seg.annotations import read_annotations
+from wsi_seg.annotations.geojson import read_annotations
 from wsi_seg.cli import app
-from wsi_seg.errors import MaskError
-from wsi_seg.maps import Maps
+from wsi_seg.core.errors import MaskError
+from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.made_data import feature
 
 MPP, MODEL_MPP = 0.4, 0.5

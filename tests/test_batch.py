@@ -17,18 +17,18 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-import wsi_seg.run
-from wsi_seg.claims import claimed
+import wsi_seg.pipeline.run
 from wsi_seg.cli import app
-from wsi_seg.config import read_run_config
-from wsi_seg.geometry import Size
-from wsi_seg.maps import Maps
-from wsi_seg.readers import open_slide
-from wsi_seg.request import request_key
-from wsi_seg.results import ResultsFolder
-from wsi_seg.run import load_model
-from wsi_seg.settings import WorkerSettings
-from wsi_seg.slide import Slide
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.config import read_run_config
+from wsi_seg.pipeline.request import request_key
+from wsi_seg.pipeline.run import load_model
+from wsi_seg.results.claims import claimed
+from wsi_seg.results.folder import ResultsFolder
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import Slide
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MAIN = "from wsi_seg.cli import main; main()"
@@ -92,9 +92,9 @@ def test_one_bad_slide_costs_only_itself(
 
     # Again: what is whole is not even opened.
     opened = []
-    real = wsi_seg.run.open_slide
+    real = wsi_seg.pipeline.run.open_slide
     monkeypatch.setattr(
-        wsi_seg.run, "open_slide", lambda path, **how: opened.append(str(path)) or real(path, **how)
+        wsi_seg.pipeline.run, "open_slide", lambda path, **how: opened.append(str(path)) or real(path, **how)
     )
     again = call("run", slides, "-o", tmp_path, *arguments)
     assert again.exit_code == 3
@@ -170,14 +170,14 @@ def test_dry_run_lists_slides_and_says_which_cannot_be_run(
 def test_what_nobody_foresaw_fails_one_slide_and_is_in_its_log(
     slides: Path, arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wsi_seg.tracing.write_overview
+    real = wsi_seg.pipeline.tracing.write_overview
 
     def failing(path: Path, *rest: Any, **more: Any) -> Any:
         if path.parent.name == ".a.partial":
             raise ZeroDivisionError("nobody\nforesaw this")
         return real(path, *rest, **more)
 
-    monkeypatch.setattr(wsi_seg.tracing, "write_overview", failing)
+    monkeypatch.setattr(wsi_seg.pipeline.tracing, "write_overview", failing)
     result = call("run", slides / "a.svs", slides / "deep", "-o", tmp_path, *arguments)
     assert result.exit_code == 3, result.output
     rows = by_name(tmp_path / "batch.csv")
@@ -224,14 +224,14 @@ def test_a_long_name_costs_nothing_and_one_that_no_folder_can_have_one_slide(
 def test_what_nobody_foresaw_and_cannot_even_be_logged_fails_one_slide(
     pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wsi_seg.run.find_tissue
+    real = wsi_seg.pipeline.run.find_tissue
 
     def failing(slide: Slide, *rest: Any, **more: Any) -> Any:
         if slide.info.name == "a":
             raise ZeroDivisionError("nobody foresaw this")
         return real(slide, *rest, **more)
 
-    monkeypatch.setattr(wsi_seg.run, "find_tissue", failing)
+    monkeypatch.setattr(wsi_seg.pipeline.run, "find_tissue", failing)
     (tmp_path / "logs" / "a.jsonl").mkdir(parents=True)
     # What people do to a table with a spreadsheet: Latin-1, cells beyond the header, words for numbers.
     (tmp_path / "batch.csv").write_bytes("slide,name,seconds\nä.svs,ä,n/a,more\n".encode("latin-1"))
@@ -409,7 +409,7 @@ def test_finished_slides_are_skipped_unopened(
         opened.append(Path(path).name)
         return open_slide(path, *arguments, **settings)
 
-    monkeypatch.setattr("wsi_seg.run.open_slide", opening)
+    monkeypatch.setattr("wsi_seg.pipeline.run.open_slide", opening)
     result = call("run", scans, "-o", out, *arguments)
     assert result.exit_code == 0, result.output
     assert "201 slides: 200 skipped, 1 done" in result.stdout

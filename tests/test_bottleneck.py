@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from wsi_seg.blocks import STAGES, BlockSettings, segment_block
-from wsi_seg.bottleneck import SERIAL, Lanes, bottleneck, describe, lanes_of
 from wsi_seg.cli import app
-from wsi_seg.geometry import Box, Scale
-from wsi_seg.models.calibrate import Calibration, Timing
-from wsi_seg.models.transfer import CudaClock
-from wsi_seg.passes import ForwardPasses
-from wsi_seg.run import load_model
-from wsi_seg.slide import map_frame
-from wsi_seg.stitch import StitchSettings
+from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.inference.blocks import STAGES, BlockSettings, segment_block
+from wsi_seg.inference.forward_pool import ForwardPasses
+from wsi_seg.inference.models.calibrate import Calibration, Timing
+from wsi_seg.inference.models.transfer import CudaClock
+from wsi_seg.pipeline.run import load_model
+from wsi_seg.planning.grid import Block, Grid
+from wsi_seg.planning.stitch_settings import StitchSettings
+from wsi_seg.results.bottleneck import SERIAL, Lanes, bottleneck, describe, lanes_of
+from wsi_seg.slides.slide import map_frame
 from wsi_seg.testing.predictors import Darkness
 from wsi_seg.testing.slides import ArraySlide
-from wsi_seg.tiling import Block, Grid
-from wsi_seg.tissue import TissueMask
+from wsi_seg.tissue.mask import TissueMask
 
 WALL = {"plan": 1.0, "blocks": 90.0, "pyramids": 2.0, "polygons": 4.0, "overview": 3.0}
 
@@ -153,7 +153,9 @@ def test_a_run_says_where_its_time_went(
     tiny_model: Path, sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("wsi_seg.models.predictor.cpu_threads", lambda: 4)  # so many passes at a time
+    monkeypatch.setattr(
+        "wsi_seg.inference.models.predictor.cpu_threads", lambda: 4
+    )  # so many passes at a time
     out = tmp_path / "out"
     command = ["run", str(sample_svs), "-o", str(out), "-m", str(tiny_model)]
     done = CliRunner().invoke(app, command)

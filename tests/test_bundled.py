@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from wsi_seg.blocks import BlockSettings
 from wsi_seg.cli import app
-from wsi_seg.geometry import Box
-from wsi_seg.maps import Maps
-from wsi_seg.models.predictor import load_predictor
-from wsi_seg.plan import PlanSettings, choose_grid
-from wsi_seg.readers import open_slide
-from wsi_seg.results import MAPS, POLYGONS
-from wsi_seg.run import load_model, segment_slide
-from wsi_seg.seams import measure_seams
-from wsi_seg.settings import RunSettings
-from wsi_seg.slide import map_frame
-from wsi_seg.stitch import StitchSettings
+from wsi_seg.core.geometry import Box
+from wsi_seg.evaluation.seams import measure_seams
+from wsi_seg.inference.blocks import BlockSettings
+from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.run import load_model, segment_slide
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import PlanSettings, choose_grid
+from wsi_seg.planning.stitch_settings import StitchSettings
+from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import map_frame
 from wsi_seg.testing.geojson import assert_geojson
-from wsi_seg.tissue import find_tissue
+from wsi_seg.tissue.mask import find_tissue
 
 
 @pytest.fixture(scope="module")

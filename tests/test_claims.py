@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from wsi_seg import claims
-from wsi_seg.claims import Owner, claimed, is_held, read_owner
-from wsi_seg.errors import ClaimedError, OutputError
+from wsi_seg.core.errors import ClaimedError, OutputError
+from wsi_seg.results import claims
+from wsi_seg.results.claims import Owner, claimed, is_held, read_owner
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from wsi_seg.claims import claimed
+from wsi_seg.results.claims import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(120)

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.maps import Maps
-from wsi_seg.models.predictor import load_predictor
+from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.geojson import assert_geojson
 
 MAIN = "from wsi_seg.cli import main; main()"

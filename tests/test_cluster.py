@@ -24,17 +24,18 @@ from typer.testing import CliRunner
 
 from benchmarks.slow_writer import Peaks, SlowWriter
 from wsi_seg.cli import app
-from wsi_seg.cluster import Cluster
-from wsi_seg.config import RunConfig
-from wsi_seg.errors import ClusterError, Interrupted, MissingExtraError, UsageError
-from wsi_seg.geometry import Size
-from wsi_seg.jobs import PredictorRecipe
-from wsi_seg.launch import open_workers, visible_device
-from wsi_seg.plan import PlanSettings
-from wsi_seg.run import load_model, segment_slide
-from wsi_seg.settings import RunSettings, WorkerSettings
+from wsi_seg.core.errors import ClusterError, Interrupted, MissingExtraError, UsageError
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution.cluster import Cluster
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.execution.tasks import PredictorRecipe
+from wsi_seg.execution.worker_processes import stay_near_gpu
+from wsi_seg.execution.workers import open_workers, visible_device
+from wsi_seg.pipeline.config import RunConfig
+from wsi_seg.pipeline.run import load_model, segment_slide
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
-from wsi_seg.worker_processes import stay_near_gpu
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -191,7 +192,7 @@ def test_stop_ends_what_executes() -> None:
 def test_workers_that_cannot_be_had_are_refused(
     settings: WorkerSettings, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_seg.cluster.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("wsi_seg.execution.cluster.CONNECT_SECONDS", 1.0)
     with pytest.raises(UsageError, match=words):
         open_workers(settings)
 

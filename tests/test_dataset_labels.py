@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from wsi_seg.classes import BCSS, IGNORED_CODES
+from wsi_seg.core.classes import BCSS, IGNORED_CODES
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Scale, Size
 from wsi_seg.datasets.base import Dataset, read_image
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.patients import patient_by_name
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Scale, Size
-from wsi_seg.slide import SLIVER, MapFrame
+from wsi_seg.slides.slide import SLIVER, MapFrame
 
 SCHEME = LabelScheme(classes=BCSS, mpp=0.5, ignored_codes=IGNORED_CODES, image_labels=("benign", "malignant"))
 CODES = np.array([[0, 1, 2, 3], [7, 15, 20, 21]], np.uint8)

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from wsi_seg.classes import TissueClass
+from wsi_seg.core.classes import TissueClass
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.region import ArrayRegion, not_class
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Size
 
 CLASSES = tuple(
     TissueClass(i + 1, name, (0, 0, 0)) for i, name in enumerate(("ground", "benign", "malignant"))

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from shapely import Polygon
 
-from wsi_seg.classes import BCSS, IGNORED_CODES
+from wsi_seg.annotations.outline_files import read_outlines
+from wsi_seg.core.classes import BCSS, IGNORED_CODES
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.outline_files import read_outlines
 from wsi_seg.datasets.outlines import OutlinedImages
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
 from wsi_seg.testing.made_data import corners, feature, write_features
 
 SCHEME = LabelScheme(BCSS, 1.0, ignored_codes=IGNORED_CODES)

@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import Polygon
 
-from wsi_seg.classes import BCSS, IGNORED_CODES
+from wsi_seg.annotations.rasterize import rasterize_mask
+from wsi_seg.core.classes import BCSS, IGNORED_CODES
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets import slide_region
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED, not_class
 from wsi_seg.datasets.slide_region import MOST_OPEN, SlideRegion
 from wsi_seg.datasets.slides import AnnotatedSlides
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.rasterize import rasterize_mask
 from wsi_seg.testing.made_data import corners, feature, write_features
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 from wsi_seg.testing.pyramids import make_landmark_slide

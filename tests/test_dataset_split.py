@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region
 from wsi_seg.datasets.split import BCSS_TEST_INSTITUTES, Split
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
 
 
 def region(name: str, group: str | None = None, label: int | None = None, width: int = 10) -> ArrayRegion:

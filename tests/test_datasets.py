@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from wsi_seg.classes import BCSS, IGNORED_CODES, TissueClass
+from wsi_seg.core.classes import BCSS, IGNORED_CODES, TissueClass
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.hashes import file_hashes
@@ -21,8 +23,6 @@ from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.region import not_class
 from wsi_seg.datasets.slides import AnnotatedSlides
 from wsi_seg.datasets.split import Split
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
 from wsi_seg.testing.datasets import CHECKS
 from wsi_seg.testing.made_data import (
     COUNT,

@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.errors import UsageError
-from wsi_seg.maps import Maps
-from wsi_seg.models import devices
-from wsi_seg.models.devices import resolve_device, resolve_precision
+from wsi_seg.core.errors import UsageError
+from wsi_seg.inference.models import devices
+from wsi_seg.inference.models.devices import resolve_device, resolve_precision
+from wsi_seg.maps.maps import Maps
 
 
 def test_devices(monkeypatch):

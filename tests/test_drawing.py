@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.drawing import Drawing
-from wsi_seg.geometry import Box
-from wsi_seg.rasterize import fill_edges, polygon_edges
+from wsi_seg.annotations.drawing import Drawing
+from wsi_seg.annotations.rasterize import fill_edges, polygon_edges
+from wsi_seg.core.geometry import Box
 
 # Positions that never fall on a pixel centre, where GEOS and the half-open rule may differ.
 OFF_CENTRE = st.integers(-40, 240).map(lambda i: i / 10 + 0.013)

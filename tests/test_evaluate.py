@@ -14,25 +14,25 @@ import sklearn.metrics as sk
 import zarr
 from PIL import Image
 
-from wsi_seg.card import CardClass, CardGroup, read_card
-from wsi_seg.classes import BCSS
+from wsi_seg.core.card import CardClass, CardGroup, read_card
+from wsi_seg.core.classes import BCSS
+from wsi_seg.core.errors import DataError, OutputError
+from wsi_seg.core.geometry import Scale
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.region import Region
 from wsi_seg.datasets.split import Split
-from wsi_seg.errors import DataError, OutputError
-from wsi_seg.evaluate.config import EvaluateConfig, read_evaluate_config
-from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model
-from wsi_seg.evaluate.predict import predict_region
-from wsi_seg.evaluate.stored import evaluate_maps
-from wsi_seg.evaluate.truth import TruthFile
-from wsi_seg.geometry import Scale
-from wsi_seg.jobs import load_predictor
-from wsi_seg.maps import Maps
-from wsi_seg.metrics import NO_ROW, count_classes
-from wsi_seg.run import Model, load_model, segment_slide
-from wsi_seg.settings import RunSettings
+from wsi_seg.evaluation.config import EvaluateConfig, read_evaluate_config
+from wsi_seg.evaluation.metrics import NO_ROW, count_classes
+from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
+from wsi_seg.evaluation.predict import predict_region
+from wsi_seg.evaluation.stored import evaluate_maps
+from wsi_seg.evaluation.truth import TruthFile
+from wsi_seg.execution.tasks import load_predictor
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.run import Model, load_model, segment_slide
+from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.testing.models import random_model
 
 CODES = (1, 2, 3, 4)
@@ -161,7 +161,7 @@ def test_unknown_blocks_are_not_predicted(
     tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a large region only blocks with some truth are predicted, and what they give does not change."""
-    monkeypatch.setattr("wsi_seg.evaluate.predict.BLOCK_TARGET", 128)
+    monkeypatch.setattr("wsi_seg.evaluation.predict.BLOCK_TARGET", 128)
     folder = write_bcss(tmp_path / "data", [(256, 384)])
     path = next((folder / "masks").glob("*.png"))
     mask = np.zeros((256, 384), np.uint8)

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.pages.check import check_page
+from wsi_seg.results.pages.check import check_page
 
 FILES = {"metrics.json", "metrics.csv", "confusion.png", "curves.png", "examples.png", "report.html"}
 
@@ -129,7 +129,7 @@ def test_only_the_same_evaluation_is_replaced(
     other = (*first, "--part", "all")
     before = (out / "metrics.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.evaluate.model.evaluate_model", too_late)
+        patch.setattr("wsi_seg.evaluation.model.evaluate_model", too_late)
         refused(call(*other), 1, str(out), "another evaluation", "--overwrite")
     assert (out / "metrics.json").read_bytes() == before
     assert call(*other, "--overwrite").exit_code == 0
@@ -204,7 +204,7 @@ def test_finished_maps_are_evaluated(
     truth.write_text(truth.read_text().replace("70", "40"))
     assert call(results, "--annotations", truth, "--class-names", "krebs=tumor", "-o", out).exit_code == 0
     other.write_bytes(truth.read_bytes())
-    monkeypatch.setattr("wsi_seg.evaluate.stored.evaluate_maps", too_late)
+    monkeypatch.setattr("wsi_seg.evaluation.stored.evaluate_maps", too_late)
     again = call(results, "--annotations", other, "--class-names", "krebs=tumor", "-o", out)
     refused(again, 1, "another evaluation")
 
@@ -236,7 +236,7 @@ def test_a_mask_of_the_slide_itself_is_brought_to_the_map(
     twin.save(tmp_path / "twin.png")
     optimized = pixels_of(tmp_path / "twin.png")["classes"]
     assert [row["pixels"] for row in optimized] == [0, *support[1:].tolist()]
-    monkeypatch.setattr("wsi_seg.evaluate.truth.LARGE", 0)
+    monkeypatch.setattr("wsi_seg.evaluation.truth.LARGE", 0)
     tifffile.imwrite(tmp_path / "large.tif", codes, tile=(32, 32), compression="zlib", bigtiff=True)
     assert pixels_of(tmp_path / "large.tif")["classes"] == plain["classes"]
     small = tmp_path / "small.png"

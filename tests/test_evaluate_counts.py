@@ -14,11 +14,12 @@ import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_seg.card import CardClass, CardGroup, ModelCard
-from wsi_seg.classes import BCSS, BCSS_GROUPS
+from wsi_seg.core.card import CardClass, CardGroup, ModelCard
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS
+from wsi_seg.core.errors import ModelError, UsageError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
-from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.evaluate.baselines import (
+from wsi_seg.evaluation.baselines import (
     Baseline,
     Everything,
     Haematoxylin,
@@ -26,21 +27,20 @@ from wsi_seg.evaluate.baselines import (
     haematoxylin_density,
     parse_baseline,
 )
-from wsi_seg.evaluate.choice import divide_by_truth
-from wsi_seg.evaluate.explain import explain_accuracy, explain_rows
-from wsi_seg.evaluate.html import render_report
-from wsi_seg.evaluate.intervals import bootstrap
-from wsi_seg.evaluate.model import share_examples
-from wsi_seg.evaluate.predict import Canvas
-from wsi_seg.evaluate.rows import Rows
-from wsi_seg.evaluate.section import ImageLabel, ImageTally, Section, count, merge, pool
-from wsi_seg.evaluate.tables import section_table
-from wsi_seg.evaluate.tally import PredictedBlock, Tally, tally_block
-from wsi_seg.evaluate.training_log import draw_training, read_curves
-from wsi_seg.evaluate.write import table_of
-from wsi_seg.geometry import Box
-from wsi_seg.metrics import NO_ROW, mean_score
-from wsi_seg.stain import STAINS
+from wsi_seg.evaluation.choice import divide_by_truth
+from wsi_seg.evaluation.html import render_report
+from wsi_seg.evaluation.intervals import bootstrap
+from wsi_seg.evaluation.metrics import NO_ROW, mean_score
+from wsi_seg.evaluation.model import share_examples
+from wsi_seg.evaluation.predict import Canvas
+from wsi_seg.evaluation.rows import Rows
+from wsi_seg.evaluation.section import ImageLabel, ImageTally, Section, count, merge, pool
+from wsi_seg.evaluation.sentences import explain_accuracy, explain_rows
+from wsi_seg.evaluation.tables import section_table
+from wsi_seg.evaluation.tally import PredictedBlock, Tally, tally_block
+from wsi_seg.evaluation.training_log import draw_training, read_curves
+from wsi_seg.evaluation.write import table_of
+from wsi_seg.tissue.stain import STAINS
 
 CLASSES = BCSS[:4]
 CARD = ModelCard(

@@ -14,19 +14,19 @@ from scipy import ndimage
 from torch import nn
 from typer.testing import CliRunner
 
-from wsi_seg import explain as explain_module
-from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
-from wsi_seg.classes import BCSS, BCSS_GROUPS, find_class_or_group
 from wsi_seg.cli import app
-from wsi_seg.errors import UsageError
-from wsi_seg.explain import ExplainSettings, explain_image
+from wsi_seg.core.card import CardClass, ModelCard, Normalization, read_card
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS, find_class_or_group
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import Box
+from wsi_seg.evaluation import explain as explain_module
+from wsi_seg.evaluation.explain import ExplainSettings, explain_image
 from wsi_seg.exporters import gradcam
 from wsi_seg.exporters.figure import HEAD, MARGIN
-from wsi_seg.geometry import Box
-from wsi_seg.models.explain import find_layer, grad_cam
-from wsi_seg.models.network import build_network, forward, load_network, normalized
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import map_frame, read_region
+from wsi_seg.inference.models.explain import find_layer, grad_cam
+from wsi_seg.inference.models.network import build_network, forward, load_network, normalized
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import map_frame, read_region
 from wsi_seg.testing.models import some_tiles
 
 RGB_CARD = ModelCard(

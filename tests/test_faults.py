@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-import wsi_seg.jobs
-import wsi_seg.readers.base
+import wsi_seg.execution.tasks
+import wsi_seg.slides.readers.base
 from wsi_seg.cli import app
-from wsi_seg.errors import SlideError
-from wsi_seg.faults import CELL, TolerantPixels, read_tolerantly
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.readers import open_slide
-from wsi_seg.readers.base import LevelReader
-from wsi_seg.slide import Level, MapFrame, SlideInfo, UnreadableError
-from wsi_seg.tissue import find_tissue
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.readers.base import LevelReader
+from wsi_seg.slides.slide import Level, MapFrame, SlideInfo, UnreadableError
+from wsi_seg.slides.tolerant import CELL, TolerantPixels, read_tolerantly
+from wsi_seg.tissue.mask import find_tissue
 
 SIZE = Size(300, 220)
 TILE = Size(48, 32)
@@ -141,7 +141,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Counts slides: opened in all, and at most open at a time."""
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     count = {"all": 0, "most": 0}
-    real = wsi_seg.readers.base.LevelReader.__init__
+    real = wsi_seg.slides.readers.base.LevelReader.__init__
 
     def counting(self: Any, info: SlideInfo) -> None:
         real(self, info)
@@ -149,7 +149,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         count["all"] += 1
         count["most"] = max(count["most"], sum(not slide._closed for slide in alive))
 
-    monkeypatch.setattr(wsi_seg.readers.base.LevelReader, "__init__", counting)
+    monkeypatch.setattr(wsi_seg.slides.readers.base.LevelReader, "__init__", counting)
     yield count
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsi_seg.card import ModelCard
-from wsi_seg.models.fold import fold_batch_norm
-from wsi_seg.models.network import build_network
+from wsi_seg.core.card import ModelCard
+from wsi_seg.inference.models.fold import fold_batch_norm
+from wsi_seg.inference.models.network import build_network
 
 
 def used(network: nn.Module) -> nn.Module:

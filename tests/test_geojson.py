@@ -15,14 +15,14 @@ import pytest
 import shapely
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.annotations import read_annotations
-from wsi_seg.classes import BCSS_GROUPS, ClassGroup
-from wsi_seg.errors import MaskError, OutputError, UsageError
+from wsi_seg.annotations.geojson import read_annotations
+from wsi_seg.core.classes import BCSS_GROUPS, ClassGroup
+from wsi_seg.core.errors import MaskError, OutputError, UsageError
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.exporters import EXPORTERS, find_exporter
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.polygons import Region
-from wsi_seg.slide import Level, MapFrame, SlideInfo, map_frame
+from wsi_seg.regions.polygons import Region
+from wsi_seg.slides.slide import Level, MapFrame, SlideInfo, map_frame
 from wsi_seg.testing.geojson import assert_geojson, check_geojson
 
 TUMOR, STROMA = BCSS_GROUPS[:2]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_seg.geometry import Box, RealBox, Scale
+from wsi_seg.core.geometry import Box, RealBox, Scale
 
 position = st.integers(-1000, 1000)
 boxes = st.builds(Box.at, position, position, st.integers(1, 300), st.integers(1, 300))

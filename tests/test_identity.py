@@ -16,12 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import wsi_seg
-from wsi_seg.claims import Owner
 from wsi_seg.cli import app
-from wsi_seg.errors import Interrupted
-from wsi_seg.geometry import Scale
-from wsi_seg.identity import Content, compare_content, content_hash, stamp_slide
-from wsi_seg.results import ResultsFolder
+from wsi_seg.core.errors import Interrupted
+from wsi_seg.core.geometry import Scale
+from wsi_seg.results.claims import Owner
+from wsi_seg.results.folder import ResultsFolder
+from wsi_seg.slides.identity import Content, compare_content, content_hash, stamp_slide
 from wsi_seg.testing.pyramids import write_pyramid
 
 
@@ -164,7 +164,7 @@ def unfinished(
     (tmp_path / "s.tif").write_bytes(good)
     command = ("run", tmp_path / "s.tif", "-o", tmp_path / "out", *how)
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.tracing.write_geojson", interrupted)
+        patch.setattr("wsi_seg.pipeline.tracing.write_geojson", interrupted)
         assert call(*command).exit_code == 130
     return command
 
@@ -201,13 +201,13 @@ def test_a_slide_that_changes_while_it_is_run_fails(
 ) -> None:
     slide = tmp_path / "s.tif"
     slide.write_bytes(good)
-    real = wsi_seg.tracing.write_overview
+    real = wsi_seg.pipeline.tracing.write_overview
 
     def changing(*arguments: Any, **more: Any) -> Any:
         os.utime(slide, (1, 1))
         return real(*arguments, **more)
 
-    monkeypatch.setattr("wsi_seg.tracing.write_overview", changing)
+    monkeypatch.setattr("wsi_seg.pipeline.tracing.write_overview", changing)
     refused(call("run", slide, "-o", tmp_path / "out", *how), "s.tif", "changed while it was run")
     assert not (tmp_path / "out" / "s").exists()
 
@@ -225,9 +225,9 @@ def test_results_of_another_version_are_kept_and_named(
     refused(call("run", slide, "-o", out, *how, "--set", "reader=openslide"), "(reader)", "--overwrite")
     refused(call("run", slide, "-o", out, *how, "--threshold", 0.7), "(regions.trace.threshold)")
 
-    monkeypatch.setattr("wsi_seg.request.package_version", lambda name: "9.9.9")
+    monkeypatch.setattr("wsi_seg.pipeline.request.package_version", lambda name: "9.9.9")
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.run.open_slide", lambda *_, **__: pytest.fail("opened"))
+        patch.setattr("wsi_seg.pipeline.run.open_slide", lambda *_, **__: pytest.fail("opened"))
         kept = call("run", slide, "-o", out, *how)
     assert kept.exit_code == 0, kept.output
     assert "skipped" in kept.stdout and "--overwrite" in kept.stdout
@@ -307,7 +307,7 @@ def test_a_claim_that_was_lost_after_the_blocks_puts_nothing_into_place(
 ) -> None:
     out = tmp_path / "out"
     command = ("run", pictures / "p.png", "-o", out, *how)
-    real = wsi_seg.run.write_slide_page
+    real = wsi_seg.pipeline.run.write_slide_page
 
     def overtaken(*arguments: Any) -> Any:
         other = Owner(machine="far away", pid=7)
@@ -316,7 +316,7 @@ def test_a_claim_that_was_lost_after_the_blocks_puts_nothing_into_place(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.run.write_slide_page", overtaken)
+        patch.setattr("wsi_seg.pipeline.run.write_slide_page", overtaken)
         refused(call(*command), ".p.claim", "another one took its place (process 7 on far)")
     assert not (out / "p").exists()
     (out / ".p.claim").unlink()

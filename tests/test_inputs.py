@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsi_seg.errors import UsageError
-from wsi_seg.inputs import SlideInput, find_slides
+from wsi_seg.core.errors import UsageError
+from wsi_seg.pipeline.inputs import SlideInput, find_slides
 
 
 def touch(*paths: Path) -> None:

@@ -10,9 +10,9 @@ import tifffile
 from PIL import Image
 
 from scripts.make_slide import main
-from wsi_seg.geometry import Box, Size
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import read_thumbnail
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import read_thumbnail
 from wsi_seg.testing.made_slide import BLANK, TILE, SlideSpec, level_sizes, make_slide, tissue_mask
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
-from wsi_seg.classes import BCSS, TissueClass
-from wsi_seg.errors import OutputError, UsageError
-from wsi_seg.geometry import Size
-from wsi_seg.layout import KINDS
-from wsi_seg.maps import MapLayout, Maps, create_maps, output_bytes, remove_partial_files
-from wsi_seg.pyramid import halve_labels, halve_probabilities
-from wsi_seg.tiling import cut_blocks
+from wsi_seg.core.classes import BCSS, TissueClass
+from wsi_seg.core.errors import OutputError, UsageError
+from wsi_seg.core.geometry import Size
+from wsi_seg.maps.maps import MapLayout, Maps, create_maps, output_bytes, remove_partial_files
+from wsi_seg.maps.pyramid import halve_labels, halve_probabilities
+from wsi_seg.planning.grid import cut_blocks
+from wsi_seg.planning.map_layout import KINDS
 
 THREE = BCSS[:3]
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from wsi_seg.card import ModelCard
 from wsi_seg.cli import app
-from wsi_seg.errors import UsageError
-from wsi_seg.geometry import Scale, Size
-from wsi_seg.plan import ModelFacts, PlanSettings, SegmentationPlan, plan_segmentation
-from wsi_seg.slide import Level, SlideInfo
-from wsi_seg.tissue import TissueMask
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import Scale, Size
+from wsi_seg.planning.plan import ModelFacts, PlanSettings, SegmentationPlan, plan_segmentation
+from wsi_seg.slides.slide import Level, SlideInfo
+from wsi_seg.tissue.mask import TissueMask
 
 MODEL = ModelFacts(ModelCard(name="test", tile=1024, overlap=256), "digest", 20_000_000, 400)
 SIZE = Size(40_000, 40_000)

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsi_seg.classes import ClassGroup
-from wsi_seg.metrics import (
+from wsi_seg.core.classes import ClassGroup
+from wsi_seg.evaluation.metrics import (
     NO_ROW,
     SCORE_BINS,
     Counts,

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from wsi_seg.card import WEIGHTS_NAME, CardClass, ModelCard, Normalization, read_card
-from wsi_seg.errors import ModelError
-from wsi_seg.models.network import build_network, load_encoder, load_network, normalized, save_network
-from wsi_seg.models.registry import find_model, list_models
+from wsi_seg.core.card import WEIGHTS_NAME, CardClass, ModelCard, Normalization, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.network import (
+    build_network,
+    load_encoder,
+    load_network,
+    normalized,
+    save_network,
+)
+from wsi_seg.inference.models.registry import find_model, list_models
 from wsi_seg.testing.models import CHECKS, random_model, some_tiles
 
 LITE = "timm-tf_efficientnet_lite0"

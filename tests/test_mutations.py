@@ -18,8 +18,8 @@ from mutation_inputs import KINDS, picture
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.errors import OutputError
-from wsi_seg.geometry import Scale
+from wsi_seg.core.errors import OutputError
+from wsi_seg.core.geometry import Scale
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import write_pyramid
 

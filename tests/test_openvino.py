@@ -14,13 +14,13 @@ import torch
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.maps import Maps
+from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.models import some_tiles
 
 
 def test_it_gives_the_probabilities_of_torch(tiny_model: Path) -> None:
     pytest.importorskip("openvino")
-    from wsi_seg.models.predictor import load_predictor
+    from wsi_seg.inference.models.predictor import load_predictor
 
     tiles = some_tiles(2, 64)
     expected = load_predictor(str(tiny_model), "cpu", "float32")(tiles, margin=8)
@@ -34,7 +34,7 @@ def test_conversions_are_kept_for_the_next_time(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    from wsi_seg.models.predictor import load_predictor
+    from wsi_seg.inference.models.predictor import load_predictor
 
     def no_conversion(*_: Any) -> None:
         raise AssertionError("converted again")
@@ -55,7 +55,7 @@ def test_conversions_are_kept_for_the_next_time(
 
 def test_passes_at_a_time_share_the_cores_and_give_the_same(tiny_model: Path) -> None:
     pytest.importorskip("openvino")
-    from wsi_seg.models.predictor import load_predictor
+    from wsi_seg.inference.models.predictor import load_predictor
 
     predictor = load_predictor(str(tiny_model), "openvino", "float32")
     batches = np.split(some_tiles(12, 64), 12)

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 from shapely import Polygon, box
 
-from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup
-from wsi_seg.errors import OutputError
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup
+from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters import figure
 from wsi_seg.exporters.overview import MAX_SIDE, tinted_slide, write_overview
-from wsi_seg.maps import MapLayout, Maps, create_maps
-from wsi_seg.outlines import GroupOutlines
-from wsi_seg.slide import MapFrame, map_frame
+from wsi_seg.maps.maps import MapLayout, Maps, create_maps
+from wsi_seg.planning.grid import cut_blocks
+from wsi_seg.regions.outlines import GroupOutlines
+from wsi_seg.slides.slide import MapFrame, map_frame
 from wsi_seg.testing.slides import ArraySlide
-from wsi_seg.tiling import cut_blocks
 
 TUMOR, STROMA = BCSS_GROUPS[:2]
 GREY = 200

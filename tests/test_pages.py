@@ -21,19 +21,19 @@ from PIL import Image
 from pypdf import PdfReader
 from typer.testing import CliRunner
 
-from wsi_seg.classes import BCSS
 from wsi_seg.cli import app
-from wsi_seg.errors import OutputError
+from wsi_seg.core.classes import BCSS
+from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.overview import Overview
-from wsi_seg.outlines import size_histogram
-from wsi_seg.pages.batch import write_batch_page
-from wsi_seg.pages.charts import draw_histogram
-from wsi_seg.pages.check import check_page
-from wsi_seg.pages.slide import write_slide_page
-from wsi_seg.pages.template import duration_text, mm2_text
-from wsi_seg.results import REPORT, THUMBNAIL
+from wsi_seg.regions.outlines import size_histogram
+from wsi_seg.results.folder import REPORT, THUMBNAIL
+from wsi_seg.results.pages.batch import write_batch_page
+from wsi_seg.results.pages.charts import draw_histogram
+from wsi_seg.results.pages.check import check_page
+from wsi_seg.results.pages.slide import write_slide_page
+from wsi_seg.results.pages.template import duration_text, mm2_text
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "wsi_seg" / "pages"
+TEMPLATES = Path(__file__).resolve().parent.parent / "wsi_seg" / "results" / "pages"
 HOSTILE = "<img src=x onerror=alert(1)>&\"'{{7*7}}"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsi_seg import jobs
-from wsi_seg.errors import Interrupted, ModelError
-from wsi_seg.graph import LocalWorkers
-from wsi_seg.passes import ForwardPasses
+from wsi_seg.core.errors import Interrupted, ModelError
+from wsi_seg.execution import tasks as jobs
+from wsi_seg.execution.graph import LocalWorkers
+from wsi_seg.inference.forward_pool import ForwardPasses
 
 
 class Watched:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wsi_seg.card import ModelCard
-from wsi_seg.errors import MppMissingError, SlideError, UsageError
-from wsi_seg.geometry import Scale, Size
-from wsi_seg.plan import ModelFacts, PlanSettings, plan_segmentation
-from wsi_seg.slide import Level, SlideInfo
-from wsi_seg.tissue import TissueMask
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.errors import MppMissingError, SlideError, UsageError
+from wsi_seg.core.geometry import Scale, Size
+from wsi_seg.planning.plan import ModelFacts, PlanSettings, plan_segmentation
+from wsi_seg.slides.slide import Level, SlideInfo
+from wsi_seg.tissue.mask import TissueMask
 
 CARD = ModelCard(name="test", tile=512, overlap=128)
 MODEL = ModelFacts(CARD, "digest", 20_000_000, 400)
@@ -87,7 +87,7 @@ def test_what_the_uncertainty_is_summed_from_is_projected() -> None:
 
 
 def test_projected_output_counts_every_stored_byte() -> None:
-    from wsi_seg.layout import output_bytes
+    from wsi_seg.planning.map_layout import output_bytes
 
     full = plan()
     labels = 2 * 20_000**2
@@ -123,7 +123,7 @@ def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None
 def test_maps_that_are_cut_otherwise_have_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as those that another version has begun."""
     base = plan(0.5).key
-    monkeypatch.setattr("wsi_seg.layout.MapLayout.block_levels", 1)
+    monkeypatch.setattr("wsi_seg.planning.map_layout.MapLayout.block_levels", 1)
     assert plan(0.5).key != base
 
 

@@ -21,18 +21,18 @@ from PIL import Image
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from wsi_seg.classes import BCSS, BCSS_GROUPS, TissueClass
+from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
 from wsi_seg.cli import app
-from wsi_seg.contours import stream_contours, trace_contours
-from wsi_seg.geometry import Box, Size
-from wsi_seg.layout import MapLayout
-from wsi_seg.maps import Maps, create_maps
-from wsi_seg.outlines import GroupOutlines, note_outline
-from wsi_seg.polygons import TraceSettings, simplify_together, trace
-from wsi_seg.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
-from wsi_seg.rings import RingLimits
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS, TissueClass
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.maps.maps import Maps, create_maps
+from wsi_seg.planning.grid import cut_blocks
+from wsi_seg.planning.map_layout import MapLayout
+from wsi_seg.regions.contours import stream_contours, trace_contours
+from wsi_seg.regions.outlines import GroupOutlines, note_outline
+from wsi_seg.regions.polygons import TraceSettings, simplify_together, trace
+from wsi_seg.regions.rings import RingLimits
 from wsi_seg.testing.geojson import assert_geojson
-from wsi_seg.tiling import cut_blocks
 
 
 @st.composite
@@ -128,7 +128,7 @@ def test_regions_do_not_depend_on_the_block(source: Any, monkeypatch: pytest.Mon
     whole = trace(maps, BCSS_GROUPS[:2], chosen)
     assert len(whole) > 50
     for block in (8, 20):
-        monkeypatch.setattr("wsi_seg.polygons.stream_contours", partial(stream_contours, block=block))
+        monkeypatch.setattr("wsi_seg.regions.polygons.stream_contours", partial(stream_contours, block=block))
         assert trace(maps, BCSS_GROUPS[:2], chosen) == whole
 
 
@@ -244,13 +244,13 @@ def test_outlines_are_noted_as_regions_are_written() -> None:
 EXPORT = """
 import sys
 from pathlib import Path
-from wsi_seg.classes import BCSS_GROUPS
+from wsi_seg.core.classes import BCSS_GROUPS
 from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.geometry import Scale
-from wsi_seg.maps import Maps
-from wsi_seg.polygons import TraceSettings, iter_regions
-from wsi_seg.process import peak_memory_bytes
-from wsi_seg.slide import Level, SlideInfo, map_frame
+from wsi_seg.core.geometry import Scale
+from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.polygons import TraceSettings, iter_regions
+from wsi_seg.core.system import peak_memory_bytes
+from wsi_seg.slides.slide import Level, SlideInfo, map_frame
 
 path = Path(sys.argv[1])
 maps = Maps.open(path)

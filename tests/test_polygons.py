@@ -19,13 +19,13 @@ from PIL import Image
 from scipy import ndimage
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
-from wsi_seg.contours import FLOAT_GAP, RingLimits, trace_contours
-from wsi_seg.errors import UsageError
-from wsi_seg.geometry import Box
-from wsi_seg.measurements import ChannelSum
-from wsi_seg.polygons import Region, TraceSettings, simplify_together, trace
-from wsi_seg.rasterize import rasterize_ids
+from wsi_seg.annotations.rasterize import rasterize_ids
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import Box
+from wsi_seg.maps.fields import ChannelSum
+from wsi_seg.regions.contours import FLOAT_GAP, RingLimits, trace_contours
+from wsi_seg.regions.polygons import Region, TraceSettings, simplify_together, trace
 
 TUMOR, STROMA = BCSS_GROUPS[:2]
 EVERYTHING = TraceSettings(min_area_um2=0, min_hole_um2=0, tolerance_um=0)
@@ -282,7 +282,7 @@ def inside(polygon: Polygon, shape: tuple[int, ...], ds: int = 1) -> NDArray[np.
 @pytest.mark.parametrize("source", ["probabilities", "labels"])
 def test_measurements_equal_brute_force(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
-        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
+        monkeypatch.setattr(f"wsi_seg.regions.measurements.{name}", 32)
     labels = label_blobs(5, (110, 90))
     labels[40:80, 20:70] = ring_with_island()[10:50, 5:55] + 1  # with a hole
     maps = maps_of(labels, ds=2, mpp=0.7)
@@ -317,7 +317,7 @@ def test_uncertainty_is_measured_and_changes_nothing_else(
     source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("LABEL_BLOCK", "PROBABILITY_BLOCK"):  # several blocks
-        monkeypatch.setattr(f"wsi_seg.measurements.{name}", 32)
+        monkeypatch.setattr(f"wsi_seg.regions.measurements.{name}", 32)
     plain = maps_of(label_blobs(5, (110, 90)), ds=2)
     maps, settings = with_uncertainty(plain), TraceSettings(0.4, 15, 15, 0.5, source)
     regions = trace(maps, BCSS_GROUPS, settings)

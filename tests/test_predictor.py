@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from wsi_seg.card import CardClass, ModelCard, Normalization, read_card
-from wsi_seg.errors import ModelError
-from wsi_seg.models.network import load_network, normalized
-from wsi_seg.models.predictor import DTYPES, Predictor, _cast, cpu_threads, load_predictor, planar
+from wsi_seg.core.card import CardClass, ModelCard, Normalization, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.network import load_network, normalized
+from wsi_seg.inference.models.predictor import DTYPES, Predictor, _cast, cpu_threads, load_predictor, planar
 from wsi_seg.testing.models import random_model, some_tiles
 
 CLASSES = tuple(CardClass(code=code, name=f"class {code}", color=(code, 0, 0)) for code in (1, 2, 3))

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsi_seg.errors import SlideError, UsageError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.readers import READERS, open_slide
+from wsi_seg.core.errors import SlideError, UsageError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.readers import READERS, open_slide
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 from wsi_seg.testing.pyramids import area_mean, write_pyramid
 from wsi_seg.testing.readers import CHECKS, Opener
@@ -240,7 +240,7 @@ def test_fingerprint_follows_the_pixels_not_the_path(reader: str, tmp_path: Path
 
 def test_import_is_light() -> None:
     heavy = ("openslide", "tiffslide", "tifffile", "zarr", "scipy", "PIL.TiffImagePlugin", "torch", "dask")
-    code = f"import sys, wsi_seg.readers; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, wsi_seg.slides.readers; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -478,12 +478,12 @@ def test_url_that_is_not_there(server: str) -> None:
 def test_url_without_the_package_for_it() -> None:
     code = (
         "import sys; sys.modules['aiohttp'] = None\n"
-        "from wsi_seg.readers import open_slide\n"
+        "from wsi_seg.slides.readers import open_slide\n"
         "open_slide('http://127.0.0.1:1/slide.svs')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("wsi_seg.errors.SlideError: http://127.0.0.1:1/slide.svs: ")
+    assert last.startswith("wsi_seg.core.errors.SlideError: http://127.0.0.1:1/slide.svs: ")
     assert last.endswith("pip install 'wsi-seg[cloud]'")
 
 

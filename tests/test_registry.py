@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsi_seg.card import CARD_NAME, WEIGHTS_NAME, read_card
-from wsi_seg.errors import ModelError
-from wsi_seg.models import registry
-from wsi_seg.models.network import load_network
-from wsi_seg.models.predictor import load_predictor
-from wsi_seg.models.registry import find_model, list_models, model_hash
+from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models import registry
+from wsi_seg.inference.models.network import load_network
+from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.inference.models.registry import find_model, list_models, model_hash
 from wsi_seg.testing.models import random_model, some_tiles
 
 
@@ -26,7 +26,9 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 def test_registry_is_free_of_torch():
-    code = "import sys, wsi_seg.models.registry as r; r.list_models(); print('torch' in sys.modules)"
+    code = (
+        "import sys, wsi_seg.inference.models.registry as r; r.list_models(); print('torch' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 

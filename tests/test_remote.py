@@ -23,18 +23,18 @@ from servers import BUCKET, Traffic, s3_server, web_server
 from test_tiled_tiff import MAKERS
 from typer.testing import CliRunner
 
-from wsi_seg.card import CardClass, CardGroup, ModelCard
 from wsi_seg.cli import app
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.jobs import PredictorRecipe
-from wsi_seg.plan import ModelFacts, PlanSettings
-from wsi_seg.readers import open_slide
-from wsi_seg.remote import GAP_BYTES, REQUEST_BYTES, coalesce, open_remote
-from wsi_seg.results import MAPS, POLYGONS
-from wsi_seg.run import Model, segment_slide
-from wsi_seg.settings import RunSettings
-from wsi_seg.slide import default_name
+from wsi_seg.core.card import CardClass, CardGroup, ModelCard
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.core.storage import GAP_BYTES, REQUEST_BYTES, coalesce, open_remote
+from wsi_seg.execution.tasks import PredictorRecipe
+from wsi_seg.pipeline.run import Model, segment_slide
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import ModelFacts, PlanSettings
+from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import default_name
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 from wsi_seg.testing.pyramids import write_pyramid
 from wsi_seg.testing.readers import CHECKS
@@ -234,7 +234,7 @@ def test_cut_answers_are_asked_for_again(web: tuple[str, Traffic], s3: Traffic, 
 def test_answers_that_stay_cut_are_an_error(
     web: tuple[str, Traffic], glass: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_seg.remote.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("wsi_seg.core.storage.PAUSE_SECONDS", 0.001)
     with open_slide(f"{web[0]}/{glass.name}") as slide:
         web[1].truncate = 1000
         with pytest.raises(SlideError, match="4 attempts") as error:
@@ -308,8 +308,8 @@ def test_a_missing_package_is_named() -> None:
     code = """
 import sys
 sys.modules.update(dict.fromkeys(["s3fs", "gcsfs", "adlfs", "aiohttp"]))
-from wsi_seg.errors import SlideError
-from wsi_seg.readers import open_slide
+from wsi_seg.core.errors import SlideError
+from wsi_seg.slides.readers import open_slide
 for scheme in ("s3", "gs", "az", "https"):
     try:
         open_slide(f"{scheme}://host/slide.svs")

@@ -13,15 +13,15 @@ from servers import BUCKET, Traffic, s3_server
 from test_remote import DARKNESS, SETTINGS, put, tree
 from typer.testing import CliRunner
 
-import wsi_seg.run
+import wsi_seg.pipeline.run
 from wsi_seg.cli import app
-from wsi_seg.errors import Interrupted, OutputError
-from wsi_seg.geometry import Size
-from wsi_seg.jobs import BlockRecord
-from wsi_seg.plan import SegmentationPlan
-from wsi_seg.results import MANIFEST
-from wsi_seg.run import SlideResult, segment_slide
-from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.core.errors import Interrupted, OutputError
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.results.folder import MANIFEST
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 OUT = f"s3://{BUCKET}/out"
@@ -167,15 +167,15 @@ def test_what_others_have_put_there_meanwhile_is_seen_and_stays(
 
     def beaten(name: str) -> None:
         """Let another run, from its first look to its end, come first where this one calls a function."""
-        real = getattr(wsi_seg.run, name)
+        real = getattr(wsi_seg.pipeline.run, name)
 
         def late(*arguments: Any) -> Any:
-            monkeypatch.setattr(wsi_seg.run, name, real)
+            monkeypatch.setattr(wsi_seg.pipeline.run, name, real)
             run(slide, elsewhere)
             s3.reset()
             return real(*arguments)
 
-        monkeypatch.setattr(wsi_seg.run, name, late)
+        monkeypatch.setattr(wsi_seg.pipeline.run, name, late)
 
     def untouched() -> bool:
         return not [method for method, _ in s3.requests if method in ("PUT", "DELETE")]

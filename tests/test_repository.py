@@ -18,12 +18,12 @@ import yaml
 from hatchling.builders.wheel import WheelBuilder
 
 import wsi_seg
-from wsi_seg.card import WEIGHTS_NAME, ModelCard, read_card
-from wsi_seg.config import RunConfig, read_run_config
-from wsi_seg.data import sample_slide
-from wsi_seg.models.network import build_network
-from wsi_seg.models.registry import BUNDLED, bundled_names
-from wsi_seg.settings import RegionSettings
+from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, read_card
+from wsi_seg.inference.models.network import build_network
+from wsi_seg.inference.models.registry import BUNDLED, bundled_names
+from wsi_seg.pipeline.config import RunConfig, read_run_config
+from wsi_seg.pipeline.settings import RegionSettings
+from wsi_seg.slides.sample import sample_slide
 from wsi_seg.testing.made_data import MADE
 from wsi_seg.training.config import (
     AugmentationConfig,
@@ -176,7 +176,11 @@ def test_wheel_holds_every_file_of_the_package() -> None:
         for path in (REPOSITORY / "wsi_seg").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and WEB not in path.parents
     }
-    assert {"wsi_seg/py.typed", "wsi_seg/data/CMU-1-Small-Region.svs", "wsi_seg/data/NOTICE.txt"} <= package
+    assert {
+        "wsi_seg/py.typed",
+        "wsi_seg/slides/sample/CMU-1-Small-Region.svs",
+        "wsi_seg/slides/sample/NOTICE.txt",
+    } <= package
     assert packed == package
 
 
@@ -199,7 +203,7 @@ def test_tests_and_scripts_import_what_the_test_extra_installs() -> None:
         *(line for lines in project()["optional-dependencies"].values() for line in lines),
     ]
     declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in map(_distribution, lines)}
-    own = {"wsi_seg", "scripts", "benchmarks"}
+    own = {"wsi_seg", "tests", "scripts", "benchmarks"}
     for folder in ("tests", "benchmarks"):  # a script's own folder is on its path
         own |= {path.stem for path in (REPOSITORY / folder).glob("*.py")}
     for folder in ("tests", "scripts", "benchmarks"):

@@ -16,16 +16,17 @@ from ome_zarr_models import open_ome_zarr
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-import wsi_seg.run
-import wsi_seg.segment
-from wsi_seg.errors import Interrupted, OutputError, SlideError, UsageError
-from wsi_seg.geometry import Box, Scale
-from wsi_seg.jobs import BlockJob, BlockRecord, killed_block
-from wsi_seg.maps import Maps
-from wsi_seg.plan import PlanSettings, SegmentationPlan
-from wsi_seg.results import JOURNAL, MAPS, POLYGONS
-from wsi_seg.run import Model, SlideResult, load_model, segment_slide
-from wsi_seg.settings import RegionSettings, RunSettings, WorkerSettings
+import wsi_seg.pipeline.run
+import wsi_seg.pipeline.segment
+from wsi_seg.core.errors import Interrupted, OutputError, SlideError, UsageError
+from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.execution.tasks import BlockJob, BlockRecord, killed_block
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.run import Model, SlideResult, load_model, segment_slide
+from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+from wsi_seg.planning.plan import PlanSettings, SegmentationPlan
+from wsi_seg.results.folder import JOURNAL, MAPS, POLYGONS
 from wsi_seg.testing.geojson import assert_geojson
 
 SETTINGS = RunSettings(plan=PlanSettings(block=512, overlap=32))
@@ -202,7 +203,7 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
 def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
     quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = wsi_seg.segment.run_block, []
+    real, failed = wsi_seg.pipeline.segment.run_block, []
 
     def failing(job: BlockJob) -> BlockRecord:
         if job.tissue.sample(job.settings.frame, job.block.box).any() and not failed:
@@ -214,8 +215,8 @@ def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
         raise Interrupted("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsi_seg.segment, "run_block", failing)
-        patch.setattr(wsi_seg.tracing, "write_geojson", interrupted)
+        patch.setattr(wsi_seg.pipeline.segment, "run_block", failing)
+        patch.setattr(wsi_seg.pipeline.tracing, "write_geojson", interrupted)
         with pytest.raises(Interrupted):
             run_again(made_svs, tmp_path, model)
     (block,) = failed

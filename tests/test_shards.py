@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from wsi_seg.errors import OutputError
-from wsi_seg.shards import ShardedArray, encode_shard
+from wsi_seg.core.errors import OutputError
+from wsi_seg.maps.shards import ShardedArray, encode_shard
 
 AXES = ("c", "y", "x")
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_seg import slide as slide_module
-from wsi_seg.errors import MppMissingError, SlideError, UsageError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.mpp import resolve_mpp
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import (
+from wsi_seg.core.errors import MppMissingError, SlideError, UsageError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides import slide as slide_module
+from wsi_seg.slides.mpp import resolve_mpp
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import (
     Level,
     MapFrame,
     Slide,

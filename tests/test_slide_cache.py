@@ -20,12 +20,12 @@ from test_remote import DARKNESS, SETTINGS, tree
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.errors import OutputError, SlideError
-from wsi_seg.geometry import Box
-from wsi_seg.readers import open_slide
-from wsi_seg.results import MAPS, POLYGONS
-from wsi_seg.run import segment_slide
-from wsi_seg.slide_cache import LOCK, OWN, SlideCache
+from wsi_seg.core.errors import OutputError, SlideError
+from wsi_seg.core.geometry import Box
+from wsi_seg.pipeline.run import segment_slide
+from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.slides.local_copies import LOCK, OWN, SlideCache
+from wsi_seg.slides.readers import open_slide
 
 SIZE = 200_000
 NAMES = ("a.bin", "b.bin", "c.bin", "d.bin")
@@ -129,7 +129,7 @@ def test_a_cut_fetch_leaves_nothing(web: tuple[str, Traffic], tmp_path: Path) ->
 
 def _abandon(cache: SlideCache, url: str) -> None:
     """Die in the middle of a fetch, as by SIGKILL."""
-    from wsi_seg import remote
+    from wsi_seg.core import storage as remote
 
     def stream(self: remote.RemoteFile) -> Iterator[bytes]:
         yield b"half"

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from viewer_server import client, only_id
 
 from wsi_seg.cli import app
-from wsi_seg.config import read_run_config
-from wsi_seg.inputs import find_slides
+from wsi_seg.pipeline.config import read_run_config
+from wsi_seg.pipeline.inputs import find_slides
 from wsi_seg.viewer.runs import Runs
 
 REGION = [[[20, 20], [200, 20], [200, 200], [20, 200], [20, 20]]]

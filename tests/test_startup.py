@@ -16,10 +16,10 @@ HEAVY = ("torch", "dask", "zarr", "pydantic", "numpy", "scipy", "PIL", "openslid
 # A network runs before anything else asks for PyTorch's compiler; then each stand-in is put to use.
 FORWARD = """
 import sys
-from wsi_seg.models import network
-from wsi_seg.models.compiler_on_use import compiler_on_use
+from wsi_seg.inference.models import network
+from wsi_seg.inference.models.compiler_on_use import compiler_on_use
 import torch
-from wsi_seg.card import CardClass, ModelCard
+from wsi_seg.core.card import CardClass, ModelCard
 
 network.build_network(ModelCard(name="any")).eval()(torch.zeros(1, 3, 32, 32))
 seen = []

@@ -8,23 +8,17 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wsi_seg.blocks import BlockSettings, segment_block, without_margin
-from wsi_seg.errors import ModelError, UsageError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.layout import ProbabilityDtype
-from wsi_seg.slide import map_frame, pick_level, read_region
-from wsi_seg.stitch import (
-    STRIP_ROWS,
-    Blend,
-    StitchSettings,
-    blend_window,
-    most_probable,
-    normalised_entropy,
-)
+from wsi_seg.core.errors import ModelError, UsageError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.inference.blocks import BlockSettings, segment_block, without_margin
+from wsi_seg.inference.stitch import STRIP_ROWS, blend_window, most_probable, normalised_entropy
+from wsi_seg.planning.grid import Block, Grid, cut_blocks
+from wsi_seg.planning.map_layout import ProbabilityDtype
+from wsi_seg.planning.stitch_settings import Blend, StitchSettings
+from wsi_seg.slides.slide import map_frame, pick_level, read_region
 from wsi_seg.testing.predictors import Darkness, Identity, Position
 from wsi_seg.testing.slides import ArraySlide, area_mean
-from wsi_seg.tiling import Block, Grid, cut_blocks
-from wsi_seg.tissue import TissueMask, find_tissue
+from wsi_seg.tissue.mask import TissueMask, find_tissue
 
 CODES = (5, 9, 200)
 
@@ -333,7 +327,7 @@ def test_what_a_device_computes_of_a_block_is_fetched_once_and_is_the_same(
     slide = ArraySlide(texture(301, 201), 0.5)  # the last cells are half outside
     settings = StitchSettings(Grid(64, 32), "crop", 2, uncertainty=True)
     here = stitched(slide, Darkness(), settings, 128, CODES[:2])
-    monkeypatch.setattr("wsi_seg.stitch.device", lambda array: "another")
+    monkeypatch.setattr("wsi_seg.inference.stitch.device", lambda array: "another")
     there = OnAnotherDevice(Darkness())
     for one, other in zip(here, stitched(slide, there, settings, 128, CODES[:2]), strict=True):
         np.testing.assert_allclose(one.astype(int), other, atol=one.ndim == 3)  # logarithms round otherwise
@@ -358,6 +352,6 @@ def test_probabilities_that_are_no_numbers_are_refused(
     slide = ArraySlide(texture(128, 128), 0.5)
     predictor = OnAnotherDevice(NoNumbers()) if elsewhere else NoNumbers()
     if elsewhere:
-        monkeypatch.setattr("wsi_seg.stitch.device", lambda array: "another")
+        monkeypatch.setattr("wsi_seg.inference.stitch.device", lambda array: "another")
     with pytest.raises(ModelError, match="not numbers"):
         stitched(slide, predictor, settings, 128, CODES[:2])

@@ -24,10 +24,10 @@ from PIL.PngImagePlugin import PngImageFile
 from typer.testing import CliRunner, Result
 
 from wsi_seg.cli import app
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.mask_files import MaskReader
-from wsi_seg.geometry import Box, Size
-from wsi_seg.readers import READERS, open_slide
-from wsi_seg.readers.base import make_levels
+from wsi_seg.slides.readers import READERS, open_slide
+from wsi_seg.slides.readers.base import make_levels
 from wsi_seg.testing.pyramids import area_mean
 
 SIDE = 512

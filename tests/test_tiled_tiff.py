@@ -24,10 +24,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import Slide
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import Slide
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 from wsi_seg.testing.pyramids import area_mean, write_pyramid
 from wsi_seg.testing.readers import CHECKS, Opener
@@ -386,7 +386,7 @@ def test_each_tile_is_read_once(slides: dict[str, Path], monkeypatch: pytest.Mon
 
 
 def test_memory_is_bounded(slides: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsi_seg.readers.tiled_tiff.CACHE_BYTES", 2 * 256 * 256 * 3)
+    monkeypatch.setattr("wsi_seg.slides.readers.tiled_tiff.CACHE_BYTES", 2 * 256 * 256 * 3)
     with open_slide(slides["svs"]) as slide:
         slide.read_level(0, Box(0, 0, 2000, 2000))
         assert slide._tile.cache_info().currsize == 2  # type: ignore[attr-defined]
@@ -403,7 +403,7 @@ def test_threads_read_what_one_thread_reads(slides: dict[str, Path]) -> None:
 
 def test_reading_needs_neither_torch_nor_dask(sample_svs: Path) -> None:
     code = (
-        "import sys; from wsi_seg.readers import open_slide; slide = open_slide(sys.argv[1]); "
+        "import sys; from wsi_seg.slides.readers import open_slide; slide = open_slide(sys.argv[1]); "
         "print(slide.info.reader, [name for name in ('torch', 'dask', 'zarr') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(sample_svs)], capture_output=True, text=True)

@@ -16,14 +16,14 @@ from shapely import Polygon
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
-from wsi_seg.errors import MaskError, UsageError
-from wsi_seg.geometry import Box, RealBox, Scale, Size
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import MapFrame, Slide, map_frame, read_thumbnail
-from wsi_seg.stain import find_ink, measure, otsu_threshold
+from wsi_seg.core.errors import MaskError, UsageError
+from wsi_seg.core.geometry import Box, RealBox, Scale, Size
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import MapFrame, Slide, map_frame, read_thumbnail
 from wsi_seg.testing.made_data import feature, write_features
 from wsi_seg.testing.slides import ArraySlide
-from wsi_seg.tissue import TissueMask, find_tissue
+from wsi_seg.tissue.mask import TissueMask, find_tissue
+from wsi_seg.tissue.stain import find_ink, measure, otsu_threshold
 
 MPP = 2.0  # synthetic slides: 2 µm per l0 pixel, cells of 4 × 4 px
 GLASS = (243, 242, 244)

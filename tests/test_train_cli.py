@@ -162,7 +162,7 @@ def test_a_test_part_of_one_class_gives_no_headline(
     page = (model / "evaluation" / "report.html").read_text()
     section = page.partition("<h2>full</h2>")[2].partition("</section>")[0]
     assert full["missing"][0] in section and not re.search(r"[01]\.\d\d\d", section)
-    monkeypatch.setattr("wsi_seg.evaluate.model.SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr("wsi_seg.evaluation.model.SECONDS_PER_LINE", 0.0)
     told = call("evaluate", model, "--precision", "float32", "--baseline", "everything=lesion")
     assert told.exit_code == 0, told.output
     assert re.search(r"^evaluated (\d+) of \1 regions$", told.stderr, re.M)  # no terminal: lines
@@ -211,7 +211,7 @@ def test_what_a_card_traces(
     card = {"name": "m", "groups": groups, **({} if said is None else {"traced": said})}
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "card.json").write_text(json.dumps(card))
-    monkeypatch.setattr("wsi_seg.models.registry.BUNDLED", tmp_path)
+    monkeypatch.setattr("wsi_seg.inference.models.registry.BUNDLED", tmp_path)
     assert f"traced by default: {traced}\n" in call("models").stdout
 
 

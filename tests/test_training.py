@@ -17,15 +17,15 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from wsi_seg.card import CardClass, CardGroup, ModelCard, read_card
 from wsi_seg.cli import app
+from wsi_seg.core.card import CardClass, CardGroup, ModelCard, read_card
+from wsi_seg.core.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlines import OutlinedImages
 from wsi_seg.datasets.split import Split
-from wsi_seg.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
-from wsi_seg.models.network import read_weights, save_network
-from wsi_seg.models.predictor import load_predictor
+from wsi_seg.inference.models.network import read_weights, save_network
+from wsi_seg.inference.models.predictor import load_predictor
 from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config
 from wsi_seg.training.fit import start_network, train
 from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
@@ -285,7 +285,7 @@ def test_several_processes_train_one_model(made_data, tmp_path):
     """Two CPU processes of one batch each see what one process with a batch of both sees."""
     config = made_config(made_data, epochs=1, devices=2)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "wsi_seg", "train", str(tmp_path / "train.yaml")]
+    command = [sys.executable, "-m", "wsi_seg.cli", "train", str(tmp_path / "train.yaml")]
     done = subprocess.run(
         [*command, "-o", str(tmp_path / "model"), "--no-evaluate"],
         capture_output=True,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Generator
 
-from wsi_seg.card import CardClass, ModelCard
+from wsi_seg.core.card import CardClass, ModelCard
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.region import IGNORED, ArrayRegion
-from wsi_seg.errors import DataError
-from wsi_seg.stain import STAINS
+from wsi_seg.tissue.stain import STAINS
 from wsi_seg.training import sampling
 from wsi_seg.training.augment import Appearance, Geometry, blank_ground
 from wsi_seg.training.config import AugmentationConfig, LossConfig, TrainConfig

@@ -16,13 +16,13 @@ import shapely
 from PIL import Image
 from scipy.signal import fftconvolve
 
-from wsi_seg.geometry import Box
-from wsi_seg.maps import Maps
-from wsi_seg.plan import PlanSettings
-from wsi_seg.polygons import trace
-from wsi_seg.readers import open_slide
-from wsi_seg.run import segment_slide
-from wsi_seg.settings import RunSettings
+from wsi_seg.core.geometry import Box
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.run import segment_slide
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import PlanSettings
+from wsi_seg.regions.polygons import trace
+from wsi_seg.slides.readers import open_slide
 from wsi_seg.testing.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")

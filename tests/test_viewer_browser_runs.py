@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from wsi_seg.geometry import Size
+from wsi_seg.core.geometry import Size
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")

@@ -14,15 +14,15 @@ import tifffile
 from starlette.testclient import TestClient
 from viewer_server import client, only_id, picture, whole_level
 
-from wsi_seg.errors import Interrupted
-from wsi_seg.export import export_regions
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.jobs import BlockRecord
-from wsi_seg.maps import FAULTS
-from wsi_seg.plan import SegmentationPlan
-from wsi_seg.polygons import TraceSettings
-from wsi_seg.results import JOURNAL
-from wsi_seg.settings import RegionSettings
+from wsi_seg.core.errors import Interrupted
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.maps.maps import FAULTS
+from wsi_seg.pipeline.export import export_regions
+from wsi_seg.pipeline.settings import RegionSettings
+from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.results.folder import JOURNAL
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import state as viewer_state

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from viewer_server import client
 
-from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import connections, slides

@@ -18,13 +18,13 @@ import pytest
 from starlette.testclient import TestClient
 from viewer_server import LOCAL, client, only_id
 
-from wsi_seg.geometry import Scale
+from wsi_seg.core.geometry import Scale
 from wsi_seg.testing.landmarks import darkness_model
 from wsi_seg.testing.made_results import make_results, renamed
 from wsi_seg.testing.pyramids import write_pyramid
-from wsi_seg.viewer.bounded import Kept, Workers
-from wsi_seg.viewer.guard import MOST_BODY, Access
-from wsi_seg.viewer.replies import Refused
+from wsi_seg.viewer.limits import Kept, Workers
+from wsi_seg.viewer.responses import Refused
+from wsi_seg.viewer.security import MOST_BODY, Access
 
 SECRET = "a secret of this machine"
 HOSTILE = "<img src=x onerror=alert(1)>"

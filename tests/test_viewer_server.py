@@ -22,16 +22,16 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 from viewer_server import client, only_id, picture, whole_level
 
-from wsi_seg.claims import claimed
 from wsi_seg.cli import app
-from wsi_seg.errors import Interrupted
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.jobs import BlockRecord
-from wsi_seg.plan import SegmentationPlan
+from wsi_seg.core.errors import Interrupted
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.results.claims import claimed
 from wsi_seg.testing.made_results import make_results
 from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import server
-from wsi_seg.viewer.guard import is_loopback
+from wsi_seg.viewer.security import is_loopback
 
 MARKS = (Box(200, 200, 500, 420), Box(800, 620, 1100, 900))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wsi_seg import worker_processes
-from wsi_seg.errors import ClusterError
-from wsi_seg.geometry import Size
-from wsi_seg.launch import open_workers
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.core.errors import ClusterError
+from wsi_seg.core.geometry import Size
+from wsi_seg.execution import worker_processes
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.execution.workers import open_workers
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ TWO = WorkerSettings(processes=2, threads=1)
 SEGMENTING = """
 import sys
 from wsi_seg import RunSettings, load_model, segment_slide
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.execution.settings import WorkerSettings
 
 print("begun")
 settings = RunSettings(tissue="none", workers=WorkerSettings(processes=2, threads=1))
@@ -33,8 +33,8 @@ print(result.status, result.summary["tasks_in_flight"]["limit"])
 """
 WAITING = """
 import os, sys, time
-from wsi_seg.launch import open_workers
-from wsi_seg.settings import WorkerSettings
+from wsi_seg.execution.workers import open_workers
+from wsi_seg.execution.settings import WorkerSettings
 
 def wait(seconds):
     time.sleep(seconds)
@@ -77,7 +77,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_that_cannot_start_are_one_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", os.devnull)
-    monkeypatch.setattr("wsi_seg.launch.START_SECONDS", 1000.0)  # beyond a test's own limit
+    monkeypatch.setattr("wsi_seg.execution.workers.START_SECONDS", 1000.0)  # beyond a test's own limit
     with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*encodings.*\); try fewer"):
         open_workers(TWO)
     assert not workers_of(psutil.Process())

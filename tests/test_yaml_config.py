@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wsi_seg.errors import UsageError
-from wsi_seg.yaml_config import read_yaml, validated
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.yaml_config import read_yaml, validated
 
 
 class Section(BaseModel):

@@ -48,7 +48,16 @@ FRAMES = "() => new Promise((done) => { requestAnimationFrame(() => requestAnima
 @contextmanager
 def server(*arguments: str | Path) -> Iterator[str]:
     """Run `wsi-seg view` with these arguments and give its address."""
-    command = [sys.executable, "-m", "wsi_seg", "view", *map(str, arguments), "--no-browser", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "wsi_seg.cli",
+        "view",
+        *map(str, arguments),
+        "--no-browser",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

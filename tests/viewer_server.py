@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from wsi_seg.viewer.app import create_app
-from wsi_seg.viewer.guard import Access
+from wsi_seg.viewer.security import Access
 from wsi_seg.viewer.state import Places
 
 LOCAL = "http://127.0.0.1:8642"

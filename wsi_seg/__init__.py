@@ -16,59 +16,59 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from wsi_seg.errors import WsiSegError
-    from wsi_seg.evaluate.config import EvaluateConfig, read_evaluate_config
-    from wsi_seg.evaluate.model import EvaluateSettings, evaluate_model
-    from wsi_seg.evaluate.stored import evaluate_maps
-    from wsi_seg.evaluate.truth import TruthFile
-    from wsi_seg.evaluate.write import write_evaluation
-    from wsi_seg.explain import ExplainSettings, explain_image
-    from wsi_seg.export import export_regions
+    from wsi_seg.core.errors import WsiSegError
+    from wsi_seg.core.geometry import Box, Scale, Size
+    from wsi_seg.evaluation.config import EvaluateConfig, read_evaluate_config
+    from wsi_seg.evaluation.explain import ExplainSettings, explain_image
+    from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
+    from wsi_seg.evaluation.stored import evaluate_maps
+    from wsi_seg.evaluation.truth import TruthFile
+    from wsi_seg.evaluation.write import write_evaluation
     from wsi_seg.exporters.geojson import write_geojson
-    from wsi_seg.geometry import Box, Scale, Size
-    from wsi_seg.maps import Maps
-    from wsi_seg.plan import PlanSettings, SegmentationPlan, plan_segmentation
-    from wsi_seg.polygons import Region, TraceSettings, trace
-    from wsi_seg.readers import open_slide
-    from wsi_seg.run import load_model, segment_slide
-    from wsi_seg.settings import RegionSettings, RunSettings
-    from wsi_seg.slide import Slide, SlideInfo, map_frame, read_region
-    from wsi_seg.tissue import TissueMask, find_tissue
+    from wsi_seg.maps.maps import Maps
+    from wsi_seg.pipeline.export import export_regions
+    from wsi_seg.pipeline.run import load_model, segment_slide
+    from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+    from wsi_seg.planning.plan import PlanSettings, SegmentationPlan, plan_segmentation
+    from wsi_seg.regions.polygons import Region, TraceSettings, trace
+    from wsi_seg.slides.readers import open_slide
+    from wsi_seg.slides.slide import Slide, SlideInfo, map_frame, read_region
+    from wsi_seg.tissue.mask import TissueMask, find_tissue
 
 _HOMES = {
-    "WsiSegError": "errors",
-    "EvaluateConfig": "evaluate.config",
-    "read_evaluate_config": "evaluate.config",
-    "EvaluateSettings": "evaluate.model",
-    "evaluate_model": "evaluate.model",
-    "evaluate_maps": "evaluate.stored",
-    "TruthFile": "evaluate.truth",
-    "write_evaluation": "evaluate.write",
-    "ExplainSettings": "explain",
-    "explain_image": "explain",
-    "export_regions": "export",
+    "WsiSegError": "core.errors",
+    "EvaluateConfig": "evaluation.config",
+    "read_evaluate_config": "evaluation.config",
+    "EvaluateSettings": "evaluation.model",
+    "evaluate_model": "evaluation.model",
+    "evaluate_maps": "evaluation.stored",
+    "TruthFile": "evaluation.truth",
+    "write_evaluation": "evaluation.write",
+    "ExplainSettings": "evaluation.explain",
+    "explain_image": "evaluation.explain",
+    "export_regions": "pipeline.export",
     "write_geojson": "exporters.geojson",
-    "Box": "geometry",
-    "Scale": "geometry",
-    "Size": "geometry",
-    "Maps": "maps",
-    "PlanSettings": "plan",
-    "SegmentationPlan": "plan",
-    "plan_segmentation": "plan",
-    "Region": "polygons",
-    "TraceSettings": "polygons",
-    "trace": "polygons",
-    "open_slide": "readers",
-    "load_model": "run",
-    "segment_slide": "run",
-    "RegionSettings": "settings",
-    "RunSettings": "settings",
-    "Slide": "slide",
-    "SlideInfo": "slide",
-    "map_frame": "slide",
-    "read_region": "slide",
-    "TissueMask": "tissue",
-    "find_tissue": "tissue",
+    "Box": "core.geometry",
+    "Scale": "core.geometry",
+    "Size": "core.geometry",
+    "Maps": "maps.maps",
+    "PlanSettings": "planning.plan",
+    "SegmentationPlan": "planning.plan",
+    "plan_segmentation": "planning.plan",
+    "Region": "regions.polygons",
+    "TraceSettings": "regions.polygons",
+    "trace": "regions.polygons",
+    "open_slide": "slides.readers",
+    "load_model": "pipeline.run",
+    "segment_slide": "pipeline.run",
+    "RegionSettings": "pipeline.settings",
+    "RunSettings": "pipeline.settings",
+    "Slide": "slides.slide",
+    "SlideInfo": "slides.slide",
+    "map_frame": "slides.slide",
+    "read_region": "slides.slide",
+    "TissueMask": "tissue.mask",
+    "find_tissue": "tissue.mask",
 }
 
 __all__ = [

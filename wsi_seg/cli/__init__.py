@@ -20,7 +20,7 @@ from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.train import train
 from wsi_seg.cli.view import view
-from wsi_seg.errors import Interrupted, WsiSegError
+from wsi_seg.core.errors import Interrupted, WsiSegError
 
 
 class _Recording(TyperGroup):

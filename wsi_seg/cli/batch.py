@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wsi_seg.batch import Batch, SlideTask, refuse, unforeseen
-from wsi_seg.batch_table import Row
-from wsi_seg.bottleneck import describe
 from wsi_seg.cli.output import say
 from wsi_seg.cli.progress import BatchBars
-from wsi_seg.errors import WsiSegError
-from wsi_seg.graph import Workers
-from wsi_seg.plan import SegmentationPlan
-from wsi_seg.readers import open_slide
-from wsi_seg.results import BATCH, FAILED
-from wsi_seg.run import Progress, SlideResult, prepare
-from wsi_seg.settings import WorkerSettings
-from wsi_seg.tiling import Grid
+from wsi_seg.core.errors import WsiSegError
+from wsi_seg.execution.graph import Workers
+from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.pipeline.batch import Batch, SlideTask, refuse, unforeseen
+from wsi_seg.pipeline.batch_table import Row
+from wsi_seg.pipeline.run import Progress, SlideResult, prepare
+from wsi_seg.planning.grid import Grid
+from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.results.bottleneck import describe
+from wsi_seg.results.folder import BATCH, FAILED
+from wsi_seg.slides.readers import open_slide
 
 EXIT_NOTHING_DONE = 1
 EXIT_SOME_FAILED = 3

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
 from wsi_seg.cli.output import say
+from wsi_seg.core.allocator import keep_freed_memory
 
 
 def calibrate(
@@ -30,10 +30,10 @@ def calibrate(
 
     The tile is never changed by it, as that would change results: set it with --set tile=….
     """
-    from wsi_seg.errors import UsageError
-    from wsi_seg.models.calibrate import Timing, machine, measure_shapes
-    from wsi_seg.plan import affordable_passes, choose_grid
-    from wsi_seg.run import calibration, load_model, open_predictor
+    from wsi_seg.core.errors import UsageError
+    from wsi_seg.inference.models.calibrate import Timing, machine, measure_shapes
+    from wsi_seg.pipeline.run import calibration, load_model, open_predictor
+    from wsi_seg.planning.plan import affordable_passes, choose_grid
 
     keep_freed_memory()  # as a run does
     set_up_logging(verbose)

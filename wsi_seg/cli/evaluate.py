@@ -15,13 +15,13 @@ import typer
 
 from wsi_seg.cli.options import IgnoredClassesOption, JsonOption, VerboseOption, names, set_up_logging
 from wsi_seg.cli.output import say
-from wsi_seg.errors import UsageError
+from wsi_seg.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.evaluate.evaluation import Evaluation
-    from wsi_seg.evaluate.model import EvaluateSettings, Progress
-    from wsi_seg.evaluate.truth import TruthFile
-    from wsi_seg.run import Model
+    from wsi_seg.evaluation.evaluation import Evaluation
+    from wsi_seg.evaluation.model import EvaluateSettings, Progress
+    from wsi_seg.evaluation.truth import TruthFile
+    from wsi_seg.pipeline.run import Model
 
 # Scores of the table on the terminal, and their headings.
 SHOWN = {
@@ -91,10 +91,10 @@ def evaluate(
     Regions are predicted as run predicts slides. Exit codes: 0 done, 1 failed, 2 wrong usage,
     130 interrupted.
     """
-    from wsi_seg.evaluate.model import EvaluateSettings
-    from wsi_seg.evaluate.stored import is_results
-    from wsi_seg.evaluate.truth import TruthFile
-    from wsi_seg.run import load_model
+    from wsi_seg.evaluation.model import EvaluateSettings
+    from wsi_seg.evaluation.stored import is_results
+    from wsi_seg.evaluation.truth import TruthFile
+    from wsi_seg.pipeline.run import load_model
 
     set_up_logging(verbose)
     if is_results(Path(subject)):
@@ -116,7 +116,7 @@ def evaluate(
             say(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
         evaluation = _evaluate_model(model, data, settings, output, overwrite)
     if output is not None:
-        from wsi_seg.evaluate.write import write_evaluation
+        from wsi_seg.evaluation.write import write_evaluation
 
         command = shlex.join(["wsi-seg", *context.find_root().obj])
         write_evaluation(evaluation, output, overwrite=overwrite, command=command)
@@ -144,10 +144,10 @@ def _name_pairs(text: str | None) -> tuple[tuple[str, str], ...]:
 def _evaluate_model(
     model: Model, data: Path | None, settings: EvaluateSettings, output: Path | None, overwrite: bool
 ) -> Evaluation:
-    from wsi_seg.evaluate.config import TRAIN_CONFIG, read_evaluate_config
-    from wsi_seg.evaluate.evaluation import evaluation_key
-    from wsi_seg.evaluate.model import describe_data, evaluate_model, subject_of
-    from wsi_seg.evaluate.write import check_output
+    from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
+    from wsi_seg.evaluation.evaluation import evaluation_key
+    from wsi_seg.evaluation.model import describe_data, evaluate_model, subject_of
+    from wsi_seg.evaluation.write import check_output
 
     subject = subject_of(model)
     path = data or (subject.folder or Path()) / TRAIN_CONFIG
@@ -161,9 +161,9 @@ def _evaluate_model(
 
 
 def _evaluate_maps(path: Path, truth: TruthFile, output: Path | None, overwrite: bool) -> Evaluation:
-    from wsi_seg.evaluate.evaluation import evaluation_key
-    from wsi_seg.evaluate.stored import Results, evaluate_maps
-    from wsi_seg.evaluate.write import check_output
+    from wsi_seg.evaluation.evaluation import evaluation_key
+    from wsi_seg.evaluation.stored import Results, evaluate_maps
+    from wsi_seg.evaluation.write import check_output
 
     if output is not None:
         results = Results.open(path)
@@ -177,7 +177,7 @@ def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    from wsi_seg.evaluate.model import progress_lines
+    from wsi_seg.evaluation.model import progress_lines
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -199,7 +199,7 @@ def _print(metrics: dict[str, Any], output: Path | None, as_json: bool) -> None:
 
 def describe(model: dict[str, Any], result: dict[str, Any]) -> str:
     """Return the table of one data set for the terminal."""
-    from wsi_seg.evaluate.explain import explain_accuracy
+    from wsi_seg.evaluation.sentences import explain_accuracy
 
     rows = [row for row in result["classes"] if row["pixels"]]
     groups = [row for row in (result["class_groups"] or {"classes": []})["classes"] if row["pixels"]]

@@ -36,7 +36,7 @@ def explain(
     ] = False,
 ) -> int:
     """Show where the features lie that speak for a class (Grad-CAM); needs pip install 'wsi-seg[explain]'."""
-    from wsi_seg.explain import ExplainSettings, explain_image, parse_box
+    from wsi_seg.evaluation.explain import ExplainSettings, explain_image, parse_box
 
     set_up_logging(verbose=False)
     box_l0 = None if box is None else parse_box(box)

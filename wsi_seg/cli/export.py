@@ -37,8 +37,8 @@ def export(
     set_: SetOption = None,
 ) -> int:
     """Write polygons again from finished maps; the network does not run and the run's files stay."""
-    from wsi_seg.config import read_run_config
-    from wsi_seg.export import card_of, export_regions
+    from wsi_seg.pipeline.config import read_run_config
+    from wsi_seg.pipeline.export import card_of, export_regions
 
     asked = {"groups": names(groups), "classes": names(classes), "threshold": threshold}
     if classes is not None and groups is None:

@@ -11,7 +11,7 @@ import typer
 
 from wsi_seg.cli.options import JsonOption, MppOption, SeriesOption
 from wsi_seg.cli.output import say
-from wsi_seg.errors import OutputError
+from wsi_seg.core.errors import OutputError
 
 
 def info(
@@ -22,7 +22,7 @@ def info(
     json_: JsonOption = False,
 ) -> int:
     """Show what a slide says about itself: size, levels, microns per pixel, bounds, and what is left out."""
-    from wsi_seg.readers import open_slide
+    from wsi_seg.slides.readers import open_slide
 
     with open_slide(slide, reader=reader, mpp=mpp, series=series) as opened:
         facts = opened.info
@@ -51,7 +51,7 @@ def info(
 
 def models(json_: JsonOption = False) -> int:
     """List the bundled models with their cards."""
-    from wsi_seg.models.registry import list_models
+    from wsi_seg.inference.models.registry import list_models
 
     cards = list_models()
     if json_:
@@ -73,10 +73,10 @@ def validate(
     ],
 ) -> int:
     """Check GeoJSON against the rules by which QuPath reads it, and that results and reports are whole."""
+    from wsi_seg.core.folders import walk_files
     from wsi_seg.exporters.check import check_geojson
-    from wsi_seg.pages.check import check_page
-    from wsi_seg.results import MANIFEST, REPORT, missing_files
-    from wsi_seg.walk import walk_files
+    from wsi_seg.results.folder import MANIFEST, REPORT, missing_files
+    from wsi_seg.results.pages.check import check_page
 
     checks = {
         "*.geojson": check_geojson,

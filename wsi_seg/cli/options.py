@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.errors import UsageError
+from wsi_seg.core.errors import UsageError
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win over it.")
@@ -75,7 +75,9 @@ def set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:
-        handler.addFilter(lambda record: record.name != "wsi_seg.batch" or record.levelno < logging.ERROR)
+        handler.addFilter(
+            lambda record: record.name != "wsi_seg.pipeline.batch" or record.levelno < logging.ERROR
+        )
         handler.addFilter(lambda record: record.name != "tifffile")
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     logging.getLogger("wsi_seg").setLevel(logging.INFO)

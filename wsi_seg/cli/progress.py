@@ -19,8 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from wsi_seg.jobs import BlockRecord
-from wsi_seg.plan import SegmentationPlan
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.planning.plan import SegmentationPlan
 
 
 class _Rate(ProgressColumn):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_seg.allocator import keep_freed_memory
 from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
@@ -25,13 +24,14 @@ from wsi_seg.cli.options import (
     set_up_logging,
 )
 from wsi_seg.cli.output import say
-from wsi_seg.errors import ModelError, UsageError
+from wsi_seg.core.allocator import keep_freed_memory
+from wsi_seg.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.batch import SlideTask
-    from wsi_seg.config import RunConfig
-    from wsi_seg.inputs import SlideInput
-    from wsi_seg.settings import WorkerSettings
+    from wsi_seg.execution.settings import WorkerSettings
+    from wsi_seg.pipeline.batch import SlideTask
+    from wsi_seg.pipeline.config import RunConfig
+    from wsi_seg.pipeline.inputs import SlideInput
 
 # Settings of the whole run, which a table cannot give slide by slide.
 OF_THE_RUN = (
@@ -132,8 +132,8 @@ def run(
     keep_freed_memory()
     with quick_imports():
         from wsi_seg.cli.batch import print_plans, run_tasks
-        from wsi_seg.config import RunConfig, read_run_config
-        from wsi_seg.inputs import find_slides
+        from wsi_seg.pipeline.config import RunConfig, read_run_config
+        from wsi_seg.pipeline.inputs import find_slides
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
@@ -167,9 +167,9 @@ def _tasks(
     inputs: list[SlideInput], config: RunConfig, overwrite: bool, verify: bool
 ) -> tuple[list[SlideTask], WorkerSettings]:
     """Return what to do with each slide, and where; each model is looked up once."""
-    from wsi_seg.batch import SlideTask
-    from wsi_seg.launch import check_gpus
-    from wsi_seg.run import Model, cuda_devices, load_model
+    from wsi_seg.execution.workers import check_gpus
+    from wsi_seg.pipeline.batch import SlideTask
+    from wsi_seg.pipeline.run import Model, cuda_devices, load_model
 
     gpus = cuda_devices() if config.gpus else ()
     where = config.worker_settings(gpus)
@@ -192,7 +192,7 @@ def _tasks(
 
 def _with_own_settings(config: RunConfig, slide: SlideInput) -> RunConfig:
     """Return the settings of one slide: what a table says of it alone wins over flags."""
-    from wsi_seg.yaml_config import validated
+    from wsi_seg.core.yaml_config import validated
 
     if not slide.settings:
         return config

@@ -25,12 +25,12 @@ def check_seams(
     json_: JsonOption = False,
 ) -> int:
     """Compare the stitched map with one forward pass over the region with most tissue."""
-    from wsi_seg.blocks import BlockSettings
-    from wsi_seg.config import read_run_config
-    from wsi_seg.models.predictor import load_predictor
-    from wsi_seg.readers import open_slide
-    from wsi_seg.run import load_model, prepare
-    from wsi_seg.seams import densest_region, measure_seams
+    from wsi_seg.evaluation.seams import densest_region, measure_seams
+    from wsi_seg.inference.blocks import BlockSettings
+    from wsi_seg.inference.models.predictor import load_predictor
+    from wsi_seg.pipeline.config import read_run_config
+    from wsi_seg.pipeline.run import load_model, prepare
+    from wsi_seg.slides.readers import open_slide
 
     flags = {"model": model, "mpp": mpp, "precision": precision, **parse_settings(set_)}
     resolved = read_run_config(config, flags)

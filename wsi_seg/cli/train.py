@@ -30,9 +30,9 @@ def train(
     verbose: VerboseOption = False,
 ) -> int:
     """Train a model and write it as a folder that `wsi-seg run --model` takes."""
-    from wsi_seg.card import read_card
-    from wsi_seg.train import is_first_process, train_model
+    from wsi_seg.core.card import read_card
     from wsi_seg.training.config import read_train_config
+    from wsi_seg.training.train import is_first_process, train_model
 
     set_up_logging(verbose)
     settings = read_train_config(config)

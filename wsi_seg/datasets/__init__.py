@@ -1,1 +1,23 @@
-"""Data sets: annotated images of several kinds as regions with targets at a model's resolution."""
+"""Data sets: annotated images of several kinds as regions with targets at the resolution of a model.
+
+`kinds` lists the kinds that a configuration may name; `base.Dataset` is what each subclasses; `region` is
+what training and evaluation read. A new kind of data set is a new module here. Free of torch.
+"""
+
+__all__ = [
+    "areas",
+    "base",
+    "bcss",
+    "folders",
+    "hashes",
+    "kinds",
+    "labels",
+    "mask_files",
+    "masks",
+    "names",
+    "outlines",
+    "patients",
+    "region",
+    "slides",
+    "split",
+]

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely import MultiPolygon, Polygon, STRtree
 
-from wsi_seg.geometry import Box, RealBox
+from wsi_seg.core.geometry import Box, RealBox
 
 # Most map pixels along a side of a box, so that none is huge.
 LONGEST_SIDE = 4096

@@ -11,16 +11,16 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsi_seg.core.errors import DataError, SlideError
+from wsi_seg.core.folders import list_folder, why_missing
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.grouping import group_regions
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients, patient_by_name
 from wsi_seg.datasets.region import Pixels, Region
 from wsi_seg.datasets.split import PARTS, Parts, Split
-from wsi_seg.errors import DataError, SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import MapFrame, map_frame, read_region
-from wsi_seg.walk import list_folder, why_missing
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import MapFrame, map_frame, read_region
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -87,7 +87,7 @@ def _tiles(regions: Iterable[Region], side: int) -> Iterator[Region]:
 
 
 def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Return the files in a folder whose names end so, in either case, sorted; see `wsi_seg.walk`.
+    """Return the files in a folder whose names end so, in either case, sorted; see `wsi_seg.core.folders`.
 
     Raises:
         DataError: the folder cannot be read, or one of the files, such as a link that leads nowhere.

@@ -11,11 +11,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.datasets.region import ArrayRegion, Region
-from wsi_seg.errors import DataError
 
 
 class BcssRegions(Dataset):

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Size
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region, not_class
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Size
 
 # `mask_class` that stands for the class named like the folder of the image.
 FOLDER = "folder"

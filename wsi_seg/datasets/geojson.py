@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_seg.annotations import Annotations, read_annotations
-from wsi_seg.errors import DataError, MaskError
+from wsi_seg.annotations.geojson import Annotations, read_annotations
+from wsi_seg.core.errors import DataError, MaskError
 
 ANNOTATION_ENDINGS = (".geojson", ".geojson.gz")
 

@@ -8,10 +8,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.patients import PatientOf
 from wsi_seg.datasets.region import ArrayRegion, Region
 from wsi_seg.datasets.tiles import bordering, parent_name
-from wsi_seg.errors import DataError
 
 
 def group_regions(

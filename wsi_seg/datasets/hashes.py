@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.folders import walk_files
 from wsi_seg.datasets.region import Region
-from wsi_seg.errors import DataError
-from wsi_seg.walk import walk_files
 
 
 def file_hashes(regions: Iterable[Region]) -> dict[str, str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.classes import TissueClass, canonical_name
+from wsi_seg.core.classes import TissueClass, canonical_name
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.region import IGNORED, Targets, not_class
-from wsi_seg.errors import DataError
-from wsi_seg.slide import MapFrame
+from wsi_seg.slides.slide import MapFrame
 
 _UNKNOWN = np.iinfo(np.int16).min
 

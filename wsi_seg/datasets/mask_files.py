@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Size
-from wsi_seg.readers.image import upright
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Size
+from wsi_seg.slides.readers.image import upright
 
 # What Pillow raises on damaged or much too large files.
 MASK_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)

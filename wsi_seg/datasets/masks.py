@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Size
 from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, find_masks, image_name
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.mask_files import MaskReader
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Size
 
 
 class MaskedImages(ImageFolder):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from wsi_seg.annotations import IGNORE, UNCLASSIFIED, is_named
-from wsi_seg.classes import QUPATH_NAMES, canonical_name
+from wsi_seg.annotations.geojson import IGNORE, UNCLASSIFIED, is_named
+from wsi_seg.core.classes import QUPATH_NAMES, canonical_name
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED, not_class
-from wsi_seg.errors import DataError
 
 # QuPath's class of areas to look at. It says where, not what: no label.
 REGION = "Region*"

@@ -9,29 +9,29 @@ from typing import Literal
 
 import numpy as np
 
+from wsi_seg.annotations.drawing import Drawing, check_inside
+from wsi_seg.annotations.outline_files import Outline, read_outlines
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, image_name
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
-from wsi_seg.datasets.outline_files import Outline, read_outlines
-from wsi_seg.drawing import Drawing, check_inside
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box, Size
-from wsi_seg.tissue import drawn_l0
+from wsi_seg.tissue.mask import drawn_l0
 
 
 class OutlinedImages(ImageFolder, NamedClasses):
     """Images `NAME.png` or `CLASS/NAME.png` with outlines of what is on them.
 
     The outlines are turned into masks of the image's own pixels by the pixel-centre rule
-    (`wsi_seg.rasterize`) and go on as masks do. Where they overlap the smaller one wins.
+    (`wsi_seg.annotations.rasterize`) and go on as masks do. Where they overlap the smaller one wins.
     """
 
     kind: Literal["outlines"] = "outlines"
     outlines: Path | None = None
     """CSV or JSON file with the outlines of all images, relative to `folder`; the formats stand in
-    `wsi_seg.datasets.outline_files`. None: `NAME.geojson` or `NAME.geojson.gz` beside each image, as QuPath
-    exports it, in pixels of the image."""
+    `wsi_seg.annotations.outline_files`. None: `NAME.geojson` or `NAME.geojson.gz` next to each image, as
+    QuPath exports it, in pixels of the image."""
     mask_class: str | None = None
     """Class of all outlines, or `folder`: the class named like the folder of the image. None: the class that
     each outline names itself."""

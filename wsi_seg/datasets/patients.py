@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from wsi_seg.errors import DataError
+from wsi_seg.core.errors import DataError
 
 UNKNOWN_PATIENTS = "images of unknown patients: not independent"
 

@@ -17,9 +17,9 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.geometry import Box, Size
-from wsi_seg.readers.array import ArraySlide
-from wsi_seg.slide import WHITE, MapFrame, Slide, map_frame
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.slides.readers.array import ArraySlide
+from wsi_seg.slides.slide import WHITE, MapFrame, Slide, map_frame
 
 IGNORED = -1
 

@@ -8,13 +8,13 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_seg.annotations.drawing import Drawing
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.region import IGNORED, Pixels, Place, Targets, read_padded
-from wsi_seg.drawing import Drawing
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Size
-from wsi_seg.jobs import SlideRecipe
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import MapFrame, Slide, read_region
+from wsi_seg.execution.tasks import SlideRecipe
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import MapFrame, Slide, read_region
 
 # Slides that one thread keeps open; each may cache tens of megabytes.
 MOST_OPEN = 8

@@ -12,7 +12,12 @@ import shapely
 from pydantic import Field
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.annotations import Annotations
+from wsi_seg.annotations.drawing import Drawing, check_inside
+from wsi_seg.annotations.geojson import Annotations
+from wsi_seg.core.errors import DataError, SlideError
+from wsi_seg.core.folders import dicom_files, list_folder, why_missing
+from wsi_seg.core.formats import SLIDE_ENDINGS, WITH_FOLDER
+from wsi_seg.core.geometry import Scale
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import Dataset, list_files, list_folders
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
@@ -20,15 +25,10 @@ from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Region
 from wsi_seg.datasets.slide_region import SlideRegion
-from wsi_seg.drawing import Drawing, check_inside
-from wsi_seg.errors import DataError, SlideError
-from wsi_seg.formats import SLIDE_ENDINGS, WITH_FOLDER
-from wsi_seg.geometry import Scale
-from wsi_seg.jobs import SlideRecipe
-from wsi_seg.readers import open_slide
-from wsi_seg.slide import SlideInfo, map_frame
-from wsi_seg.tissue import Origin, drawn_l0
-from wsi_seg.walk import dicom_files, list_folder, why_missing
+from wsi_seg.execution.tasks import SlideRecipe
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import SlideInfo, map_frame
+from wsi_seg.tissue.mask import Origin, drawn_l0
 
 
 class AnnotatedSlides(Dataset, NamedClasses):

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.region import Region
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
 
 # Institutes whose slides are the test set of BCSS (Amgad et al. 2019): second field of the TCGA barcode.
 BCSS_TEST_INSTITUTES = ("OL", "LL", "E2", "EW", "GM", "S3")

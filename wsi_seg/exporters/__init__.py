@@ -10,7 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from wsi_seg.errors import UsageError
+from wsi_seg.core.errors import UsageError
+
+__all__ = ["EXPORTERS", "check", "figure", "find_exporter", "geojson", "gradcam", "overview"]
 
 EXPORTERS = {
     "geojson": "wsi_seg.exporters.geojson:write_geojson",

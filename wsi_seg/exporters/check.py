@@ -16,7 +16,7 @@ from typing import Any
 
 import shapely
 
-from wsi_seg.annotations import GZIP_MAGIC, OWN_MEMBER
+from wsi_seg.annotations.geojson import GZIP_MAGIC, OWN_MEMBER
 
 GRID = 0.01
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)

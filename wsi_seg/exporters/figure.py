@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from wsi_seg.classes import RGB
-from wsi_seg.errors import OutputError
+from wsi_seg.core.classes import RGB
+from wsi_seg.core.errors import OutputError
 
 # Common fonts that know µ and ². Pillow's own does not; where none of these is found it writes plain letters.
 REGULAR = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf")

@@ -26,11 +26,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.ahead import map_ahead
-from wsi_seg.annotations import OWN_MEMBER, polygonal_part
-from wsi_seg.errors import OutputError, UsageError
-from wsi_seg.polygons import Region
-from wsi_seg.slide import MapFrame, SlideInfo, require_mpp
+from wsi_seg.annotations.geojson import OWN_MEMBER, polygonal_part
+from wsi_seg.core.errors import OutputError, UsageError
+from wsi_seg.core.threads import map_ahead
+from wsi_seg.regions.polygons import Region
+from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
 
 # QuPath's grid, in l0 pixels.
 GRID = 0.01

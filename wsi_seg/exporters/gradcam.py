@@ -13,8 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from wsi_seg.classes import RGB
-from wsi_seg.contours import trace_contours
+from wsi_seg.core.classes import RGB
 from wsi_seg.exporters.figure import (
     ENTRY,
     FACTS,
@@ -33,6 +32,7 @@ from wsi_seg.exporters.figure import (
     wrap,
     write,
 )
+from wsi_seg.regions.contours import trace_contours
 
 # Pictures are brought to this longer side, unless that enlarges them too much.
 SIDE = 900

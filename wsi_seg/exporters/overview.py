@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
-from wsi_seg.faults import TolerantPixels
-from wsi_seg.maps import Maps
-from wsi_seg.outlines import GroupOutlines
-from wsi_seg.slide import MapFrame, Slide, read_thumbnail
+from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.outlines import GroupOutlines
+from wsi_seg.slides.slide import MapFrame, Slide, read_thumbnail
+from wsi_seg.slides.tolerant import TolerantPixels
 
 # Longest side of the slide's picture in pixels.
 MAX_SIDE = 2000

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED, Pixels, Region, Targets, not_class
 from wsi_seg.datasets.split import Parts, Split
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
-from wsi_seg.slide import WHITE, read_region
+from wsi_seg.slides.slide import WHITE, read_region
 
 Maker = Callable[[], Dataset]
 

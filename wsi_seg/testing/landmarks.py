@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from wsi_seg.card import CardClass, CardGroup, ModelCard
-from wsi_seg.geometry import Box, Size
-from wsi_seg.jobs import PredictorRecipe
-from wsi_seg.plan import ModelFacts, PlanSettings
-from wsi_seg.polygons import TraceSettings
-from wsi_seg.run import Model
-from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.core.card import CardClass, CardGroup, ModelCard
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.execution.tasks import PredictorRecipe
+from wsi_seg.pipeline.run import Model
+from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+from wsi_seg.planning.plan import ModelFacts, PlanSettings
+from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 LIGHT, DARK = (226, 178, 208), (84, 40, 92)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsi_seg.classes import BCSS
+from wsi_seg.core.classes import BCSS
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.labels import LabelScheme
@@ -21,7 +22,6 @@ from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlines import OutlinedImages
 from wsi_seg.datasets.region import Pixels
 from wsi_seg.datasets.slides import AnnotatedSlides
-from wsi_seg.geometry import Box, Scale, Size
 from wsi_seg.testing.pyramids import write_pyramid
 
 SCHEME = LabelScheme(classes=BCSS[:2], mpp=0.5, image_labels=("benign", "malignant"))

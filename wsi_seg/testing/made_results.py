@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from wsi_seg.plan import PlanSettings
-from wsi_seg.polygons import TraceSettings
-from wsi_seg.run import Model, Progress, segment_slide
-from wsi_seg.settings import RegionSettings, RunSettings
+from wsi_seg.pipeline.run import Model, Progress, segment_slide
+from wsi_seg.pipeline.settings import RegionSettings, RunSettings
+from wsi_seg.planning.plan import PlanSettings
+from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.testing.landmarks import darkness_model
 
 SMALL_BLOCKS = PlanSettings(tile=128, block=256, overlap=32, probability_downsample=2)

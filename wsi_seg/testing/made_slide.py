@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from wsi_seg.data import sample_slide
-from wsi_seg.geometry import Box, Size
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.slides.sample import sample_slide
 
 TILE = 256
 PERIOD = 16  # tiles on level 0 after which the texture repeats

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsi_seg.card import WEIGHTS_NAME, CardClass, ModelCard, read_card
-from wsi_seg.errors import ModelError
-from wsi_seg.models.network import (
+from wsi_seg.core.card import WEIGHTS_NAME, CardClass, ModelCard, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.network import (
     build_network,
     load_network,
     load_weights,
@@ -30,7 +30,7 @@ from wsi_seg.models.network import (
     read_weights,
     save_network,
 )
-from wsi_seg.models.predictor import Predictor, load_predictor
+from wsi_seg.inference.models.predictor import Predictor, load_predictor
 
 SIDE = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.blocks import without_margin
+from wsi_seg.inference.blocks import without_margin
 
 
 class Identity:

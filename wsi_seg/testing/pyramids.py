@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_seg.geometry import Box, Scale, Size
+from wsi_seg.core.geometry import Box, Scale, Size
 
 RGB = NDArray[np.uint8]
 

@@ -18,9 +18,9 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Size
-from wsi_seg.slide import WHITE, Slide
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.slides.slide import WHITE, Slide
 
 Opener = Callable[[], Slide]
 

@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.errors import SlideError
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.slide import WHITE, Level, SlideInfo
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.slide import WHITE, Level, SlideInfo
 
 
 class ArraySlide:

@@ -1,1 +1,6 @@
-"""Training: a YAML file in, a model folder with held-out metrics out."""
+"""Training: a YAML file in, a model folder with held-out metrics out.
+
+`train` is the whole; `fit` runs Lightning, `data` and `crops` feed it, `augment` varies, `losses` judge.
+"""
+
+__all__ = ["config", "train"]

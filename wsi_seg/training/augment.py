@@ -17,8 +17,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from wsi_seg.datasets.region import IGNORED, Pixels, Targets
-from wsi_seg.models.network import LUMA
-from wsi_seg.stain import STAINS
+from wsi_seg.inference.models.network import LUMA
+from wsi_seg.tissue.stain import STAINS
 from wsi_seg.training.config import AugmentationConfig
 
 # Sides of the cells that average colour.

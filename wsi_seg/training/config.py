@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wsi_seg.card import ModelCard
-from wsi_seg.classes import canonical_name
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.classes import canonical_name
+from wsi_seg.core.yaml_config import expanded_path, read_yaml, validated
 from wsi_seg.datasets.kinds import AnyDataset
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.yaml_config import expanded_path, read_yaml, validated
 
 
 class _Section(BaseModel):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.classes import canonical_name
+from wsi_seg.core.classes import canonical_name
+from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.region import Region
 from wsi_seg.datasets.split import Parts
-from wsi_seg.errors import DataError
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.sampling import POSITION_STEP, BalancedCrops, CropSource, EachRegion, Source
 

@@ -15,10 +15,16 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from wsi_seg.card import WEIGHTS_NAME
-from wsi_seg.errors import MissingExtraError, ModelError, UsageError
-from wsi_seg.models.network import build_network, load_encoder, load_weights, read_weights, save_network
-from wsi_seg.models.registry import find_model
+from wsi_seg.core.card import WEIGHTS_NAME
+from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
+from wsi_seg.inference.models.network import (
+    build_network,
+    load_encoder,
+    load_weights,
+    read_weights,
+    save_network,
+)
+from wsi_seg.inference.models.registry import find_model
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data

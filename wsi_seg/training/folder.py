@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from wsi_seg.card import CARD_NAME, WEIGHTS_NAME
+from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME
+from wsi_seg.core.errors import OutputError
+from wsi_seg.core.versions import package_version
+from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
-from wsi_seg.errors import OutputError
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
-from wsi_seg.versions import package_version
-from wsi_seg.yaml_config import load_yaml
 
 CONFIG = "train.yaml"
 DATA = "data.json"

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from wsi_seg.core.errors import DataError
+from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.region import IGNORED, Pixels, Region, Targets
-from wsi_seg.errors import DataError
-from wsi_seg.geometry import Box
 
 POSITION_STEP = 8  # crop centres are drawn from every 8th pixel, to keep their table small
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsi_seg.models.network import forward, normalized
+from wsi_seg.inference.models.network import forward, normalized
 from wsi_seg.training.config import OptimizerConfig, TrainConfig
 from wsi_seg.training.crops import Batch
 from wsi_seg.training.losses import (

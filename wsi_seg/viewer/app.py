@@ -45,11 +45,10 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 import wsi_seg
-from wsi_seg.errors import WsiSegError
+from wsi_seg.core.errors import WsiSegError
 from wsi_seg.viewer import layer_routes, query, region_routes
-from wsi_seg.viewer.answers import describe_result, list_results, same_slide
-from wsi_seg.viewer.guard import HEADERS, Access, Guard
-from wsi_seg.viewer.replies import (
+from wsi_seg.viewer.payloads import describe_result, list_results, same_slide
+from wsi_seg.viewer.responses import (
     ASK_AGAIN,
     FOR_GOOD,
     Refused,
@@ -60,6 +59,7 @@ from wsi_seg.viewer.replies import (
 )
 from wsi_seg.viewer.run_routes import run_routes
 from wsi_seg.viewer.runs import Runs
+from wsi_seg.viewer.security import HEADERS, Access, Guard
 from wsi_seg.viewer.state import Places, ViewerState
 from wsi_seg.viewer.static_files import KeptFiles, static_version
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsi_seg.claims import is_held
-from wsi_seg.errors import OutputError
-from wsi_seg.results import JOURNAL, MANIFEST, MAPS, PLAN, ResultsFolder
-from wsi_seg.viewer.replies import Refused
+from wsi_seg.core.errors import OutputError
+from wsi_seg.results.claims import is_held
+from wsi_seg.results.folder import JOURNAL, MANIFEST, MAPS, PLAN, ResultsFolder
+from wsi_seg.viewer.responses import Refused
 
 # How deep results may lie under OUT.
 DEEPEST = 8

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsi_seg.geometry import Box, Scale, Size
-from wsi_seg.slide import MapFrame
-from wsi_seg.viewer.replies import Refused
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.slide import MapFrame
+from wsi_seg.viewer.responses import Refused
 
 TILE = 512
 

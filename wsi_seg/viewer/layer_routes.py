@@ -10,11 +10,11 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wsi_seg.errors import OutputError
-from wsi_seg.geometry import Box
-from wsi_seg.maps import FAULTS
-from wsi_seg.results import OVERVIEW
-from wsi_seg.slide import MapFrame
+from wsi_seg.core.errors import OutputError
+from wsi_seg.core.geometry import Box
+from wsi_seg.maps.maps import FAULTS
+from wsi_seg.results.folder import OVERVIEW
+from wsi_seg.slides.slide import MapFrame
 from wsi_seg.viewer import query
 from wsi_seg.viewer.palette import TISSUE_COLOR, UNCERTAINTY_COLOR, color_of
 from wsi_seg.viewer.pictures import (
@@ -25,7 +25,7 @@ from wsi_seg.viewer.pictures import (
     thumbnail,
     value_tile,
 )
-from wsi_seg.viewer.replies import FOR_A_MINUTE, NEVER, Refused, kept_headers, not_modified
+from wsi_seg.viewer.responses import FOR_A_MINUTE, NEVER, Refused, kept_headers, not_modified
 from wsi_seg.viewer.slides import SlidePlace
 from wsi_seg.viewer.sources import CLASSES, COVERAGE, TISSUE, Channels
 from wsi_seg.viewer.state import OpenResult, ViewerState

@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.viewer.bounded import Kept
+from wsi_seg.viewer.limits import Kept
 from wsi_seg.viewer.palette import hex_code
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import RegionGroup, Regions

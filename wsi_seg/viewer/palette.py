@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from wsi_seg.classes import RGB, ClassGroup, TissueClass, canonical_name
+from wsi_seg.core.classes import RGB, ClassGroup, TissueClass, canonical_name
 
 # What most results show, by name, so that a class has its colour in every model.
 SAFE_BY_NAME: dict[str, RGB] = {

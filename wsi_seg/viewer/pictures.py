@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_seg.classes import RGB
-from wsi_seg.geometry import Box, RealBox, Scale
-from wsi_seg.slide import MapFrame, Pixels, pick_level, read_region, read_thumbnail
+from wsi_seg.core.classes import RGB
+from wsi_seg.core.geometry import Box, RealBox, Scale
+from wsi_seg.slides.slide import MapFrame, Pixels, pick_level, read_region, read_thumbnail
 from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
 
 JPEG_QUALITY = 85

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wsi_seg.viewer.replies import Refused
+from wsi_seg.viewer.responses import Refused
 
 # Most screen pixels along a side of what one request asks for: more than any screen has.
 MOST_SCREEN = 16_384

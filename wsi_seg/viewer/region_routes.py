@@ -14,14 +14,14 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from wsi_seg.classes import ClassGroup
+from wsi_seg.core.classes import ClassGroup
 from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.maps import Maps
-from wsi_seg.polygons import iter_regions
+from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.viewer import query
 from wsi_seg.viewer.outlines import answer
 from wsi_seg.viewer.regions import RegionGroup
-from wsi_seg.viewer.replies import ASK_AGAIN, Refused, json_text, kept_headers, not_modified, text_reply
+from wsi_seg.viewer.responses import ASK_AGAIN, Refused, json_text, kept_headers, not_modified, text_reply
 from wsi_seg.viewer.sources import Channels
 from wsi_seg.viewer.state import OpenResult, ViewerState
 from wsi_seg.viewer.threshold import show_contours, trace_box, trace_view

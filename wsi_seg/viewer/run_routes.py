@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wsi_seg.polygons import TraceSettings
-from wsi_seg.results import ResultsFolder
-from wsi_seg.viewer.replies import Refused, json_reply
+from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.results.folder import ResultsFolder
+from wsi_seg.viewer.responses import Refused, json_reply
 from wsi_seg.viewer.runs import Job, Runs
 from wsi_seg.viewer.state import ViewerState
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from wsi_seg.card import ModelCard
-from wsi_seg.formats import SLIDE_ENDINGS
-from wsi_seg.models.registry import list_models
-from wsi_seg.slide import default_name
-from wsi_seg.viewer.replies import Refused
-from wsi_seg.walk import dicom_files, kind_of, list_folder
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.folders import dicom_files, kind_of, list_folder
+from wsi_seg.core.formats import SLIDE_ENDINGS
+from wsi_seg.inference.models.registry import list_models
+from wsi_seg.slides.slide import default_name
+from wsi_seg.viewer.responses import Refused
 
 # A folder that is opened for this is meant to hold them.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
@@ -114,7 +114,8 @@ class Runs:
 
     def _launch(self, path: Path, model: str, groups: tuple[str, ...], threshold: float) -> Job:
         command = [
-            sys.executable, "-m", "wsi_seg", "run", str(path), f"--output={self._out}", f"--model={model}",
+            sys.executable, "-m", "wsi_seg.cli", "run", str(path),
+            f"--output={self._out}", f"--model={model}",
             f"--groups={','.join(groups)}", f"--threshold={threshold:g}", "--json",
         ]  # fmt: skip
         output, messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - in _forget

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import uvicorn
 
-from wsi_seg.errors import OutputError, UsageError, WsiSegError
+from wsi_seg.core.errors import OutputError, UsageError, WsiSegError
 from wsi_seg.viewer.app import create_app
 from wsi_seg.viewer.connections import MOST_CONNECTIONS, BoundedConnection
 from wsi_seg.viewer.folders import find_results
-from wsi_seg.viewer.guard import Access, is_loopback, own_names
+from wsi_seg.viewer.security import Access, is_loopback, own_names
 from wsi_seg.viewer.state import Places
 
 STATIC = Path(__file__).parent / "static"

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_seg.errors import SlideError
-from wsi_seg.faults import TolerantPixels
-from wsi_seg.readers import reopen_slide
-from wsi_seg.slide import Slide, SlideInfo
-from wsi_seg.viewer.bounded import THREADS
-from wsi_seg.walk import is_passed_over, kind_of
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.folders import is_passed_over, kind_of
+from wsi_seg.slides.readers import reopen_slide
+from wsi_seg.slides.slide import Slide, SlideInfo
+from wsi_seg.slides.tolerant import TolerantPixels
+from wsi_seg.viewer.limits import THREADS
 
 # Files of --slides that are looked through, at most.
 MOST_FILES = 200_000

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.faults import UNREADABLE
-from wsi_seg.geometry import Box, Size
-from wsi_seg.layout import Kind, MapLayout, level_size
-from wsi_seg.maps import Maps
-from wsi_seg.measurements import ChannelSum
-from wsi_seg.pyramid import halve
-from wsi_seg.viewer.bounded import Kept
+from wsi_seg.core.geometry import Box, Size
+from wsi_seg.maps.fields import ChannelSum
+from wsi_seg.maps.maps import Maps
+from wsi_seg.maps.pyramid import halve
+from wsi_seg.planning.map_layout import Kind, MapLayout, level_size
+from wsi_seg.slides.tolerant import UNREADABLE
+from wsi_seg.viewer.limits import Kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from wsi_seg.classes import ClassGroup, TissueClass, canonical_name
-from wsi_seg.errors import OutputError
-from wsi_seg.maps import Maps
-from wsi_seg.results import JOURNAL
-from wsi_seg.viewer.bounded import Kept, Workers
-from wsi_seg.viewer.facts import Facts, Progress, read_facts, read_progress
+from wsi_seg.core.classes import ClassGroup, TissueClass, canonical_name
+from wsi_seg.core.errors import OutputError
+from wsi_seg.maps.maps import Maps
+from wsi_seg.results.folder import JOURNAL
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
+from wsi_seg.viewer.limits import Kept, Workers
 from wsi_seg.viewer.outlines import CACHE_BYTES, Outlines, Sheet
 from wsi_seg.viewer.regions import read_regions
-from wsi_seg.viewer.replies import Refused
+from wsi_seg.viewer.responses import Refused
+from wsi_seg.viewer.result_info import Facts, Progress, read_facts, read_progress
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
 from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps
 

@@ -1,0 +1,22 @@
+"""Ground that everything stands on; nothing here knows slides, networks or Dask.
+
+Errors with their exit codes, geometry in its frames, classes, the model card, slide formats by name and
+first bytes, folders and URLs, YAML, logs, and what the operating system says of this machine.
+"""
+
+__all__ = [
+    "allocator",
+    "card",
+    "classes",
+    "errors",
+    "folders",
+    "formats",
+    "geometry",
+    "logs",
+    "storage",
+    "storage_errors",
+    "system",
+    "threads",
+    "versions",
+    "yaml_config",
+]

@@ -1,0 +1,111 @@
+"""One rule for all walks through folders: what is passed over, and which files make up a DICOM slide."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from wsi_seg.core.formats import (
+    DICOM_DIRECTORY,
+    DICOM_ENDINGS,
+    DICOM_META,
+    DICOM_SLIDE,
+    dicom_class,
+    is_dicom,
+)
+
+# Left behind by systems, besides all whose name begins with a dot (`._a.svs`, `.DS_Store`).
+LEFT_BEHIND = (
+    "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "__macosx",
+)  # fmt: skip
+
+Kind = Literal["folder", "file", "other", "unreadable"]
+
+
+def is_passed_over(name: str) -> bool:
+    """Return whether walks pass over a file or folder of this name: it is hidden, or no user's data."""
+    return name.startswith(".") or name.casefold() in LEFT_BEHIND
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted by name, without what is passed over.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if not is_passed_over(path.name))
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and all below it; links to folders are not followed.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    for path in list_folder(folder):
+        kind = kind_of(path)
+        if kind == "file":
+            yield path
+        elif kind == "folder" and not path.is_symlink():
+            yield from walk_files(path)
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what lies at a path, links followed; `unreadable` where that cannot be found out.
+
+    Unlike `Path.exists` and its kin it takes any text, also what is no path: too long, or with a null byte.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "unreadable"
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def is_there(path: Path) -> bool:
+    """Return whether anything lies at a path; see `kind_of`."""
+    return kind_of(path) != "unreadable"
+
+
+def home_expanded(text: str) -> Path:
+    """Return a path whose `~` or `~name` is the home of a user; as it stands where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def why_missing(path: Path, error: OSError) -> str:
+    """Return in a few words why nothing can be read at a path."""
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return f"a link to {path.readlink()}, which does not exist"
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def dicom_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return which files are of DICOM whole-slide images, and which are other DICOM.
+
+    A file that ends as DICOM does and is none counts as other; a DICOMDIR, the index of a medium, is neither.
+    """
+    slides: list[Path] = []
+    others: list[Path] = []
+    for path in paths:
+        if path.suffix.lower() not in (*DICOM_ENDINGS, "") or kind_of(path) != "file":
+            continue
+        try:
+            with path.open("rb") as file:
+                head = file.read(DICOM_META)
+        except OSError:
+            head = b""
+        found = dicom_class(head)
+        if found == DICOM_SLIDE:
+            slides.append(path)
+        elif found != DICOM_DIRECTORY and (path.suffix or is_dicom(head)):
+            others.append(path)
+    return slides, others

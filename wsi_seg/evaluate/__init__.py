@@ -1,1 +1,0 @@
-"""Evaluation: a model on annotated data, or finished maps against annotations; counts first, then scores."""

@@ -1,0 +1,131 @@
+"""Scores of tallies, and how sure they are: bootstrap over patients, not over pixels.
+
+Pixels of one patient are alike, so the sample is the patient (the `group` of a region): whole groups are
+drawn with replacement, their counts summed and the scores taken from the sums (percentile bootstrap, Efron &
+Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; of clusters, Field & Welsh 2007,
+doi:10.1111/j.1467-9868.2007.00593.x).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.evaluation.metrics import Counts, ScoreCounts, Scores, mean_score
+from wsi_seg.evaluation.tally import Tally
+
+# With fewer groups than this the spread between them cannot be told.
+LEAST_GROUPS = 3
+LEVEL = 0.95
+
+
+SCORES = ("dice", "iou", "precision", "recall", "specificity", "mcc", "roc_auc", "average_precision")
+
+
+def single_row(counts: Counts) -> int | None:
+    """Return the row that all known pixels are of; None where there are several rows, or no pixels."""
+    present = np.flatnonzero(counts.support)
+    return int(present[0]) if len(present) == 1 else None
+
+
+def class_scores(tally: Tally) -> dict[str, Scores]:
+    """Return (K,) values for each score of a row; nan where it is not defined or the truth has none of it.
+
+    All are nan where the truth has a single row: a model that calls everything that would look perfect.
+    """
+    counts = tally.counts
+    if single_row(counts) is not None:
+        return dict.fromkeys(SCORES, np.full(len(counts.names), np.nan))
+    return {
+        "dice": counts.dice,
+        "iou": counts.iou,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "specificity": counts.specificity,
+        "mcc": counts.mcc,
+        "roc_auc": tally.scores.roc_auc,
+        "average_precision": tally.scores.average_precision,
+    }
+
+
+def overall_scores(counts: Counts) -> dict[str, float]:
+    """Return the scores that stand for all rows together; macro means are over rows that have a value."""
+    macro = {
+        f"macro_{name}": mean_score(getattr(counts, name)) for name in ("dice", "iou", "precision", "recall")
+    }
+    return {
+        "pixel_accuracy": counts.accuracy,
+        "one_against_rest_accuracy": counts.one_against_rest_accuracy,
+        **macro,
+        **{f"micro_{name}": value for name, value in counts.micro.items()},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Lower and upper limits; nan where none can be given."""
+
+    classes: dict[str, NDArray[np.float64]]
+    """(K, 2) by score."""
+    overall: dict[str, NDArray[np.float64]]
+    """(2,) by score."""
+
+
+def bootstrap(groups: Sequence[Tally], resamples: int, seed: int) -> Intervals | None:
+    """Return 95 % percentile intervals.
+
+    A class that occurs in fewer than three groups gets none. Resamples without a class are left out of its
+    intervals.
+
+    Args:
+        groups: a tally for each patient.
+        resamples: how often groups are drawn.
+        seed: of the draws.
+
+    Returns:
+        None when there are fewer than three groups: no interval can be given.
+    """
+    if len(groups) < LEAST_GROUPS:
+        return None
+    draws = np.random.default_rng(seed).multinomial(len(groups), [1 / len(groups)] * len(groups), resamples)
+    stacked = _Stacked(groups)
+    drawn = [stacked.weighted(weights.astype(np.float64)) for weights in draws]
+    by_class = [class_scores(tally) for tally in drawn]
+    overall = [overall_scores(tally.counts) for tally in drawn]
+    rare = sum(tally.counts.support > 0 for tally in groups) < LEAST_GROUPS
+    limits = {name: _limits(np.array([scores[name] for scores in by_class])) for name in by_class[0]}
+    for values in limits.values():
+        values[rare] = np.nan
+    return Intervals(
+        limits, {name: _limits(np.array([scores[name] for scores in overall])) for name in overall[0]}
+    )
+
+
+def _limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (…, 2) percentiles over the first axis, nan values left out."""
+    tail = 100 * (1 - LEVEL) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of scores that are nan in every resample
+        return np.moveaxis(np.nanpercentile(values, [tail, 100 - tail], axis=0), 0, -1)
+
+
+class _Stacked:
+    """The counts of all groups as arrays, so that a resample is one product with the weights."""
+
+    def __init__(self, groups: Sequence[Tally]) -> None:
+        self._names = groups[0].counts.names
+        self._matrix = np.stack([g.counts.matrix for g in groups]).astype(np.float64)
+        self._positives = np.stack([g.scores.positives for g in groups]).astype(np.float64)
+        self._negatives = np.stack([g.scores.negatives for g in groups]).astype(np.float64)
+
+    def weighted(self, weights: NDArray[np.float64]) -> Tally:
+        """Return the sum of the groups, each as often as its weight says."""
+        matrix, positives, negatives = (
+            np.tensordot(weights, part, axes=1).astype(np.uint64)
+            for part in (self._matrix, self._positives, self._negatives)
+        )
+        return Tally(Counts(self._names, matrix), ScoreCounts(self._names, positives, negatives))

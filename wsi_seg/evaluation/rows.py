@@ -1,0 +1,77 @@
+"""What the rows of a confusion matrix stand for: classes, groups of classes, or one class and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.core.classes import RGB, ClassGroup, TissueClass
+from wsi_seg.datasets.region import Targets, not_class
+from wsi_seg.evaluation.metrics import NO_ROW
+
+REST_COLOR: RGB = (205, 205, 210)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How targets, predicted channels and probabilities become rows."""
+
+    names: tuple[str, ...]
+    colors: tuple[RGB, ...]
+    channels: tuple[tuple[int, ...], ...]
+    """Output channels of each row; no channel is in two rows."""
+    rest_of: int | None = None
+    """None: truth tells all rows apart. A channel: row 0 is this class, row 1 all that is known not to be."""
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[TissueClass]) -> Rows:
+        """Return a row for each class of a model, in the order of its channels."""
+        return cls(
+            tuple(c.name for c in classes),
+            tuple(c.color for c in classes),
+            tuple((channel,) for channel in range(len(classes))),
+        )
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[ClassGroup], codes: Sequence[int]) -> Rows | None:
+        """Return a row for each group of classes; None where groups say no more than classes, or overlap.
+
+        Args:
+            groups: of the model card.
+            codes: label value of each channel.
+        """
+        channels = tuple(tuple(codes.index(code) for code in group.codes) for group in groups)
+        listed = [channel for members in channels for channel in members]
+        if len(groups) < 2 or len(set(listed)) < len(listed) or len(listed) == len(groups):
+            return None
+        return cls(tuple(g.name for g in groups), tuple(g.color for g in groups), channels)
+
+    @classmethod
+    def of_one_class(cls, classes: Sequence[TissueClass], channel: int) -> Rows:
+        """Return two rows: a class, and everything that is known to be another."""
+        one = classes[channel]
+        rest = tuple(c for c in range(len(classes)) if c != channel)
+        return cls((one.name, f"not {one.name}"), (one.color, REST_COLOR), ((channel,), rest), channel)
+
+    def of_targets(self, target: Targets) -> NDArray[np.uint8]:
+        """Return the row of each pixel's truth, NO_ROW where it is unknown or in no row."""
+        rows = self.of_channels(np.where(target >= 0, target, NO_ROW).astype(np.uint8))
+        if self.rest_of is not None:
+            rows[target == not_class(self.rest_of)] = 1
+        return rows
+
+    def of_channels(self, channels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the row of each pixel's channel; NO_ROW stays, and is that of channels in no row."""
+        table = np.full(256, NO_ROW, np.uint8)
+        for row, members in enumerate(self.channels):
+            table[list(members)] = row
+        return table[channels]
+
+    def of_probabilities(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (K, …) sums of the probabilities (C, …) of each row's channels."""
+        if all(len(members) == 1 for members in self.channels):
+            return probabilities[[members[0] for members in self.channels]]
+        return np.stack([probabilities[list(members)].sum(axis=0) for members in self.channels])

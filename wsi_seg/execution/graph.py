@@ -1,0 +1,239 @@
+"""Doing jobs, on Dask's graph: on threads of this process or one by one; in others, see `cluster`."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from dask.base import compute
+from dask.delayed import delayed
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
+
+from wsi_seg.core.errors import Interrupted
+from wsi_seg.execution.tasks import end_passes, open_passes, stoppable
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+GO_ON = "interrupted; run the same command again to go on from here"
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Tasks that are handed out and not back yet, of all slides that share the workers."""
+
+    tasks: int
+    """The most at a time, so far."""
+    limit: int
+    """What they are bounded to, at most so far."""
+
+
+class Workers(AbstractContextManager["Workers"], ABC):
+    """Where jobs are done. Several slides may share one, each from a thread of its own."""
+
+    @property
+    @abstractmethod
+    def flight(self) -> Flight:
+        """What has been in flight."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of a page that shows the workers at work, if there is one that answers."""
+        return None
+
+    @abstractmethod
+    def execute(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        threads: int,
+        on_result: Callable[[Result], None],
+        on_killed: Callable[[Job], Result] | None = None,
+    ) -> None:
+        """Run `function` once for each job and hand every result to `on_result` as it comes.
+
+        Args:
+            function: importable, idempotent; takes a job and returns a small record.
+            jobs: (key, job) pairs; keys are unique and the same for the same work.
+            threads: jobs at a time in one process.
+            on_result: called in the caller's thread, in the order of completion.
+            on_killed: makes the result of a job that ends each process that tries it.
+
+        Raises:
+            Interrupted: Ctrl-C, or `stop`; running jobs were told to end and have ended.
+            ClusterError: the workers are gone.
+            WsiSegError: whatever a job raised.
+        """
+
+    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
+        """Do one job, which takes no device, while the caller waits; see `execute`."""
+        results: list[Result] = []
+        self.execute(function, [(key, job)], threads=1, on_result=results.append)
+        return results[0]
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Make all that executes, in other threads, end with Interrupted; for good."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the workers."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LocalWorkers(Workers):
+    """Threads of this process."""
+
+    def __init__(self, *, together: int | None = None, synchronous: bool = False) -> None:
+        """Make the workers.
+
+        Args:
+            together: threads that all callers share; None: each call of `execute` has its own.
+            synchronous: no threads: one job after another in the caller's, for debugging.
+        """
+        self._synchronous = synchronous
+        self._shared = ThreadPoolExecutor(together, "block") if together and not synchronous else None
+        self._stopped = threading.Event()
+        self._running: set[_Running] = set()
+        self._together, self._limit = together, 0
+        self._busy, self._lock = _Busy(), threading.Lock()
+        open_passes()
+
+    @property
+    def flight(self) -> Flight:
+        """See `Workers.flight`; here a task is in flight while a thread is at it."""
+        return Flight(self._busy.peak, self._limit)
+
+    def execute(
+        self,
+        function: Callable[[Job], Result],
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        threads: int,
+        on_result: Callable[[Result], None],
+        on_killed: Callable[[Job], Result] | None = None,
+    ) -> None:
+        """See `Workers.execute`."""
+        with self._watched(1 if self._synchronous else threads) as running:
+            tasks = [
+                delayed(running.call, name="job", pure=False, traverse=False)(
+                    function, job, dask_key_name=key
+                )
+                for key, job in jobs
+            ]
+            if self._synchronous:
+                self._compute(tasks, on_result, scheduler=get_sync)
+            elif self._shared is not None:
+                self._compute(tasks, on_result, scheduler=get_threaded, pool=self._shared)
+            else:
+                with ThreadPoolExecutor(threads, "block") as pool:
+                    self._compute(tasks, on_result, scheduler=get_threaded, pool=pool)
+
+    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
+        """See `Workers.call`; it is done in the caller's thread, beside the blocks of other slides."""
+        with self._watched(0) as running, stoppable(running.stop):
+            return function(job)
+
+    @staticmethod
+    def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
+        def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
+            on_result(result)
+
+        # Schedulers are given as functions: for the name of one, Dask first imports `distributed`, for 0.2 s.
+        # (start, start_state, pretask, posttask, finish), as dask.callbacks.Callback has them. As a context
+        # manager that would be called for what other threads compute, too.
+        callback = (None, None, None, finished, None)
+        compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
+
+    @contextmanager
+    def _watched(self, threads: int) -> Iterator[_Running]:
+        """Whatever ends the block early, no job of it goes on behind its back."""
+        running = _Running(threads, self._busy)
+        with self._lock:
+            self._running.add(running)
+            own = sum(one.threads for one in tuple(self._running))
+            self._limit = max(self._limit, own if self._shared is None else self._together or 0)
+        try:
+            if self._stopped.is_set():
+                raise Interrupted(GO_ON)
+            yield running
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted(GO_ON) from None
+        finally:
+            running.end()
+            self._running.discard(running)
+
+    def stop(self) -> None:
+        """See `Workers.stop`."""
+        self._stopped.set()
+        for running in tuple(self._running):
+            running.stop.set()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._shared is not None:
+            self._shared.shutdown(cancel_futures=True)
+        end_passes()
+
+
+class _Busy:
+    """Counts the threads that are at a job, over all callers."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._lock:
+            self._now += 1
+            self.peak = max(self.peak, self._now)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+class _Running:
+    """The jobs of one call of `execute`, which may be told to stop."""
+
+    def __init__(self, threads: int, busy: _Busy) -> None:
+        self.threads = threads
+        self.stop = threading.Event()
+        self._busy = busy
+        self._active = 0
+        self._changed = threading.Condition()
+
+    def call(self, function: Callable[[Job], Result], job: Job) -> Result:
+        with self._changed:
+            self._active += 1
+        try:
+            with stoppable(self.stop), self._busy.one_more():
+                return function(job)
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Stop, and wait until nothing runs."""
+        self.stop.set()
+        with self._changed:
+            self._changed.wait_for(lambda: self._active == 0)

@@ -1,0 +1,276 @@
+"""Segment one block: read, cut tiles, predict, stitch. A pure function of slide, block and predictor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.core.errors import ModelError
+from wsi_seg.core.geometry import Box
+from wsi_seg.inference.stitch import PLAIN_TRANSFER, Transfer, new_stitcher
+from wsi_seg.planning.grid import Block, Grid, Tile
+from wsi_seg.planning.plan import needed_tiles
+from wsi_seg.planning.stitch_settings import StitchSettings
+from wsi_seg.slides.slide import MapFrame, Slide
+from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, Fault, Read, Reading, read_strictly
+from wsi_seg.tissue.mask import TissueMask
+
+Maps = TypeVar("Maps")
+
+# What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax,
+# summed over passes at a time; on a GPU, the network with the copy of tiles to it, as the GPU's clock says.
+# `wait` is for the next of them to end, and on a GPU for all that is computed there.
+STAGES = ("read", "resample", "wait", "predict", "stitch", "write")
+
+
+class Predictor(Protocol):
+    """A network, or anything that stands in for one."""
+
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> Any:
+        """Return float32 probabilities (N, C, H - 2 margin, W - 2 margin) of RGB tiles uint8 (N, H, W, 3).
+
+        What lies within `margin` pixels of a tile's border is left out: it is seen, but nobody needs its
+        classes. The result may be an array of any library that follows the array API, on any device.
+        """
+        ...
+
+
+class Prediction(NamedTuple):
+    """The output of a predictor for one batch, and the time that it took."""
+
+    probabilities: Any
+    seconds: float
+    """Of the call; on a GPU, to queue the work."""
+    device_seconds: Callable[[], float] | None = None
+    """Returns how long a GPU was at work on it, once it has ended; None elsewhere."""
+
+
+def predict(predictor: Predictor, batch: NDArray[np.uint8], margin: int) -> Prediction:
+    """Return the timed prediction of one batch."""
+    start = time.perf_counter()
+    probabilities = predictor(batch, margin=margin)
+    seconds = time.perf_counter() - start
+    return Prediction(probabilities, seconds, getattr(predictor, "device_seconds", lambda: None)())
+
+
+Run = Callable[[Iterable[NDArray[np.uint8]]], AbstractContextManager[Iterator[Prediction]]]
+"""Makes of the batches of a block their predictions, in order."""
+
+
+def one_by_one(predictor: Predictor, margin: int) -> Run:
+    """Return a `Run` that predicts in the caller's thread."""
+    return lambda batches: nullcontext(predict(predictor, batch, margin) for batch in batches)
+
+
+def without_margin(maps: Maps, margin: int) -> Maps:
+    """Return a view of (…, H, W) maps, of any array library, without `margin` pixels on each side."""
+    height, width = maps.shape[-2:]  # type: ignore[attr-defined]
+    return maps[..., margin : height - margin, margin : width - margin]  # type: ignore[index,no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSettings:
+    """What every block of a plan has in common."""
+
+    frame: MapFrame
+    stitch: StitchSettings
+    codes: tuple[int, ...]
+    """Label value of each output channel."""
+    level: int
+    """Slide level to read from."""
+    batch: int
+    """Tiles per forward pass; a last, smaller batch is filled up, so that shapes never change."""
+    passes: int = 1
+    """Forward passes at a time in one process, at most."""
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """The finished arrays of one block."""
+
+    labels: NDArray[np.uint8]
+    """(h, w) class codes, 0: not analysed."""
+    tissue: NDArray[np.bool_]
+    """(h, w), without what could not be read"""
+    probabilities: NDArray[Any]
+    """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32; C + 1 where the uncertainty is stored too"""
+    tiles: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time per stage of `STAGES`, but for `write`."""
+    coverage: NDArray[np.uint8] | None = None
+    """(h, w): `faults.OTHER_LEVEL`, `faults.UNREADABLE`, or 0; None where it is 0 all over."""
+    faults: tuple[Fault, ...] = ()
+    """What the tiles of the block could not be given; it may lie beyond the block."""
+
+
+def segment_block(
+    slide: Slide,
+    block: Block,
+    tissue: TissueMask,
+    predictor: Predictor,
+    settings: BlockSettings,
+    run: Run | None = None,
+    read: Read = read_strictly,
+) -> BlockMaps:
+    """Segment one block of the map.
+
+    Args:
+        slide: an open slide of this thread.
+        block: pixels to fill.
+        tissue: mask of at least the block's part of the slide.
+        predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
+        settings: frame, grid, blending, codes, batch.
+        run: calls the predictor, several at a time for instance; None: one by one, in this thread.
+        read: reads pixels; one that reads around faults leaves what cannot be read out of the tissue.
+
+    Raises:
+        SlideError: the pixels cannot be read, where `read` says so.
+        ModelError: the predictor's output has other channels or another size than expected.
+    """
+    seconds = dict.fromkeys(STAGES, 0.0)
+    frame, stitch = settings.frame, settings.stitch
+    analysed = tissue.sample(frame, block.box)
+    tiles = needed_tiles(block, tissue, frame, stitch)
+    box_map = _cover([tile.input for tile in tiles]) if tiles else Box(0, 0, 0, 0)
+    reading = Reading(np.zeros((0, 0, 3), np.uint8))
+    region = reading.region
+    if tiles:
+        with _timed(seconds, "resample"):
+            reading = read(_TimedSlide(slide, seconds), frame, box_map, settings.level)
+            region = reflected(reading.region, box_map, frame, stitch.grid)
+        seconds["resample"] -= seconds["read"]
+    faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
+    coverage = _coverage(faults, block, analysed)
+    if coverage is not None:
+        analysed &= coverage != UNREADABLE
+    transfer = _TimedTransfer(getattr(predictor, "transfer", PLAIN_TRANSFER), seconds)
+    stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes), transfer)
+    margin = stitch.margin
+    on_device: list[Callable[[], float]] = []
+    if tiles:
+        groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
+        inputs = (_stack(region, box_map, group, settings.batch) for group in groups)
+        with (run or one_by_one(predictor, margin))(inputs) as results:
+            for group in groups:
+                start = time.perf_counter()
+                probabilities, spent, device_seconds = next(results)
+                seconds["wait"] += max(0.0, time.perf_counter() - start - spent)
+                seconds["predict"] += 0.0 if device_seconds else spent
+                on_device += [device_seconds] if device_seconds else []
+                _check_shape(probabilities, settings, margin)
+                with _timed(seconds, "stitch"):
+                    for tile, one in zip(group, probabilities, strict=False):
+                        stitcher.add(tile, one)
+                del probabilities, one  # not kept while the next ones are made
+    with _timed(seconds, "stitch"):
+        waited = seconds["wait"]
+        channel, probabilities = stitcher.finish()
+        seconds["stitch"] -= seconds["wait"] - waited
+        in_order = settings.codes == tuple(range(1, len(settings.codes) + 1))
+        labels = channel if in_order else np.array((0, *settings.codes), np.uint8)[channel]
+    # All of it has ended by now: the maps are there.
+    seconds["predict"] += sum(taken() for taken in on_device)
+    return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
+
+
+class _TimedSlide:
+    """A slide whose reads are timed apart from the resampling around them."""
+
+    def __init__(self, slide: Slide, seconds: dict[str, float]) -> None:
+        self._slide, self._seconds = slide, seconds
+        self.info = slide.info
+
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        with _timed(self._seconds, "read"):
+            return self._slide.read_level(level, box)
+
+
+class _TimedTransfer:
+    """A transfer whose waiting for the device is timed apart from the stitching around it."""
+
+    def __init__(self, transfer: Transfer, seconds: dict[str, float]) -> None:
+        self._transfer, self._seconds = transfer, seconds
+        self.to_device = transfer.to_device
+
+    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
+        with _timed(self._seconds, "wait"):
+            return self._transfer.to_host(arrays)
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return not one.intersect(other).empty
+
+
+def _coverage(faults: tuple[Fault, ...], block: Block, tissue: NDArray[np.bool_]) -> NDArray[np.uint8] | None:
+    """Return what the faults mean for the tissue of a block; None where nothing."""
+    coverage = np.zeros(tissue.shape, np.uint8)
+    for fault in faults:
+        part = fault.box_map.intersect(block.box)
+        if not part.empty:
+            coverage[part.within(block.box)] = UNREADABLE if fault.level is None else OTHER_LEVEL
+    coverage *= tissue
+    return coverage if coverage.any() else None
+
+
+def _cover(boxes: list[Box]) -> Box:
+    return Box(
+        min(box.x0 for box in boxes),
+        min(box.y0 for box in boxes),
+        max(box.x1 for box in boxes),
+        max(box.y1 for box in boxes),
+    )
+
+
+def reflected(pixels: NDArray[np.uint8], box_map: Box, frame: MapFrame, grid: Grid) -> NDArray[np.uint8]:
+    """Fill pixels beyond the map by reflection, along axes that the grid does not cut.
+
+    Args:
+        pixels: uint8 RGB (h, w, 3), read at `box_map`.
+        box_map: begins inside the map.
+        frame: of the map.
+        grid: as fitted to it.
+
+    Returns:
+        uint8 (h, w, 3); along the axes that are cut as it was.
+    """
+    height, width = pixels.shape[:2]
+    inside_x = width if grid.whole[0] is None else min(width, frame.size.width - box_map.x0)
+    inside_y = height if grid.whole[1] is None else min(height, frame.size.height - box_map.y0)
+    if (inside_x, inside_y) == (width, height):
+        return pixels
+    return np.pad(
+        pixels[:inside_y, :inside_x], ((0, height - inside_y), (0, width - inside_x), (0, 0)), "reflect"
+    )
+
+
+def _stack(region: NDArray[np.uint8], region_map: Box, tiles: list[Tile], batch: int) -> NDArray[np.uint8]:
+    """Cut tiles out of a region; fill up to `batch` with zeros so that the network sees one shape."""
+    out = np.zeros((batch, tiles[0].input.height, tiles[0].input.width, 3), np.uint8)
+    for row, tile in enumerate(tiles):
+        out[row] = region[tile.input.within(region_map)]
+    return out
+
+
+def _check_shape(probabilities: Any, settings: BlockSettings, margin: int) -> None:
+    size = settings.stitch.grid.input_size
+    expected = (settings.batch, len(settings.codes), size.height - 2 * margin, size.width - 2 * margin)
+    if tuple(probabilities.shape) != expected:
+        raise ModelError(
+            f"the model returned an array of shape {tuple(probabilities.shape)}, expected {expected} "
+            "(batch, classes of the card, tile height, tile width)"
+        )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,90 @@
+"""PyTorch checkpoints turned into model folders."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wsi_seg.core.card import WEIGHTS_NAME, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.network import HEAD_KEY, build_network, load_weights
+
+NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+def convert_checkpoint(checkpoint: Path, card_path: Path, folder: Path) -> None:
+    """Write the model folder of a checkpoint; it appears whole or not at all.
+
+    Args:
+        checkpoint: file made by `torch.save` of a state dict, or of a mapping that holds one under
+            `state_dict`; names may have a common prefix such as `module.` or `network.`.
+        card_path: the card that says what the checkpoint is.
+        folder: the model folder to make.
+
+    Raises:
+        ModelError: the file is no state dict, holds code, or does not fit the card; or the folder cannot
+            be written.
+    """
+    card = read_card(card_path)
+    network = build_network(card)
+    load_weights(network, card, read_checkpoint(checkpoint), checkpoint)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            save_file(weights, part / WEIGHTS_NAME, metadata={"format": "pt"})
+            card.write(part)
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        if not folder.is_dir():  # else another process made the same folder first
+            raise ModelError(f"{folder}: cannot write the converted model ({error.strerror})") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a PyTorch checkpoint without running any code in it.
+
+    Raises:
+        ModelError: the file cannot be read, holds code, or holds no state dict.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path}: refused, since it is no plain file of tensors and may hold code; save it again with "
+            "torch.save(network.state_dict(), …)"
+        ) from error
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path}: no readable PyTorch checkpoint ({reason})") from error
+    tensors = _tensors(content)
+    if not tensors:
+        raise ModelError(
+            f"{path}: holds no state dict; save it again with torch.save(network.state_dict(), …)"
+        )
+    return _without_prefix(tensors)
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), Mapping):
+            return _tensors(content[key])
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what a wrapper (DataParallel, a Lightning module) put before the names, and its own tensors."""
+    prefix = next((name.removesuffix(HEAD_KEY) for name in tensors if name.endswith(HEAD_KEY)), "")
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,140 @@
+"""Where models are found. Free of torch: a card can be read and a run planned without it.
+
+A model is a folder with `model.safetensors` and `card.json`. A reference to one is a bundled name, a path to
+a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has a card beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import os
+import re
+from pathlib import Path
+
+from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
+from wsi_seg.core.errors import ModelError
+from wsi_seg.core.folders import home_expanded, kind_of
+
+BUNDLED = Path(__file__).parent / "bundled"
+CHECKPOINT_SUFFIXES = (".pth", ".pt")
+HUB_PREFIX = "hf://"
+_HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>.+))?")
+
+
+def find_model(reference: str) -> Path:
+    """Return the folder of a model; one on the Hugging Face hub is downloaded, a checkpoint is converted.
+
+    Raises:
+        ModelError: there is no such model, it is incomplete, or it cannot be downloaded or converted.
+    """
+    if reference in bundled_names():
+        return BUNDLED / reference
+    if reference.startswith(HUB_PREFIX):
+        return _complete(_download(reference), reference)
+    path = home_expanded(reference)
+    if kind_of(path) == "folder":
+        return _complete(path, reference)
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        return _converted(path)
+    raise ModelError(f"{reference}: {_unknown(reference)}")
+
+
+def list_models() -> list[ModelCard]:
+    """Return the cards of the bundled models, sorted by name.
+
+    Raises:
+        ModelError: a card is damaged.
+    """
+    return [read_card(BUNDLED / name) for name in bundled_names()]
+
+
+def bundled_names() -> list[str]:
+    """Return the names of the models that ship with the package, sorted."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CARD_NAME}"))
+
+
+def model_hash(folder: Path) -> str:
+    """Return the SHA-256 (hex) of the model's weights and card.
+
+    Raises:
+        ModelError: one of the files is missing or cannot be read.
+    """
+    return _digest(folder / WEIGHTS_NAME, folder / CARD_NAME)
+
+
+def cache_folder() -> Path:
+    """Return where converted checkpoints go: `wsi_seg/models` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "wsi_seg" / "models"
+
+
+def _unknown(reference: str) -> str:
+    names = bundled_names()
+    near = difflib.get_close_matches(reference, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"no such model; {hint}bundled: {', '.join(names) or 'none'}; else give a model folder, "
+        "hf://owner/name[@revision], or a .pth state dict with a card"
+    )
+
+
+def _complete(folder: Path, reference: str) -> Path:
+    for name in (CARD_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise ModelError(f"{reference}: no model folder; it lacks {name} ({folder})")
+    return folder
+
+
+def _download(reference: str) -> Path:
+    match = _HUB_REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ModelError(f"{reference}: expected hf://owner/name or hf://owner/name@revision")
+    # Imported here: it is slow to import, and most runs need no hub.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        folder = snapshot_download(
+            match["repo"], revision=match["revision"], allow_patterns=[CARD_NAME, WEIGHTS_NAME]
+        )
+    except (HTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{reference}: cannot be downloaded from the Hugging Face hub: {reason}") from error
+    return Path(folder)
+
+
+def _converted(checkpoint: Path) -> Path:
+    if kind_of(checkpoint) != "file":
+        raise ModelError(f"{checkpoint}: no such file")
+    card = _card_of(checkpoint)
+    folder = cache_folder() / f"{checkpoint.stem}-{_digest(checkpoint, card)[:16]}"
+    if not (folder / CARD_NAME).is_file():
+        # By name and on use: converting needs torch, looking up must not.
+        importlib.import_module("wsi_seg.inference.models.convert").convert_checkpoint(
+            checkpoint, card, folder
+        )
+    return folder
+
+
+def _card_of(checkpoint: Path) -> Path:
+    candidates = (checkpoint.with_suffix(".json"), checkpoint.parent / CARD_NAME)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ModelError(
+        f"{checkpoint}: a checkpoint needs a card that says what it is; put one at {candidates[0]} "
+        f"or {candidates[1]}"
+    )
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()

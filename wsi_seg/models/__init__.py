@@ -1,1 +1,0 @@
-"""Models: where they are found (`registry`, free of torch), their networks, and predictors."""

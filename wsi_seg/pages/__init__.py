@@ -1,1 +1,0 @@
-"""Pages to read and to file: one HTML file each, which asks for nothing from outside and runs no script."""

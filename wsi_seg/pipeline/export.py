@@ -1,0 +1,70 @@
+"""Polygons from finished maps, without running the network again."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.errors import OutputError
+from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
+from wsi_seg.maps.maps import Maps
+from wsi_seg.pipeline.settings import RegionSettings
+from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.results.folder import MANIFEST, MAPS, read_json
+from wsi_seg.slides.slide import MapFrame, SlideInfo
+
+
+def export_regions(
+    results: Path, settings: RegionSettings, path: Path, *, compress_large: bool = False
+) -> GeoJSONSummary:
+    """Trace the maps of a results folder with other settings and write them as GeoJSON.
+
+    Args:
+        results: a folder that `segment_slide` made.
+        settings: classes, threshold, tolerance, origin.
+        path: `.geojson` or `.geojson.gz` file to write.
+        compress_large: see `write_geojson`.
+
+    Raises:
+        OutputError: the folder holds no results, or `path` cannot be written.
+        UsageError: the model has no such class.
+    """
+    manifest = read_json(results / MANIFEST)
+    card = manifest_part(ModelCard, manifest, results, "model", "card")
+    slide = manifest_part(SlideInfo, manifest, results, "slide")
+    frame = manifest_part(MapFrame, manifest, results, "frame")
+    groups = settings.resolve(card)
+    regions = iter_regions(Maps.open(results / MAPS), groups, settings.trace)
+    return write_geojson(
+        regions, path, slide=slide, frame=frame, origin=settings.origin, compress_large=compress_large
+    )
+
+
+def card_of(results: Path) -> ModelCard:
+    """Return the card of the model that made the results in a folder; raises OutputError."""
+    card: ModelCard = manifest_part(ModelCard, read_json(results / MANIFEST), results, "model", "card")
+    return card
+
+
+def manifest_part(kind: Any, manifest: Any, results: Path, *keys: str) -> Any:
+    """Return the value at `keys` of the manifest of a results folder as a `kind`, checked.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
+    try:
+        for key in keys:
+            manifest = manifest[key]
+        return _adapter(kind).validate_python(manifest)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise OutputError(
+            f"{results / MANIFEST}: {'.'.join(keys)} is missing or damaged; run wsi-seg run again"
+        ) from error
+
+
+# Building one takes a millisecond or more, ten times as long as using it.
+_adapter = cache(TypeAdapter)

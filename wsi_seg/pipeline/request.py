@@ -1,0 +1,184 @@
+"""What a run was asked to do, as a quick hash: finished slides are skipped by it without being opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import wsi_seg
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.storage import is_remote
+from wsi_seg.core.versions import package_version
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.planning.plan import ModelFacts
+from wsi_seg.results.matching import Asked, absolute
+from wsi_seg.slides.identity import FileStamp, hashed_meanwhile, stamp_file, stamp_slide
+from wsi_seg.slides.slide import SlideInfo
+from wsi_seg.tissue.mask import METHODS
+
+logger = logging.getLogger(__name__)
+
+# Settings that change no byte of the results; every other one counts.
+NOT_DECIDING = ("workers", "overwrite", "verify", "cache", "staging")
+
+
+def made_with(model: ModelFacts) -> dict[str, str]:
+    """Return the versions by which results are told from those of other software; torch is not imported."""
+    packages = ("torch", "openvino") if model.device == "openvino" else ("torch",)
+    return {"wsi-seg": wsi_seg.__version__, **{name: package_version(name) for name in packages}}
+
+
+def request_key(
+    path: str | Path,
+    model: ModelFacts,
+    settings: RunSettings,
+    versions: Mapping[str, str] | None = None,
+    files: Sequence[FileStamp] = (),
+) -> str | None:
+    """Return a hash of the stamps of the slide's files, the model, the settings and the versions.
+
+    Equal hashes mean equal results. Different ones need not mean different results: a copy of a slide has
+    another time of change, so then the slide is opened and its content decides (`report.run_key`).
+
+    Args:
+        path: of the slide.
+        model: facts of the model.
+        settings: of the run.
+        versions: of the software; by default those of `made_with`.
+        files: stamps of the slide's files, where they were looked at before.
+
+    Returns:
+        None for a URL, a missing file, or anything else that can only be told by opening it.
+    """
+    if is_remote(path):
+        return None
+    settings = dataclasses.replace(settings, regions=settings.regions.of_model(model.card))
+    tissue = []
+    try:
+        files = files or stamp_slide(path)
+        if settings.tissue not in METHODS:
+            tissue = [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
+    except OSError:
+        return None
+    parts = (
+        dict(made_with(model) if versions is None else versions),
+        [dataclasses.astuple(file) for file in files],
+        tissue,
+        model.digest,
+        model.device.split(":")[0],
+        model.precision,
+        model.tta,
+        _deciding(settings),
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Request:
+    """A slide that is to be run with a model and settings, before it is opened."""
+
+    def __init__(self, path: str | Path, model: ModelFacts, settings: RunSettings) -> None:
+        """Look at the slide's files; one that is missing is for `open_slide` to say."""
+        self.path = absolute(path)
+        self.versions = made_with(model)
+        self._model, self._settings = model, settings
+        self._files: tuple[FileStamp, ...] = ()
+        if not is_remote(self.path):
+            with suppress(OSError):
+                self._files = stamp_slide(self.path)
+
+    def key(self, versions: Mapping[str, str]) -> str | None:
+        """Return `request_key` with these versions."""
+        return request_key(self.path, self._model, self._settings, versions, self._files)
+
+    def asked(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> Asked:
+        """Return what the run is about to make, now that its slide is open.
+
+        Args:
+            slide: facts of the slide.
+            key_with: see `Asked`.
+
+        Raises:
+            SlideError: the slide's files cannot be looked at.
+        """
+        try:
+            self._files = self._files or stamp_slide(self.path)
+        except OSError as error:
+            raise SlideError(f"{error.filename or self.path}: cannot be read ({error.strerror})") from error
+        return Asked(
+            self.path,
+            slide,
+            self._files,
+            self.versions,
+            key_with,
+            choices(self._model, self._settings),
+            self._settings.overwrite,
+            self._settings.verify,
+        )
+
+    @contextmanager
+    def hashing(self, known: str | None, keep: Callable[[str], None]) -> Iterator[Callable[[], str | None]]:
+        """Hash all of a local slide meanwhile.
+
+        Args:
+            known: the hash, where an earlier run has recorded it.
+            keep: called with the hash in another thread, once it is there.
+
+        Yields:
+            A function that waits for the hash and returns it, None where there is none.
+        """
+        if known is not None or is_remote(self.path):
+            yield lambda: known
+            return
+        with hashed_meanwhile(Path(self.path), keep) as future:
+
+            def result() -> str | None:
+                try:
+                    return future.result()
+                except OSError as error:  # what the network needs of it may be whole
+                    logger.warning("%s: cannot be hashed as a whole (%s)", self.path, error.strerror)
+                    return None
+
+            yield result
+
+    def check_unchanged(self, asked: Asked) -> None:
+        """Refuse a local slide whose files were changed while they were read.
+
+        Raises:
+            SlideError: they are others than at the beginning.
+        """
+        if is_remote(self.path):
+            return
+        try:
+            now = stamp_slide(self.path)
+        except OSError as error:
+            logger.warning("%s: cannot be looked at any more (%s)", self.path, error.strerror)
+            return
+        if now != asked.files:
+            raise SlideError(
+                f"{self.path}: was changed while it was run, so its results would be of both; "
+                "run it again with --overwrite"
+            )
+
+
+def choices(model: ModelFacts, settings: RunSettings) -> dict[str, Any]:
+    """Return model and settings as a manifest says them, as far as each of them alone decides the results."""
+    chosen = _deciding(settings)
+    del chosen["strict"], chosen["plan"]["batch"], chosen["plan"]["max_memory"]
+    return {
+        "model": {"digest": model.digest},
+        "plan": {"precision": model.precision, "tta": model.tta, "device": model.device},
+        "settings": chosen,
+    }
+
+
+def _deciding(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings that count, as JSON has them."""
+    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_DECIDING}
+    del chosen["plan"]["threads"]
+    return dict(json.loads(json.dumps(chosen, default=str)))

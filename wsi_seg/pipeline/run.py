@@ -1,0 +1,360 @@
+"""The main job: one slide in, one results folder out. The whole direction of the package on one page.
+
+slide ──open──▶ plan ──blocks──▶ Dask graph ──▶ OME-Zarr maps ──trace──▶ polygons ──▶ GeoJSON
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.errors import SlideError, WsiSegError
+from wsi_seg.execution.graph import Flight, Workers
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.execution.workers import open_workers
+from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
+from wsi_seg.pipeline.models import (
+    Model,
+    calibration,
+    cuda_devices,
+    load_model,
+    open_predictor,
+)
+from wsi_seg.pipeline.request import Request
+from wsi_seg.pipeline.segment import Execution, build_pyramids, segment_blocks, slide_recipe
+from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.pipeline.summary import RunFacts, manifest, result_versions, run_key, summarise
+from wsi_seg.pipeline.tracing import TraceJob, trace_slide
+from wsi_seg.planning.map_layout import KINDS
+from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
+from wsi_seg.results.claims import Claim, claimed
+from wsi_seg.results.folder import (
+    MANIFEST,
+    MAPS,
+    OVERVIEW,
+    POLYGONS,
+    SUMMARY,
+    ResultsFolder,
+    results_name,
+    write_json,
+)
+from wsi_seg.results.pages.slide import write_slide_page
+from wsi_seg.results.upload import results_folder
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import Slide
+from wsi_seg.slides.tolerant import UNREADABLE
+from wsi_seg.tissue.mask import TissueMask, find_tissue
+
+__all__ = [
+    "Model",
+    "Progress",
+    "SlideResult",
+    "calibration",
+    "cuda_devices",
+    "load_model",
+    "open_predictor",
+    "prepare",
+    "segment_slide",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """What became of one slide."""
+
+    slide: str
+    status: Literal["done", "skipped", "incomplete"]
+    folder: Path | str
+    """A URL where the results were uploaded."""
+    summary: dict[str, Any]
+    kept: bool = False
+    """True where whole results were there before."""
+    note: str = ""
+    """More about it: why parts are missing, or what made results that were kept."""
+
+
+class Progress(Protocol):
+    """Told what happens; the command line draws a bar from it."""
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None: ...
+
+    def block_done(self, record: BlockRecord) -> None: ...
+
+    def stage(self, name: str) -> None: ...
+
+
+def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
+    """Find tissue and plan; nothing is written."""
+    tissue = find_tissue(
+        slide,
+        settings.tissue,
+        origin=settings.regions.origin,
+        ignored_classes=settings.ignored_classes,
+    )
+    return tissue, plan_segmentation(slide.info, tissue, model.facts, settings.plan)
+
+
+def segment_slide(
+    path: str | Path,
+    out: Path | str,
+    model: Model,
+    settings: RunSettings,
+    progress: Progress | None = None,
+    *,
+    name: str | None = None,
+    workers: Workers | None = None,
+) -> SlideResult:
+    """Do the whole job on one slide.
+
+    Args:
+        path: slide file, folder of a DICOM series, or URL.
+        out: folder, or URL of one, that gets a folder named after the slide.
+        model: from `load_model`.
+        settings: see `RunSettings`.
+        progress: told what happens.
+        name: of the results, which may hold folders; by default that of the slide file.
+        workers: shared with other slides; None: started for this one, as the settings say.
+
+    Returns:
+        The result; `skipped` when whole results of the same slide, model and settings are there.
+
+    Raises:
+        ClaimedError: another run is at work on these results.
+        WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
+    """
+    card = model.facts.card
+    settings = replace(settings, regions=settings.regions.of_model(card))  # the record names what is traced
+    groups = settings.regions.resolve(card)
+    name = name or results_name(path)
+    folder = results_folder(out, name, settings.staging)
+    request = Request(path, model.facts, settings)
+    if not settings.overwrite and not settings.verify:
+        note = folder.answers(request.key, request.versions)
+        if note is not None:
+            return _skipped(path, folder, settings, note)
+    with ExitStack() as stack:
+        stack.callback(folder.tidy)
+        slide = stack.enter_context(_open(path, settings))
+        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), request)
+        note = folder.holds(run.asked)
+        if note is not None:
+            return _skipped(path, folder, settings, note)
+        folder.check_place()
+        claim = stack.enter_context(claimed(folder.claim))
+        folder.settle(run.asked, claim.confirm)
+        note = folder.holds(run.asked)  # the owner of the claim before may have made them meanwhile
+        if note is not None:
+            return _skipped(path, folder, settings, note)
+        workers = workers or stack.enter_context(open_workers(settings.workers))
+        before = folder.begin(run.plan, run.asked)
+        try:
+            with request.hashing(folder.known_hash(), partial(folder.keep_content, run.asked)) as full_hash:
+                run.fill_maps(before, workers, claim)
+                run.trace_regions(workers)
+                summary = run.finish(full_hash, claim)
+        except WsiSegError:
+            folder.discard_if_nothing_done()
+            raise
+    status = _status(summary, "done")
+    return SlideResult(str(path), status, folder.place, summary, note=_faults(summary))
+
+
+def _open(path: str | Path, settings: RunSettings) -> Slide:
+    return open_slide(
+        path, reader=settings.reader, mpp=settings.mpp, series=settings.series, cache=settings.cache
+    )
+
+
+def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str) -> SlideResult:
+    summary = folder.read_summary()
+    status, faults = _status(summary, "skipped"), _faults(summary)
+    if settings.strict and status == "incomplete":
+        raise SlideError(
+            f"{path}: the results in {folder.place} are incomplete, as {faults}; "
+            "repair the slide, or leave out --strict"
+        )
+    notes = "; ".join(filter(None, (faults, note)))
+    return SlideResult(str(path), status, folder.place, summary, True, notes)
+
+
+def _status(
+    summary: dict[str, Any], whole: Literal["done", "skipped"]
+) -> Literal["done", "skipped", "incomplete"]:
+    return "incomplete" if summary["status"] == "incomplete" or _faults(summary) else whole
+
+
+def _faults(summary: dict[str, Any]) -> str:
+    """Return how results fall short of the slide, also of a summary that calls itself complete."""
+    coverage = summary["coverage"]
+    if summary.get("blocks_failed") or coverage["unread_mm2"]:
+        return "parts of the slide could not be read"
+    return "parts of the slide were read from another level" if coverage["other_level_mm2"] else ""
+
+
+class _Silent:
+    """Progress that nobody watches."""
+
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        return None
+
+    def block_done(self, record: BlockRecord) -> None:
+        return None
+
+    def stage(self, name: str) -> None:
+        return None
+
+
+class _SlideRun:
+    """One slide on its way through the stages."""
+
+    def __init__(
+        self,
+        slide: Slide,
+        folder: ResultsFolder,
+        model: Model,
+        settings: RunSettings,
+        groups: tuple[ClassGroup, ...],
+        progress: Progress,
+        request: Request,
+    ) -> None:
+        self.started, self.versions = datetime.now(UTC), result_versions()
+        self.seconds: dict[str, float] = {}
+        self.slide, self.model, self.groups = slide, model, groups
+        self.progress = progress
+        self.folder = folder
+        if settings.plan.batch is None and not settings.overwrite:
+            # A calibration since then must not make another run of this one.
+            settings = replace(settings, plan=replace(settings.plan, batch=self.folder.earlier_batch()))
+        self.settings = settings
+        with self._timed("plan"):
+            self.tissue, self.plan = prepare(slide, model, settings)
+        self.request = request
+        self.asked = request.asked(
+            slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
+        )
+        self.store = self.folder.partial / MAPS
+        self.records: list[BlockRecord] = []
+        self.blocks_before = 0
+        self.flight = Flight(0, 0)
+
+    def fill_maps(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
+        """Predict the blocks that an earlier run has not finished, then the pyramids."""
+        done = [record for record in before if record.written]
+        if self.store.exists():
+            remove_partial_files(self.store)
+        else:
+            create_maps(self.store, self.plan.layout)
+        self._mark(before, fault=0)  # those that failed are tried again
+        self.records = list(done)
+        self.blocks_before = len(done)
+        self.progress.start(self.plan, sum(record.tiles for record in done))
+        execution = self._execution(workers)
+
+        def block_done(record: BlockRecord) -> None:
+            claim.check()
+            self._block_done(record)
+
+        with self._timed("blocks"):
+            segment_blocks(execution, self.tissue, self.model.predictor, done, block_done)
+        self._mark(self.records, fault=UNREADABLE)
+        # Those of before may have left pyramids of what is mended now.
+        faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
+        with self._timed("pyramids"):
+            build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
+        self.flight = workers.flight
+        claim.check()
+
+    def _execution(self, workers: Workers) -> Execution:
+        return Execution(self.plan, self.store, workers, self.settings.cache)
+
+    def _block_done(self, record: BlockRecord) -> None:
+        if record.error and self.settings.strict:
+            raise SlideError(f"{record.error} (a strict run takes no damaged slide)")
+        self.folder.record(record)
+        self.records.append(record)
+        self.progress.block_done(record)
+
+    def _mark(self, records: Sequence[BlockRecord], *, fault: int) -> None:
+        """Say in the coverage layer what became of the tissue of blocks for which nothing was written."""
+        failed = {(record.ix, record.iy) for record in records if not record.written}
+        maps = Maps.open(self.store) if failed else None
+        for planned in self.plan.blocks:
+            block = planned.block
+            if maps is not None and (block.ix, block.iy) in failed:
+                tissue = self.tissue.sample(self.plan.frame, block.box)
+                maps.write_coverage(block, tissue * np.uint8(fault))
+
+    def trace_regions(self, workers: Workers) -> None:
+        """Trace the regions and write what people look at."""
+        execution, regions = self._execution(workers), self.settings.regions
+        job = TraceJob(
+            slide=slide_recipe(execution),
+            frame=self.plan.frame,
+            maps_path=execution.store_path,
+            polygons_path=str((self.folder.partial / POLYGONS).absolute()),
+            overview_path=str((self.folder.partial / OVERVIEW).absolute()),
+            groups=self.groups,
+            settings=regions.trace,
+            origin=regions.origin,
+            notice=self.model.facts.card.notice,
+        )
+        self.progress.stage("polygons")
+        self.traced = workers.call(trace_slide, f"trace-{execution.token}-{self.asked.key[:16]}", job)
+        self.seconds |= self.traced.seconds
+
+    def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
+        """Write summary, report and manifest, and rename the results into place.
+
+        Raises:
+            SlideError: the slide's files are not those of the beginning any more.
+        """
+        sha256 = full_hash()
+        self.request.check_unchanged(self.asked)
+        facts = RunFacts(
+            self.plan,
+            self.model.facts,
+            self.settings,
+            self.groups,
+            self.records,
+            self.blocks_before,
+            self.seconds,
+            self.started,
+            self.versions,
+            self.flight,
+            self.request.key(self.asked.versions),
+            self.asked.versions,
+            self.asked.content(sha256),
+        )
+        traced = self.traced
+        summary = {
+            **summarise(facts, traced.regions),
+            "polygons": traced.polygons,
+            "regions_too_thin_to_write": traced.vanished,
+        }
+        record = manifest(facts, self.asked.key)
+        write_json(self.folder.partial / SUMMARY, summary)
+        write_slide_page(self.folder.partial, summary, record, traced.overview)
+        write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
+        self.folder.finish(claim.confirm)
+        return summary
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        self.progress.stage(stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,40 @@
+"""The settings by which tiles become maps: overlap, blending, and what is stored of the probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from wsi_seg.core.errors import UsageError
+from wsi_seg.planning.grid import Grid
+from wsi_seg.planning.map_layout import ProbabilityDtype
+
+Blend = Literal["crop", "gaussian", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class StitchSettings:
+    """How tiles become maps."""
+
+    grid: Grid
+    blend: Blend = "crop"
+    """`crop` keeps each tile's core; `gaussian` and `mean` average overlapping tiles."""
+    probability_downsample: int = 4
+    """Map pixels per probability pixel on each axis."""
+    probability_dtype: ProbabilityDtype = "uint8"
+    uncertainty: bool = False
+    """Add a channel with the normalised entropy of the class probabilities, see `normalised_entropy`."""
+
+    @property
+    def margin(self) -> int:
+        """Pixels at each side of a tile whose prediction is not used."""
+        return self.grid.halo if self.blend == "crop" and self.grid.cut else 0
+
+    def __post_init__(self) -> None:
+        if self.blend not in get_args(Blend):
+            raise UsageError(f"unknown blend {self.blend!r}; use one of {', '.join(get_args(Blend))}")
+        if self.probability_downsample < 1 or self.grid.stride % self.probability_downsample:
+            raise UsageError(
+                f"probability_downsample {self.probability_downsample} must divide "
+                f"tile - overlap = {self.grid.stride}"
+            )

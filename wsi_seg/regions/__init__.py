@@ -1,0 +1,7 @@
+"""Regions: from maps to measured polygons.
+
+Contours are traced, joined to rings, simplified, and measured in one pass; nothing here knows a file
+format.
+"""
+
+__all__ = ["contours", "outlines", "polygons"]

@@ -1,0 +1,291 @@
+"""Sub-pixel contours of a field of any size, traced block by block and joined without a seam.
+
+Nodes are the pixel centres plus one rim of empty nodes on the field's outer edge, so that contours close
+inside the field. A block is a rectangle of cells between nodes; neighbours share one line of nodes, and
+every pixel is read once. A contour's vertex lies on the grid edge between two neighbouring nodes, one
+inside and one outside: the number of that edge names the vertex. Lines that end on a block's border are
+joined by that number, and positions follow from the two nodes alone, so the result does not depend on
+the blocks. Where two corners of a cell are inside, crosswise, they are connected if the mean of the four
+is.
+
+Vertices never fall on a node and chords of one cell never touch (a vertex is strictly between two
+nodes), hence rings neither cross nor touch themselves or each other, and filling them by the rule of
+`rasterize` gives back exactly the pixels at or above the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely import Polygon
+
+from wsi_seg.core.geometry import Box
+from wsi_seg.core.threads import map_ahead
+from wsi_seg.regions.rings import (
+    NO_LINES,
+    Lines,
+    RingLimits,
+    chains,
+    concatenate,
+    connected,
+    join,
+    large_enough,
+    near_pairs,
+    nest,
+    without_straight,
+)
+
+BLOCK = 1024
+
+# Values of a float field are kept this far from the threshold (a quarter of an 8-bit step), as vertices
+# must stay clear of nodes. Whole numbers have a gap of one half by nature.
+FLOAT_GAP = 1 / 1024
+
+
+class Field(Protocol):
+    """A 2-D array that need not be in memory, such as a Zarr array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> Any:
+        """Return the values of a box."""
+
+
+def trace_contours(
+    field: Field,
+    threshold: float,
+    *,
+    block: int = BLOCK,
+    extent: tuple[float, float] | None = None,
+    limits: RingLimits | None = None,
+) -> list[Polygon]:
+    """Trace the regions where `field` is at or above `threshold`, with their holes.
+
+    Contours run where linear interpolation between pixel centres crosses the threshold; for whole
+    numbers, half a step below it.
+
+    Args:
+        field: 2-D, whole numbers or floats; NaN counts as outside.
+        threshold: above zero.
+        block: pixels a side that are read at a time; best a multiple of the array's chunks.
+        extent: width and height in field pixels when the last column or row is only partly inside, as
+            in a map whose size is no multiple of its downsampling; by default the field's shape.
+        limits: outer rings and holes with a smaller area are left out; what lies in a left-out hole too.
+
+    Returns:
+        Valid polygons in field pixels (pixel i covers [i, i + 1)), in no particular order, neither
+        overlapping nor touching.
+    """
+    batches = stream_contours(field, threshold, block=block, extent=extent, limits=limits)
+    return [polygon for batch in batches for polygon in batch]
+
+
+def stream_contours(
+    field: Field,
+    threshold: float,
+    *,
+    block: int = BLOCK,
+    extent: tuple[float, float] | None = None,
+    limits: RingLimits | None = None,
+    reach: float = 0.0,
+) -> Iterator[NDArray[np.object_]]:
+    """Yield the polygons of `trace_contours` while the field is read: memory holds what is not whole yet.
+
+    Args:
+        field: see `trace_contours`.
+        threshold: see there.
+        block: see there.
+        extent: see there.
+        limits: see there.
+        reach: in field pixels. Polygons that lie no further apart come together, so that each batch can
+            be changed by half as much without a look at the others.
+
+    Yields:
+        (n,) polygons, after each row of blocks. How they are batched depends on `block`; nothing else does.
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold must be above zero, got {threshold}")
+    height, width = field.shape
+    extent = (float(width), float(height)) if extent is None else extent
+    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]))
+    if np.issubdtype(field.dtype, np.integer):
+        threshold = math.ceil(threshold)
+    limits = limits or RingLimits()
+    rings, open_lines = NO_LINES, NO_LINES
+    for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
+        parts = list(map_ahead(lambda found: _block_lines(*found, threshold, grid), blocks))
+        closed, others = (concatenate(lines) for lines in zip(*parts, strict=True))
+        joined, open_lines = join(concatenate([open_lines, others]))
+        whole = [without_straight(large_enough(found, limits)) for found in (closed, joined)]
+        rings = concatenate([rings, *whole])
+        waiting = np.zeros(len(rings), bool)
+        if y0 + block < height:
+            waiting = _waiting(rings, open_lines, grid.y[y0 + block], reach)
+        yield nest(rings.pick(~waiting))
+        rings = rings.pick(waiting)
+
+
+def _waiting(rings: Lines, open_lines: Lines, border: float, reach: float) -> NDArray[np.bool_]:
+    """Tell which rings may yet turn out to be inside or near something that crosses the line y = border."""
+    bounds = np.concatenate([rings.bounds(), open_lines.bounds()])
+    # Open lines end on the border, and what will be found below is no nearer than the border.
+    is_open = bounds[:, 3] + reach >= border
+    number = connected(len(bounds), *near_pairs(bounds, reach))
+    return np.isin(number, number[is_open])[: len(rings)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Positions of the nodes' columns and rows in field pixels; the first and last are the rim."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+def _nodes(count: int, extent: float) -> NDArray[np.float64]:
+    if not count - 1 < extent <= count:
+        raise ValueError(f"an extent of {extent} does not end in the last of {count} pixels")
+    last = (count - 1 + extent) / 2
+    return np.concatenate([[0.0], np.arange(count - 1) + 0.5, [last, extent]])
+
+
+def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]:
+    """Yield (node values, first node column, first node row) of each block, row by row.
+
+    The last row and column of the blocks before are carried along, so every pixel is read once.
+    """
+    height, width = field.shape
+    whole = Box(0, 0, width, height)
+    boxes = [
+        Box.at(x0, y0, block, block).intersect(whole)
+        for y0 in range(0, height, block)
+        for x0 in range(0, width, block)
+    ]
+    arrays = map_ahead(lambda box: np.asarray(field[box.slices]), boxes)
+    above = np.zeros(width + 2, field.dtype)
+    for y0 in range(0, height, block):
+        y1 = min(y0 + block, height)
+        left = np.zeros(y1 - y0, field.dtype)
+        below = np.zeros_like(above)
+        for x0 in range(0, width, block):
+            x1 = min(x0 + block, width)
+            values = next(arrays)
+            nodes = np.zeros((y1 - y0 + 1 + (y1 == height), x1 - x0 + 1 + (x1 == width)), field.dtype)
+            nodes[0] = above[x0 : x0 + nodes.shape[1]]
+            nodes[1 : y1 - y0 + 1, 0] = left
+            nodes[1 : y1 - y0 + 1, 1 : x1 - x0 + 1] = values
+            left = values[:, -1]
+            below[x0 + 1 : x1 + 1] = values[-1]
+            yield nodes, x0, y0
+        above = below
+
+
+def _block_lines(nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _Grid) -> tuple[Lines, Lines]:
+    """Return the rings of one block and its other lines, with the inside where +y is of a step along +x."""
+    inside = nodes >= threshold
+    crossings = _crossings(inside)
+    if not len(crossings.near):
+        return NO_LINES, NO_LINES
+    xy, edge = _exact(crossings, nodes, threshold, grid, (x0, y0))
+    order, offsets, is_ring = chains(_following(crossings, inside, nodes, threshold))
+    lines = Lines(xy[order], edge[order], offsets)
+    return lines.pick(is_ring), lines.pick(~is_ring)
+
+
+@dataclass(frozen=True, slots=True)
+class _Crossings:
+    """The grid edges of a block, between two nodes, that a contour crosses."""
+
+    near: NDArray[np.intp]
+    """(n,) number, row after row, of the node with the smaller column or row."""
+    across: NDArray[np.bool_]
+    """(n,) whether the edge is along x, that is on a row of nodes."""
+    shape: tuple[int, int]
+    """Rows and columns of the block's nodes."""
+
+    @property
+    def far(self) -> NDArray[np.intp]:
+        """(n,) number of the other node."""
+        return self.near + np.where(self.across, 1, self.shape[1])
+
+
+def _crossings(inside: NDArray[np.bool_]) -> _Crossings:
+    rows, columns = inside.shape
+    row, column = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), columns - 1)
+    along_y = np.flatnonzero(inside[1:] != inside[:-1])
+    near = np.concatenate([row * columns + column, along_y])
+    return _Crossings(near, np.arange(len(near)) < len(row), (rows, columns))
+
+
+def _following(
+    crossings: _Crossings, inside: NDArray[np.bool_], nodes: NDArray[Any], threshold: float
+) -> NDArray[np.intp]:
+    """Return the crossing that comes after each one with the inside on the left; -1 outside the block."""
+    (rows, columns), across = crossings.shape, crossings.across
+    near, far, is_in = crossings.near, crossings.far, inside.ravel()
+    near_in = is_in[near]
+    left, right = np.where(near_in, near, far), np.where(near_in, far, near)
+    # The next cell has two more nodes, ahead of those two.
+    forward = np.where(across == near_in, 1, -1)
+    row, column = np.divmod(near, columns)
+    to = np.where(across, row, column) + forward
+    leaves = (to < 0) | (to == np.where(across, rows, columns))
+    ahead = np.where(leaves, 0, forward * np.where(across, columns, 1))
+    ahead_left, ahead_right = left + ahead, right + ahead
+    left_in, right_in = is_in[ahead_left], is_in[ahead_right]
+    turns_right = left_in & right_in
+    # Where the inside meets the outside crosswise, the mean of the four nodes tells which is connected.
+    saddle = np.flatnonzero(~left_in & right_in & ~leaves)
+    around = np.sort([found[saddle] for found in (left, right, ahead_left, ahead_right)], axis=0)
+    turns_right[saddle] = sum(_heights(nodes.ravel()[around], threshold)) > 0
+    turns_left = ~left_in & ~turns_right
+    one, other = np.where(turns_left, left, ahead_right), np.where(turns_right, right, ahead_left)
+    exit_edge = 2 * np.minimum(one, other) + (across ^ (turns_left | turns_right))
+    number = np.empty(2 * inside.size, np.intp)
+    number[2 * near + across] = np.arange(len(near))
+    return np.where(leaves, -1, number[np.where(leaves, 2 * near + across, exit_edge)])
+
+
+def _heights(values: NDArray[Any], threshold: float) -> NDArray[np.float64]:
+    """Return values above the contour's level, at least a gap away from it."""
+    if np.issubdtype(values.dtype, np.floating):
+        height = values.astype(np.float64) - threshold
+        is_in = values >= threshold
+        height = np.where(is_in, np.maximum(height, FLOAT_GAP), np.fmin(height, -FLOAT_GAP))  # also for NaN
+        return np.asarray(height, np.float64)
+    return np.asarray(values, np.float64) - (threshold - 0.5)
+
+
+def _exact(
+    crossings: _Crossings, nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return field positions and grid edge numbers of crossings.
+
+    Positions follow from the two nodes in a fixed order, so that they have the same bits in every block. A
+    crossing beside the rim lies on the field's edge.
+    """
+    across = crossings.across
+    here, there = (_heights(nodes.ravel()[end], threshold) for end in (crossings.near, crossings.far))
+    part = here / (here - there)
+    row, column = np.divmod(crossings.near, crossings.shape[1])
+    column, row = column + corner[0], row + corner[1]
+    last_column, last_row = len(grid.x) - 2, len(grid.y) - 2
+    part[(across & (column == 0)) | (~across & (row == 0))] = 0.0
+    part[(across & (column == last_column)) | (~across & (row == last_row))] = 1.0
+    x0, y0 = grid.x[column], grid.y[row]
+    xy = np.empty((len(part), 2))
+    xy[:, 0] = np.where(across, x0 + part * (grid.x[column + across] - x0), x0)
+    xy[:, 1] = np.where(across, y0, y0 + part * (grid.y[row + ~across] - y0))
+    return xy, 2 * (row * len(grid.x) + column) + across

@@ -1,0 +1,243 @@
+"""The files of a slide's results: their names, how JSON is read and written, and what no run has written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from wsi_seg.core.errors import OutputError
+
+MAPS = "maps.zarr"
+POLYGONS = "polygons.geojson"
+OVERVIEW = "overview.png"
+THUMBNAIL = "thumbnail.jpg"
+REPORT = "report.html"
+SUMMARY = "summary.json"
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+JOURNAL = "blocks.jsonl"
+CONTENT = "content.json"
+RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
+WORKING = (PLAN, JOURNAL, CONTENT)
+# In the folder of all results.
+BATCH = "batch.csv"
+FAILED = "failed.csv"
+LOGS = "logs"
+
+# Bytes of the longest file name that filesystems in use take, and those that may be added to a slide's name
+# (as in `.NAME.claim.` with the 32 digits of a UUID).
+LONGEST_NAME = 255
+NAME_AFFIXES = 48
+
+
+class _RegionFacts(BaseModel):
+    count: int
+    area_mm2: float
+
+
+class _CoverageFacts(BaseModel):
+    unread_mm2: float
+    other_level_mm2: float
+
+
+class _SummaryFacts(BaseModel):
+    """The parts that every summary has; it may hold others."""
+
+    status: str
+    mpp: tuple[float, float]
+    mpp_source: str
+    reader: str
+    tissue_area_mm2: float
+    class_area_mm2: dict[str, float]
+    regions: dict[str, _RegionFacts]
+    coverage: _CoverageFacts
+
+
+# Files of the maps.
+_OF_MAPS = re.compile(
+    r"(labels/(classes|tissue|coverage)/)?(zarr\.json|\d+/(zarr\.json|c(/\d+)+(\.[0-9a-f]{32}\.partial)?))"
+    r"|labels/zarr\.json"
+)
+_LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")
+# A file under a temporary name while it is written.
+_TEMPORARY = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{32})?\.(tmp|partial)")
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals (full disk, no permission) into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or path}: cannot write results ({error.strerror or error})", error.errno
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a sibling file and rename it, so that `path` is old or new but never half."""
+    aside = path.with_name(path.name + ".tmp")
+    with writing_to(path):
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a results folder.
+
+    Raises:
+        OutputError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: is damaged ({error}); remove its folder and run again") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a results folder that holds an object; OutputError as for `read_json`."""
+    return as_record(read_json(path), path)
+
+
+def as_record(value: Any, place: Path | str) -> dict[str, Any]:
+    """Return JSON that is an object; OutputError where it is something else."""
+    if not isinstance(value, dict):
+        raise OutputError(f"{place}: is damaged (no JSON object); remove its folder and run again")
+    return value
+
+
+def as_summary(value: Any, place: Path | str) -> dict[str, Any]:
+    """Return JSON that is a summary; OutputError where something is missing or of another kind."""
+    summary = as_record(value, place)
+    try:
+        _SummaryFacts.model_validate(summary)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise OutputError(
+            f"{place}: is damaged ({where}: {first['msg']}); remove its folder and run again"
+        ) from error
+    return summary
+
+
+def earlier_batch_of(record: Mapping[str, Any]) -> int | None:
+    """Return the batch size that a plan says; None where it says none."""
+    batch = record.get("batch")
+    return batch if isinstance(batch, int) else None
+
+
+def listed_files(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of files that a manifest lists."""
+    listed = record.get("files")
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+
+def missing_files(manifest: Path) -> list[str]:
+    """Return the files that a manifest lists and its folder lacks, one line each."""
+    try:
+        record = read_record(manifest)
+    except OutputError as error:
+        return [str(error)]
+    return [
+        f"{manifest}: lists {name}, which is missing"
+        for name in listed_files(record)
+        if not (manifest.parent / name).exists()
+    ]
+
+
+def short_name(name: str) -> str:
+    """Return the name under which temporary files and logs of results of this name lie next to each other.
+
+    It is the name itself, or of a very long one its beginning and a hash: filesystems take 255 bytes, some of
+    which go before and after the name.
+    """
+    encoding = sys.getfilesystemencoding()
+    encoded = name.encode(encoding, "replace")  # a log's name is no reason to fail, see `check_name`
+    if len(encoded) <= LONGEST_NAME - NAME_AFFIXES:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+    room = LONGEST_NAME - NAME_AFFIXES - len(digest) - 1
+    return f"{encoded[:room].decode(encoding, 'ignore')}-{digest}"
+
+
+def check_name(name: str) -> None:
+    """Check that folders can have the name of results; OutputError where they cannot."""
+    try:
+        longest = max((len(os.fsencode(part)) for part in Path(name).parts), default=0)
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"{name}: the encoding of this locale, {error.encoding}, lacks a character of this name; "
+            "set another one, such as LC_ALL=C.UTF-8"
+        ) from error
+    if longest > LONGEST_NAME:
+        raise OutputError(
+            f"{name}: a name of {longest} bytes, where a folder has at most {LONGEST_NAME}; "
+            "give a shorter one in the column name of a table"
+        )
+
+
+def is_manifest(content: bytes) -> bool:
+    """Return whether a file is the manifest of a slide's results, and not just one of that name."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "maps_key" in record
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file of this name is what a file browser puts into folders that it shows."""
+    return _LITTER.fullmatch(name) is not None
+
+
+def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]:
+    """Return those of the files in a results folder that no run has written, sorted.
+
+    Args:
+        names: relative paths of files, with `/`.
+        listed: names that the folder's manifest lists besides the known ones.
+    """
+    known = {*RESULTS, *WORKING, *listed}
+
+    def ours(name: str) -> bool:
+        top, _, rest = name.partition("/")
+        if is_litter(PurePosixPath(name).name):
+            return True
+        if top == MAPS:
+            return _OF_MAPS.fullmatch(rest) is not None
+        temporary = _TEMPORARY.fullmatch(top)
+        return top in known or (temporary is not None and temporary["name"] in known)
+
+    return sorted(name for name in names if not ours(name))
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the relative path of each file and link below a folder; no link is followed."""
+    for root, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name).relative_to(folder).as_posix() for name in (*files, *links))
+
+
+def check_own(folder: Path) -> None:
+    """Refuse to remove a folder that holds anything but what a run has written."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise OutputError(f"{folder}: is no folder that a run has made; move it elsewhere and run again")
+    manifest = folder / MANIFEST
+    listed = listed_files(read_record(manifest)) if manifest.is_file() else []
+    foreign = foreign_files(files_below(folder), listed)
+    if foreign:
+        raise OutputError(
+            f"{folder}: is to be replaced but also holds {foreign[0]}, which no run has written; "
+            "move that elsewhere, or choose another output folder"
+        )

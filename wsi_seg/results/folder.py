@@ -1,0 +1,318 @@
+"""The results folder of one slide: its files, how it is built under another name, and how a run resumes.
+
+OUT/<slide>/              whole results, renamed into place at the end
+    maps.zarr  polygons.geojson  overview.png  report.html  thumbnail.jpg  summary.json  manifest.json
+    (polygons.geojson.gz instead where it is large, see `exporters.geojson.COMPRESS_ABOVE`)
+OUT/.<slide>.partial/     the same while it is being made, and after an interruption
+    plan.json             what is being done; a run with another plan does not mix with it
+    blocks.jsonl          one line for each finished block
+    content.json          the slide's files, and their hash once it is known, see `identity`
+OUT/.<slide>.claim        the owner of both, see `claims`
+
+The name of a slide may hold folders, as in a/b/slide: its results then lie in OUT/a/b. Results never lie
+within those of another slide. A folder is replaced or removed only where all in it was written by a run on
+the same slide; anything else is refused and stays as it is.
+
+What a kill leaves behind, between any two writes, is one of: nothing; a partial folder without plan.json,
+which is begun again; one with it, which is resumed; one with manifest.json, the last file to be written,
+which only has to be renamed (`settle`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wsi_seg.core.errors import OutputError
+from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.results import matching
+from wsi_seg.results.files import (
+    BATCH,
+    CONTENT,
+    FAILED,
+    JOURNAL,
+    LOGS,
+    MANIFEST,
+    MAPS,
+    OVERVIEW,
+    PLAN,
+    POLYGONS,
+    REPORT,
+    SUMMARY,
+    THUMBNAIL,
+    WORKING,
+    as_summary,
+    check_name,
+    check_own,
+    earlier_batch_of,
+    is_manifest,
+    missing_files,
+    read_json,
+    read_record,
+    short_name,
+    write_json,
+    writing_to,
+)  # fmt: skip
+from wsi_seg.results.journal import append_record, read_records
+from wsi_seg.results.matching import Asked, Record, Versions
+from wsi_seg.slides.identity import Content
+from wsi_seg.slides.slide import default_name
+
+__all__ = [
+    "BATCH",
+    "FAILED",
+    "JOURNAL",
+    "LOGS",
+    "MANIFEST",
+    "MAPS",
+    "OVERVIEW",
+    "PLAN",
+    "POLYGONS",
+    "REPORT",
+    "SUMMARY",
+    "THUMBNAIL",
+    "ResultsFolder",
+    "check_name",
+    "missing_files",
+    "read_json",
+    "results_name",
+    "short_name",
+    "write_json",
+    "writing_to",
+]  # fmt: skip
+
+
+def results_name(slide: str | Path) -> str:
+    """Name results after the slide file, or after the folder of a DICOM series, whose files are numbered."""
+    return Path(slide).absolute().name if Path(slide).is_dir() else default_name(str(slide))
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsFolder:
+    """The place of one slide's results."""
+
+    out: Path
+    name: str
+
+    @property
+    def final(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def place(self) -> Path | str:
+        """The place of the whole results for everybody to see."""
+        return self.final
+
+    @property
+    def partial(self) -> Path:
+        return self._next_to("partial")
+
+    @property
+    def claim(self) -> Path:
+        return self._next_to("claim")
+
+    @property
+    def _old(self) -> Path:
+        return self._next_to("old")
+
+    def _next_to(self, state: str) -> Path:
+        return self.final.with_name(f".{short_name(self.final.name)}.{state}")
+
+    def _finished(self) -> Record | None:
+        """Return the manifest of whole results; None without any."""
+        return self._finished_here()
+
+    def _finished_here(self) -> Record | None:
+        path = self.final / MANIFEST
+        return read_record(path) if path.is_file() else None
+
+    def answers(self, request_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
+        """Return a note on whole results that answer a request, as `holds` does, but without its slide.
+
+        Args:
+            request_with: returns the request with the versions of the software that made the results.
+            versions: of this software.
+        """
+        record = self._finished()
+        recorded = None if record is None else matching.versions_of(record)
+        if record is None or recorded is None or record.get("request") in (None, ""):
+            return None
+        if record["request"] != request_with(recorded):
+            return None
+        return matching.versions_note(recorded, versions)
+
+    def check_place(self) -> None:
+        """Refuse to build results within those of another slide.
+
+        Raises:
+            OutputError: a folder above, up to `out`, holds results.
+        """
+        for above in PurePosixPath(self.name).parents:
+            manifest = self.out / above / MANIFEST
+            with writing_to(manifest):
+                if manifest.is_file() and is_manifest(manifest.read_bytes()):
+                    raise OutputError(within_results(self.out / above))
+
+    def tidy(self) -> None:
+        """Leave no empty folder behind where results were only built."""
+
+    def settle(self, asked: Asked, confirm: Callable[[], None]) -> None:
+        """Bring to its end what a kill at the very end of an earlier run has left.
+
+        Args:
+            asked: the run that is about to begin.
+            confirm: raises where the claim of this run is lost.
+        """
+        with writing_to(self.final):
+            if (self.partial / MANIFEST).is_file():
+                self._put_into_place(confirm)
+            self._discard(self._old)
+
+    def holds(self, asked: Asked) -> str | None:
+        """Return a note on the whole results of this run that are there, "" where there is nothing to say.
+
+        Returns:
+            None where there are none, or where they are to be replaced.
+
+        Raises:
+            OutputError: the folder holds something else, or the results of another run that are not to be
+                overwritten, or not all of which is of this slide.
+            SlideError: the slide cannot be read, to compare it.
+        """
+        return self._holds_here(asked)
+
+    def _holds_here(self, asked: Asked) -> str | None:
+        record = self._finished_here()
+        if record is None:
+            self._check_empty()
+            return None
+        if not asked.overwrite:
+            return matching.note_on_kept(record, asked, self.final)
+        matching.check_same_slide(record, asked, self.final)
+        check_own(self.final)
+        return None
+
+    def _check_empty(self) -> None:
+        if self.final.is_symlink() or (self.final.exists() and not _is_empty(self.final)):
+            raise OutputError(
+                f"{self.final}: exists but holds no results of wsi-seg; choose another output folder"
+            )
+
+    def read_summary(self) -> dict[str, Any]:
+        return as_summary(read_json(self.final / SUMMARY), self.final / SUMMARY)
+
+    def earlier_batch(self) -> int | None:
+        """Return the batch size of the finished or unfinished run that is here; None where there is none."""
+        if (self.partial / PLAN).is_file():
+            return earlier_batch_of(read_record(self.partial / PLAN))
+        record = self._finished()
+        plan = {} if record is None else record.get("plan")
+        return earlier_batch_of(plan) if isinstance(plan, dict) else None
+
+    def begin(self, plan: SegmentationPlan, asked: Asked) -> list[BlockRecord]:
+        """Make the partial folder, or resume that of an earlier, interrupted run.
+
+        Returns:
+            Records of the blocks that were tried already; those that are not `written` are to be tried again.
+
+        Raises:
+            OutputError: the folder cannot be written, or belongs to a run with another plan.
+            SlideError: the slide cannot be read, to compare it.
+        """
+        unfinished = (self.partial / PLAN).is_file()
+        if unfinished and asked.overwrite:
+            matching.check_same_slide(read_record(self.partial / PLAN), asked, self.partial)
+        elif unfinished:
+            before = self._content()
+            matching.check_resumable(read_record(self.partial / PLAN), before, asked, self.partial)
+            self.keep_content(asked, Content.from_json(before).sha256)
+            with writing_to(self.partial):
+                return read_records(self.partial / JOURNAL)
+        with writing_to(self.partial):
+            self._discard(self.partial)
+            self.partial.mkdir(parents=True)
+        try:
+            self.keep_content(asked)
+            record = {"run_key": asked.key, "made_with": dict(asked.versions), "content": asked.content()}
+            write_json(self.partial / PLAN, {**record, **plan.to_json()})
+        except OutputError:
+            self.discard_if_nothing_done()
+            raise
+        return []
+
+    def keep_content(self, asked: Asked, sha256: str | None = None) -> None:
+        """Record the slide's files, and their hash where it is known, for a run that resumes."""
+        write_json(self.partial / CONTENT, asked.content(sha256))
+
+    def known_hash(self) -> str | None:
+        """Return the hash of the slide that the unfinished run has recorded."""
+        return Content.from_json(self._content()).sha256
+
+    def _content(self) -> Any:
+        return read_json(self.partial / CONTENT) if (self.partial / CONTENT).is_file() else None
+
+    def record(self, record: BlockRecord) -> None:
+        """Append one finished block to the journal; the block's shards are on disk by then."""
+        with writing_to(self.partial):
+            append_record(self.partial / JOURNAL, record)
+
+    def files(self) -> list[str]:
+        """Return the names of all that the whole results will hold, `MANIFEST` included."""
+        names = {path.name for path in self.partial.iterdir() if path.suffix != ".tmp"}
+        return sorted((names | {MANIFEST}) - {*WORKING})
+
+    def finish(self, confirm: Callable[[], None]) -> None:
+        """Rename the partial folder into place; whole results of before are replaced only then.
+
+        Args:
+            confirm: raises where the claim of this run is lost.
+
+        Raises:
+            OutputError: the claim is lost, or what is in the place is not to be replaced; the partial folder
+                stays, to be put there by the next run.
+        """
+        with writing_to(self.final):
+            self._put_into_place(confirm)
+
+    def _put_into_place(self, confirm: Callable[[], None]) -> None:
+        before = self._finished_here()
+        if before is None:
+            self._check_empty()
+        else:
+            matching.check_same_record(before, read_record(self.partial / MANIFEST), self.final)
+            check_own(self.final)
+        self._discard(self._old)
+        confirm()
+        for name in WORKING:
+            (self.partial / name).unlink(missing_ok=True)
+        if before is not None:
+            self.final.rename(self._old)
+        self.partial.rename(self.final)
+        self._discard(self._old)
+
+    def discard_if_nothing_done(self) -> None:
+        """Remove the partial folder when it holds no finished block that a next run could keep."""
+        with writing_to(self.partial):
+            if not (self.partial / JOURNAL).exists() and not (self.partial / MANIFEST).exists():
+                self._discard(self.partial)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a folder of ours, if it is there; OutputError where it holds anything else."""
+        if folder.is_symlink() or folder.exists():
+            check_own(folder)
+            shutil.rmtree(folder)
+
+
+def within_results(place: Path | str) -> str:
+    return (
+        f"{place}: holds the results of a slide, and no others are put within them; "
+        "choose another output folder or name"
+    )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

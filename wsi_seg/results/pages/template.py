@@ -1,0 +1,116 @@
+"""What all pages have in common: templates that escape what they are given, numbers as people write them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import uuid
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from wsi_seg.exporters.figure import area_text
+from wsi_seg.results.folder import writing_to
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Write a page piece by piece, whole or not at all.
+
+    Args:
+        path: the file; replaced when it exists.
+        template: its file name, in this package.
+        values: what it shows; text is escaped.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # two runs may write one page
+    with writing_to(path):
+        try:
+            with aside.open("w", encoding="utf-8", newline="\n") as file:
+                # In batches of this many pieces, of which a row of a table has a dozen.
+                stream = _environment().get_template(template).stream(values)
+                stream.enable_buffering(200)
+                file.writelines(stream)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return new_environment()
+
+
+def new_environment(*packages: str) -> Environment:
+    """Return an environment with the base page, its filters, and the templates of further packages.
+
+    Args:
+        packages: folders under wsi_seg.
+    """
+    # Imported here: what writes no page need not wait for it.
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    folders = ChoiceLoader([PackageLoader("wsi_seg", package) for package in ("results/pages", *packages)])
+    environment = Environment(
+        loader=folders, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        count=lambda n: f"{n:,}",
+        percent=lambda share: "" if share is None else f"{100 * share:.1f} %",
+        plain=lambda name: str(name).replace("_", " "),
+        mm2=mm2_text,
+        area=lambda um2: "" if um2 is None else area_text(um2),
+        duration=duration_text,
+        data_uri=data_uri,
+        cut=cut,
+    )
+    return environment
+
+
+def mm2_text(mm2: float | None) -> str:
+    """Return an area in mm² with three digits, at most six of them behind the point; "" for None."""
+    if mm2 is None:
+        return ""
+    if mm2 == 0:
+        return "0"
+    digits = 0 if mm2 >= 100 else 1 if mm2 >= 10 else 2 if mm2 >= 1 else 3 if mm2 >= 0.1 else 4
+    return f"{mm2:,.{digits}f}" if mm2 >= 0.0001 else f"{mm2:.6f}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a time such as 0.4 s, 12 s, 3 min 20 s or 2 h 5 min; "" for None."""
+    if seconds is None:
+        return ""
+    if seconds < 59.5:
+        return (
+            f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        )
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, with an ellipsis where some are left out."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return a JPEG as an address that holds it."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def jpeg_of(image: Image.Image, quality: int) -> bytes:
+    """Return a picture as JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+    return buffer.getvalue()

@@ -1,0 +1,8 @@
+"""Slides: opening them, reading boxes at any resolution, and telling one from another.
+
+`readers.open_slide` returns a `slide.Slide`; `tolerant` reads around damage, `local_copies` fetches slides
+behind URLs, `identity` compares contents, and `sample` holds the packaged slide. A new slide format is a
+new reader.
+"""
+
+__all__ = ["identity", "local_copies", "readers", "sample", "slide", "tolerant"]

@@ -1,0 +1,65 @@
+"""A remote slide that is read from its local copy in a `SlideCache`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_seg.core.errors import SlideError
+from wsi_seg.core.geometry import Box
+from wsi_seg.slides.local_copies import SlideCache
+from wsi_seg.slides.slide import Slide, SlideInfo, UnreadableError, default_name
+
+
+class CachedSlide:
+    """The slide of a URL; its local copy stays in the cache until this is closed."""
+
+    def __init__(self, url: str, cache: SlideCache, open_local: Callable[[str], Slide]) -> None:
+        """Fetch the slide, where it is not in the cache, and open it.
+
+        Raises:
+            SlideError: it cannot be fetched or opened.
+            OutputError: the cache cannot be written.
+        """
+        with ExitStack() as stack:
+            path = stack.enter_context(cache.lease(url))
+            try:
+                self._slide = stack.enter_context(open_local(str(path)))
+            except SlideError as error:
+                raise SlideError(f"{url}: {error}") from error
+            self._stack = stack.pop_all()
+        self._info = replace(self._slide.info, path=url, name=default_name(url))
+
+    @property
+    def info(self) -> SlideInfo:
+        return self._info
+
+    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
+        """Read whole pixels of one level; see `wsi_seg.slides.slide.Slide.read_level`."""
+        try:
+            return self._slide.read_level(level, box)
+        except UnreadableError as error:
+            raise UnreadableError(f"{self._info.path}: {error}", error.box_level, error.tile) from error
+        except SlideError as error:
+            raise SlideError(f"{self._info.path}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the file, which may leave the cache from now on."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,196 @@
+"""Results in the words of the API; texts are sent as they are, and the page shows them as text."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from wsi_seg.core.classes import ClassGroup, TissueClass
+from wsi_seg.core.errors import WsiSegError
+from wsi_seg.maps.maps import FAULTS
+from wsi_seg.slides.slide import SlideInfo
+from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
+from wsi_seg.viewer.folders import ResultEntry
+from wsi_seg.viewer.palette import hex_code, safe_colors
+from wsi_seg.viewer.state import OpenResult, Row, ViewerState
+
+
+def list_results(
+    state: ViewerState, text: str = "", offset: int = 0, limit: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """Return one line for each result; a damaged one says what is wrong with it.
+
+    Args:
+        state: of the server.
+        text: only results with this in their name or folder, in letters of either case.
+        offset: results to leave out at the start.
+        limit: lines at most; None: all.
+
+    Returns:
+        The lines, and how many results there are in all.
+    """
+    wanted = text.casefold()
+    found = [
+        entry for entry in state.folders.all()
+        if not wanted or wanted in f"{_place(state, entry)}/{entry.name}".casefold()
+    ]  # fmt: skip
+    stop = len(found) if limit is None else offset + limit
+    return [_line(state, entry) for entry in found[offset:stop]], len(found)
+
+
+def same_slide(state: ViewerState, result: OpenResult) -> list[dict[str, Any]]:
+    """Return id, name and folder of the other results of the slide of a result."""
+    own, found = _row(state, result.entry).slide, []
+    for entry in state.folders.all():
+        if entry.id == result.entry.id:
+            continue
+        with suppress(WsiSegError):  # a damaged one cannot be compared
+            if _row(state, entry).slide == own:
+                found.append({"id": entry.id, "name": entry.name, "folder": _place(state, entry)})
+    return found
+
+
+def _line(state: ViewerState, entry: ResultEntry) -> dict[str, Any]:
+    head = {"id": entry.id, "name": entry.name, "folder": _place(state, entry), "folder_time": entry.time}
+    try:
+        row = _row(state, entry)
+        now = {}
+        if entry.running:
+            result = state.open(entry)
+            progress = result.progress()
+            now = {"status": result.status, "progress": progress and progress.to_json()}
+    except WsiSegError as error:
+        return {**head, "status": "damaged", "error": str(error), "areas": [], "has_slide": False}
+    return {**head, **row.facts, **now, "has_slide": state.finder.is_present(row.slide_path)}
+
+
+def _row(state: ViewerState, entry: ResultEntry) -> Row:
+    """Return what is listed of a result, read once for each version of it."""
+
+    def read() -> Row:
+        slide = (result := OpenResult(entry, state)).facts.slide
+        facts = _row_facts(result)
+        return Row(facts, slide.path, (slide.fingerprint, slide.size.width, slide.size.height))
+
+    return state.rows.get_or_make((entry.id, entry.version), read)
+
+
+def _row_facts(result: OpenResult) -> dict[str, Any]:
+    facts = result.facts
+    return {
+        "version": result.version,
+        "status": result.status,
+        "progress": None,
+        "tissue_mm2": facts.summary.get("tissue_area_mm2"),
+        "areas": [
+            {"name": g.name, "color": hex_code(g.color), "mm2": facts.area(g.name, "group_area_mm2")}
+            for g in facts.groups
+            if facts.area(g.name, "group_area_mm2")
+        ],
+        "notice": facts.notice,
+        "mpp": _mpp(facts.slide),
+        "size": [facts.slide.size.width, facts.slide.size.height],
+    }
+
+
+def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
+    """Return all that the page needs to show a result."""
+    facts, place = result.facts, result.slide()
+    slide, frame, progress = facts.slide, facts.frame, result.progress()
+    bounds = slide.bounds
+    return {
+        "id": result.entry.id,
+        "name": result.entry.name,
+        "folder": _place(state, result.entry),
+        "version": result.version,
+        "status": result.status,
+        "progress": progress and progress.to_json(),
+        "size": [slide.size.width, slide.size.height],
+        "mpp": _mpp(slide),
+        "bounds": bounds and [bounds.x0, bounds.y0, bounds.width, bounds.height],
+        "map": {
+            "size": [frame.size.width, frame.size.height],
+            "mpp": frame.mpp,
+            "l0_per_map": [frame.l0_per_map.x, frame.l0_per_map.y],
+            "probability_downsample": facts.probability_downsample,
+        },
+        "tile_size": result.grid.tile,
+        "max_zoom": result.grid.max_zoom,
+        "classes": [_class(result, one) for one in facts.classes],
+        "channels": [one.name for one in facts.classes],
+        "groups": [_group(result, one) for one in facts.groups],
+        "threshold": facts.trace.threshold if facts.traced else None,
+        "layers": [
+            "classes",
+            "probability",
+            "tissue",
+            *(["uncertainty"] if facts.uncertainty else []),
+            "coverage",
+        ],
+        "notice": facts.notice,
+        "origin_offset": list(facts.origin_offset),
+        "regions": _region_count(result),
+        "coverage": _coverage(result),
+        "has_slide": place.path is not None,
+        "slide_problem": place.problem,
+    }
+
+
+def _class(result: OpenResult, one: TissueClass) -> dict[str, Any]:
+    area = result.facts.area(one.name, "class_area_mm2")
+    return {"code": one.code, "name": one.name, **_colors(result, one), "mm2": area}
+
+
+def _group(result: OpenResult, one: ClassGroup) -> dict[str, Any]:
+    facts = result.facts
+    traced = one.name in facts.traced
+    regions = facts.summary.get("regions")
+    found = regions.get(one.name, {}) if isinstance(regions, dict) else {}
+    return {
+        "name": one.name,
+        "label": one.qupath_name,
+        **_colors(result, one),
+        "codes": list(one.codes),
+        "traced": traced,
+        "count": found.get("count") if traced else None,
+        "mm2": facts.area(one.name, "group_area_mm2"),
+        "regions_mm2": found.get("area_mm2") if traced else None,
+    }
+
+
+def _colors(result: OpenResult, one: TissueClass | ClassGroup) -> dict[str, str]:
+    safe = safe_colors(result.colored())[one.name]
+    return {"color": hex_code(one.color), "safe_color": hex_code(safe)}
+
+
+def _region_count(result: OpenResult) -> int:
+    regions = result.facts.summary.get("regions")
+    if not isinstance(regions, dict):
+        return 0
+    return sum(int(one.get("count", 0)) for one in regions.values())
+
+
+def _coverage(result: OpenResult) -> dict[str, Any]:
+    """Return how much of the slide was analyzed, and the colors of the coverage layer."""
+    summary, slide = result.facts.summary, result.facts.slide
+    mpp, size = slide.mpp, slide.size
+    read = summary.get("coverage")
+    read = read if isinstance(read, dict) else {}
+    areas = {OTHER_LEVEL: read.get("other_level_mm2"), UNREADABLE: read.get("unread_mm2")}
+    return {
+        "slide_mm2": mpp and size.width * mpp.x * size.height * mpp.y / 1e6,
+        "tissue_mm2": summary.get("tissue_area_mm2"),
+        "blocks": summary.get("blocks"),
+        "blocks_failed": summary.get("blocks_failed"),
+        "legend": [{"name": f.name, "color": hex_code(f.color), "mm2": areas[f.code]} for f in FAULTS],
+    }
+
+
+def _mpp(slide: SlideInfo) -> list[float] | None:
+    return None if slide.mpp is None else [slide.mpp.x, slide.mpp.y]
+
+
+def _place(state: ViewerState, entry: ResultEntry) -> str:
+    """Return where the result lies under OUT, to tell equal names apart."""
+    inner = entry.folder.relative_to(state.folders.out).parent.as_posix()
+    return "" if inner == "." else inner

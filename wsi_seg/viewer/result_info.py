@@ -1,0 +1,187 @@
+"""What a result says about itself, read from its manifest and summary, or from the plan of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.classes import ClassGroup, TissueClass
+from wsi_seg.core.errors import OutputError
+from wsi_seg.exporters.geojson import Origin
+from wsi_seg.pipeline.export import manifest_part
+from wsi_seg.pipeline.settings import RegionSettings
+from wsi_seg.planning.map_layout import MapLayout
+from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.results.folder import JOURNAL, MANIFEST, PLAN, SUMMARY, read_json
+from wsi_seg.slides.slide import MapFrame, SlideInfo
+from wsi_seg.viewer.folders import ResultEntry
+
+UM2_PER_MM2 = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    blocks_done: int
+    blocks_total: int
+    tiles_done: int
+    tiles_total: int
+    done: frozenset[tuple[int, int]]
+    """(ix, iy) of the blocks that were written, those that were read in part included."""
+    failed: frozenset[tuple[int, int]] = frozenset()
+    """(ix, iy) of the blocks of which nothing could be read."""
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "blocks_done": self.blocks_done,
+            "blocks_failed": len(self.failed),
+            "blocks_total": self.blocks_total,
+            "tiles_done": self.tiles_done,
+            "tiles_total": self.tiles_total,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StitchFacts:
+    """What the plan in a manifest says about the stored maps."""
+
+    probability_downsample: int
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A result, without its pixels and regions."""
+
+    slide: SlideInfo
+    frame: MapFrame
+    classes: tuple[TissueClass, ...]
+    groups: tuple[ClassGroup, ...] = ()
+    """Of the model's card, and single classes that were traced."""
+    traced: tuple[str, ...] = ()
+    """Names of the groups whose regions were traced."""
+    trace: TraceSettings = field(default_factory=TraceSettings)
+    origin: Origin = "bounds"
+    """Of the GeoJSON, see `RegionSettings`."""
+    notice: str = ""
+    origin_offset: tuple[float, float] = (0.0, 0.0)
+    """What was subtracted from l0 positions in the GeoJSON."""
+    uncertainty: bool = False
+    probability_downsample: int = 1
+    summary: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    """Of a run that is not finished."""
+
+    def area(self, name: str, kind: str) -> float | None:
+        """Return the area of a class or group in mm², None where it is not known (yet).
+
+        Args:
+            name: of the class or group.
+            kind: `class_area_mm2` or `group_area_mm2`.
+        """
+        areas = self.summary.get(kind)
+        if not isinstance(areas, dict):
+            return None
+        value = areas.get(name, 0.0)
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def read_facts(entry: ResultEntry) -> Facts:
+    """Read what a result says about itself.
+
+    Raises:
+        OutputError: a file is missing or damaged.
+    """
+    return _read_running(entry) if entry.running else _read_finished(entry)
+
+
+def _read_finished(entry: ResultEntry) -> Facts:
+    folder = entry.folder
+    manifest, summary = _read(entry, MANIFEST), _read(entry, SUMMARY)
+    card = manifest_part(ModelCard, manifest, folder, "model", "card")
+    regions = manifest_part(RegionSettings, manifest, folder, "settings", "regions")
+    offset = manifest_part(tuple[float, float], manifest, folder, "origin_subtracted_l0")
+    stitch = manifest_part(StitchFacts, manifest, folder, "plan", "stitch")
+    traced = regions.resolve(card)
+    return Facts(
+        slide=manifest_part(SlideInfo, manifest, folder, "slide"),
+        frame=manifest_part(MapFrame, manifest, folder, "frame"),
+        classes=card.tissue_classes,
+        groups=tuple(dict.fromkeys((*card.class_groups, *traced))),
+        traced=tuple(group.name for group in traced),
+        trace=regions.trace,
+        origin=regions.origin,
+        notice=card.notice,
+        origin_offset=offset,
+        uncertainty=stitch.uncertainty,
+        probability_downsample=stitch.probability_downsample,
+        summary=summary,
+    )
+
+
+def _read_running(entry: ResultEntry) -> Facts:
+    plan = _read(entry, PLAN)
+    path = entry.folder / PLAN
+    try:
+        layout = MapLayout.from_json(plan["layout"])
+        blocks = [(int(ix), int(iy), int(tiles)) for ix, iy, tiles in plan["blocks"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"{path}: is damaged ({error}); run wsi-seg run again") from error
+    return Facts(
+        slide=manifest_part(SlideInfo, plan, entry.folder, "slide"),
+        frame=manifest_part(MapFrame, plan, entry.folder, "frame"),
+        classes=layout.classes,
+        uncertainty=layout.uncertainty,
+        probability_downsample=layout.probability_downsample,
+        plan={"blocks": blocks},
+    )
+
+
+def _read(entry: ResultEntry, name: str) -> dict[str, Any]:
+    path = entry.file(name)
+    if path is None:
+        raise OutputError(f"{entry.folder / name}: is missing; run wsi-seg run again")
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise OutputError(f"{path}: is damaged (no JSON object); remove its folder and run again")
+    return value
+
+
+def read_progress(entry: ResultEntry, facts: Facts) -> Progress | None:
+    """Return how far a run is, None for a finished one."""
+    if not entry.running:
+        return None
+    blocks = facts.plan["blocks"]
+    tiles = {(ix, iy): count for ix, iy, count in blocks}
+    path = entry.file(JOURNAL)
+    written = {} if path is None else _read_journal(path)
+    return Progress(
+        blocks_done=len(written),
+        blocks_total=len(blocks),
+        tiles_done=sum(tiles.get(place, 0) for place in written),
+        tiles_total=sum(tiles.values()),
+        done=frozenset(place for place, there in written.items() if there),
+        failed=frozenset(place for place, there in written.items() if not there),
+    )
+
+
+def _read_journal(path: Path) -> dict[tuple[int, int], bool]:
+    """Return the finished blocks, and whether their shards were written."""
+    try:
+        text = path.read_bytes()
+    except OSError:  # the run has just been finished, and the file removed
+        return {}
+    written = {}
+    # What stands behind the last line's end is being written.
+    for line in text[: text.rfind(b"\n") + 1].splitlines():
+        try:
+            record = json.loads(line)
+            written[int(record["ix"]), int(record["iy"])] = bool(record["written"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise OutputError(f"{path}: a line is damaged ({error})") from error
+    return written
