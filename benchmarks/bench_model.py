@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.made.slides import SlideSpec
 from wsi_seg import RunSettings, load_model, open_slide, segment_slide
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.geometry import Size
@@ -38,7 +39,6 @@ from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.maps.maps import Maps
 from wsi_seg.slides.sample import sample_slide
 from wsi_seg.slides.slide import map_frame, read_region
-from wsi_seg.testing.made_slide import SlideSpec
 
 TEACHER = "bcss-demo"
 CARD = ModelCard(

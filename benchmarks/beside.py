@@ -22,6 +22,7 @@ from bench_model import CARD, SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 from numpy.typing import NDArray
 
+from tests.made.slides import make_slide
 from wsi_seg.core.allocator import keep_freed_memory
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.core.system import usable_cores
@@ -30,7 +31,6 @@ from wsi_seg.inference import stitch
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.run import load_model, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
-from wsi_seg.testing.made_slide import make_slide
 
 CORES = 16  # of the machine that is reckoned with, beside its GPU
 

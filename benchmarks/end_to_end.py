@@ -26,6 +26,7 @@ import torch
 from bench_model import SLIDE, benchmark_model, default_work
 from machine import begin, write_result
 
+from tests.made.slides import make_slide
 from wsi_seg.core.allocator import keep_freed_memory
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
@@ -36,7 +37,6 @@ from wsi_seg.inference.models.predictor import Predictor
 from wsi_seg.pipeline.run import SlideResult, load_model, open_predictor, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
-from wsi_seg.testing.made_slide import make_slide
 
 
 def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> float:

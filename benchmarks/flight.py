@@ -18,6 +18,7 @@ from typing import Any
 from machine import begin, write_result
 from slow_writer import Peaks, SlowWriter
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg import RunSettings, segment_slide
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.geometry import Size
@@ -26,7 +27,6 @@ from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.pipeline.run import Model
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MIB = 2**20
 SIDE = 512  # of a block and of a tile
@@ -43,7 +43,7 @@ CARD = ModelCard(
     overlap=0,
     mpp=0.5,
 )
-MODEL = Model(ModelFacts(CARD, "0" * 64, 0), PredictorRecipe("wsi_seg.testing.predictors:darkness"))
+MODEL = Model(ModelFacts(CARD, "0" * 64, 0), PredictorRecipe("tests.made.predictors:darkness"))
 SETTINGS = RunSettings(tissue="none", plan=PlanSettings(block=SIDE), workers=WORKERS)
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from machine import begin, write_result
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.card import WEIGHTS_NAME
 from wsi_seg.core.geometry import Size
 from wsi_seg.inference.models.registry import find_model
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MIB = 2**20
 NO_CEILING = "none"

@@ -34,10 +34,10 @@ from peer_environments import REQUIREMENTS, environment, remove_environment, sha
 from PIL import Image
 from processes import OutOfMemory, alone, watch
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg import find_tissue, open_slide
 from wsi_seg.core.geometry import Size
 from wsi_seg.maps.maps import Maps
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 PROGRAM = Path(sys.executable).with_name("wsi-seg")
 SCRIPTS = Path(__file__).resolve().parent / "peers"

@@ -27,11 +27,11 @@ from machine import begin, versions, write_result
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.made.slides import TILE, SlideSpec, make_slide
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.slides.readers import open_slide, tiled_tiff
 from wsi_seg.slides.sample import sample_slide
 from wsi_seg.slides.slide import Slide, map_frame, read_region
-from wsi_seg.testing.made_slide import TILE, SlideSpec, make_slide
 
 RGB = NDArray[np.uint8]
 Read = Callable[[int, int, int, int], RGB]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from machine import begin, write_result
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 SIDE = 256
 SETTINGS = ("--tissue", "none", "--set", f"tile={SIDE}", "--set", "overlap=0", "--set", f"block={SIDE}")

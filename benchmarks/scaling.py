@@ -27,9 +27,9 @@ from typing import Any
 from machine import begin, describe_machine, write_result
 from scaling_model import BlockWork, Cluster, Work, simulate
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
 from wsi_seg.results.bottleneck import SERIAL
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 SIDE = 512
 STORED_TILE = 256**2

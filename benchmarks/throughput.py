@@ -33,12 +33,12 @@ from bench_model import SLIDE, benchmark_model, default_work
 from end_to_end import forward_seconds
 from machine import begin, write_result
 
+from tests.made.slides import make_slide
 from wsi_seg.core.geometry import Size
 from wsi_seg.core.system import usable_cores
 from wsi_seg.inference.models.calibrate import machine
 from wsi_seg.inference.models.devices import resolve_device
 from wsi_seg.inference.models.predictor import load_predictor
-from wsi_seg.testing.made_slide import make_slide
 
 LOOK_SECONDS = 0.1
 

@@ -31,10 +31,10 @@ import numpy as np
 import psutil
 from machine import begin, versions, write_result
 
+from tests.made.results import make_results
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
 from wsi_seg.planning.plan import PlanSettings
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 SCREEN = (1536, 1024)
 CONNECTIONS = 6

@@ -26,6 +26,9 @@ import numpy as np
 import shapely
 from playwright.sync_api import Page, sync_playwright
 
+from tests.made.landmarks import darkness_model
+from tests.made.slides import SlideSpec, make_slide
+from tests.viewer_page import Viewer, launch, server
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.geometry import Size
 from wsi_seg.exporters.geojson import write_geojson
@@ -35,13 +38,6 @@ from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.polygons import Region
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import map_frame
-from wsi_seg.testing.landmarks import darkness_model
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests"))
-
-from viewer_page import Viewer, launch, server  # noqa: E402
 
 SIDE = 32_768
 GROUPS = (ClassGroup("tumor", (1,), (200, 0, 0)), ClassGroup("stroma", (2,), (150, 200, 150)))

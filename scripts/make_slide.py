@@ -4,7 +4,7 @@
     python scripts/make_slide.py big.svs --size 100000 --mpp 0.25 --tissue 0.4
     python scripts/make_slide.py bounds.scn --size 32768 --bounds 4096 2048 16384 16384
 
-`wsi_seg.testing.made_slide` says what is on it and offers the same from Python.
+`tests.made.slides` says what is on it and offers the same from Python.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Box, Size
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[Path, SlideSpec]:

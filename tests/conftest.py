@@ -92,8 +92,8 @@ def smooth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pyramidal slide of 3072 × 3072 pixels at 0.25 µm/px, a third of it tissue."""
+    from tests.made.slides import SlideSpec, make_slide
     from wsi_seg.core.geometry import Size
-    from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
     path = tmp_path_factory.mktemp("slides") / "made.svs"
     make_slide(path, SlideSpec(size=Size(3072, 3072), mpp=0.25, tissue=0.35, seed=3))

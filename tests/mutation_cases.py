@@ -27,9 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutation_inputs import KINDS, Case, Command, Kind, picture, run_again
-from mutations import damaged
 from PIL import Image
+
+from tests.mutation_inputs import KINDS, Case, Command, Kind, picture, run_again
+from tests.mutations import damaged
 
 if TYPE_CHECKING:
     from wsi_seg.execution.tasks import BlockRecord

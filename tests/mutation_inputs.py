@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import yaml
-from mutations import Place
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.mutations import Place
 
 RGB = NDArray[np.uint8]
 Command = tuple[str, ...]
@@ -88,8 +89,8 @@ def _pyramid(
 
 
 def _scn(folder: Path, _: Path) -> Path:
+    from tests.made.slides import SlideSpec, make_slide
     from wsi_seg.core.geometry import Box, Size
-    from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
     Image.fromarray(picture(512)).save(folder.parent / "texture.png")
     spec = SlideSpec(

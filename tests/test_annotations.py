@@ -12,11 +12,11 @@ import shapely
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.made.datasets import feature
 from wsi_seg.annotations.geojson import read_annotations
 from wsi_seg.cli import app
 from wsi_seg.core.errors import MaskError
 from wsi_seg.maps.maps import Maps
-from wsi_seg.testing.made_data import feature
 
 MPP, MODEL_MPP = 0.4, 0.5
 HOLED = shapely.Point(90, 70).buffer(60).difference(shapely.box(60.3, 50.2, 101.7, 92.9))

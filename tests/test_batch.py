@@ -18,6 +18,7 @@ import tifffile
 from typer.testing import CliRunner
 
 import wsi_seg.pipeline.run
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.cli import app
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
@@ -29,7 +30,6 @@ from wsi_seg.results.claims import claimed
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MAIN = "from wsi_seg.cli import main; main()"
 

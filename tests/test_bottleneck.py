@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from tests.made.memory_slides import ArraySlide
+from tests.made.predictors import Darkness
 from wsi_seg.cli import app
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.inference.blocks import STAGES, BlockSettings, segment_block
@@ -26,8 +28,6 @@ from wsi_seg.planning.grid import Block, Grid
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.results.bottleneck import SERIAL, Lanes, bottleneck, describe, lanes_of
 from wsi_seg.slides.slide import map_frame
-from wsi_seg.testing.predictors import Darkness
-from wsi_seg.testing.slides import ArraySlide
 from wsi_seg.tissue.mask import TissueMask
 
 WALL = {"plan": 1.0, "blocks": 90.0, "pyramids": 2.0, "polygons": 4.0, "overview": 3.0}

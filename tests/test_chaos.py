@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution import worker_processes
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 MAIN = "from wsi_seg.cli import main\nif __name__ == '__main__':\n    main()\n"
 KILLS = 4

@@ -23,6 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.slow_writer import Peaks, SlowWriter
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.cli import app
 from wsi_seg.core.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.core.geometry import Size
@@ -35,7 +36,6 @@ from wsi_seg.pipeline.config import RunConfig
 from wsi_seg.pipeline.run import load_model, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from shapely import Polygon
 
+from tests.made.datasets import corners, feature, write_features
 from wsi_seg.annotations.outline_files import read_outlines
 from wsi_seg.core.classes import BCSS, IGNORED_CODES
 from wsi_seg.core.errors import DataError
@@ -18,7 +19,6 @@ from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.outlines import OutlinedImages
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
-from wsi_seg.testing.made_data import corners, feature, write_features
 
 SCHEME = LabelScheme(BCSS, 1.0, ignored_codes=IGNORED_CODES)
 SQUARE = [(2, 1), (6, 1), (6, 4), (2, 4)]

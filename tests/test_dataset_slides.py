@@ -17,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import Polygon
 
+from tests.made.datasets import corners, feature, write_features
+from tests.made.pyramids import make_landmark_slide
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.annotations.rasterize import rasterize_mask
 from wsi_seg.core.classes import BCSS, IGNORED_CODES
 from wsi_seg.core.errors import SlideError
@@ -27,9 +30,6 @@ from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED, not_class
 from wsi_seg.datasets.slide_region import MOST_OPEN, SlideRegion
 from wsi_seg.datasets.slides import AnnotatedSlides
-from wsi_seg.testing.made_data import corners, feature, write_features
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
-from wsi_seg.testing.pyramids import make_landmark_slide
 
 SCHEME = LabelScheme(BCSS, 0.5, ignored_codes=IGNORED_CODES)
 SIZE_L0 = Size(400, 300)

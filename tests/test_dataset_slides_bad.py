@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.made.datasets import corners, feature, write_features
+from tests.made.pyramids import make_landmark_slide
 from wsi_seg.core.classes import BCSS
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.slides import AnnotatedSlides
-from wsi_seg.testing.made_data import corners, feature, write_features
-from wsi_seg.testing.pyramids import make_landmark_slide
 
 BOX = Box(10, 10, 50, 50)
 

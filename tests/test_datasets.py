@@ -11,6 +11,16 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tests.made.datasets import (
+    COUNT,
+    MADE,
+    SCHEME,
+    corners,
+    feature,
+    scene,
+    tumor_mask,
+    write_features,
+)
 from wsi_seg.core.classes import BCSS, IGNORED_CODES, TissueClass
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
@@ -24,16 +34,6 @@ from wsi_seg.datasets.region import not_class
 from wsi_seg.datasets.slides import AnnotatedSlides
 from wsi_seg.datasets.split import Split
 from wsi_seg.testing.datasets import CHECKS
-from wsi_seg.testing.made_data import (
-    COUNT,
-    MADE,
-    SCHEME,
-    corners,
-    feature,
-    scene,
-    tumor_mask,
-    write_features,
-)
 
 Check = Callable[[Callable[[], Dataset], LabelScheme], None]
 each_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

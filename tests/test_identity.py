@@ -16,13 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import wsi_seg
+from tests.made.pyramids import write_pyramid
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.geometry import Scale
 from wsi_seg.results.claims import Owner
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.slides.identity import Content, compare_content, content_hash, stamp_slide
-from wsi_seg.testing.pyramids import write_pyramid
 
 
 def call(*arguments: object) -> Any:

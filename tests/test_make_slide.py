@@ -10,10 +10,10 @@ import tifffile
 from PIL import Image
 
 from scripts.make_slide import main
+from tests.made.slides import BLANK, TILE, SlideSpec, level_sizes, make_slide, tissue_mask
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import read_thumbnail
-from wsi_seg.testing.made_slide import BLANK, TILE, SlideSpec, level_sizes, make_slide, tissue_mask
 
 
 def test_openslide_takes_it_for_an_aperio_slide(tmp_path: Path) -> None:

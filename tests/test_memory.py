@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 # A projection is an upper estimate, but one that is far too high keeps a run from a machine that would do.
 SLACK = 1.6

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import tifffile
-from mutation_inputs import KINDS, picture
 from typer.testing import CliRunner
 
+from tests.made.pyramids import write_pyramid
+from tests.made.results import make_results
+from tests.mutation_inputs import KINDS, picture
 from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Scale
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.pyramids import write_pyramid
 
 COUNT = os.environ.get("WSI_SEG_MUTATIONS", "2")
 # All cases of all kinds run before the first test is judged.

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from shapely import Polygon, box
 
+from tests.made.memory_slides import ArraySlide
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup
 from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters import figure
@@ -15,7 +16,6 @@ from wsi_seg.maps.maps import MapLayout, Maps, create_maps
 from wsi_seg.planning.grid import cut_blocks
 from wsi_seg.regions.outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, map_frame
-from wsi_seg.testing.slides import ArraySlide
 
 TUMOR, STROMA = BCSS_GROUPS[:2]
 GREY = 200

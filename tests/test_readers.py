@@ -14,11 +14,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.made.pyramids import area_mean, write_pyramid
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.slides.readers import READERS, open_slide
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
-from wsi_seg.testing.pyramids import area_mean, write_pyramid
 from wsi_seg.testing.readers import CHECKS, Opener
 
 Maker = Callable[[], Path]

@@ -19,10 +19,12 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import BUCKET, Traffic, s3_server, web_server
 from test_tiled_tiff import MAKERS
 from typer.testing import CliRunner
 
+from tests.made.pyramids import write_pyramid
+from tests.made.slides import SlideSpec, make_slide
+from tests.servers import BUCKET, Traffic, s3_server, web_server
 from wsi_seg.cli import app
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.errors import SlideError
@@ -35,8 +37,6 @@ from wsi_seg.planning.plan import ModelFacts, PlanSettings
 from wsi_seg.results.folder import MAPS, POLYGONS
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import default_name
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
-from wsi_seg.testing.pyramids import write_pyramid
 from wsi_seg.testing.readers import CHECKS
 
 CARD = ModelCard(
@@ -50,7 +50,7 @@ CARD = ModelCard(
     mpp=0.5,
     tile=128,
 )
-DARKNESS = Model(ModelFacts(CARD, "0" * 64, 0), PredictorRecipe("wsi_seg.testing.predictors:darkness"))
+DARKNESS = Model(ModelFacts(CARD, "0" * 64, 0), PredictorRecipe("tests.made.predictors:darkness"))
 SETTINGS = RunSettings(plan=PlanSettings(block=512, overlap=32))
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import BUCKET, Traffic, s3_server
 from test_remote import DARKNESS, SETTINGS, put, tree
 from typer.testing import CliRunner
 
 import wsi_seg.pipeline.run
+from tests.made.slides import SlideSpec, make_slide
+from tests.servers import BUCKET, Traffic, s3_server
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted, OutputError
 from wsi_seg.core.geometry import Size
@@ -22,7 +23,6 @@ from wsi_seg.pipeline.run import SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results.folder import MANIFEST
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 OUT = f"s3://{BUCKET}/out"
 NOT_COMPARED = {MANIFEST, "summary.json", "report.html"}  # which hold times

@@ -18,13 +18,13 @@ import yaml
 from hatchling.builders.wheel import WheelBuilder
 
 import wsi_seg
+from tests.made.datasets import MADE
 from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.inference.models.network import build_network
 from wsi_seg.inference.models.registry import BUNDLED, bundled_names
 from wsi_seg.pipeline.config import RunConfig, read_run_config
 from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.slides.sample import sample_slide
-from wsi_seg.testing.made_data import MADE
 from wsi_seg.training.config import (
     AugmentationConfig,
     LossConfig,

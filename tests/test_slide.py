@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.made.memory_slides import ArraySlide
+from tests.made.pyramids import area_mean, make_landmark_slide, write_pyramid
 from wsi_seg.core.errors import MppMissingError, SlideError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.slides import slide as slide_module
@@ -31,8 +33,6 @@ from wsi_seg.slides.slide import (
     source_box,
     upsampling,
 )
-from wsi_seg.testing.pyramids import area_mean, make_landmark_slide, write_pyramid
-from wsi_seg.testing.slides import ArraySlide
 
 quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

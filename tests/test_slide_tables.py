@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from dicom_heads import CT, DIRECTORY, WHOLE_SLIDE, write_dicom
 from typer.testing import CliRunner
-from viewer_server import client, only_id
 
+from tests.dicom_heads import CT, DIRECTORY, WHOLE_SLIDE, write_dicom
+from tests.viewer_server import client, only_id
 from wsi_seg.cli import app
 from wsi_seg.pipeline.config import read_run_config
 from wsi_seg.pipeline.inputs import find_slides

@@ -8,6 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.made.memory_slides import ArraySlide, area_mean
+from tests.made.predictors import Darkness, Identity, Position
 from wsi_seg.core.errors import ModelError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.inference.blocks import BlockSettings, segment_block, without_margin
@@ -16,8 +18,6 @@ from wsi_seg.planning.grid import Block, Grid, cut_blocks
 from wsi_seg.planning.map_layout import ProbabilityDtype
 from wsi_seg.planning.stitch_settings import Blend, StitchSettings
 from wsi_seg.slides.slide import map_frame, pick_level, read_region
-from wsi_seg.testing.predictors import Darkness, Identity, Position
-from wsi_seg.testing.slides import ArraySlide, area_mean
 from wsi_seg.tissue.mask import TissueMask, find_tissue
 
 CODES = (5, 9, 200)

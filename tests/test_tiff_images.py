@@ -23,12 +23,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from typer.testing import CliRunner, Result
 
+from tests.made.pyramids import area_mean
 from wsi_seg.cli import app
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.mask_files import MaskReader
 from wsi_seg.slides.readers import READERS, open_slide
 from wsi_seg.slides.readers.base import make_levels
-from wsi_seg.testing.pyramids import area_mean
 
 SIDE = 512
 HALF_MICRON = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}

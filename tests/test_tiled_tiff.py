@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.made.pyramids import area_mean, write_pyramid
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.cli import app
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
-from wsi_seg.testing.pyramids import area_mean, write_pyramid
 from wsi_seg.testing.readers import CHECKS, Opener
 
 RGB = NDArray[np.uint8]

@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw
 from shapely import Polygon
 from typer.testing import CliRunner
 
+from tests.made.datasets import feature, write_features
+from tests.made.memory_slides import ArraySlide
 from wsi_seg.cli import app
 from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.geometry import Box, RealBox, Scale, Size
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import MapFrame, Slide, map_frame, read_thumbnail
-from wsi_seg.testing.made_data import feature, write_features
-from wsi_seg.testing.slides import ArraySlide
 from wsi_seg.tissue.mask import TissueMask, find_tissue
 from wsi_seg.tissue.stain import find_ink, measure, otsu_threshold
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.made.datasets import MADE, SCHEME
 from wsi_seg.core.card import CardClass, ModelCard
 from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
 from wsi_seg.pipeline.run import load_model
-from wsi_seg.testing.made_data import MADE, SCHEME
 from wsi_seg.training.config import AugmentationConfig, OptimizerConfig, TrainConfig
 from wsi_seg.training.fit import train
 

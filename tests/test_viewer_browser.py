@@ -16,6 +16,7 @@ import shapely
 from PIL import Image
 from scipy.signal import fftconvolve
 
+from tests.made.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
 from wsi_seg.core.geometry import Box
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.run import segment_slide
@@ -23,13 +24,13 @@ from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.polygons import trace
 from wsi_seg.slides.readers import open_slide
-from wsi_seg.testing.landmarks import RECTANGLES, SIZE, darkness_model, exact_settings, landmark_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
-import viewer_page
 from playwright.sync_api import Browser, BrowserContext
-from viewer_page import Viewer, assert_drawn, edges, features
+
+from tests import viewer_page
+from tests.viewer_page import Viewer, assert_drawn, edges, features
 
 BOUNDS = Box(512, 256, 512 + SIZE.width, 256 + SIZE.height)
 HOSTILE = "<img src=x onerror=window.hacked=1>"

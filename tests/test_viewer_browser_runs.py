@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
-import viewer_page
 from playwright.sync_api import Browser
-from viewer_page import Viewer
+
+from tests import viewer_page
+from tests.viewer_page import Viewer
 
 
 @dataclass(frozen=True)

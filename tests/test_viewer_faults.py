@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 from starlette.testclient import TestClient
-from viewer_server import client, only_id, picture, whole_level
 
+from tests.made.pyramids import make_landmark_slide
+from tests.made.results import make_results
+from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.execution.tasks import BlockRecord
@@ -23,8 +25,6 @@ from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.folder import JOURNAL
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import state as viewer_state
 
 SIZE = Size(1300, 1000)

@@ -18,11 +18,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from viewer_server import client
 
+from tests.made.pyramids import make_landmark_slide
+from tests.made.results import make_results
+from tests.viewer_server import client
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import connections, slides
 from wsi_seg.viewer import state as viewer_state
 

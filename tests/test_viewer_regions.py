@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
-from viewer_server import client, only_id
 
+from tests.made.pyramids import write_pyramid
+from tests.made.results import make_results
+from tests.viewer_server import client, only_id
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.folder import MAPS
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.pyramids import write_pyramid
 from wsi_seg.viewer import regions
 from wsi_seg.viewer.limits import Kept
 from wsi_seg.viewer.outlines import Outlines, Sheet, power_of_two_below, ring_texts

@@ -16,12 +16,12 @@ import anyio
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from viewer_server import LOCAL, client, only_id
 
+from tests.made.landmarks import darkness_model
+from tests.made.pyramids import write_pyramid
+from tests.made.results import make_results, renamed
+from tests.viewer_server import LOCAL, client, only_id
 from wsi_seg.core.geometry import Scale
-from wsi_seg.testing.landmarks import darkness_model
-from wsi_seg.testing.made_results import make_results, renamed
-from wsi_seg.testing.pyramids import write_pyramid
 from wsi_seg.viewer.limits import Kept, Workers
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.security import MOST_BODY, Access

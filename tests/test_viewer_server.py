@@ -17,19 +17,19 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from dicom_heads import WHOLE_SLIDE, write_dicom
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
-from viewer_server import client, only_id, picture, whole_level
 
+from tests.dicom_heads import WHOLE_SLIDE, write_dicom
+from tests.made.pyramids import make_landmark_slide
+from tests.made.results import make_results
+from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results.claims import claimed
-from wsi_seg.testing.made_results import make_results
-from wsi_seg.testing.pyramids import make_landmark_slide
 from wsi_seg.viewer import server
 from wsi_seg.viewer.security import is_loopback
 

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
-from viewer_server import client, only_id, picture, whole_level
 
+from tests.made.landmarks import LIGHT, darkness_model, landmark_slide
+from tests.made.pyramids import make_landmark_slide, write_pyramid
+from tests.made.results import SMALL_BLOCKS, make_results
+from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.folder import MAPS
-from wsi_seg.testing.landmarks import LIGHT, darkness_model, landmark_slide
-from wsi_seg.testing.made_results import SMALL_BLOCKS, make_results
-from wsi_seg.testing.pyramids import make_landmark_slide, write_pyramid
 from wsi_seg.viewer.grid import DeepZoom
 from wsi_seg.viewer.limits import Kept
 from wsi_seg.viewer.responses import Refused

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.errors import ClusterError
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution import worker_processes
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.workers import open_workers
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TWO = WorkerSettings(processes=2, threads=1)

@@ -5,7 +5,7 @@
         check(lambda: MyDataset(name="mine", folder=my_folder, …), scheme)
 
 Each check takes a function that makes the data set, whose folder is absolute, and the classes and resolution
-of a model; it raises AssertionError where the contract is broken. `wsi_seg.testing.made_data` has small data.
+of a model; it raises AssertionError where the contract is broken. `tests.made.datasets` has small data.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.made.pyramids import write_pyramid
 from wsi_seg.core.classes import BCSS
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.base import Dataset
@@ -22,7 +23,6 @@ from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlines import OutlinedImages
 from wsi_seg.datasets.region import Pixels
 from wsi_seg.datasets.slides import AnnotatedSlides
-from wsi_seg.testing.pyramids import write_pyramid
 
 SCHEME = LabelScheme(classes=BCSS[:2], mpp=0.5, image_labels=("benign", "malignant"))
 """Channel 0 is tumor, channel 1 stroma."""

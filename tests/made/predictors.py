@@ -41,10 +41,10 @@ class Position:
 
 
 def identity() -> Identity:
-    """Recipe `wsi_seg.testing.predictors:identity`."""
+    """Recipe `tests.made.predictors:identity`."""
     return Identity()
 
 
 def darkness() -> Darkness:
-    """Recipe `wsi_seg.testing.predictors:darkness`."""
+    """Recipe `tests.made.predictors:darkness`."""
     return Darkness()

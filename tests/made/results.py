@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tests.made.landmarks import darkness_model
 from wsi_seg.pipeline.run import Model, Progress, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.polygons import TraceSettings
-from wsi_seg.testing.landmarks import darkness_model
 
 SMALL_BLOCKS = PlanSettings(tile=128, block=256, overlap=32, probability_downsample=2)
 

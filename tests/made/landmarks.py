@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.execution.tasks import PredictorRecipe
@@ -17,7 +18,6 @@ from wsi_seg.pipeline.run import Model
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
 from wsi_seg.regions.polygons import TraceSettings
-from wsi_seg.testing.made_slide import SlideSpec, make_slide
 
 LIGHT, DARK = (226, 178, 208), (84, 40, 92)
 BELOW = ((300, 1630, 520, 1910), (1130, 1640, 1700, 1800))  # what larger slides show too
@@ -65,7 +65,7 @@ def darkness_model(mpp: float = 0.5, tile: int = 256) -> Model:
         mpp=mpp,
         tile=tile,
     )
-    recipe = PredictorRecipe("wsi_seg.testing.predictors:darkness")
+    recipe = PredictorRecipe("tests.made.predictors:darkness")
     return Model(ModelFacts(card, digest="0" * 64, weights_bytes=0), recipe)
 
 

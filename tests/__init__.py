@@ -1,0 +1,1 @@
+"""Tests; `made` makes what they and the benchmarks run on."""
