@@ -119,8 +119,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     """A running browser; a module's own, since what drives it keeps an event loop running."""
-    import viewer_page
     from playwright.sync_api import sync_playwright
+
+    from tests import viewer_page
 
     with sync_playwright() as playwright:
         browser = viewer_page.launch(playwright, chromium)

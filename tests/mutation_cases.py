@@ -159,7 +159,7 @@ def call(command: Command) -> int:
 
 def look(command: Command) -> int:
     """Ask the server for everything that it shows of results; print what it did not foresee."""
-    from viewer_server import client
+    from tests.viewer_server import client
 
     with client(Path(command[1])) as asking:
         answers = [asking.get("/api/slides")]
@@ -222,8 +222,7 @@ def _made_or_exit(work: Callable[[], object], log: Path) -> None:
 
 def make_shared(folder: Path) -> None:
     """Make a slide, a model and the results of a run in an empty folder."""
-    from conftest import small_model
-
+    from tests.conftest import small_model
     from wsi_seg.cli import app
 
     Image.fromarray(picture()).save(folder / "slide.png")

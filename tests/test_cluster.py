@@ -96,7 +96,7 @@ def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Pat
     """60 blocks that a stand-in for the network has done long before they are written."""
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(10 * 256, 6 * 256), mpp=0.5))
     model = replace(
-        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("test_cluster:even")
+        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("tests.test_cluster:even")
     )
     settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
     peaks, slow = Peaks(), SlowWriter(cluster, seconds=0.1)

@@ -19,12 +19,12 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tiled_tiff import MAKERS
 from typer.testing import CliRunner
 
 from tests.made.pyramids import write_pyramid
 from tests.made.slides import SlideSpec, make_slide
 from tests.servers import BUCKET, Traffic, s3_server, web_server
+from tests.test_tiled_tiff import MAKERS
 from wsi_seg.cli import app
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.errors import SlideError

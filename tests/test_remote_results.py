@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_remote import DARKNESS, SETTINGS, put, tree
 from typer.testing import CliRunner
 
 import wsi_seg.pipeline.run
 from tests.made.slides import SlideSpec, make_slide
 from tests.servers import BUCKET, Traffic, s3_server
+from tests.test_remote import DARKNESS, SETTINGS, put, tree
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted, OutputError
 from wsi_seg.core.geometry import Size

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_remote import DARKNESS, SETTINGS, tree
 from typer.testing import CliRunner
 
 from tests.servers import Traffic, web_server
+from tests.test_remote import DARKNESS, SETTINGS, tree
 from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError, SlideError
 from wsi_seg.core.geometry import Box
