@@ -276,7 +276,7 @@ MODULES = (
     "wsi_seg.exporters.overview",
     "wsi_seg.results.pages.check",
     "wsi_seg.results.pages.slide",
-    "viewer_server",
+    "tests.viewer_server",
     "torch._dynamo",  # by the first prediction
     "torch._inductor",
 )
