@@ -44,14 +44,11 @@ def done(step):
 done("start Python")
 from wsi_seg import cli
 done("import the command line")
-from wsi_seg.cli.imports import quick_imports
-with quick_imports():
-    from wsi_seg.pipeline import run
+from wsi_seg.pipeline import run
 done("import readers, plan, maps and Dask")
-with quick_imports():
-    import torch
-    done("import PyTorch")
-    from wsi_seg.inference.models import calibrate, predictor
+import torch
+done("import PyTorch")
+from wsi_seg.inference.models import calibrate, predictor
 done("import the networks' library")
 def noting(before, function, after):
     def call(*arguments, **options):

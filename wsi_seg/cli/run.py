@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_seg.cli.imports import quick_imports
 from wsi_seg.cli.options import (
     ClassesOption,
     ConfigOption,
@@ -130,10 +129,9 @@ def run(
     interrupted.
     """
     keep_freed_memory()
-    with quick_imports():
-        from wsi_seg.cli.batch import print_plans, run_tasks
-        from wsi_seg.pipeline.config import RunConfig, read_run_config
-        from wsi_seg.pipeline.inputs import find_slides
+    from wsi_seg.cli.batch import print_plans, run_tasks
+    from wsi_seg.pipeline.config import RunConfig, read_run_config
+    from wsi_seg.pipeline.inputs import find_slides
 
     set_up_logging(verbose)
     flags: dict[str, Any] = {
@@ -147,8 +145,7 @@ def run(
     }  # fmt: skip
     resolved = read_run_config(config, flags)
     inputs = find_slides(slides, RunConfig.model_fields)
-    with quick_imports():  # of PyTorch
-        tasks, where = _tasks(inputs, resolved, overwrite, verify)
+    tasks, where = _tasks(inputs, resolved, overwrite, verify)
     if dry_run:
         return print_plans(tasks, json_)
     for card in dict.fromkeys(task.model.facts.card.name for task in tasks):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -17,10 +18,6 @@ from torch.nn import functional
 
 from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
 from wsi_seg.core.errors import ModelError
-from wsi_seg.inference.models.compiler_on_use import compiler_on_use
-
-with compiler_on_use():
-    import segmentation_models_pytorch as smp
 
 HEAD = "segmentation_head"  # name of the last layers in every network of the library
 HEAD_KEY = f"{HEAD}.0.weight"
