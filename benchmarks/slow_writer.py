@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wsi_seg.execution.graph import Flight, Workers
-from wsi_seg.execution.tasks import BlockJob, BlockRecord, run_block
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, run_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import SegmentationPlan
 
@@ -48,7 +48,7 @@ class SlowWriter(Workers):
         return None
 
 
-def _write_slowly(work: tuple[BlockJob, float]) -> BlockRecord:
+def _write_slowly(work: tuple[BlockTask, float]) -> BlockRecord:
     job, seconds = work
 
     def write(maps: Maps, *args: Any, **arrays: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,8 +20,7 @@ from tests.made.memory_slides import ArraySlide
 from tests.made.predictors import Darkness
 from wsi_seg.cli import app
 from wsi_seg.core.geometry import Box, Scale
-from wsi_seg.inference.blocks import STAGES, BlockSettings, segment_block
-from wsi_seg.inference.forward_pool import ForwardPasses
+from wsi_seg.inference.blocks import STAGES, BlockSettings, ForwardPool, segment_block
 from wsi_seg.inference.models.calibrate import Calibration, Timing
 from wsi_seg.inference.models.transfer import CudaClock
 from wsi_seg.pipeline.run import load_model
@@ -119,11 +119,10 @@ def test_passes_on_a_gpu_count_for_the_block_that_asked(monkeypatch: pytest.Monk
     plan = BlockSettings(frame, StitchSettings(Grid(64, 0), "crop", 4), (1, 2), 0, batch=1)
     tissue = TissueMask(np.ones((16, 32), bool), Scale(8, 8), "test")
     predictor = OnGpu()
-    run = ForwardPasses(predictor, 1).of_block(0, None)
-    other = run(np.zeros((1, 64, 64, 3), np.uint8) for _ in range(5))
-    with other as unasked:
+    pool = ForwardPool(predictor, 1)
+    with closing(pool.predict((np.zeros((1, 64, 64, 3), np.uint8) for _ in range(5)), 0)) as unasked:
         next(unasked)
-        maps = segment_block(slide, Block(0, 0, Box(0, 0, 256, 128)), tissue, predictor, plan, run)
+        maps = segment_block(slide, Block(0, 0, Box(0, 0, 256, 128)), tissue, predictor, plan, pool)
     assert maps.tiles == 8 and maps.seconds["predict"] == 8 * 1.5
 
 

@@ -17,11 +17,11 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 import wsi_seg.pipeline.run
-import wsi_seg.pipeline.segment
+import wsi_seg.pipeline.tracing
 from wsi_seg.core.errors import Interrupted, OutputError, SlideError, UsageError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.execution.settings import WorkerSettings
-from wsi_seg.execution.tasks import BlockJob, BlockRecord, killed_block
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, killed_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.run import Model, SlideResult, load_model, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
@@ -203,9 +203,9 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
 def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
     quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = wsi_seg.pipeline.segment.run_block, []
+    real, failed = wsi_seg.pipeline.run.run_block, []
 
-    def failing(job: BlockJob) -> BlockRecord:
+    def failing(job: BlockTask) -> BlockRecord:
         if job.tissue.sample(job.settings.frame, job.block.box).any() and not failed:
             failed.append(job.block)
             return killed_block(job)
@@ -215,7 +215,7 @@ def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
         raise Interrupted("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsi_seg.pipeline.segment, "run_block", failing)
+        patch.setattr(wsi_seg.pipeline.run, "run_block", failing)
         patch.setattr(wsi_seg.pipeline.tracing, "write_geojson", interrupted)
         with pytest.raises(Interrupted):
             run_again(made_svs, tmp_path, model)

@@ -1,4 +1,4 @@
-"""Doing jobs, on Dask's graph: on threads of this process or one by one; in others, see `cluster`."""
+"""Doing tasks, on Dask's graph: on threads of this process or one by one; in others, see `cluster`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 
 from dask.base import compute
 from dask.delayed import delayed
+from dask.local import SynchronousExecutor as SynchronousExecutor
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
 from wsi_seg.core.errors import Interrupted
-from wsi_seg.execution.tasks import end_passes, open_passes, stoppable
+from wsi_seg.core.threads import cancellable
+from wsi_seg.execution.tasks import hold_forward_pools, release_forward_pools
 
-Job = TypeVar("Job")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 GO_ON = "interrupted; run the same command again to go on from here"
@@ -36,7 +38,7 @@ class Flight:
 
 
 class Workers(AbstractContextManager["Workers"], ABC):
-    """Where jobs are done. Several slides may share one, each from a thread of its own."""
+    """Where tasks are done. Several slides may share one, each from a thread of its own."""
 
     @property
     @abstractmethod
@@ -51,32 +53,32 @@ class Workers(AbstractContextManager["Workers"], ABC):
     @abstractmethod
     def execute(
         self,
-        function: Callable[[Job], Result],
-        jobs: Sequence[tuple[str, Job]],
+        function: Callable[[Task], Result],
+        tasks: Sequence[tuple[str, Task]],
         *,
         threads: int,
         on_result: Callable[[Result], None],
-        on_killed: Callable[[Job], Result] | None = None,
+        on_killed: Callable[[Task], Result] | None = None,
     ) -> None:
-        """Run `function` once for each job and hand every result to `on_result` as it comes.
+        """Run `function` once for each task and hand every result to `on_result` as it comes.
 
         Args:
-            function: importable, idempotent; takes a job and returns a small record.
-            jobs: (key, job) pairs; keys are unique and the same for the same work.
-            threads: jobs at a time in one process.
+            function: importable, idempotent; takes a task and returns a small record.
+            tasks: (key, task) pairs; keys are unique and the same for the same work.
+            threads: tasks at a time in one process.
             on_result: called in the caller's thread, in the order of completion.
-            on_killed: makes the result of a job that ends each process that tries it.
+            on_killed: makes the result of a task that ends each process that tries it.
 
         Raises:
-            Interrupted: Ctrl-C, or `stop`; running jobs were told to end and have ended.
+            Interrupted: Ctrl-C, or `stop`; running tasks were cancelled and have ended.
             ClusterError: the workers are gone.
-            WsiSegError: whatever a job raised.
+            WsiSegError: whatever a task raised.
         """
 
-    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
-        """Do one job, which takes no device, while the caller waits; see `execute`."""
+    def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
+        """Do one task, which takes no device, while the caller waits; see `execute`."""
         results: list[Result] = []
-        self.execute(function, [(key, job)], threads=1, on_result=results.append)
+        self.execute(function, [(key, task)], threads=1, on_result=results.append)
         return results[0]
 
     @abstractmethod
@@ -85,7 +87,7 @@ class Workers(AbstractContextManager["Workers"], ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the workers."""
+        """Release the workers."""
 
     def __exit__(
         self,
@@ -104,7 +106,7 @@ class LocalWorkers(Workers):
 
         Args:
             together: threads that all callers share; None: each call of `execute` has its own.
-            synchronous: no threads: one job after another in the caller's, for debugging.
+            synchronous: no threads: one task after another in the caller's, for debugging.
         """
         self._synchronous = synchronous
         self._shared = ThreadPoolExecutor(together, "block") if together and not synchronous else None
@@ -112,7 +114,7 @@ class LocalWorkers(Workers):
         self._running: set[_Running] = set()
         self._together, self._limit = together, 0
         self._busy, self._lock = _Busy(), threading.Lock()
-        open_passes()
+        hold_forward_pools()
 
     @property
     def flight(self) -> Flight:
@@ -121,36 +123,36 @@ class LocalWorkers(Workers):
 
     def execute(
         self,
-        function: Callable[[Job], Result],
-        jobs: Sequence[tuple[str, Job]],
+        function: Callable[[Task], Result],
+        tasks: Sequence[tuple[str, Task]],
         *,
         threads: int,
         on_result: Callable[[Result], None],
-        on_killed: Callable[[Job], Result] | None = None,
+        on_killed: Callable[[Task], Result] | None = None,
     ) -> None:
         """See `Workers.execute`."""
         with self._watched(1 if self._synchronous else threads) as running:
-            tasks = [
-                delayed(running.call, name="job", pure=False, traverse=False)(
-                    function, job, dask_key_name=key
+            graph = [
+                delayed(running.call, name="task", pure=False, traverse=False)(
+                    function, task, dask_key_name=key
                 )
-                for key, job in jobs
+                for key, task in tasks
             ]
             if self._synchronous:
-                self._compute(tasks, on_result, scheduler=get_sync)
+                self._compute(graph, on_result, scheduler=get_sync)
             elif self._shared is not None:
-                self._compute(tasks, on_result, scheduler=get_threaded, pool=self._shared)
+                self._compute(graph, on_result, scheduler=get_threaded, pool=self._shared)
             else:
                 with ThreadPoolExecutor(threads, "block") as pool:
-                    self._compute(tasks, on_result, scheduler=get_threaded, pool=pool)
+                    self._compute(graph, on_result, scheduler=get_threaded, pool=pool)
 
-    def call(self, function: Callable[[Job], Result], key: str, job: Job) -> Result:
+    def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
         """See `Workers.call`; it is done in the caller's thread, beside the blocks of other slides."""
-        with self._watched(0) as running, stoppable(running.stop):
-            return function(job)
+        with self._watched(0) as running, cancellable(running.cancelled):
+            return function(task)
 
     @staticmethod
-    def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
+    def _compute(nodes: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
         def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
             on_result(result)
 
@@ -158,11 +160,11 @@ class LocalWorkers(Workers):
         # (start, start_state, pretask, posttask, finish), as dask.callbacks.Callback has them. As a context
         # manager that would be called for what other threads compute, too.
         callback = (None, None, None, finished, None)
-        compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
+        compute(*nodes, optimize_graph=False, callbacks=[callback], **how)
 
     @contextmanager
     def _watched(self, threads: int) -> Iterator[_Running]:
-        """Whatever ends the block early, no job of it goes on behind its back."""
+        """Whatever ends the block early, no task of it goes on behind its back."""
         running = _Running(threads, self._busy)
         with self._lock:
             self._running.add(running)
@@ -182,17 +184,17 @@ class LocalWorkers(Workers):
         """See `Workers.stop`."""
         self._stopped.set()
         for running in tuple(self._running):
-            running.stop.set()
+            running.cancelled.set()
 
     def close(self) -> None:
         """End the threads."""
         if self._shared is not None:
             self._shared.shutdown(cancel_futures=True)
-        end_passes()
+        release_forward_pools()
 
 
 class _Busy:
-    """Counts the threads that are at a job, over all callers."""
+    """Counts the threads that are at a task, over all callers."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -212,21 +214,21 @@ class _Busy:
 
 
 class _Running:
-    """The jobs of one call of `execute`, which may be told to stop."""
+    """The tasks of one call of `execute`, which may be cancelled."""
 
     def __init__(self, threads: int, busy: _Busy) -> None:
         self.threads = threads
-        self.stop = threading.Event()
+        self.cancelled = threading.Event()
         self._busy = busy
         self._active = 0
         self._changed = threading.Condition()
 
-    def call(self, function: Callable[[Job], Result], job: Job) -> Result:
+    def call(self, function: Callable[[Task], Result], task: Task) -> Result:
         with self._changed:
             self._active += 1
         try:
-            with stoppable(self.stop), self._busy.one_more():
-                return function(job)
+            with cancellable(self.cancelled), self._busy.one_more():
+                return function(task)
         finally:
             with self._changed:
                 self._active -= 1
@@ -234,6 +236,6 @@ class _Running:
 
     def end(self) -> None:
         """Stop, and wait until nothing runs."""
-        self.stop.set()
+        self.cancelled.set()
         with self._changed:
             self._changed.wait_for(lambda: self._active == 0)

@@ -1,7 +1,7 @@
-"""One block as a job that any worker can run: recipes in, a small record out, no pixels in between.
+"""One block as a task that any worker can run: recipes in, a small record out, no pixels in between.
 
-A job carries paths and names, never an open handle or weights. The slide is opened once per thread and
-the predictor once per process; both are reopened only when a job asks for others.
+A task carries paths and names, never an open handle or weights. The slide is opened once per thread and
+the predictor once per process; both are reopened only when a task asks for others.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +20,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wsi_seg.core.errors import Interrupted, SlideError
+from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.logs import captured
 from wsi_seg.core.system import peak_memory_bytes
-from wsi_seg.inference.blocks import BlockMaps, BlockSettings, Predictor, segment_block
-from wsi_seg.inference.forward_pool import ForwardPasses
+from wsi_seg.inference.blocks import BlockMaps, BlockSettings, ForwardPool, Predictor, segment_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.grid import Block
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
-from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, Read, read_strictly, read_tolerantly
+from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, read_strictly, read_tolerantly
 from wsi_seg.tissue.mask import TissueMask
 
 # Slides that a thread keeps open; blocks of this many at a time may take turns.
@@ -50,7 +47,7 @@ class SlideRecipe:
     reader: str
     mpp: Scale | None
     fingerprint: str = ""
-    """Of the slide when it was planned: another file under the same name is opened anew."""
+    """Of the slide when it was planned: another file under the same name is opened again."""
     cache: SlideCache | None = None
     """Where a slide behind a URL is fetched as a whole; None: it is read piece by piece."""
     series: int | None = None
@@ -66,7 +63,7 @@ class PredictorRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockJob:
+class BlockTask:
     """All that a worker needs to fill one block of one store."""
 
     block: Block
@@ -80,7 +77,7 @@ class BlockJob:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """What became of one block."""
+    """Outcome of one block."""
 
     ix: int
     iy: int
@@ -98,64 +95,41 @@ class BlockRecord:
     peak_memory: int = 0
     """Largest resident memory, in bytes, of the process that did it, so far."""
     log: tuple[dict[str, Any], ...] = ()
-    """What was logged meanwhile, see `logs.captured`."""
-
+    """Log lines of the block, see `logs.captured`."""
     lane: str = ""
-    """Host, process and thread that did it, parted by colons; "" where nothing was timed."""
+    """Host, process and thread that did it, separated by colons; "" where nothing was timed."""
     written: bool = True
-    """Whether the block's shards are there; if not, nothing of it was analysed."""
+    """The block's shards are there; if not, nothing of it was analysed."""
 
 
-class _Current(threading.local):
-    """What this thread's job looks at to know whether to stop."""
-
-    stop: threading.Event | None = None
-
-
-_current = _Current()
-
-
-@contextmanager
-def stoppable(stop: threading.Event) -> Iterator[None]:
-    """Let the jobs that this thread does end before their next forward pass once `stop` is set.
-
-    Raises:
-        Interrupted: it is set already.
-    """
-    if stop.is_set():
-        raise Interrupted("interrupted")
-    before, _current.stop = _current.stop, stop
-    try:
-        yield
-    finally:
-        _current.stop = before
-
-
-def end_if_told() -> None:
-    """Raise Interrupted where this thread's job is to end, see `stoppable`."""
-    if _current.stop is not None and _current.stop.is_set():
-        raise Interrupted("interrupted")
-
-
-def run_block(job: BlockJob) -> BlockRecord:
+def run_block(task: BlockTask) -> BlockRecord:
     """Segment one block and write it as one shard of each map. Running it again gives the same bytes.
 
-    After a read error the slide is opened anew and read again; what still cannot be read is read from another
-    level, or left out ("not analysed"), as the record and the coverage layer say. Where not even that is
-    possible, nothing is written and the record says why.
+    After a read error the slide is opened again and read again; what still cannot be read is read from
+    another level, or left out ("not analysed"), as the record and the coverage layer say. Where not even that
+    is possible, nothing is written and the record says why.
 
     Raises:
-        Interrupted: the run is to stop, see `stoppable`.
-        ModelError, OutputError: nothing that another block would be spared of.
+        Interrupted: the run is canceled, see `cancellable`.
+        ModelError, OutputError: another block would meet the same.
     """
-    block = job.block
+    block = task.block
+    maps: BlockMaps
     with captured() as log:
-        try:
-            maps = _segment_with_retry(job)
-        except SlideError as error:
-            return failed_block(job, str(error))
+        predictor = load_predictor(task.predictor)
+        pool = _forward_pool(predictor, task.settings.passes)
+        for read in (read_strictly, read_tolerantly):
+            try:
+                slide = _slide_cache.get(task.slide)
+                maps = segment_block(slide, block, task.tissue, predictor, task.settings, pool, read)
+                break
+            except SlideError as error:
+                if read is read_tolerantly:
+                    return failed_block(task, str(error))
+                logger.warning("block (%d, %d): %s; reading it again", block.ix, block.iy, error)
+                _slide_cache.forget(task.slide)
         start = time.perf_counter()
-        _maps_cache.get(job.maps_path).write_block(
+        _maps_cache.get(task.maps_path).write_block(
             block,
             labels=maps.labels,
             tissue=maps.tissue,
@@ -180,12 +154,12 @@ def run_block(job: BlockJob) -> BlockRecord:
     )
 
 
-def failed_block(job: BlockJob, reason: str) -> BlockRecord:
+def failed_block(task: BlockTask, reason: str) -> BlockRecord:
     """Return the record of a block for which nothing could be written."""
-    tissue = job.tissue.sample(job.settings.frame, job.block.box)
+    tissue = task.tissue.sample(task.settings.frame, task.block.box)
     return BlockRecord(
-        job.block.ix,
-        job.block.iy,
+        task.block.ix,
+        task.block.iy,
         0,
         unread_pixels=int(np.count_nonzero(tissue)),
         error=reason,
@@ -193,24 +167,9 @@ def failed_block(job: BlockJob, reason: str) -> BlockRecord:
     )
 
 
-def killed_block(job: BlockJob) -> BlockRecord:
+def killed_block(task: BlockTask) -> BlockRecord:
     """Return the record of a block that ended every process that tried it."""
-    return failed_block(job, f"{job.slide.path}: each worker that tried this block died")
-
-
-def _segment_with_retry(job: BlockJob) -> BlockMaps:
-    passes = _passes(load_predictor(job.predictor), job.settings.passes)
-    try:
-        return _segment(_slide_cache.get(job.slide), passes, job, read_strictly)
-    except SlideError as error:
-        logger.warning("block (%d, %d): %s; reading it again", job.block.ix, job.block.iy, error)
-    _slide_cache.forget(job.slide)
-    return _segment(_slide_cache.get(job.slide), passes, job, read_tolerantly)
-
-
-def _segment(slide: Slide, passes: ForwardPasses, job: BlockJob, read: Read) -> BlockMaps:
-    run = passes.of_block(job.settings.stitch.margin, _current.stop)
-    return segment_block(slide, job.block, job.tissue, passes.predictor, job.settings, run, read)
+    return failed_block(task, f"{task.slide.path}: each worker that tried this block died")
 
 
 class _SlideCache(threading.local):
@@ -256,13 +215,13 @@ class _MapsCache(threading.local):
 _slide_cache = _SlideCache()
 _maps_cache = _MapsCache()
 _predictors: dict[PredictorRecipe, Predictor] = {}
-_forward: dict[int, ForwardPasses] = {}
-_users = 0
+_forward_pools: dict[int, ForwardPool] = {}
+_holders = 0
 _predictor_lock = threading.Lock()
 
 
 def slide_of(recipe: SlideRecipe) -> Slide:
-    """Return the slide of a recipe, which this thread opens, or has opened for an earlier job.
+    """Return the slide of a recipe, which this thread opens, or has opened for an earlier task.
 
     Raises:
         SlideError: it cannot be opened.
@@ -281,30 +240,30 @@ def load_predictor(recipe: PredictorRecipe) -> Predictor:
         return _predictors[recipe]
 
 
-def _passes(predictor: Predictor, passes: int) -> ForwardPasses:
+def _forward_pool(predictor: Predictor, passes: int) -> ForwardPool:
     """Return the threads that predict; only those of the last predictor are kept.
 
     Others may still be at work for a block; they end with it, as nothing else holds them.
     """
     with _predictor_lock:
-        if any(forward.predictor is not predictor for forward in _forward.values()):
-            _forward.clear()
-        if passes not in _forward:
-            _forward[passes] = ForwardPasses(predictor, passes)
-        return _forward[passes]
+        if any(pool.predictor is not predictor for pool in _forward_pools.values()):
+            _forward_pools.clear()
+        if passes not in _forward_pools:
+            _forward_pools[passes] = ForwardPool(predictor, passes)
+        return _forward_pools[passes]
 
 
-def open_passes() -> None:
-    """Keep the threads that predict, for whoever does jobs in this process, until `end_passes`."""
-    global _users
+def hold_forward_pools() -> None:
+    """Keep the threads that predict until `release_forward_pools`, for whoever does tasks in this process."""
+    global _holders
     with _predictor_lock:
-        _users += 1
+        _holders += 1
 
 
-def end_passes() -> None:
-    """End the threads that predict, once nobody does jobs in this process any more."""
-    global _users
+def release_forward_pools() -> None:
+    """End the threads that predict, once nobody does tasks in this process any more."""
+    global _holders
     with _predictor_lock:
-        _users -= 1
-        while not _users and _forward:
-            _forward.popitem()[1].close()
+        _holders -= 1
+        while not _holders and _forward_pools:
+            _forward_pools.popitem()[1].close()

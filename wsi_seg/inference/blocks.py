@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -13,15 +15,16 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.geometry import Box
-from wsi_seg.inference.stitch import PLAIN_TRANSFER, Transfer, new_stitcher
+from wsi_seg.core.threads import InOrder, cancellation, raise_if_cancelled
+from wsi_seg.inference.stitch import PLAIN_TRANSFER, Stitcher, Transfer, new_stitcher
 from wsi_seg.planning.grid import Block, Grid, Tile
 from wsi_seg.planning.plan import needed_tiles
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.slides.slide import MapFrame, Slide
-from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, Fault, Read, Reading, read_strictly
+from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, Fault, Read, read_strictly
 from wsi_seg.tissue.mask import TissueMask
 
-Maps = TypeVar("Maps")
+Array = TypeVar("Array")
 
 # What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax,
 # summed over passes at a time; on a GPU, the network with the copy of tiles to it, as the GPU's clock says.
@@ -51,24 +54,72 @@ class Prediction(NamedTuple):
     """Returns how long a GPU was at work on it, once it has ended; None elsewhere."""
 
 
-def predict(predictor: Predictor, batch: NDArray[np.uint8], margin: int) -> Prediction:
-    """Return the timed prediction of one batch."""
+class ForwardPool:
+    """Threads that run a network: a few forward passes at a time, over all blocks of a process.
+
+    A network on a CPU that works on one tile with all cores leaves some of them waiting after every layer.
+    So there are as many passes at a time as cores, on one core each, and as what is done besides them takes
+    a core from one pass only, nothing waits for it. On a GPU there is one pass at a time.
+    """
+
+    def __init__(self, predictor: Predictor, passes: int) -> None:
+        """Start the threads.
+
+        Args:
+            predictor: one with an attribute `passes` may be called so often at a time, and its method
+                `share(passes)`, called in each thread, leaves cores to the others; else it is called by one
+                thread at a time.
+            passes: at most at a time.
+        """
+        self.predictor = predictor
+        self.passes = max(1, min(passes, getattr(predictor, "passes", 1)))
+        self._threads = ThreadPoolExecutor(self.passes, "forward", initializer=self._share_cores)
+
+    def predict(self, batches: Iterable[NDArray[np.uint8]], margin: int) -> Generator[Prediction]:
+        """Yield the predictions of a block's batches in order; closing the iterator cancels what is pending.
+
+        Args:
+            batches: uint8 (N, H, W, 3); taken one more than passes run, so that none idles meanwhile.
+            margin: see `Predictor`.
+
+        Raises:
+            Interrupted: the caller's work is cancelled, see `cancellable`; no further pass begins.
+        """
+        self._share_cores()  # as the thread of the block stitches meanwhile
+        cancelled = cancellation()
+        with InOrder[Prediction](self.passes) as predictions:
+            for batch in batches:
+                yield from predictions.put(
+                    self._threads.submit(predict, self.predictor, batch, margin, cancelled)
+                )
+            yield from predictions.rest()
+
+    def _share_cores(self) -> None:
+        """Leave cores to the passes, from now on in this thread."""
+        share = getattr(self.predictor, "share", None)
+        if share is not None:
+            share(self.passes)
+
+    def close(self) -> None:
+        """End the threads, and let the predictor have all cores again."""
+        self._threads.shutdown(cancel_futures=True)
+        unshare = getattr(self.predictor, "unshare", None)
+        if unshare is not None:
+            unshare()
+
+
+def predict(
+    predictor: Predictor, batch: NDArray[np.uint8], margin: int, cancelled: threading.Event | None = None
+) -> Prediction:
+    """Return the timed prediction of one batch; Interrupted where it is cancelled before it begins."""
+    raise_if_cancelled(cancelled)
     start = time.perf_counter()
     probabilities = predictor(batch, margin=margin)
     seconds = time.perf_counter() - start
     return Prediction(probabilities, seconds, getattr(predictor, "device_seconds", lambda: None)())
 
 
-Run = Callable[[Iterable[NDArray[np.uint8]]], AbstractContextManager[Iterator[Prediction]]]
-"""Makes of the batches of a block their predictions, in order."""
-
-
-def one_by_one(predictor: Predictor, margin: int) -> Run:
-    """Return a `Run` that predicts in the caller's thread."""
-    return lambda batches: nullcontext(predict(predictor, batch, margin) for batch in batches)
-
-
-def without_margin(maps: Maps, margin: int) -> Maps:
+def without_margin(maps: Array, margin: int) -> Array:
     """Return a view of (…, H, W) maps, of any array library, without `margin` pixels on each side."""
     height, width = maps.shape[-2:]  # type: ignore[attr-defined]
     return maps[..., margin : height - margin, margin : width - margin]  # type: ignore[index,no-any-return]
@@ -115,7 +166,7 @@ def segment_block(
     tissue: TissueMask,
     predictor: Predictor,
     settings: BlockSettings,
-    run: Run | None = None,
+    pool: ForwardPool | None = None,
     read: Read = read_strictly,
 ) -> BlockMaps:
     """Segment one block of the map.
@@ -126,48 +177,30 @@ def segment_block(
         tissue: mask of at least the block's part of the slide.
         predictor: gives (N, C, H, W) probabilities for uint8 (N, H, W, 3) tiles.
         settings: frame, grid, blending, codes, batch.
-        run: calls the predictor, several at a time for instance; None: one by one, in this thread.
+        pool: threads that call the predictor; None: it is called in this one.
         read: reads pixels; one that reads around faults leaves what cannot be read out of the tissue.
 
     Raises:
+        Interrupted: the work of this thread is cancelled, see `cancellable`.
         SlideError: the pixels cannot be read, where `read` says so.
         ModelError: the predictor's output has other channels or another size than expected.
     """
     seconds = dict.fromkeys(STAGES, 0.0)
-    frame, stitch = settings.frame, settings.stitch
-    analysed = tissue.sample(frame, block.box)
-    tiles = needed_tiles(block, tissue, frame, stitch)
-    box_map = _cover([tile.input for tile in tiles]) if tiles else Box(0, 0, 0, 0)
-    reading = Reading(np.zeros((0, 0, 3), np.uint8))
-    region = reading.region
-    if tiles:
-        with _timed(seconds, "resample"):
-            reading = read(_TimedSlide(slide, seconds), frame, box_map, settings.level)
-            region = reflected(reading.region, box_map, frame, stitch.grid)
-        seconds["resample"] -= seconds["read"]
-    faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
+    analysed = tissue.sample(settings.frame, block.box)
+    tiles = needed_tiles(block, tissue, settings.frame, settings.stitch)
+    inputs, faults = _read_tiles(slide, tiles, settings, read, seconds) if tiles else (iter(()), ())
     coverage = _coverage(faults, block, analysed)
     if coverage is not None:
         analysed &= coverage != UNREADABLE
     transfer = _TimedTransfer(getattr(predictor, "transfer", PLAIN_TRANSFER), seconds)
-    stitcher = new_stitcher(stitch, block.box, analysed, len(settings.codes), transfer)
-    margin = stitch.margin
-    on_device: list[Callable[[], float]] = []
-    if tiles:
-        groups = [tiles[start : start + settings.batch] for start in range(0, len(tiles), settings.batch)]
-        inputs = (_stack(region, box_map, group, settings.batch) for group in groups)
-        with (run or one_by_one(predictor, margin))(inputs) as results:
-            for group in groups:
-                start = time.perf_counter()
-                probabilities, spent, device_seconds = next(results)
-                seconds["wait"] += max(0.0, time.perf_counter() - start - spent)
-                seconds["predict"] += 0.0 if device_seconds else spent
-                on_device += [device_seconds] if device_seconds else []
-                _check_shape(probabilities, settings, margin)
-                with _timed(seconds, "stitch"):
-                    for tile, one in zip(group, probabilities, strict=False):
-                        stitcher.add(tile, one)
-                del probabilities, one  # not kept while the next ones are made
+    stitcher = new_stitcher(settings.stitch, block.box, analysed, len(settings.codes), transfer)
+    margin = settings.stitch.margin
+    if pool is None:
+        predictions = (predict(predictor, batch, margin) for batch in inputs)
+    else:
+        predictions = pool.predict(inputs, margin)
+    with closing(predictions):
+        on_device = _stitch(tiles, predictions, stitcher, settings, seconds)
     with _timed(seconds, "stitch"):
         waited = seconds["wait"]
         channel, probabilities = stitcher.finish()
@@ -177,6 +210,47 @@ def segment_block(
     # All of it has ended by now: the maps are there.
     seconds["predict"] += sum(taken() for taken in on_device)
     return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
+
+
+def _read_tiles(
+    slide: Slide, tiles: list[Tile], settings: BlockSettings, read: Read, seconds: dict[str, float]
+) -> tuple[Iterator[NDArray[np.uint8]], tuple[Fault, ...]]:
+    """Read the pixels of a block's tiles; return them in batches, and the faults that tiles meet."""
+    box_map = _cover([tile.input for tile in tiles])
+    with _timed(seconds, "resample"):
+        reading = read(_TimedSlide(slide, seconds), settings.frame, box_map, settings.level)
+        region = reflected(reading.region, box_map, settings.frame, settings.stitch.grid)
+    seconds["resample"] -= seconds["read"]
+    faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
+    inputs = (_stack(region, box_map, group, settings.batch) for group in _groups(tiles, settings.batch))
+    return inputs, faults
+
+
+def _groups(tiles: list[Tile], batch: int) -> list[list[Tile]]:
+    return [tiles[start : start + batch] for start in range(0, len(tiles), batch)]
+
+
+def _stitch(
+    tiles: list[Tile],
+    predictions: Iterator[Prediction],
+    stitcher: Stitcher,
+    settings: BlockSettings,
+    seconds: dict[str, float],
+) -> list[Callable[[], float]]:
+    """Stitch predictions as they come; return what says how long a GPU was at work on each."""
+    on_device: list[Callable[[], float]] = []
+    for group in _groups(tiles, settings.batch):
+        start = time.perf_counter()
+        probabilities, spent, device_seconds = next(predictions)
+        seconds["wait"] += max(0.0, time.perf_counter() - start - spent)
+        seconds["predict"] += 0.0 if device_seconds else spent
+        on_device += [device_seconds] if device_seconds else []
+        _check_shape(probabilities, settings, settings.stitch.margin)
+        with _timed(seconds, "stitch"):
+            for tile, one in zip(group, probabilities, strict=False):
+                stitcher.add(tile, one)
+        del probabilities, one  # not kept while the next ones are made
+    return on_device
 
 
 class _TimedSlide:

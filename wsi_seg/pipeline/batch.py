@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from wsi_seg.core.errors import ClaimedError, ClusterError, Interrupted, OutputError, SlideError, WsiSegError
 from wsi_seg.core.logs import SlideLog, slide_log
 from wsi_seg.core.storage import is_remote
-from wsi_seg.execution.graph import GO_ON, Workers
+from wsi_seg.execution.graph import GO_ON, SynchronousExecutor, Workers
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.execution.workers import open_workers
@@ -157,7 +157,8 @@ class Batch:
         last: bool = False,
     ) -> None:
         todo = iter(numbers)
-        with ThreadPoolExecutor(at_once, "slide") as pool:
+        # One slide at a time needs no thread besides this one, and those of the workers.
+        with ThreadPoolExecutor(at_once, "slide") if at_once > 1 else SynchronousExecutor() as pool:
             running: dict[Future[SlideResult], int] = {}
             try:
                 while True:

@@ -20,7 +20,7 @@ import numpy as np
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import SlideError, WsiSegError
 from wsi_seg.execution.graph import Flight, Workers
-from wsi_seg.execution.tasks import BlockRecord
+from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.models import (
@@ -31,11 +31,11 @@ from wsi_seg.pipeline.models import (
     open_predictor,
 )
 from wsi_seg.pipeline.request import Request
-from wsi_seg.pipeline.segment import Execution, build_pyramids, segment_blocks, slide_recipe
 from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
 from wsi_seg.pipeline.summary import RunFacts, manifest, result_versions, run_key, summarise
-from wsi_seg.pipeline.tracing import TraceJob, trace_slide
-from wsi_seg.planning.map_layout import KINDS
+from wsi_seg.pipeline.tracing import TraceTask, trace_slide
+from wsi_seg.planning.map_layout import KINDS, Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
 from wsi_seg.results.folder import (
@@ -245,6 +245,7 @@ class _SlideRun:
             slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
         )
         self.store = self.folder.partial / MAPS
+        self.tasks = SlideTasks(self.plan, self.store, self.settings.cache)
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
         self.flight = Flight(0, 0)
@@ -260,24 +261,37 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
-        execution = self._execution(workers)
 
         def block_done(record: BlockRecord) -> None:
             claim.check()
             self._block_done(record)
 
         with self._timed("blocks"):
-            segment_blocks(execution, self.tissue, self.model.predictor, done, block_done)
+            workers.execute(
+                run_block,
+                self.tasks.blocks(self.tissue, self.model.predictor, done),
+                threads=self.plan.threads,
+                on_result=block_done,
+                on_killed=killed_block,
+            )
         self._mark(self.records, fault=UNREADABLE)
         # Those of before may have left pyramids of what is mended now.
         faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
         with self._timed("pyramids"):
-            build_pyramids(execution, KINDS if faulty else [kind for kind in KINDS if kind != "coverage"])
+            self._build_pyramids(workers, [kind for kind in KINDS if faulty or kind != "coverage"])
         self.flight = workers.flight
         claim.check()
 
-    def _execution(self, workers: Workers) -> Execution:
-        return Execution(self.plan, self.store, workers, self.settings.cache)
+    def _build_pyramids(self, workers: Workers, kinds: Sequence[Kind]) -> None:
+        """Build the levels that no block has written, one after another, a task for each shard."""
+        maps = Maps.open(self.store)
+        for level in range(maps.layout.block_levels, maps.level_count):
+            workers.execute(
+                build_shard,
+                self.tasks.shards(level, kinds),
+                threads=self.plan.threads,
+                on_result=lambda _: None,
+            )
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:
@@ -298,11 +312,11 @@ class _SlideRun:
 
     def trace_regions(self, workers: Workers) -> None:
         """Trace the regions and write what people look at."""
-        execution, regions = self._execution(workers), self.settings.regions
-        job = TraceJob(
-            slide=slide_recipe(execution),
+        regions = self.settings.regions
+        task = TraceTask(
+            slide=self.tasks.slide,
             frame=self.plan.frame,
-            maps_path=execution.store_path,
+            maps_path=self.tasks.store_path,
             polygons_path=str((self.folder.partial / POLYGONS).absolute()),
             overview_path=str((self.folder.partial / OVERVIEW).absolute()),
             groups=self.groups,
@@ -311,7 +325,7 @@ class _SlideRun:
             notice=self.model.facts.card.notice,
         )
         self.progress.stage("polygons")
-        self.traced = workers.call(trace_slide, f"trace-{execution.token}-{self.asked.key[:16]}", job)
+        self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.asked.key[:16]}", task)
         self.seconds |= self.traced.seconds
 
     def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The finished maps of one slide as a job: its regions as GeoJSON, and its picture.
+"""The finished maps of one slide as a task: its regions as GeoJSON, and its picture.
 
 Like a block it is a recipe that any worker can carry out, so that a driver of many slides has little to do.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsi_seg.core.classes import ClassGroup
-from wsi_seg.execution.tasks import SlideRecipe, end_if_told, slide_of
+from wsi_seg.core.threads import cancellation, raise_if_cancelled
+from wsi_seg.execution.tasks import SlideRecipe, slide_of
 from wsi_seg.exporters.geojson import Origin, write_geojson
 from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.maps.maps import Maps
@@ -25,7 +26,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class TraceJob:
+class TraceTask:
     """All that a worker needs to trace one slide."""
 
     slide: SlideRecipe
@@ -42,7 +43,7 @@ class TraceJob:
 
 @dataclass(frozen=True, slots=True)
 class TraceRecord:
-    """What became of it."""
+    """Outcome of a `TraceTask`."""
 
     polygons: str
     """Name of the file of regions."""
@@ -55,33 +56,33 @@ class TraceRecord:
     """Wall time of "polygons" and "overview"."""
 
 
-def trace_slide(job: TraceJob) -> TraceRecord:
+def trace_slide(task: TraceTask) -> TraceRecord:
     """Trace the regions of a slide and draw it; running it again gives the same bytes.
 
     Raises:
-        Interrupted: the run is to stop, see `jobs.stoppable`.
+        Interrupted: the run is cancelled, see `cancellable`.
         OutputError: a file cannot be written.
         SlideError: the slide cannot be read.
     """
     start = time.perf_counter()
-    slide, maps = slide_of(job.slide), Maps.open(Path(job.maps_path))
+    slide, maps = slide_of(task.slide), Maps.open(Path(task.maps_path))
     regions: dict[ClassGroup, GroupOutlines] = {}
-    tolerance = outline_tolerance(job.frame)
+    tolerance = outline_tolerance(task.frame)
     with ThreadPoolExecutor(1, "picture") as beside:
-        tinted = beside.submit(tinted_slide, slide, frame=job.frame, maps=maps)
-        traced = _until_told(iter_regions(maps, job.groups, job.settings))
+        tinted = beside.submit(tinted_slide, slide, frame=task.frame, maps=maps)
+        traced = _until_cancelled(iter_regions(maps, task.groups, task.settings))
         written = write_geojson(
             traced,
-            Path(job.polygons_path),
+            Path(task.polygons_path),
             slide=slide.info,
-            frame=job.frame,
-            origin=job.origin,
+            frame=task.frame,
+            origin=task.origin,
             compress_large=True,
             written=lambda region: note_outline(region, regions, tolerance),
         )
         between = time.perf_counter()
         overview = write_overview(
-            Path(job.overview_path), tinted.result(), list(regions.values()), notice=job.notice
+            Path(task.overview_path), tinted.result(), list(regions.values()), notice=task.notice
         )
     return TraceRecord(
         polygons=written.path.name,
@@ -92,7 +93,7 @@ def trace_slide(job: TraceJob) -> TraceRecord:
     )
 
 
-def _until_told(items: Iterable[Item]) -> Iterator[Item]:
+def _until_cancelled(items: Iterable[Item]) -> Iterator[Item]:
     for item in items:
-        end_if_told()
+        raise_if_cancelled(cancellation())
         yield item

@@ -72,7 +72,11 @@ def forward(network: Callable[[Tensor], Any], inputs: Tensor) -> tuple[Tensor, T
         network: from `build_network`, or one that stands in for it.
         inputs: normalised float (N, 3, H, W).
     """
-    out = network(inputs)
+    return as_pair(network(inputs))
+
+
+def as_pair(out: Any) -> tuple[Tensor, Tensor | None]:
+    """Return what a network returned as the logits of pixels and of whole images, None where it has none."""
     return out if isinstance(out, tuple) else (out, None)
 
 

@@ -20,7 +20,7 @@ from wsi_seg.inference.blocks import without_margin
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision, resolve_device, resolve_precision
 from wsi_seg.inference.models.fold import fold_batch_norm
-from wsi_seg.inference.models.network import HEAD, build_network, forward, load_network, normalized
+from wsi_seg.inference.models.network import HEAD, as_pair, build_network, load_network, normalized
 from wsi_seg.inference.models.openvino import DEVICE, OpenVinoNetwork
 from wsi_seg.inference.models.registry import cache_folder, find_model, model_hash
 from wsi_seg.inference.models.transfer import CudaClock, CudaTransfer
@@ -225,7 +225,7 @@ class Predictor:
         with self._lock, _repeatable(self.device, self.precision), timed:
             try:
                 pixels = self._on_device(tiles)
-                return forward(self._network, normalized(pixels, self.card.normalization).to(self._dtype))
+                return as_pair(self._network(normalized(pixels, self.card.normalization).to(self._dtype)))
             except torch.OutOfMemoryError as error:
                 raise ModelError(
                     f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from wsi_seg.core.errors import Interrupted, ModelError
-from wsi_seg.execution import tasks as jobs
+from wsi_seg.core.threads import cancellable
+from wsi_seg.execution import tasks
 from wsi_seg.execution.graph import LocalWorkers
-from wsi_seg.inference.forward_pool import ForwardPasses
+from wsi_seg.inference.blocks import ForwardPool
 
 
 class Watched:
@@ -51,30 +53,29 @@ def batches(count: int) -> Iterator[NDArray[np.uint8]]:
         yield np.array([number], np.uint8)
 
 
-def predicted(passes: ForwardPasses, count: int, stop: threading.Event | None = None) -> list[int]:
-    with passes.of_block(0, stop)(batches(count)) as results:
-        return [int(one.probabilities[0]) for one in results if one.seconds > 0]
+def predicted(pool: ForwardPool, count: int) -> list[int]:
+    return [int(one.probabilities[0]) for one in pool.predict(batches(count), 0) if one.seconds > 0]
 
 
 @pytest.fixture
 def made() -> Iterator[Any]:
-    """Make passes that end with the test."""
-    open_ones: list[ForwardPasses] = []
+    """Make pools that end with the test."""
+    open_ones: list[ForwardPool] = []
 
-    def make(predictor: Watched, passes: int) -> ForwardPasses:
-        open_ones.append(ForwardPasses(predictor, passes))
+    def make(predictor: Watched, passes: int) -> ForwardPool:
+        open_ones.append(ForwardPool(predictor, passes))
         return open_ones[-1]
 
     yield make
-    for passes in open_ones:
-        passes.close()
+    for pool in open_ones:
+        pool.close()
 
 
 def test_results_come_in_order_and_so_many_at_a_time_over_all_blocks(made: Any) -> None:
     predictor = Watched(passes=3)
-    passes = made(predictor, 8)  # more than the predictor does well with
+    pool = made(predictor, 8)  # more than the predictor does well with
     found: dict[int, list[int]] = {}
-    blocks = [threading.Thread(target=lambda n=n: found.update({n: predicted(passes, 40)})) for n in range(2)]
+    blocks = [threading.Thread(target=lambda n=n: found.update({n: predicted(pool, 40)})) for n in range(2)]
     for block in blocks:
         block.start()
     for block in blocks:
@@ -99,50 +100,46 @@ def test_batches_are_made_no_sooner_than_needed(made: Any) -> None:
             drawn.append(int(batch[0]))
             yield batch
 
-    passes = made(Watched(passes=2), 2)
-    with passes.of_block(0, None)(watched()) as results:
+    with closing(made(Watched(passes=2), 2).predict(watched(), 0)) as results:
         next(results)
         assert len(drawn) == 3  # one to hand out, and two that run or wait
 
 
 def test_nothing_is_predicted_after_a_stop_or_a_fault(made: Any) -> None:
     predictor = Watched(passes=2)
-    passes = made(predictor, 2)
+    pool = made(predictor, 2)
     stop = threading.Event()
-    with pytest.raises(Interrupted), passes.of_block(0, stop)(batches(50)) as results:
+    with pytest.raises(Interrupted), cancellable(stop), closing(pool.predict(batches(50), 0)) as results:
         for number, _ in enumerate(results):
             if number == 4:
                 stop.set()
     assert predictor.calls < 12
     predictor.calls = 0
-    with (
-        pytest.raises(ModelError),
-        passes.of_block(0, None)(np.array([n], np.uint8) for n in range(98, 200)) as results,
-    ):
-        list(results)
+    with pytest.raises(ModelError):
+        list(pool.predict((np.array([n], np.uint8) for n in range(98, 200)), 0))
     assert predictor.calls <= 5
     assert predictor._inside == 0  # none goes on behind the block's back
 
 
 def test_the_cores_are_given_back_in_the_end() -> None:
     predictor = Watched(passes=2)
-    passes = ForwardPasses(predictor, 2)
-    predicted(passes, 3)
-    passes.close()
+    pool = ForwardPool(predictor, 2)
+    predicted(pool, 3)
+    pool.close()
     assert predictor.returned
 
 
 def test_runs_in_one_process_do_not_end_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_forward", {})
-    monkeypatch.setattr(jobs, "_users", 0)
+    monkeypatch.setattr(tasks, "_forward_pools", {})
+    monkeypatch.setattr(tasks, "_holders", 0)
     first, second = Watched(passes=2), Watched(passes=2)
     one, other = LocalWorkers(), LocalWorkers()
-    with jobs._passes(first, 2).of_block(0, None)(batches(20)) as results:
+    with closing(tasks._forward_pool(first, 2).predict(batches(20), 0)) as results:
         next(results)
-        assert predicted(jobs._passes(second, 2), 5) == list(range(5))  # another model meanwhile
+        assert predicted(tasks._forward_pool(second, 2), 5) == list(range(5))  # another model meanwhile
         other.close()
         assert [int(one.probabilities[0]) for one in results] == list(range(1, 20))
-    kept = jobs._passes(second, 2)
+    kept = tasks._forward_pool(second, 2)
     assert predicted(kept, 3) == [0, 1, 2] and not second.returned
     one.close()
     assert second.returned
