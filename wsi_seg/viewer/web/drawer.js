@@ -1,5 +1,5 @@
 // OpenSeadragon's canvas drawer stretches each tile by a pixel to hide seams, which moves what is on it by up to
-// that much. Here the edges of tiles are rounded to device pixels instead: neighbours share them, so that there is
+// that much. Here the edges of tiles are rounded to device pixels instead: neighbors share them, so that there is
 // no seam, and nothing lies more than half a pixel from its place.
 
 export class ExactDrawer extends OpenSeadragon.CanvasDrawer {

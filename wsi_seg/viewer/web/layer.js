@@ -1,4 +1,4 @@
-// One coloured layer over a slide, as a tiled image of OpenSeadragon.
+// One colored layer over a slide, as a tiled image of OpenSeadragon.
 
 /** @typedef {import("openseadragon").TiledImage} TiledImage */
 

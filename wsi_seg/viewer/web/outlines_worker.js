@@ -11,7 +11,7 @@ import { pack, regionAt, touching } from "./regions.js";
  * @property {View} view
  * @property {number} ratio device pixels per CSS pixel
  * @property {[number, number]} size of the slide
- * @property {{url: string, colours: Record<string, string>}[]} sources where regions come from, and the line of each group that is shown
+ * @property {{url: string, colors: Record<string, string>}[]} sources where regions come from, and the line of each group that is shown
  * @property {{source: number, index: number} | null} selected the region that is drawn heavily
  */
 /** @typedef {{type: "draw", order: Order} | {type: "find", x: number, y: number, number: number}} ToWorker */
@@ -54,11 +54,11 @@ function draw(order) {
   const context = canvas.getContext("2d");
   if (!context) throw new Error("no 2d canvas");
   let complete = true, count = 0;
-  order.sources.forEach(({ url, colours }, number) => {
+  order.sources.forEach(({ url, colors }, number) => {
     const { regions, exact } = request(url, order);
     complete &&= exact;
     const selected = order.selected?.source === number ? order.selected.index : null;
-    if (regions) count += drawRegions(context, regions, { colours, selected }, order);
+    if (regions) count += drawRegions(context, regions, { colors, selected }, order);
   });
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
@@ -130,11 +130,11 @@ async function load(url, query, box, scale) {
 /**
  * @param {OffscreenCanvasRenderingContext2D} context
  * @param {Regions} regions
- * @param {{colours: Record<string, string>, selected: number | null}} style
+ * @param {{colors: Record<string, string>, selected: number | null}} style
  * @param {Order} order
  * @returns {number} how many were drawn
  */
-function drawRegions(context, regions, { colours, selected }, { view, ratio }) {
+function drawRegions(context, regions, { colors, selected }, { view, ratio }) {
   const k = ratio / view.scale; // device pixels per l0 pixel
   const dx = (regions.box[0] - view.x) * k, dy = (regions.box[1] - view.y) * k;
   /** @type {number[][]} */
@@ -143,9 +143,9 @@ function drawRegions(context, regions, { colours, selected }, { view, ratio }) {
   context.lineJoin = "round";
   let count = 0;
   byGroup.forEach((numbers, group) => {
-    const colour = colours[regions.groups[group]];
-    if (!colour) return;
-    context.strokeStyle = context.fillStyle = colour;
+    const color = colors[regions.groups[group]];
+    if (!color) return;
+    context.strokeStyle = context.fillStyle = color;
     count += numbers.length;
     context.lineWidth = 1.5 * ratio;
     for (let from = 0; from < numbers.length; from += BATCH) {
@@ -185,9 +185,9 @@ function trace(context, { rings, starts, xy }, number, k, dx, dy) {
 function find(x, y) {
   if (!last) return null;
   for (let source = last.sources.length - 1; source >= 0; source--) {
-    const { url, colours } = last.sources[source];
+    const { url, colors } = last.sources[source];
     const { regions } = request(url, last);
-    const found = regions && regionAt(regions, x, y, (group) => group in colours);
+    const found = regions && regionAt(regions, x, y, (group) => group in colors);
     if (found) return { source, ...found };
   }
   return null;

@@ -1,4 +1,4 @@
-// Which classes and groups are shown, and in which colour.
+// Which classes and groups are shown, and in which color.
 
 import { unfinished } from "./status.js";
 
@@ -6,7 +6,7 @@ import { unfinished } from "./status.js";
 /** @typedef {import("./state.js").State} State */
 
 /** @param {{color: string, safe_color: string}} entry class or group @param {boolean} safe */
-export function colourOf(entry, safe) {
+export function colorOf(entry, safe) {
   return safe ? entry.safe_color : entry.color;
 }
 

@@ -1,13 +1,13 @@
-// One slide in deep zoom with its coloured layers, outlines and scale bar.
+// One slide in deep zoom with its colored layers, outlines and scale bar.
 
 import { api, slidePath, title } from "./api.js";
-import { lineColour } from "./colour.js";
+import { lineColor } from "./color.js";
 import { debounce, h } from "./dom.js";
 import { ExactDrawer } from "./drawer.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { Outlines } from "./outlines.js";
-import { colourOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
+import { colorOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./state.js").State} State */
@@ -65,7 +65,7 @@ export class Pane {
     return { x: bounds.x * width, y: bounds.y * width, scale: (bounds.width * width) / size.x, width: size.x, height: size.y };
   }
 
-  /** @returns {[number, number, number]} centre in l0 pixels, and l0 pixels per CSS pixel */
+  /** @returns {[number, number, number]} center in l0 pixels, and l0 pixels per CSS pixel */
   at() {
     const { x, y, scale, width, height } = this.view();
     return [x + (width / 2) * scale, y + (height / 2) * scale, scale];
@@ -112,12 +112,12 @@ export class Pane {
     const base = new URL(`api/${slidePath(slide.id, "/")}`, document.baseURI).href;
     const of = state.threshold === null ? null : state.of ?? slide.groups[0]?.name ?? null;
     const shown = shownGroups(slide, state);
-    const colours = Object.fromEntries(shown.filter((g) => g.name !== of).map((g) => [g.name, lineColour(colourOf(g, state.safe))]));
-    const sources = [{ url: `${base}regions?${live}`, colours }];
+    const colors = Object.fromEntries(shown.filter((g) => g.name !== of).map((g) => [g.name, lineColor(colorOf(g, state.safe))]));
+    const sources = [{ url: `${base}regions?${live}`, colors }];
     const group = shown.find((g) => g.name === of);
     if (of !== null && group) {
       const query = new URLSearchParams({ channel: of, threshold: String(state.threshold) });
-      sources.push({ url: `${base}contours?${query}&${live}`, colours: { [of]: lineColour(colourOf(group, state.safe)) } });
+      sources.push({ url: `${base}contours?${query}&${live}`, colors: { [of]: lineColor(colorOf(group, state.safe)) } });
     }
     return { sources, selected };
   }
@@ -203,7 +203,7 @@ export class Pane {
     if (this.pointer !== css && this.pointer !== null) return; // it has moved on
     const group = this.slide.groups.find((g) => g.name === found.group);
     const swatch = h("span", { className: "swatch" });
-    if (group) paint(swatch, colourOf(group, this.state?.safe ?? false));
+    if (group) paint(swatch, colorOf(group, this.state?.safe ?? false));
     this.card.replaceChildren(h("strong", {}, swatch, title(found.group)), ...lines.map((line) => h("span", {}, line)));
     this.card.hidden = false;
     const left = Math.min(css[0] + 14, this.stage.clientWidth - this.card.offsetWidth - 6);
@@ -264,13 +264,13 @@ export class Pane {
 }
 
 /**
- * Give a swatch the class's colour and the border that its outlines have.
+ * Give a swatch the class's color and the border that its outlines have.
  * @param {HTMLElement} swatch
- * @param {string} colour
+ * @param {string} color
  */
-export function paint(swatch, colour) {
-  swatch.style.backgroundColor = colour;
-  swatch.style.borderColor = lineColour(colour);
+export function paint(swatch, color) {
+  swatch.style.backgroundColor = color;
+  swatch.style.borderColor = lineColor(color);
 }
 
 /** @param {HTMLElement} element @param {Slide} slide */

@@ -3,7 +3,7 @@
 import { api, slidePath, title } from "./api.js";
 import { h } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
-import { colourOf, hasFaults } from "./palette.js";
+import { colorOf, hasFaults } from "./palette.js";
 import { paint } from "./pane.js";
 import { unfinished } from "./status.js";
 
@@ -41,11 +41,11 @@ function legend(screen) {
   const present = slide.classes.filter((entry) => entry.mm2 === null || entry.mm2 > 0); // null: not known yet
   /** @type {{codes: number[], box: HTMLInputElement, paint: (safe: boolean) => void}[]} */
   const rows = [];
-  /** @param {string} name @param {number[]} codes @param {(safe: boolean) => string} colour @param {string} className */
-  const row = (name, codes, colour, className) => {
+  /** @param {string} name @param {number[]} codes @param {(safe: boolean) => string} color @param {string} className */
+  const row = (name, codes, color, className) => {
     const swatch = h("span", { className: "swatch" });
     const box = h("input", { type: "checkbox", onchange: () => screen.toggle(codes, box.checked) });
-    rows.push({ codes, box, paint: (safe) => paint(swatch, colour(safe)) });
+    rows.push({ codes, box, paint: (safe) => paint(swatch, color(safe)) });
     const known = slide.classes.some((entry) => codes.includes(entry.code) && entry.mm2 !== null);
     const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
     return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
@@ -54,17 +54,17 @@ function legend(screen) {
   };
   const items = slide.groups.flatMap((group) => {
     const members = present.filter((entry) => group.codes.includes(entry.code));
-    const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "inner")) : [];
-    return [row(group.name, group.codes, (safe) => colourOf(group, safe), "outer"), ...inner];
+    const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => colorOf(entry, safe), "inner")) : [];
+    return [row(group.name, group.codes, (safe) => colorOf(group, safe), "outer"), ...inner];
   });
   const grouped = new Set(slide.groups.flatMap((group) => group.codes));
   const rest = present.filter((entry) => !grouped.has(entry.code));
-  items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colourOf(entry, safe), "outer")));
+  items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colorOf(entry, safe), "outer")));
   const safe = h("input", { type: "checkbox", onchange: () => screen.update({ safe: safe.checked }) });
   const heads = h("p", { className: "heads", hidden: slide.classes.every((entry) => entry.mm2 === null) }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
   return {
     element: h("section", { className: other ? "areas both" : "areas" }, h("h2", {}, other ? "Classes, mm²" : "Classes"), heads, h("ul", { className: "legend" }, ...items),
-      h("label", { className: "line" }, safe, "Colour-blind-safe colours")),
+      h("label", { className: "line" }, safe, "Color-blind-safe colors")),
     sync: (state) => {
       safe.checked = state.safe;
       for (const { codes, box, paint: repaint } of rows) {
@@ -114,7 +114,7 @@ function layers(screen) {
   };
 }
 
-/** The colours of the coverage layer: tissue that was not read as it should. @param {Slide} slide */
+/** The colors of the coverage layer: tissue that was not read as it should. @param {Slide} slide */
 function coverageLegend({ coverage }) {
   return h("ul", { className: "legend" }, ...coverage.legend.map(({ name, color, mm2: area }) => {
     const swatch = h("span", { className: "swatch" });

@@ -1,9 +1,9 @@
 // The view as a PNG: slide, layers, outlines, scale bar, legend and notice.
 
 import { title } from "./api.js";
-import { lineColour } from "./colour.js";
+import { lineColor } from "./color.js";
 import { formatMm2 } from "./geometry.js";
-import { colourOf, shownGroups } from "./palette.js";
+import { colorOf, shownGroups } from "./palette.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
 /** @typedef {import("./pane.js").Pane} Pane */
@@ -75,9 +75,9 @@ function drawLegend(context, { slide, other, state }, top, ratio) {
   for (const group of shownGroups(slide, state).filter((one) => one.mm2)) {
     const beside = other?.groups.find((one) => one.name === group.name);
     const areas = [group, ...(beside ? [beside] : [])].map((one) => formatMm2(one.mm2 ?? 0)).join(" | ");
-    const colour = colourOf(group, state.safe), text = `${title(group.name)} ${areas}`;
-    context.fillStyle = colour;
-    context.strokeStyle = lineColour(colour);
+    const color = colorOf(group, state.safe), text = `${title(group.name)} ${areas}`;
+    context.fillStyle = color;
+    context.strokeStyle = lineColor(color);
     context.lineWidth = 1.5 * ratio;
     context.fillRect(x, top + 8 * ratio, 11 * ratio, 11 * ratio);
     context.strokeRect(x, top + 8 * ratio, 11 * ratio, 11 * ratio);

@@ -4,14 +4,14 @@
  * @typedef {object} State
  * @property {string | null} slide id; null: the list
  * @property {string | null} other id of the run that is shown beside it
- * @property {[number, number, number] | null} at centre in l0 pixels, and l0 pixels per CSS pixel; null: all of the slide
+ * @property {[number, number, number] | null} at center in l0 pixels, and l0 pixels per CSS pixel; null: all of the slide
  * @property {Record<string, number>} opacity of each layer, 0 … 1
  * @property {string | null} channel of the probability layer
  * @property {boolean} outlines
  * @property {number[]} off codes of classes that are hidden
  * @property {number | null} threshold of outlines from the probability; null: regions as the run traced them
  * @property {string | null} of group of these outlines
- * @property {boolean} safe colours that colour-blind readers can tell apart
+ * @property {boolean} safe colors that color-blind readers can tell apart
  * @property {string} find only results with this in their name or folder are listed
  * @property {number} from results to leave out at the start of the list
  */
@@ -43,7 +43,7 @@ export function readState(fragment) {
   state.of = values.get("of") || null;
   state.find = values.get("find") ?? "";
   state.from = Math.max(0, Math.floor(Number(values.get("from")) || 0));
-  state.safe = values.get("colours") === "safe";
+  state.safe = values.get("colors") === "safe";
   return state;
 }
 
@@ -69,7 +69,7 @@ export function writeState(state) {
   put("off", state.off.join(","));
   put("threshold", state.threshold === null ? null : String(state.threshold));
   put("of", state.threshold === null ? null : state.of);
-  put("colours", state.safe && "safe");
+  put("colors", state.safe && "safe");
   return "#" + values.toString().replaceAll("%2C", ",");
 }
 

@@ -29,10 +29,10 @@ test("what is fetched covers the view, lies on the slide and serves small moves 
   }
 });
 
-test("an enlarged view keeps its scale and its centre", () => {
+test("an enlarged view keeps its scale and its center", () => {
   const view = { x: 100, y: 50, scale: 2.5, width: 1001, height: 333 }, large = enlarged(view, 0.15);
-  const centre = (/** @type {typeof view} */ v) => [v.x + (v.width / 2) * v.scale, v.y + (v.height / 2) * v.scale];
-  centre(view).forEach((value, i) => assert.ok(Math.abs(value - centre(large)[i]) < 1e-9));
+  const center = (/** @type {typeof view} */ v) => [v.x + (v.width / 2) * v.scale, v.y + (v.height / 2) * v.scale];
+  center(view).forEach((value, i) => assert.ok(Math.abs(value - center(large)[i]) < 1e-9));
   assert.equal(large.scale, view.scale);
   assert.ok(Number.isInteger(large.width - view.width));
 });

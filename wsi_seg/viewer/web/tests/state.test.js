@@ -18,7 +18,7 @@ test("a state survives the address", () => {
 });
 
 test("what is not understood is left at its default", () => {
-  const bad = "#slide=a&at=1,2,NaN&classes=7&probability=-1&off=1,x&threshold=zero&outlines=maybe&colours=red&other=1&__proto__=1";
+  const bad = "#slide=a&at=1,2,NaN&classes=7&probability=-1&off=1,x&threshold=zero&outlines=maybe&colors=red&other=1&__proto__=1";
   assert.deepEqual(readState(bad), newState("a"));
   assert.deepEqual(readState("#at=1,2,0&from=-3"), newState());
   assert.equal(readState("#from=x").from, 0);

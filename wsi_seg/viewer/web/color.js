@@ -1,4 +1,4 @@
-// Colours as #rrggbb, and their contrast as WCAG 2.2 defines it.
+// Colors as #rrggbb, and their contrast as WCAG 2.2 defines it.
 
 /** @param {string} hex @returns {[number, number, number]} */
 export function channels(hex) {
@@ -22,10 +22,10 @@ export function contrast(a, b) {
 }
 
 /**
- * Return the colour of a class's outline: its own, darkened until it stands out from white by 3 to 1.
+ * Return the color of a class's outline: its own, darkened until it stands out from white by 3 to 1.
  * @param {string} hex
  */
-export function lineColour(hex) {
+export function lineColor(hex) {
   const from = channels(hex);
   for (let share = 1; share > 0; share -= 0.04) {
     const dark = "#" + from.map((v) => Math.round(v * share).toString(16).padStart(2, "0")).join("");
