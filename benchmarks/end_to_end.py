@@ -33,13 +33,13 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.inference.models.calibrate import machine
 from wsi_seg.inference.models.devices import resolve_device
-from wsi_seg.inference.models.predictor import Predictor
+from wsi_seg.inference.models.predictor import NetworkPredictor
 from wsi_seg.pipeline.run import SlideResult, load_model, open_predictor, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 
 
-def forward_seconds(predictor: Predictor, tile: int, batch: int, tiles: int) -> float:
+def forward_seconds(predictor: NetworkPredictor, tile: int, batch: int, tiles: int) -> float:
     """Return the seconds of the network alone for so many tiles, as many at a time as in the run."""
     noise = np.random.default_rng(0).integers(0, 256, (batch, tile, tile, 3), np.uint8)
     passes = predictor.passes

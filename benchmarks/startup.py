@@ -60,7 +60,7 @@ def noting(before, function, after):
 run.load_model = noting("read options", run.load_model, "find and hash the model")
 run.prepare = noting("open the slide", run.prepare, "find tissue and plan")
 predictor.load_predictor = noting("create the maps", predictor.load_predictor, "load the weights")
-predict = predictor.Predictor.__call__
+predict = predictor.NetworkPredictor.__call__
 def first(self, tiles, /, **options):
     done("read the first tile")
     predict(self, tiles, **options)
@@ -68,7 +68,7 @@ def first(self, tiles, /, **options):
     print(json.dumps(spent))
     sys.stdout.flush()
     os._exit(0)
-predictor.Predictor.__call__ = first
+predictor.NetworkPredictor.__call__ = first
 cli.main()
 """
 

@@ -17,7 +17,7 @@ from wsi_seg.core.classes import BCSS, IGNORED_CODES
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
 
 SCHEME = LabelScheme(BCSS, 1.0, ignored_codes=IGNORED_CODES)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
-from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, ArrayRegion
 from wsi_seg.datasets.split import BCSS_TEST_INSTITUTES, Split
 
 
@@ -25,7 +25,7 @@ def region(name: str, group: str | None = None, label: int | None = None, width:
     return ArrayRegion(name, group or name, image, target, 0.5, label)
 
 
-def names(part: Sequence[Region]) -> list[str]:
+def names(part: Sequence[AnnotatedRegion]) -> list[str]:
     return [r.name for r in part]
 
 

@@ -21,7 +21,7 @@ from wsi_seg.core.geometry import Scale
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.masks import MaskedImages
-from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.datasets.split import Split
 from wsi_seg.evaluation.config import EvaluateConfig, read_evaluate_config
 from wsi_seg.evaluation.metrics import NO_ROW, count_classes
@@ -80,7 +80,7 @@ def model(model_folder: Path) -> Model:
     return load_model(str(model_folder), "cpu", "float32")
 
 
-def labels_of(region: Region, model: Model) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def labels_of(region: AnnotatedRegion, model: Model) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Class codes as `evaluate` predicts them."""
     out = np.zeros((region.size.height, region.size.width), np.uint8)
     codes = np.zeros(256, np.uint8)
@@ -101,7 +101,7 @@ def run_labels(path: Path, out: Path, model: Model, mpp: float) -> np.ndarray[An
     return np.asarray(Maps.open(result.folder / "maps.zarr").labels[:])
 
 
-def regions_of(folder: Path, model: Model, mpp: float) -> Sequence[Region]:
+def regions_of(folder: Path, model: Model, mpp: float) -> Sequence[AnnotatedRegion]:
     card = model.facts.card
     dataset = BcssRegions(name="d", folder=folder, mpp=mpp)
     return dataset.regions(folder, LabelScheme(card.tissue_classes, card.mpp))

@@ -14,7 +14,7 @@ from wsi_seg.exporters import figure
 from wsi_seg.exporters.overview import MAX_SIDE, tinted_slide, write_overview
 from wsi_seg.maps.maps import MapLayout, Maps, create_maps
 from wsi_seg.planning.grid import cut_blocks
-from wsi_seg.regions.outlines import GroupOutlines
+from wsi_seg.regions.group_outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, map_frame
 
 TUMOR, STROMA = BCSS_GROUPS[:2]

@@ -25,7 +25,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.classes import BCSS
 from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.overview import Overview
-from wsi_seg.regions.outlines import size_histogram
+from wsi_seg.regions.group_outlines import size_histogram
 from wsi_seg.results.folder import REPORT, THUMBNAIL
 from wsi_seg.results.pages.batch import write_batch_page
 from wsi_seg.results.pages.charts import draw_histogram

@@ -29,7 +29,7 @@ from wsi_seg.maps.maps import Maps, create_maps
 from wsi_seg.planning.grid import cut_blocks
 from wsi_seg.planning.map_layout import MapLayout
 from wsi_seg.regions.contours import stream_contours, trace_contours
-from wsi_seg.regions.outlines import GroupOutlines, note_outline
+from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import TraceSettings, simplify_together, trace
 from wsi_seg.regions.rings import RingLimits
 from wsi_seg.testing.geojson import assert_geojson

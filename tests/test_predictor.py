@@ -14,7 +14,14 @@ from torch import nn
 from wsi_seg.core.card import CardClass, ModelCard, Normalization, read_card
 from wsi_seg.core.errors import ModelError
 from wsi_seg.inference.models.network import load_network, normalized
-from wsi_seg.inference.models.predictor import DTYPES, Predictor, _cast, cpu_threads, load_predictor, planar
+from wsi_seg.inference.models.predictor import (
+    DTYPES,
+    NetworkPredictor,
+    _cast,
+    cpu_threads,
+    load_predictor,
+    planar,
+)
 from wsi_seg.testing.models import random_model, some_tiles
 
 CLASSES = tuple(CardClass(code=code, name=f"class {code}", color=(code, 0, 0)) for code in (1, 2, 3))
@@ -94,7 +101,7 @@ def test_augmentation_changes_nothing_where_the_network_turns_with_its_input():
     card = ModelCard(name="pointwise", groups=(), classes=CLASSES, normalization=Normalization())
     torch.manual_seed(0)
     network = nn.Conv2d(3, len(CLASSES), 1)
-    plain, augmented = (Predictor(network, card, "cpu", "float32", tta) for tta in (False, True))
+    plain, augmented = (NetworkPredictor(network, card, "cpu", "float32", tta) for tta in (False, True))
     tiles = some_tiles(2)
     assert torch.allclose(augmented(tiles), plain(tiles), atol=1e-6)
 

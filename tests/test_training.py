@@ -22,11 +22,11 @@ from wsi_seg.core.card import CardClass, CardGroup, ModelCard, read_card
 from wsi_seg.core.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.masks import MaskedImages
-from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.split import Split
 from wsi_seg.inference.models.network import read_weights, save_network
 from wsi_seg.inference.models.predictor import load_predictor
-from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config
+from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config, resolved
 from wsi_seg.training.fit import start_network, train
 from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
 from wsi_seg.training.task import SegmentationTask, rate_factor
@@ -62,7 +62,7 @@ def made_config(data_dir: Path, **changes) -> TrainConfig:
             BcssRegions(name="full", folder=Path("full"), mpp=0.5, split=Split(by="columns", validation=0.2)),
             BcssRegions(name="partial", folder=Path("partial"), mpp=0.5, known_class="tumor", weight=0.3),
         ),
-        "blank_is_not": "tumor",
+        "blank_excludes": "tumor",
         "crop": 32,
         "batch": 2,
         "epochs": 3,
@@ -99,7 +99,7 @@ def table_of(folder: Path) -> list[dict[str, str]]:
     [
         ({"bach": 3}, "unknown key 'bach'; did you mean 'batch'?"),
         ({"optimizer": {"learning_rat": 3}}, "did you mean 'learning_rate'?"),
-        ({"blank_is_not": "tumors"}, "class 'tumors' is none of the model's classes"),
+        ({"blank_excludes": "tumors"}, "class 'tumors' is none of the model's classes"),
         ({"loss": {"class_weights": {"tumors": 2}}}, "class 'tumors' is none of the model's classes"),
         ({"datasets": [{"kind": "bcss", "name": "a", "folder": "a", "weight": 0}]}, "no data set is left"),
         ({"datasets": [{"kind": "bcs", "name": "a", "folder": "a"}]}, "'bcss', 'masks'"),
@@ -107,8 +107,8 @@ def table_of(folder: Path) -> list[dict[str, str]]:
         ({"data_dir": "$NOT_SET_ANYWHERE/x"}, "environment variable NOT_SET_ANYWHERE is not set"),
         ({"crop": 100}, "crop: "),
         ({"steps_per_epoch": None}, "give steps_per_epoch"),
-        ({"thaw_epoch": 2}, "needs freeze_encoder"),
-        ({"freeze_encoder": True, "thaw_epoch": 2, "devices": 2}, "one device only"),
+        ({"unfreeze_epoch": 2}, "needs freeze_encoder"),
+        ({"freeze_encoder": True, "unfreeze_epoch": 2, "devices": 2}, "one device only"),
     ],
 )
 def test_wrong_configurations(change, message, tmp_path):
@@ -123,6 +123,24 @@ def test_wrong_configurations(change, message, tmp_path):
         read_train_config(path)
     assert str(caught.value).startswith(str(path)) and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_former_names_of_keys_still_hold(tmp_path):
+    path = tmp_path / "train.yaml"
+    values = {
+        "model": {"name": "m"},
+        "datasets": [{"kind": "bcss", "name": "a", "folder": "a"}],
+        "steps_per_epoch": 1,
+        "freeze_encoder": True,
+    }
+    former = {"untaught_classes": True, "blank_is_not": "tumor", "thaw_epoch": 2}
+    path.write_text(yaml.safe_dump(values | former))
+    config = read_train_config(path)
+    assert (config.allow_missing_classes, config.blank_excludes, config.unfreeze_epoch) == (True, "tumor", 2)
+    assert not former.keys() & resolved(config).keys()
+    path.write_text(yaml.safe_dump(values | former | {"unfreeze_epoch": 3}))
+    with pytest.raises(UsageError, match="unknown key 'thaw_epoch'"):
+        read_train_config(path)
 
 
 def test_data_dir_is_relative_to_the_file(tmp_path):
@@ -203,7 +221,7 @@ def test_the_best_epoch_is_kept_and_training_stops_early(tmp_path):
     assert weights_of(train(short, tmp_path / "short")) == weights_of(out)
 
 
-def test_a_frozen_encoder_stays_as_it_was_until_it_is_thawed(made_data, tmp_path):
+def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(made_data, tmp_path):
     config = made_config(made_data, freeze_encoder=True, epochs=2)
     torch.manual_seed(config.seed)
     save_network(start_network(config), config.model, tmp_path / "before")
@@ -215,9 +233,9 @@ def test_a_frozen_encoder_stays_as_it_was_until_it_is_thawed(made_data, tmp_path
     before = encoder(tmp_path / "before")
     frozen = encoder(train(config, tmp_path / "frozen"))
     assert all(torch.equal(frozen[name], tensor) for name, tensor in before.items())
-    thawed = encoder(train(config.model_copy(update={"thaw_epoch": 1}), tmp_path / "thawed"))
+    unfrozen = encoder(train(config.model_copy(update={"unfreeze_epoch": 1}), tmp_path / "unfrozen"))
     for name in ("encoder.conv1.weight", "encoder.bn1.running_mean"):
-        assert not torch.equal(thawed[name], before[name])
+        assert not torch.equal(unfrozen[name], before[name])
 
 
 def test_the_encoder_can_start_from_a_file_and_learn_more_slowly(made_data, tmp_path):
@@ -267,7 +285,7 @@ def test_classes_of_images_are_learned_beside_masks(tmp_path):
         split=Split(validation=0.25),
     )  # fmt: skip
     config = made_config(
-        tmp_path, model=card, datasets=(dataset,), blank_is_not=None, sampling="regions", steps_per_epoch=8,
+        tmp_path, model=card, datasets=(dataset,), blank_excludes=None, sampling="regions", steps_per_epoch=8,
         epochs=8, batch=4, loss=LossConfig(focal=1.0, cross_entropy=0), keep="last",
         optimizer=OptimizerConfig(learning_rate=1e-2),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from wsi_seg.tissue.stain import STAINS
 from wsi_seg.training import sampling
 from wsi_seg.training.augment import Appearance, Geometry, blank_ground
 from wsi_seg.training.config import AugmentationConfig, LossConfig, TrainConfig
-from wsi_seg.training.crops import Batch, TrainingCrops, ValidationCrops, collate, training_loader
+from wsi_seg.training.crops import CropBatch, TrainingCrops, ValidationCrops, collate, training_loader
 from wsi_seg.training.data import class_weights, count_targets
 from wsi_seg.training.sampling import BalancedCrops, EachRegion, EpochSampler, Source, cut
 
@@ -154,7 +154,7 @@ def test_validation_covers_every_pixel_once():
 def test_two_views_show_one_place_in_two_ways():
     config = config_with(OFF.model_copy(update={"color": 0.5}), loss=LossConfig(consistency=1))
     loader = training_loader(BalancedCrops([source_of(blobs(96, 96))]), config, 8)
-    batches: list[Batch] = list(loader)
+    batches: list[CropBatch] = list(loader)
     assert len(batches) == 4
     for batch in batches:
         assert batch.images.shape == (4, 3, 32, 32) and batch.labels.tolist() == [-1] * 4
@@ -172,7 +172,9 @@ def test_batches_from_worker_processes_are_the_same():
 
 
 def test_collating_keeps_views_apart():
-    items = [Batch(torch.full((2, 1), i), torch.full((2, 1), i), torch.tensor([i, i + 10])) for i in range(3)]
+    items = [
+        CropBatch(torch.full((2, 1), i), torch.full((2, 1), i), torch.tensor([i, i + 10])) for i in range(3)
+    ]
     assert collate(items).labels.tolist() == [0, 1, 2, 10, 11, 12]
 
 

@@ -22,7 +22,7 @@ from tests.made.pyramids import write_pyramid
 from tests.made.results import make_results, renamed
 from tests.viewer_server import LOCAL, client, only_id
 from wsi_seg.core.geometry import Scale
-from wsi_seg.viewer.limits import Kept, Workers
+from wsi_seg.viewer.limits import Kept, ThreadLimiter
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.security import MOST_BODY, Access
 
@@ -419,7 +419,7 @@ def test_a_fault_of_the_server_tells_nothing(asking: TestClient, monkeypatch: py
 
 
 def test_work_is_bounded_and_what_would_wait_too_long_is_refused() -> None:
-    workers = Workers(threads=2, most_waiting=3)
+    workers = ThreadLimiter(threads=2, most_waiting=3)
     going, most, lock, free = 0, 0, threading.Lock(), threading.Event()
 
     def work() -> None:

@@ -20,7 +20,7 @@ from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.masks import MaskedImages
-from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.region import Pixels
 from wsi_seg.datasets.slides import AnnotatedSlides
 

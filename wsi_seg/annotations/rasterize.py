@@ -107,7 +107,7 @@ def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class PixelRuns:
     """The pixels of a box, numbered from 0 row after row, as runs of one id."""
 
     box: Box
@@ -122,7 +122,7 @@ class Runs:
         return np.diff(self.start, append=self.box.width * self.box.height)
 
 
-def strip_runs(edges: Edges, strip: Box, side: int) -> Iterator[Runs]:
+def strip_runs(edges: Edges, strip: Box, side: int) -> Iterator[PixelRuns]:
     """Yield what `fill_edges` returns for the boxes, `side` pixels wide, of a strip, from left to right.
 
     The ids at the left side of a box are those at the right side of the one before, so that an edge is looked
@@ -150,7 +150,7 @@ def strip_runs(edges: Edges, strip: Box, side: int) -> Iterator[Runs]:
         order = np.argsort(pixel, kind="stable")
         start, ids = pixel[order], np.cumsum(change[order], dtype=np.int32)
         last = np.diff(start, append=strip.height * width) > 0  # of those that change one pixel
-        yield Runs(Box.at(strip.x0 + x0, strip.y0, width, strip.height), start[last], ids[last])
+        yield PixelRuns(Box.at(strip.x0 + x0, strip.y0, width, strip.height), start[last], ids[last])
 
 
 def _crossings(

@@ -17,11 +17,11 @@ CARD_NAME = "card.json"
 WEIGHTS_NAME = "model.safetensors"
 
 
-class _Model(BaseModel):
+class _CardPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class CardClass(_Model):
+class CardClass(_CardPart):
     """One output channel; channel i of the network is `classes[i]`."""
 
     code: int = Field(ge=1, le=255)
@@ -29,7 +29,7 @@ class CardClass(_Model):
     color: tuple[int, int, int]
 
 
-class CardGroup(_Model):
+class CardGroup(_CardPart):
     """Classes reported together."""
 
     name: str
@@ -37,7 +37,7 @@ class CardGroup(_Model):
     color: tuple[int, int, int]
 
 
-class Normalization(_Model):
+class Normalization(_CardPart):
     """Input = (RGB / 255 - mean) / std, channel by channel, after `chroma_box`."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -61,7 +61,7 @@ def _bcss_groups() -> tuple[CardGroup, ...]:
     return tuple(CardGroup(name=g.name, codes=g.codes, color=g.color) for g in BCSS_GROUPS)
 
 
-class ModelCard(_Model):
+class ModelCard(_CardPart):
     """Everything about a model but its weights."""
 
     name: str

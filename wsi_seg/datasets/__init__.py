@@ -15,7 +15,7 @@ __all__ = [
     "mask_files",
     "masks",
     "names",
-    "outlines",
+    "outlined_images",
     "patients",
     "region",
     "slides",

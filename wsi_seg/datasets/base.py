@@ -17,7 +17,7 @@ from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.grouping import group_regions
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients, patient_by_name
-from wsi_seg.datasets.region import Pixels, Region
+from wsi_seg.datasets.region import AnnotatedRegion, Pixels
 from wsi_seg.datasets.split import PARTS, Parts, Split
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import MapFrame, map_frame, read_region
@@ -70,14 +70,14 @@ class Dataset(BaseModel, ABC):
         return Parts(training, validation, test, notes)
 
     @abstractmethod
-    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
         """Return all regions, sorted by name, with targets at `scheme.mpp`; raises as `parts`.
 
         The group of each is its image or slide, which is the first of its files; patients come afterwards.
         """
 
 
-def _tiles(regions: Iterable[Region], side: int) -> Iterator[Region]:
+def _tiles(regions: Iterable[AnnotatedRegion], side: int) -> Iterator[AnnotatedRegion]:
     for region in regions:
         whole = Box(0, 0, region.size.width, region.size.height)
         for y in range(0, whole.height, side):

@@ -15,7 +15,7 @@ from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.mask_files import MaskReader
-from wsi_seg.datasets.region import ArrayRegion, Region
+from wsi_seg.datasets.region import AnnotatedRegion, ArrayRegion
 
 
 class BcssRegions(Dataset):
@@ -29,7 +29,7 @@ class BcssRegions(Dataset):
     mpp: float = Field(default=0.25, gt=0)
     """Microns per pixel of images and masks."""
 
-    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
         within = [inner for inner in list_folders(folder) if inner.name.startswith("rgbs")]
         images = [path for inner in within for path in list_files(inner, IMAGE_ENDINGS)]
         if not images:
@@ -37,7 +37,7 @@ class BcssRegions(Dataset):
         masks = MaskReader(self.name)
         return [self._region(path, folder, scheme, masks) for path in images]
 
-    def _region(self, path: Path, folder: Path, scheme: LabelScheme, masks: MaskReader) -> Region:
+    def _region(self, path: Path, folder: Path, scheme: LabelScheme, masks: MaskReader) -> AnnotatedRegion:
         image, frame, size = read_image(path, self.mpp, scheme)
         mask_path = folder / "masks" / f"{path.stem}.png"
         codes = resample_codes(masks.codes(mask_path, path, size), frame)

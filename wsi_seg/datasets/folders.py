@@ -17,7 +17,7 @@ from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Size
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
 from wsi_seg.datasets.labels import LabelScheme, resample_codes
-from wsi_seg.datasets.region import IGNORED, ArrayRegion, Region, not_class
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, ArrayRegion, not_class
 
 # `mask_class` that stands for the class named like the folder of the image.
 FOLDER = "folder"
@@ -62,7 +62,7 @@ class ImageFolder(Dataset):
             raise ValueError("known_class is said here by mask_class without a background_class")
         return self
 
-    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
         images = _find_images(folder)
         annotate = self._annotator(folder, images, scheme)
         names = {path: image_name(path, folder) for path in images}
@@ -83,7 +83,7 @@ class ImageFolder(Dataset):
             scheme: classes of the model.
         """
 
-    def _region(self, path: Path, folder: Path, scheme: LabelScheme, annotate: Annotate) -> Region:
+    def _region(self, path: Path, folder: Path, scheme: LabelScheme, annotate: Annotate) -> AnnotatedRegion:
         image, frame, size = read_image(path, self.mpp, scheme, self.resize)
         found = annotate(path, size)
         target = np.array(found.targets, np.int16)[resample_codes(found.codes, frame)]

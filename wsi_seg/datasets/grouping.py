@@ -10,13 +10,13 @@ from scipy.sparse.csgraph import connected_components
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.patients import PatientOf
-from wsi_seg.datasets.region import ArrayRegion, Region
+from wsi_seg.datasets.region import AnnotatedRegion, ArrayRegion
 from wsi_seg.datasets.tiles import bordering, parent_name
 
 
 def group_regions(
-    regions: Sequence[Region], patient_of: PatientOf, where: str
-) -> tuple[list[Region], tuple[str, ...]]:
+    regions: Sequence[AnnotatedRegion], patient_of: PatientOf, where: str
+) -> tuple[list[AnnotatedRegion], tuple[str, ...]]:
     """Give each region its patient, and one group to all that must stay in one part of a split.
 
     Regions of one patient are a group. Of unknown patients, tiles of one larger image are, as far as their
@@ -48,7 +48,7 @@ def group_regions(
 
 
 def _refuse_images_of_two_patients(
-    regions: Sequence[Region], patients: Sequence[str | None], where: str
+    regions: Sequence[AnnotatedRegion], patients: Sequence[str | None], where: str
 ) -> None:
     named = [
         (region, patient)
@@ -80,7 +80,7 @@ def _notes(images: Sequence[str], joined: Sequence[str], where: str) -> tuple[st
     )
 
 
-def _joined(regions: Sequence[Region]) -> list[str]:
+def _joined(regions: Sequence[AnnotatedRegion]) -> list[str]:
     """Return the group of each region: its image; of tiles, the first image or the stem that they share."""
     names = [parent_name(region.group) or region.group for region in regions]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.folders import walk_files
-from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.region import AnnotatedRegion
 
 
-def file_hashes(regions: Iterable[Region]) -> dict[str, str]:
+def file_hashes(regions: Iterable[AnnotatedRegion]) -> dict[str, str]:
     """Return the SHA-256, in hexadecimal, of each file that regions were read from, by its path.
 
     Of a folder, such as that of a DICOM series, each file in it is listed. Files are read piece by piece.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.masks import MaskedImages
-from wsi_seg.datasets.outlines import OutlinedImages
+from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.slides import AnnotatedSlides
 
 AnyDataset = Annotated[

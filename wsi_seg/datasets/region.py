@@ -43,7 +43,7 @@ class Place:
     """The region's pixels in the slide's map."""
 
 
-class Region(Protocol):
+class AnnotatedRegion(Protocol):
     """An image with targets at the model's resolution. It can be sent to another process."""
 
     @property

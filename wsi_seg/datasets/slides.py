@@ -23,7 +23,7 @@ from wsi_seg.datasets.base import Dataset, list_files, list_folders
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
-from wsi_seg.datasets.region import IGNORED, Region
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
 from wsi_seg.datasets.slide_region import SlideRegion
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.slides.readers import open_slide
@@ -53,7 +53,7 @@ class AnnotatedSlides(Dataset, NamedClasses):
     margin: int = Field(default=128, ge=0)
     """Map pixels around an annotated area that belong to the region, so that crops show what lies around."""
 
-    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[Region]:
+    def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
         slides = _find_slides(folder)
         files = _find_annotations(folder if self.annotations is None else folder / self.annotations)
         orphan = next((name for name in files if name not in slides.values()), None)

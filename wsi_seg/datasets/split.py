@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
-from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.region import AnnotatedRegion
 
 # Institutes whose slides are the test set of BCSS (Amgad et al. 2019): second field of the TCGA barcode.
 BCSS_TEST_INSTITUTES = ("OL", "LL", "E2", "EW", "GM", "S3")
@@ -25,21 +25,22 @@ Share = float | tuple[str, ...]
 class Parts:
     """The regions of one data set by what they are used for."""
 
-    training: tuple[Region, ...] = ()
-    validation: tuple[Region, ...] = ()
-    test: tuple[Region, ...] = ()
+    training: tuple[AnnotatedRegion, ...] = ()
+    validation: tuple[AnnotatedRegion, ...] = ()
+    test: tuple[AnnotatedRegion, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences on the regions that a user must know."""
 
-    def of(self, part: Part) -> tuple[Region, ...]:
+    def of(self, part: Part) -> tuple[AnnotatedRegion, ...]:
         return {"training": self.training, "validation": self.validation, "test": self.test}[part]
 
 
 class Split(BaseModel):
     """Which regions are kept out of training.
 
-    `validation` and `test` are a share of the groups (0 … 1), or the names of groups (`Region.group`). A
-    share is drawn at random, within each image label alike where regions have labels.
+    `validation` and `test` are a share of the groups (0 … 1), or the names of groups
+    (`AnnotatedRegion.group`). A share is drawn at random, within each image label alike where regions have
+    labels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +60,7 @@ class Split(BaseModel):
             raise ValueError("a share of the groups lies between 0 and 1")
         return value
 
-    def divide(self, regions: Sequence[Region], where: str) -> Parts:
+    def divide(self, regions: Sequence[AnnotatedRegion], where: str) -> Parts:
         """Divide regions.
 
         Args:
@@ -81,7 +82,7 @@ class Split(BaseModel):
                 )
         return parts
 
-    def _by_group(self, regions: Sequence[Region], where: str) -> Parts:
+    def _by_group(self, regions: Sequence[AnnotatedRegion], where: str) -> Parts:
         label_of = {region.group: region.label for region in regions}
         groups = sorted(label_of)
         if self.by == "institute":
@@ -122,7 +123,7 @@ class Split(BaseModel):
             chosen.update(alike[i] for i in random.permutation(len(alike))[:count])
         return chosen
 
-    def _by_columns(self, regions: Sequence[Region], where: str) -> Parts:
+    def _by_columns(self, regions: Sequence[AnnotatedRegion], where: str) -> Parts:
         if isinstance(self.validation, tuple) or isinstance(self.test, tuple):
             raise DataError(f"{where}: a split by columns takes shares, not names")
         shares = (1 - self.validation - self.test, self.validation, self.test)
@@ -130,7 +131,7 @@ class Split(BaseModel):
             raise DataError(
                 f"{where}: validation {self.validation:g} and test {self.test:g} exceed the whole"
             )
-        parts: list[list[Region]] = [[], [], []]
+        parts: list[list[AnnotatedRegion]] = [[], [], []]
         for region in regions:
             width, height = region.size.width, region.size.height
             cuts = (0, round(width * shares[0]), round(width * (shares[0] + shares[1])), width)

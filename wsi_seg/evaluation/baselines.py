@@ -13,7 +13,7 @@ from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import find_classes
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Box
-from wsi_seg.datasets.region import IGNORED, Region
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
 from wsi_seg.inference.blocks import Predictor, without_margin
 from wsi_seg.tissue.stain import STAINS, otsu_threshold
 
@@ -45,7 +45,7 @@ class Baseline:
         at = "" if self.threshold is None else f":{self.threshold:g}"
         return f"{self.kind}={self.class_name}{at}"
 
-    def predictor(self, regions: Sequence[Region], card: ModelCard) -> Predictor:
+    def predictor(self, regions: Sequence[AnnotatedRegion], card: ModelCard) -> Predictor:
         """Return the predictor; regions are those on which a missing threshold is found."""
         if self.kind == "everything":
             return Everything(len(card.classes), self.channel)
@@ -136,14 +136,14 @@ def haematoxylin_density(pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.
     return np.maximum(smooth, 0)
 
 
-def find_threshold(regions: Sequence[Region], sigma: float) -> float:
+def find_threshold(regions: Sequence[AnnotatedRegion], sigma: float) -> float:
     """Return Otsu's threshold of the smoothed haematoxylin density over the annotated pixels of regions."""
     values = [sample for region in regions for sample in _samples(region, sigma)]
     # Without any stain there is nothing to split; a positive threshold then calls nothing the class.
     return max(otsu_threshold(np.concatenate(values)), LEAST_THRESHOLD)
 
 
-def _samples(region: Region, sigma: float) -> Iterator[NDArray[np.float32]]:
+def _samples(region: AnnotatedRegion, sigma: float) -> Iterator[NDArray[np.float32]]:
     for y in range(0, region.size.height, BOX_SIDE):
         for x in range(0, region.size.width, BOX_SIDE):
             box = Box.at(x, y, BOX_SIDE, BOX_SIDE).intersect(Box(0, 0, region.size.width, region.size.height))

@@ -11,7 +11,7 @@ import numpy as np
 from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.region import IGNORED, Region, not_class
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, not_class
 from wsi_seg.datasets.split import Part, Parts
 from wsi_seg.evaluation.config import EvaluateConfig
 
@@ -23,7 +23,7 @@ class Choice:
     """Regions whose annotations tell the same."""
 
     name: str
-    regions: tuple[Region, ...]
+    regions: tuple[AnnotatedRegion, ...]
     known: int | None
     """None: they tell all classes apart. A channel: they tell this class from everything else."""
     notes: tuple[str, ...]
@@ -72,7 +72,7 @@ def _named(dataset: Dataset, scheme: LabelScheme, channel: int) -> str:
     return f"{dataset.name}: {scheme.classes[channel].name}"
 
 
-def choose_part(dataset: Dataset, parts: Parts, part: PartChoice) -> tuple[tuple[Region, ...], str]:
+def choose_part(dataset: Dataset, parts: Parts, part: PartChoice) -> tuple[tuple[AnnotatedRegion, ...], str]:
     """Return the regions of a part and a sentence on how they were chosen, "" where nothing is to be said."""
     everything = (*parts.training, *parts.validation, *parts.test)
     if part == "all" or (part == "test" and not parts.test and dataset.weight == 0):
@@ -82,7 +82,9 @@ def choose_part(dataset: Dataset, parts: Parts, part: PartChoice) -> tuple[tuple
     return parts.of(part), ""
 
 
-def divide_by_truth(regions: Sequence[Region], known: int | None) -> dict[int | None, list[Region]]:
+def divide_by_truth(
+    regions: Sequence[AnnotatedRegion], known: int | None
+) -> dict[int | None, list[AnnotatedRegion]]:
     """Return the regions by the class that their annotations tell from everything else; None: all classes.
 
     Args:
@@ -93,7 +95,7 @@ def divide_by_truth(regions: Sequence[Region], known: int | None) -> dict[int | 
         return {known: list(regions)} if regions else {}
     partial = {region.name: _partly_known(region) for region in regions}
     channels = sorted(set(partial.values()) - {None}, key=str)
-    divided: dict[int | None, list[Region]] = {}
+    divided: dict[int | None, list[AnnotatedRegion]] = {}
     for region in regions:
         channel = partial[region.name]
         if channel is None and channels:
@@ -104,7 +106,7 @@ def divide_by_truth(regions: Sequence[Region], known: int | None) -> dict[int | 
     return divided
 
 
-def _partly_known(region: Region) -> int | None:
+def _partly_known(region: AnnotatedRegion) -> int | None:
     """Return the channel of which some pixel is only known not to be it."""
     lowest = int(region.coarse_targets(1).min(initial=IGNORED))
     return None if lowest == IGNORED else not_class(lowest)  # which is its own inverse

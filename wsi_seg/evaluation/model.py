@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.evaluation.baselines import Baseline, parse_baseline
 from wsi_seg.evaluation.choice import Choice, PartChoice, choose_regions
 from wsi_seg.evaluation.config import EvaluateConfig
@@ -172,7 +172,7 @@ class _Run:
             seconds=time.perf_counter() - start,
         )
 
-    def _tell(self, region: Region) -> None:
+    def _tell(self, region: AnnotatedRegion) -> None:
         self.done += 1
         self.progress(region.name, self.done, self.total)
 

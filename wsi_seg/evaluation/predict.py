@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.datasets.region import IGNORED, Place, Region
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Place
 from wsi_seg.evaluation.metrics import NO_ROW
 from wsi_seg.evaluation.tally import PredictedBlock
 from wsi_seg.inference.blocks import BlockSettings, Predictor, reflected, segment_block
@@ -35,7 +35,7 @@ class Classifier(Protocol):
 
 
 def predict_region(
-    region: Region, predictor: Predictor, card: ModelCard, batch: int = 1
+    region: AnnotatedRegion, predictor: Predictor, card: ModelCard, batch: int = 1
 ) -> Iterator[PredictedBlock]:
     """Predict a region block by block; blocks without any known target are left out.
 
@@ -78,7 +78,7 @@ def _blocks_of(place: Place, grid: Grid) -> Iterator[Block]:
 
 
 def classify_region(
-    region: Region, classifier: Classifier, card: ModelCard, batch: int = 1
+    region: AnnotatedRegion, classifier: Classifier, card: ModelCard, batch: int = 1
 ) -> NDArray[np.float64]:
     """Return the probabilities (L,) of the card's image labels: the mean over the region's tiles.
 
@@ -98,7 +98,7 @@ def classify_region(
     return total / len(tiles)
 
 
-def picture_of(region: Region, step: int, size: Size) -> NDArray[np.uint8]:
+def picture_of(region: AnnotatedRegion, step: int, size: Size) -> NDArray[np.uint8]:
     """Return a region's image at 1 / step of its resolution; raises SlideError."""
     place = region.place()
     with place.slide:

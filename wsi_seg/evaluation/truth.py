@@ -90,7 +90,7 @@ def open_truth(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: Labe
     return _Mask(truth, slide, frame, scheme)
 
 
-class _Annotations:
+class _DrawnTruth:
     """Polygons painted by the pixel-center rule."""
 
     notes: tuple[str, ...] = ()
@@ -184,7 +184,7 @@ def _drawn(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelSch
     known = [p for p, target in zip(polygons, targets, strict=True) if target != IGNORED]
     if not known:
         raise DataError(f"{truth.path}: all of its annotations are of ignored classes")
-    return _Annotations(Drawing.of(polygons, targets), annotated_boxes(known, frame.box, margin=0))
+    return _DrawnTruth(Drawing.of(polygons, targets), annotated_boxes(known, frame.box, margin=0))
 
 
 def open_codes(path: Path, name: str) -> Any:

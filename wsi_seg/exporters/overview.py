@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
 from wsi_seg.maps.maps import Maps
-from wsi_seg.regions.outlines import GroupOutlines
+from wsi_seg.regions.group_outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, Slide, read_thumbnail
 from wsi_seg.slides.tolerant import TolerantPixels
 

@@ -15,7 +15,7 @@ from wsi_seg.planning.plan import ModelFacts
 
 if TYPE_CHECKING:
     from wsi_seg.inference.models.calibrate import Calibration
-    from wsi_seg.inference.models.predictor import Predictor
+    from wsi_seg.inference.models.predictor import NetworkPredictor
 
 PREDICTOR = "wsi_seg.inference.models.predictor:load_predictor"
 
@@ -105,11 +105,11 @@ def calibration(model: Model) -> Calibration:
     return Calibration(facts.digest, facts.device, facts.precision, facts.tta)
 
 
-def open_predictor(model: Model) -> Predictor:
+def open_predictor(model: Model) -> NetworkPredictor:
     """Load the network of a model into this process, or return it where it is loaded already."""
-    from wsi_seg.inference.models.predictor import Predictor
+    from wsi_seg.inference.models.predictor import NetworkPredictor
 
     predictor = load_predictor(model.predictor)
-    if not isinstance(predictor, Predictor):
+    if not isinstance(predictor, NetworkPredictor):
         raise TypeError(f"{model.predictor.factory} makes no network of torch")
     return predictor

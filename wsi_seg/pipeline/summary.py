@@ -19,7 +19,7 @@ from wsi_seg.execution.graph import Flight
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts, SegmentationPlan
-from wsi_seg.regions.outlines import GroupOutlines, size_histogram
+from wsi_seg.regions.group_outlines import GroupOutlines, size_histogram
 from wsi_seg.results.bottleneck import bottleneck, lanes_of
 
 UM2_PER_MM2 = 1e6

@@ -119,7 +119,7 @@ def stream_contours(
         raise ValueError(f"threshold must be above zero, got {threshold}")
     height, width = field.shape
     extent = (float(width), float(height)) if extent is None else extent
-    grid = _Grid(_nodes(width, extent[0]), _nodes(height, extent[1]))
+    grid = _NodeGrid(_nodes(width, extent[0]), _nodes(height, extent[1]))
     if np.issubdtype(field.dtype, np.integer):
         threshold = math.ceil(threshold)
     limits = limits or RingLimits()
@@ -147,7 +147,7 @@ def _waiting(rings: Lines, open_lines: Lines, border: float, reach: float) -> ND
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class _NodeGrid:
     """Positions of the nodes' columns and rows in field pixels; the first and last are the rim."""
 
     x: NDArray[np.float64]
@@ -192,7 +192,9 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
         above = below
 
 
-def _block_lines(nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _Grid) -> tuple[Lines, Lines]:
+def _block_lines(
+    nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _NodeGrid
+) -> tuple[Lines, Lines]:
     """Return the rings of one block and its other lines, with the inside where +y is of a step along +x."""
     inside = nodes >= threshold
     crossings = _crossings(inside)
@@ -269,7 +271,7 @@ def _heights(values: NDArray[Any], threshold: float) -> NDArray[np.float64]:
 
 
 def _exact(
-    crossings: _Crossings, nodes: NDArray[Any], threshold: float, grid: _Grid, corner: tuple[int, int]
+    crossings: _Crossings, nodes: NDArray[Any], threshold: float, grid: _NodeGrid, corner: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return field positions and grid edge numbers of crossings.
 

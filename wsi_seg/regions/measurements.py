@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Point
 
-from wsi_seg.annotations.rasterize import Runs, polygon_edges, strip_runs
+from wsi_seg.annotations.rasterize import PixelRuns, polygon_edges, strip_runs
 from wsi_seg.core.geometry import Box
 from wsi_seg.core.threads import map_ahead
 from wsi_seg.maps.fields import ChannelSum, LabelField
@@ -53,10 +53,10 @@ def measure_regions(
         One for each polygon, in their order.
     """
     fields = (group,) if uncertainty is None else (group, uncertainty)
-    tally = _Tally(len(polygons), labels.columns, len(fields))
+    totals = _RegionTotals(len(polygons), labels.columns, len(fields))
     top, bottom = shapely.bounds(polygons).reshape(-1, 4).T[1::2]
 
-    def runs(strip: Box, downsample: int, block: int) -> Iterator[Runs]:
+    def runs(strip: Box, downsample: int, block: int) -> Iterator[PixelRuns]:
         here = np.flatnonzero((top < strip.y1 * downsample) & (bottom > strip.y0 * downsample))
         edges = polygon_edges(polygons[here], here + 1).shrunk(downsample)
         return (part for part in strip_runs(edges, strip, block) if part.ids.any())
@@ -64,17 +64,17 @@ def measure_regions(
     def of_fields(strip: Box) -> list[_Sums]:
         return [_sums(part, fields) for part in runs(strip, group.downsample, coarse)]
 
-    def of_labels(strip: Box) -> list[_Counts]:
+    def of_labels(strip: Box) -> list[_LabelCounts]:
         return [_counts(part, labels) for part in runs(strip, 1, LABEL_BLOCK)]
 
     coarse = max(1, PROBABILITY_BLOCK // group.downsample)
     for sums in map_ahead(of_fields, _strips(group.shape, coarse)):
-        tally.add_fields(sums)
+        totals.add_fields(sums)
     for found in map_ahead(of_labels, _strips(labels.shape, LABEL_BLOCK)):
-        tally.add_labels(found)
-    _measure_small(polygons, tally, labels, fields)
-    means = np.minimum(tally.sums / tally.pixels / group.full, 1.0).T
-    for mean, counts in zip(means, tally.labels, strict=True):
+        totals.add_labels(found)
+    _measure_small(polygons, totals, labels, fields)
+    means = np.minimum(totals.sums / totals.pixels / group.full, 1.0).T
+    for mean, counts in zip(means, totals.labels, strict=True):
         probability, *rest = mean.tolist()
         yield Measured(probability, labels.shares(counts), *rest)
 
@@ -87,7 +87,7 @@ def _strips(shape: tuple[int, ...], side: int) -> Iterator[Box]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Counts:
+class _LabelCounts:
     """Of one block: the label pixels of each region there, (regions here, columns of `LabelField`)."""
 
     present: NDArray[np.intp]
@@ -103,9 +103,9 @@ class _Sums:
     sums: tuple[NDArray[np.float64], ...]
 
 
-def _counts(runs: Runs, labels: LabelField) -> _Counts:
+def _counts(runs: PixelRuns, labels: LabelField) -> _LabelCounts:
     codes = labels[runs.box.slices].ravel()
-    # Runs of one region and of one code: most are long, and pixels are many.
+    # PixelRuns of one region and of one code: most are long, and pixels are many.
     starts = np.concatenate([runs.start, np.flatnonzero(codes[1:] != codes[:-1]) + 1])
     order = np.argsort(starts, kind="stable")
     start = starts[order]
@@ -115,10 +115,10 @@ def _counts(runs: Runs, labels: LabelField) -> _Counts:
     width = labels.columns
     cell = position * width + labels.column(codes[start[inside]])
     counts = np.bincount(cell, lengths, len(present) * width).astype(np.int64)
-    return _Counts(present, counts.reshape(-1, width))
+    return _LabelCounts(present, counts.reshape(-1, width))
 
 
-def _sums(runs: Runs, fields: Sequence[ChannelSum]) -> _Sums:
+def _sums(runs: PixelRuns, fields: Sequence[ChannelSum]) -> _Sums:
     present, position, inside = _present(runs.ids)
 
     def total(of_runs: NDArray[Any]) -> NDArray[np.float64]:
@@ -129,7 +129,7 @@ def _sums(runs: Runs, fields: Sequence[ChannelSum]) -> _Sums:
     return _Sums(present, total(runs.lengths).astype(np.int64), sums)
 
 
-class _Tally:
+class _RegionTotals:
     """Counts and sums of a group's regions, added up block by block, always in the same order."""
 
     def __init__(self, regions: int, columns: int, fields: int) -> None:
@@ -140,7 +140,7 @@ class _Tally:
         self.sums = np.zeros((fields, regions), np.float64)
         """Sum of each field over those, in the field's units."""
 
-    def add_labels(self, counts: Sequence[_Counts]) -> None:
+    def add_labels(self, counts: Sequence[_LabelCounts]) -> None:
         for block in counts:
             self.labels[block.present] += block.labels
 
@@ -162,17 +162,17 @@ def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]
 
 
 def _measure_small(
-    polygons: NDArray[np.object_], tally: _Tally, labels: LabelField, fields: Sequence[ChannelSum]
+    polygons: NDArray[np.object_], totals: _RegionTotals, labels: LabelField, fields: Sequence[ChannelSum]
 ) -> None:
     """Give regions without any pixel centre the one pixel under a point inside them."""
-    for i in np.flatnonzero((tally.pixels == 0) | (tally.labels.sum(axis=1) == 0)).tolist():
+    for i in np.flatnonzero((totals.pixels == 0) | (totals.labels.sum(axis=1) == 0)).tolist():
         point = shapely.point_on_surface(polygons[i])
-        if tally.pixels[i] == 0:
+        if totals.pixels[i] == 0:
             pixel = _pixel(point, fields[0].shape, fields[0].downsample)
-            tally.pixels[i], tally.sums[:, i] = 1, [field[pixel].item() for field in fields]
-        if tally.labels[i].sum() == 0:
+            totals.pixels[i], totals.sums[:, i] = 1, [field[pixel].item() for field in fields]
+        if totals.labels[i].sum() == 0:
             code = labels[_pixel(point, labels.shape, 1)]
-            tally.labels[i, labels.column(code).item()] = 1
+            totals.labels[i, labels.column(code).item()] = 1
 
 
 def _pixel(point: Point, shape: tuple[int, ...], downsample: int) -> tuple[slice, slice]:

@@ -21,7 +21,7 @@ from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.region import IGNORED, Pixels, Region, Targets, not_class
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Pixels, Targets, not_class
 from wsi_seg.datasets.split import Parts, Split
 from wsi_seg.slides.slide import WHITE, read_region
 
@@ -135,7 +135,7 @@ def check_pickle(make: Maker, scheme: LabelScheme) -> None:
     for region in _some(_regions(make, scheme)):
         box = _inner(region)
         expected = region.read(box)
-        sent: Region = pickle.loads(pickle.dumps(region))
+        sent: AnnotatedRegion = pickle.loads(pickle.dumps(region))
         assert (sent.name, sent.group, sent.size) == (region.name, region.group, region.size)
         assert _same(sent.read(box), expected)
 
@@ -196,21 +196,21 @@ CHECKS: tuple[Callable[[Maker, LabelScheme], None], ...] = (
 )
 
 
-def _regions(make: Maker, scheme: LabelScheme) -> tuple[Region, ...]:
+def _regions(make: Maker, scheme: LabelScheme) -> tuple[AnnotatedRegion, ...]:
     """Return all regions of a data set, whatever its split."""
     return make().model_copy(update={"split": Split()}).parts(Path(), scheme).training
 
 
-def _some(regions: Sequence[Region]) -> list[Region]:
+def _some(regions: Sequence[AnnotatedRegion]) -> list[AnnotatedRegion]:
     """Return the first, the middle and the last region."""
     return [regions[i] for i in sorted({0, len(regions) // 2, len(regions) - 1})]
 
 
-def _whole(region: Region) -> Box:
+def _whole(region: AnnotatedRegion) -> Box:
     return Box(0, 0, region.size.width, region.size.height)
 
 
-def _inner(region: Region) -> Box:
+def _inner(region: AnnotatedRegion) -> Box:
     """Return a box inside the region, at most 300 pixels a side, off its borders if it can."""
     width, height = region.size.width, region.size.height
     x, y = width // 3, height // 3

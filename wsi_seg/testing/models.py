@@ -30,7 +30,7 @@ from wsi_seg.inference.models.network import (
     read_weights,
     save_network,
 )
-from wsi_seg.inference.models.predictor import Predictor, load_predictor
+from wsi_seg.inference.models.predictor import NetworkPredictor, load_predictor
 
 SIDE = 64
 
@@ -152,7 +152,7 @@ def some_tiles(count: int, side: int = SIDE) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def _predictor(folder: Path, precision: str = "float32") -> Predictor:
+def _predictor(folder: Path, precision: str = "float32") -> NetworkPredictor:
     return load_predictor(str(folder.absolute()), device="cpu", precision=precision)
 
 

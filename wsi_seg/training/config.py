@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import canonical_name
@@ -14,11 +14,11 @@ from wsi_seg.datasets.kinds import AnyDataset
 from wsi_seg.datasets.labels import LabelScheme
 
 
-class _Section(BaseModel):
+class _ConfigPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AugmentationConfig(_Section):
+class AugmentationConfig(_ConfigPart):
     """Strengths of random changes; 0 turns one off."""
 
     flip: bool = True
@@ -43,7 +43,7 @@ class AugmentationConfig(_Section):
     """Share of crops of which a part is replaced by blank glass."""
 
 
-class LossConfig(_Section):
+class LossConfig(_ConfigPart):
     """The loss is the sum of these terms, each times its weight; 0 leaves one out."""
 
     cross_entropy: float = Field(default=1.0, ge=0)
@@ -60,7 +60,7 @@ class LossConfig(_Section):
     sees each crop of a batch twice."""
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(_ConfigPart):
     """How the weights follow the loss."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -73,7 +73,7 @@ class OptimizerConfig(_Section):
     """one_cycle: a linear rise over the first tenth, then a cosine to zero; cosine: the latter alone."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(_ConfigPart):
     """One training run."""
 
     model: ModelCard
@@ -88,10 +88,14 @@ class TrainConfig(_Section):
     datasets: tuple[AnyDataset, ...] = Field(min_length=1)
     ignored_codes: tuple[int, ...] = (0, 7, 15)
     """Mask codes of zero weight: BCSS outside_roi, exclude, undetermined."""
-    untaught_classes: bool = False
-    """False: a class of the model without a single training pixel is an error."""
-    blank_is_not: str | None = None
-    """Class that blank glass surely is not; the loss knows no more about it. None: it knows nothing."""
+    allow_missing_classes: bool = Field(
+        default=False, validation_alias=AliasChoices("allow_missing_classes", "untaught_classes")
+    )
+    """Accept classes of the model without a single training pixel; otherwise they are an error."""
+    blank_excludes: str | None = Field(
+        default=None, validation_alias=AliasChoices("blank_excludes", "blank_is_not")
+    )
+    """Class that blank glass cannot be; the loss knows no more about it. None: it knows nothing."""
     sampling: Literal["classes", "regions"] = "classes"
     """classes: random crops, balanced over data sets by weight and over the classes in each.
     regions: one crop of every region in each epoch; of a tile as large as the crop, the whole."""
@@ -111,7 +115,9 @@ class TrainConfig(_Section):
     """Weights of the best epoch (without a validation part: the last), or of the last one."""
     freeze_encoder: bool = False
     """Keep the encoder as it starts, its normalisation statistics too."""
-    thaw_epoch: int | None = Field(default=None, ge=1)
+    unfreeze_epoch: int | None = Field(
+        default=None, ge=1, validation_alias=AliasChoices("unfreeze_epoch", "thaw_epoch")
+    )
     """Epoch, counted from 0, from which a frozen encoder is trained as well; None: never."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential moving average of the weights, with this decay per step. None: do not."""
@@ -131,7 +137,7 @@ class TrainConfig(_Section):
     def _check(self) -> TrainConfig:
         known = {canonical_name(c.name) for c in self.model.classes}
         tables = self.loss.class_weights if isinstance(self.loss.class_weights, dict) else ()
-        for name in (*(d.known_class for d in self.datasets), self.blank_is_not, *tables):
+        for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *tables):
             if name is not None and canonical_name(name) not in known:
                 raise ValueError(f"class {name!r} is none of the model's classes")
         names = [d.name for d in self.datasets]
@@ -141,10 +147,10 @@ class TrainConfig(_Section):
             raise ValueError("no data set is left to train on: all have weight 0")
         if self.sampling == "classes" and self.steps_per_epoch is None:
             raise ValueError("sampling by classes has no end of its own; give steps_per_epoch")
-        if self.thaw_epoch is not None and not self.freeze_encoder:
-            raise ValueError("thaw_epoch needs freeze_encoder: true")
-        if self.thaw_epoch is not None and self.devices != 1:
-            raise ValueError("thaw_epoch works on one device only; set devices: 1")
+        if self.unfreeze_epoch is not None and not self.freeze_encoder:
+            raise ValueError("unfreeze_epoch needs freeze_encoder: true")
+        if self.unfreeze_epoch is not None and self.devices != 1:
+            raise ValueError("unfreeze_epoch works on one device only; set devices: 1")
         return self
 
     @property

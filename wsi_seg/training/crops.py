@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wsi_seg.datasets.region import IGNORED, Region, not_class
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, not_class
 from wsi_seg.training.augment import Appearance, Geometry, blank_ground
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.sampling import CropSource, EpochSampler, GridCrops, Key, cut
 
 
-class Batch(NamedTuple):
+class CropBatch(NamedTuple):
     """What one step sees. With two views the second half shows the places of the first once more."""
 
     images: Tensor
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """int64 (V · N,): image label, -1 where there is none"""
 
 
-class TrainingCrops(Dataset[Batch]):
+class TrainingCrops(Dataset[CropBatch]):
     """Augmented crops by (epoch, index); the same key gives the same crop, on every machine and worker."""
 
     def __init__(self, source: CropSource, config: TrainConfig) -> None:
@@ -37,7 +37,7 @@ class TrainingCrops(Dataset[Batch]):
         self._views = 2 if config.loss.consistency else 1
         self._blank = blank_target(config)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: Key) -> CropBatch:
         seeds = np.random.SeedSequence((self._config.seed, *key))
         torch_seed, numpy_seed = seeds.generate_state(2).tolist()
         random = Generator().manual_seed(torch_seed)
@@ -50,37 +50,37 @@ class TrainingCrops(Dataset[Batch]):
         look = Appearance(self._config.augmentation, random)
         images = look(image.expand(self._views, -1, -1, -1))
         label = -1 if region.label is None else region.label
-        return Batch(
+        return CropBatch(
             (images * 255 + 0.5).to(torch.uint8),
             target.expand(self._views, -1, -1),
             torch.full((self._views,), label),
         )
 
 
-class ValidationCrops(Dataset[Batch]):
+class ValidationCrops(Dataset[CropBatch]):
     """The crops of `GridCrops`, as they are."""
 
-    def __init__(self, regions: Sequence[Region], side: int) -> None:
+    def __init__(self, regions: Sequence[AnnotatedRegion], side: int) -> None:
         self._crops = GridCrops(regions, side)
 
     def __len__(self) -> int:
         return len(self._crops)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> CropBatch:
         image, target, label = self._crops[index]
-        return Batch(
+        return CropBatch(
             torch.from_numpy(image).permute(2, 0, 1)[None],
             torch.from_numpy(target.astype(np.int64))[None],
             torch.tensor([label]),
         )
 
 
-def collate(items: Sequence[Batch]) -> Batch:
+def collate(items: Sequence[CropBatch]) -> CropBatch:
     """Join crops (V, …) into a batch (V · N, …): first all first views, then all second ones."""
-    return Batch(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
+    return CropBatch(*(torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*items, strict=True)))
 
 
-def training_loader(source: CropSource, config: TrainConfig, length: int) -> DataLoader[Batch]:
+def training_loader(source: CropSource, config: TrainConfig, length: int) -> DataLoader[CropBatch]:
     """Return the batches of an epoch of `length` crops."""
     return DataLoader(
         TrainingCrops(source, config),
@@ -93,7 +93,7 @@ def training_loader(source: CropSource, config: TrainConfig, length: int) -> Dat
     )
 
 
-def validation_loader(regions: Sequence[Region], config: TrainConfig) -> DataLoader[Batch]:
+def validation_loader(regions: Sequence[AnnotatedRegion], config: TrainConfig) -> DataLoader[CropBatch]:
     """Return the batches of all validation regions."""
     crops = ValidationCrops(regions, config.crop)
     return DataLoader(crops, batch_size=config.batch, collate_fn=collate)
@@ -101,6 +101,6 @@ def validation_loader(regions: Sequence[Region], config: TrainConfig) -> DataLoa
 
 def blank_target(config: TrainConfig) -> int:
     """Return the target of blank glass."""
-    if config.blank_is_not is None:
+    if config.blank_excludes is None:
         return IGNORED
-    return not_class(config.channel_of(config.blank_is_not))
+    return not_class(config.channel_of(config.blank_excludes))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.classes import canonical_name
 from wsi_seg.core.errors import DataError
-from wsi_seg.datasets.region import Region
+from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.datasets.split import Parts
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.sampling import POSITION_STEP, BalancedCrops, CropSource, EachRegion, Source
@@ -37,7 +37,7 @@ class TrainingData:
         return (*(note for parts in self.parts for note in parts.notes), describe_parts(self.parts))
 
     @property
-    def validation(self) -> tuple[Region, ...]:
+    def validation(self) -> tuple[AnnotatedRegion, ...]:
         return tuple(region for part in self.parts for region in part.validation)
 
     def listing(self) -> list[dict[str, Any]]:
@@ -62,8 +62,9 @@ def load_data(config: TrainConfig) -> TrainingData:
 
     Raises:
         DataError: see `Dataset.parts`; nothing is left to train on; a class has no training pixel although
-            `untaught_classes` is false; a data set has no image labels although the model has; an epoch would
-            be shorter than a batch; a patient or file of one data set's training part is held out by another.
+            `allow_missing_classes` is false; a data set has no image labels although the model has; an epoch
+            would be shorter than a batch; a patient or file of one data set's training part is held out by
+            another.
     """
     parts = tuple(dataset.parts(config.data_dir, config.scheme) for dataset in config.datasets)
     _check_apart(config, parts)
@@ -80,7 +81,7 @@ def load_data(config: TrainConfig) -> TrainingData:
                 f"{source.name}: the model has image labels ({', '.join(config.model.image_labels)}) but no "
                 "image of this data set has one"
             )
-    if not config.untaught_classes:
+    if not config.allow_missing_classes:
         _check_classes(config, sources)
     crops = EachRegion(sources) if config.sampling == "regions" else BalancedCrops(sources)
     length = sum(len(source.regions) for source in sources)
@@ -101,7 +102,7 @@ def describe_parts(parts: Iterable[Parts]) -> str:
     return f"{counts}; {NOTHING_HELD_OUT}"
 
 
-def of_patients(regions: Sequence[Region]) -> str:
+def of_patients(regions: Sequence[AnnotatedRegion]) -> str:
     """Return how many images and patients there are, such as "3 images of 1 patient"."""
     images = len({region.files[0] for region in regions})
     patients = {region.patient for region in regions}
@@ -127,7 +128,7 @@ def _check_apart(config: TrainConfig, parts: Sequence[Parts]) -> None:
                 )
 
 
-def _identity(region: Region) -> tuple[str, ...]:
+def _identity(region: AnnotatedRegion) -> tuple[str, ...]:
     file = str(region.files[0].resolve())
     return (file,) if region.patient is None else (file, f"patient {region.patient}")
 
@@ -152,7 +153,7 @@ def class_weights(data: TrainingData, config: TrainConfig) -> NDArray[np.float32
     return weights
 
 
-def count_targets(regions: Iterable[Region], channels: int, step: int) -> NDArray[np.int64]:
+def count_targets(regions: Iterable[AnnotatedRegion], channels: int, step: int) -> NDArray[np.int64]:
     """Count the pixels of each channel, (channels,), looking at every `step`-th row and column."""
     counts = np.zeros(channels, np.int64)
     for region in regions:
@@ -176,5 +177,5 @@ def _check_classes(config: TrainConfig, sources: Sequence[Source]) -> None:
     if names:
         raise DataError(
             f"no training pixel of class {', '.join(names)}; leave such classes out of the model, add data, "
-            "or set untaught_classes: true"
+            "or set allow_missing_classes: true"
         )

@@ -160,8 +160,8 @@ def fit(
     )
     if trainer.is_global_zero:
         table.experiment.metrics.extend(earlier)
-    if config.thaw_epoch is not None and trainer.world_size > 1:
-        raise UsageError("thaw_epoch works on one device only; set devices: 1")
+    if config.unfreeze_epoch is not None and trainer.world_size > 1:
+        raise UsageError("unfreeze_epoch works on one device only; set devices: 1")
     # Steps are those of each device; regions are shared out among the devices.
     length = data.crops_per_epoch * (trainer.world_size if config.steps_per_epoch is not None else 1)
     steps = -(-length // (config.batch * trainer.world_size)) * config.epochs

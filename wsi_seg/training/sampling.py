@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
-from wsi_seg.datasets.region import IGNORED, Pixels, Region, Targets
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Pixels, Targets
 
 POSITION_STEP = 8  # crop centres are drawn from every 8th pixel, to keep their table small
 
@@ -27,14 +27,16 @@ class Source:
 
     name: str
     weight: float
-    regions: tuple[Region, ...]
+    regions: tuple[AnnotatedRegion, ...]
 
 
 class CropSource(ABC):
     """Chooses a region and a centre for each crop."""
 
     @abstractmethod
-    def choose(self, random: np.random.Generator, index: int, side: int) -> tuple[Region, tuple[int, int]]:
+    def choose(
+        self, random: np.random.Generator, index: int, side: int
+    ) -> tuple[AnnotatedRegion, tuple[int, int]]:
         """Return a region and (row, column) of the crop's centre in it."""
 
 
@@ -53,7 +55,9 @@ class BalancedCrops(CropSource):
         weights = np.array([source.weight for source in sources])
         self._weights = weights / weights.sum()
 
-    def choose(self, random: np.random.Generator, index: int, side: int) -> tuple[Region, tuple[int, int]]:
+    def choose(
+        self, random: np.random.Generator, index: int, side: int
+    ) -> tuple[AnnotatedRegion, tuple[int, int]]:
         source = self._sources[random.choice(len(self._sources), p=self._weights)]
         region, centre = source.draw(random)
         jitter = random.integers(-side // 4, side // 4 + 1, 2)
@@ -66,7 +70,9 @@ class EachRegion(CropSource):
     def __init__(self, sources: Sequence[Source]) -> None:
         self.regions = [region for source in sources for region in source.regions]
 
-    def choose(self, random: np.random.Generator, index: int, side: int) -> tuple[Region, tuple[int, int]]:
+    def choose(
+        self, random: np.random.Generator, index: int, side: int
+    ) -> tuple[AnnotatedRegion, tuple[int, int]]:
         region = self.regions[index % len(self.regions)]
         free_y, free_x = max(0, region.size.height - side), max(0, region.size.width - side)
         start_y = int(random.integers(free_y + 1)) if free_y else (region.size.height - side) // 2
@@ -78,7 +84,7 @@ class _Positions:
     """(row, column) of coarse pixels of one data set, by target."""
 
     def __init__(self, source: Source) -> None:
-        self._holders: dict[int, list[tuple[Region, NDArray[np.int32]]]] = {}
+        self._holders: dict[int, list[tuple[AnnotatedRegion, NDArray[np.int32]]]] = {}
         for region in source.regions:
             coarse = region.coarse_targets(POSITION_STEP)
             for target in np.unique(coarse).tolist():
@@ -89,14 +95,14 @@ class _Positions:
             raise DataError(f"data set {source.name!r}: its annotations hold nothing but ignored ground")
         self._targets = sorted(self._holders)
 
-    def draw(self, random: np.random.Generator) -> tuple[Region, NDArray[np.int32]]:
+    def draw(self, random: np.random.Generator) -> tuple[AnnotatedRegion, NDArray[np.int32]]:
         holders = self._holders[self._targets[random.integers(len(self._targets))]]
         counts = np.array([len(at) for _, at in holders], np.float64)
         region, at = holders[random.choice(len(holders), p=counts / counts.sum())]
         return region, at[random.integers(len(at))]
 
 
-def cut(region: Region, centre: tuple[int, int], side: int) -> tuple[Pixels, Targets]:
+def cut(region: AnnotatedRegion, centre: tuple[int, int], side: int) -> tuple[Pixels, Targets]:
     """Cut side × side pixels, moved inside the region where they fit.
 
     A smaller region is continued by mirroring, targets too: it was cut out of tissue that goes on, and white
@@ -137,7 +143,7 @@ class EpochSampler(Sampler[Key]):
 class GridCrops(Sized):
     """The crops that validation sees: regions cut edge to edge, in order."""
 
-    def __init__(self, regions: Sequence[Region], side: int) -> None:
+    def __init__(self, regions: Sequence[AnnotatedRegion], side: int) -> None:
         self._places = [
             (region, Box.at(x, y, side, side))
             for region in regions

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from wsi_seg.inference.models.network import forward, normalized
 from wsi_seg.training.config import OptimizerConfig, TrainConfig
-from wsi_seg.training.crops import Batch
+from wsi_seg.training.crops import CropBatch
 from wsi_seg.training.losses import (
     cross_entropy,
     focal_loss,
@@ -42,12 +42,12 @@ class SegmentationTask(lightning.LightningModule):
     # --- training -------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or thaw, and seed what the network draws (dropout) by the epoch, so that a run can go on."""
+        """Freeze or unfreeze, and seed dropout by the epoch, so that a run can be resumed."""
         config = self._config
         torch.manual_seed(config.seed * 100_003 + self.current_epoch)
         if config.freeze_encoder:
-            thawed = config.thaw_epoch is not None and self.current_epoch >= config.thaw_epoch
-            self._encoder.requires_grad_(thawed)
+            unfrozen = config.unfreeze_epoch is not None and self.current_epoch >= config.unfreeze_epoch
+            self._encoder.requires_grad_(unfrozen)
 
     def on_train_batch_start(self, _batch: Any, _index: int) -> None:
         """Keep the statistics of a frozen encoder; Lightning puts all modules into training mode."""
@@ -63,7 +63,7 @@ class SegmentationTask(lightning.LightningModule):
     def _encoder(self) -> nn.Module:
         return self.network.get_submodule("encoder")
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
+    def training_step(self, batch: CropBatch, _index: int) -> Tensor:
         """Return the loss of one batch."""
         terms = self._terms(*forward(self.network, self._inputs(batch)), batch)
         if self._config.loss.consistency:
@@ -74,10 +74,10 @@ class SegmentationTask(lightning.LightningModule):
         self.log_dict({"loss": loss, **terms})
         return loss
 
-    def _inputs(self, batch: Batch) -> Tensor:
+    def _inputs(self, batch: CropBatch) -> Tensor:
         return normalized(batch.images.permute(0, 2, 3, 1), self._config.model.normalization)
 
-    def _terms(self, logits: Tensor, label_logits: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+    def _terms(self, logits: Tensor, label_logits: Tensor | None, batch: CropBatch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, and the logits."""
         weights = self._config.loss
         terms = {"logits": logits}
@@ -104,7 +104,7 @@ class SegmentationTask(lightning.LightningModule):
         length = 3 * len(self._config.model.classes) + 4
         self._validation_counts = torch.zeros(length, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
+    def validation_step(self, batch: CropBatch, _index: int) -> None:
         """Count what is right and wrong; nothing is averaged over batches."""
         logits, label_logits = forward(self.network, self._inputs(batch))
         logits = logits.float()

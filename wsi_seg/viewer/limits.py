@@ -21,7 +21,7 @@ THREADS = min(8, max(4, os.cpu_count() or 1))
 MOST_WAITING = 256
 
 
-class Workers:
+class ThreadLimiter:
     """Does blocking work in a bounded number of threads, and refuses what would wait too long."""
 
     def __init__(self, threads: int = THREADS, most_waiting: int = MOST_WAITING) -> None:

@@ -12,7 +12,7 @@ from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 from wsi_seg.viewer.folders import ResultEntry
 from wsi_seg.viewer.palette import hex_code, safe_colors
-from wsi_seg.viewer.state import OpenResult, Row, ViewerState
+from wsi_seg.viewer.state import OpenResult, ResultRow, ViewerState
 
 
 def list_results(
@@ -64,13 +64,13 @@ def _line(state: ViewerState, entry: ResultEntry) -> dict[str, Any]:
     return {**head, **row.facts, **now, "has_slide": state.finder.is_present(row.slide_path)}
 
 
-def _row(state: ViewerState, entry: ResultEntry) -> Row:
+def _row(state: ViewerState, entry: ResultEntry) -> ResultRow:
     """Return what is listed of a result, read once for each version of it."""
 
-    def read() -> Row:
+    def read() -> ResultRow:
         slide = (result := OpenResult(entry, state)).facts.slide
         facts = _row_facts(result)
-        return Row(facts, slide.path, (slide.fingerprint, slide.size.width, slide.size.height))
+        return ResultRow(facts, slide.path, (slide.fingerprint, slide.size.width, slide.size.height))
 
     return state.rows.get_or_make((entry.id, entry.version), read)
 

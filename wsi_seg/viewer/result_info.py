@@ -24,7 +24,7 @@ UM2_PER_MM2 = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run is."""
 
     blocks_done: int
@@ -47,7 +47,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class StitchFacts:
+class StoredStitch:
     """What the plan in a manifest says about the stored maps."""
 
     probability_downsample: int
@@ -55,7 +55,7 @@ class StitchFacts:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ResultInfo:
     """A result, without its pixels and regions."""
 
     slide: SlideInfo
@@ -91,7 +91,7 @@ class Facts:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def read_facts(entry: ResultEntry) -> Facts:
+def read_result_info(entry: ResultEntry) -> ResultInfo:
     """Read what a result says about itself.
 
     Raises:
@@ -100,15 +100,15 @@ def read_facts(entry: ResultEntry) -> Facts:
     return _read_running(entry) if entry.running else _read_finished(entry)
 
 
-def _read_finished(entry: ResultEntry) -> Facts:
+def _read_finished(entry: ResultEntry) -> ResultInfo:
     folder = entry.folder
     manifest, summary = _read(entry, MANIFEST), _read(entry, SUMMARY)
     card = manifest_part(ModelCard, manifest, folder, "model", "card")
     regions = manifest_part(RegionSettings, manifest, folder, "settings", "regions")
     offset = manifest_part(tuple[float, float], manifest, folder, "origin_subtracted_l0")
-    stitch = manifest_part(StitchFacts, manifest, folder, "plan", "stitch")
+    stitch = manifest_part(StoredStitch, manifest, folder, "plan", "stitch")
     traced = regions.resolve(card)
-    return Facts(
+    return ResultInfo(
         slide=manifest_part(SlideInfo, manifest, folder, "slide"),
         frame=manifest_part(MapFrame, manifest, folder, "frame"),
         classes=card.tissue_classes,
@@ -124,7 +124,7 @@ def _read_finished(entry: ResultEntry) -> Facts:
     )
 
 
-def _read_running(entry: ResultEntry) -> Facts:
+def _read_running(entry: ResultEntry) -> ResultInfo:
     plan = _read(entry, PLAN)
     path = entry.folder / PLAN
     try:
@@ -132,7 +132,7 @@ def _read_running(entry: ResultEntry) -> Facts:
         blocks = [(int(ix), int(iy), int(tiles)) for ix, iy, tiles in plan["blocks"]]
     except (KeyError, TypeError, ValueError) as error:
         raise OutputError(f"{path}: is damaged ({error}); run wsi-seg run again") from error
-    return Facts(
+    return ResultInfo(
         slide=manifest_part(SlideInfo, plan, entry.folder, "slide"),
         frame=manifest_part(MapFrame, plan, entry.folder, "frame"),
         classes=layout.classes,
@@ -152,7 +152,7 @@ def _read(entry: ResultEntry, name: str) -> dict[str, Any]:
     return value
 
 
-def read_progress(entry: ResultEntry, facts: Facts) -> Progress | None:
+def read_progress(entry: ResultEntry, facts: ResultInfo) -> RunProgress | None:
     """Return how far a run is, None for a finished one."""
     if not entry.running:
         return None
@@ -160,7 +160,7 @@ def read_progress(entry: ResultEntry, facts: Facts) -> Progress | None:
     tiles = {(ix, iy): count for ix, iy, count in blocks}
     path = entry.file(JOURNAL)
     written = {} if path is None else _read_journal(path)
-    return Progress(
+    return RunProgress(
         blocks_done=len(written),
         blocks_total=len(blocks),
         tiles_done=sum(tiles.get(place, 0) for place in written),

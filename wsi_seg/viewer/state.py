@@ -18,11 +18,11 @@ from wsi_seg.maps.maps import Maps
 from wsi_seg.results.folder import JOURNAL
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
-from wsi_seg.viewer.limits import Kept, Workers
-from wsi_seg.viewer.outlines import CACHE_BYTES, Outlines, Sheet
+from wsi_seg.viewer.limits import Kept, ThreadLimiter
 from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.responses import Refused
-from wsi_seg.viewer.result_info import Facts, Progress, read_facts, read_progress
+from wsi_seg.viewer.result_info import ResultInfo, RunProgress, read_progress, read_result_info
+from wsi_seg.viewer.screen_outlines import CACHE_BYTES, Outlines, ScaledOutlines
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
 from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps
 
@@ -57,7 +57,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """One line of the list of results, as far as it changes with the result's version alone."""
 
     facts: dict[str, Any]
@@ -73,9 +73,9 @@ class OpenResult:
         self.entry, self._server = entry, server
         self.version = entry.version
         """Names this content of the folder, in addresses and in caches."""
-        self.facts: Facts = read_facts(entry)
+        self.facts: ResultInfo = read_result_info(entry)
         self._lock = threading.Lock()
-        self._progress: tuple[int, Progress | None] | None = None
+        self._progress: tuple[int, RunProgress | None] | None = None
 
     @property
     def changing(self) -> bool:
@@ -111,7 +111,7 @@ class OpenResult:
         progress = self.progress()
         return progress.failed if progress is not None else frozenset()
 
-    def progress(self) -> Progress | None:
+    def progress(self) -> RunProgress | None:
         """Return how far a run is, None for a finished one; its journal is read when it has grown."""
         path = self.entry.file(JOURNAL)
         size = path.stat().st_size if path is not None else 0
@@ -187,12 +187,12 @@ class ViewerState:
         self.folders = ResultFolders(places.out)
         self.finder = SlideFinder(places.slides)
         self.pool = SlidePool()
-        self.workers = Workers()
+        self.workers = ThreadLimiter()
         self.tiles: Kept[bytes] = Kept(TILE_CACHE_BYTES, len)
-        self.rows: Kept[Row] = Kept(MOST_ROWS)
+        self.rows: Kept[ResultRow] = Kept(MOST_ROWS)
         self.tracing = threading.Lock()
         """Held while a file of regions is traced."""
-        self.pieces: Kept[Sheet] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
+        self.pieces: Kept[ScaledOutlines] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
         self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
         self.indexes: Kept[Outlines] = Kept(MOST_INDEXED)

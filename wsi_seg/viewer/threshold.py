@@ -11,10 +11,10 @@ from wsi_seg.maps.fields import FULL
 from wsi_seg.regions.contours import trace_contours
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.slides.slide import MapFrame
-from wsi_seg.viewer.outlines import answer, power_of_two_below, ring_texts
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import RegionGroup
 from wsi_seg.viewer.responses import Refused
+from wsi_seg.viewer.screen_outlines import answer, power_of_two_below, ring_texts
 from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
 
 # Boxes are grown to multiples of this many level pixels: their border, along which regions are cut, lies

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsi_seg.inference.models.predictor import Predictor, cpu_threads
+from wsi_seg.inference.models.predictor import NetworkPredictor, cpu_threads
 from wsi_seg.inference.models.registry import cache_folder
 
 REPEATS = 3
@@ -82,7 +82,7 @@ class Calibration:
         return {tile: timing.batch for tile, timing in best.items()}
 
 
-def measure(predictor: Predictor, tile: int, batch: int, passes: int) -> Timing:
+def measure(predictor: NetworkPredictor, tile: int, batch: int, passes: int) -> Timing:
     """Time forward passes alone on noise, so many at a time: the median of `REPEATS` after one more.
 
     Raises:
@@ -101,7 +101,10 @@ def measure(predictor: Predictor, tile: int, batch: int, passes: int) -> Timing:
 
 
 def measure_shapes(
-    predictor: Predictor, tiles: Sequence[int], batches: Sequence[int], passes: Callable[[int, int], int]
+    predictor: NetworkPredictor,
+    tiles: Sequence[int],
+    batches: Sequence[int],
+    passes: Callable[[int, int], int],
 ) -> Iterator[Timing]:
     """Time every shape; for one tile size no larger batch is tried once a batch is slower than the last.
 

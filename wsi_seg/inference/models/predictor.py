@@ -68,7 +68,7 @@ def pass_pixels(device: str, activation_bytes: float, elsewhere: bool = False) -
     return int(min(PASS_PIXELS, memory // 8 // activation_bytes))
 
 
-class Predictor:
+class NetworkPredictor:
     """Callable: uint8 RGB (N, H, W, 3) -> float32 probabilities (N, C, H, W) on `device`, less a margin.
 
     On the CPU several threads may call it at a time, `passes` at best; on a GPU they wait for each other.
@@ -259,14 +259,14 @@ def turned_back(maps: Tensor, flip: bool, quarters: int) -> Tensor:
 
 def load_predictor(
     reference: str, device: str = "auto", precision: str = "auto", tta: bool = False
-) -> Predictor:
+) -> NetworkPredictor:
     """Load a model onto a device.
 
     Args:
         reference: as for `registry.find_model`.
         device: see `resolve_device`.
         precision: see `resolve_precision`.
-        tta: see `Predictor`.
+        tta: see `NetworkPredictor`.
 
     Raises:
         UsageError: the device or the precision is unknown or unavailable.
@@ -276,7 +276,7 @@ def load_predictor(
     number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
     kept = cache_folder().parent / "openvino" / model_hash(folder)[:16] if where == DEVICE else None
-    return Predictor(load_network(folder), read_card(folder), where, number, tta, kept)
+    return NetworkPredictor(load_network(folder), read_card(folder), where, number, tta, kept)
 
 
 @lru_cache(maxsize=8)

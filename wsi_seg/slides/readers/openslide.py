@@ -91,7 +91,7 @@ class OpenSlideReader(LevelReader):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class OpenSlideInfo:
     """Facts about a slide from OpenSlide."""
 
     info: SlideInfo
@@ -105,7 +105,7 @@ class Facts:
     """True where the smallest level, of which OpenSlide makes its hash, is a level of `info`."""
 
 
-def read_facts(path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> Facts:
+def read_openslide_info(path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> OpenSlideInfo:
     """Return what OpenSlide says about a slide.
 
     Raises:
@@ -136,7 +136,7 @@ def _opened(path: str) -> Iterator[openslide.OpenSlide]:
         stack.pop_all()
 
 
-def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: FileImage) -> Facts:
+def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: FileImage) -> OpenSlideInfo:
     properties = _properties(handle)
     pyramid = make_levels(handle.level_dimensions)
     resolved, source = resolve_mpp(mpp, properties, size=pyramid.levels[0].size)
@@ -156,7 +156,7 @@ def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: Fil
     )
     background = parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
     tiles = tuple(read_tile_sizes(properties, "openslide", handle.level_dimensions))
-    return Facts(
+    return OpenSlideInfo(
         info, background, pyramid.stored, tiles, pyramid.stored[-1] == len(handle.level_dimensions) - 1
     )
 

@@ -20,7 +20,7 @@ from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.core.storage import is_remote
 from wsi_seg.slides.readers.base import ONLY_IMAGE, FileImage, LevelReader, make_levels
-from wsi_seg.slides.readers.openslide import OTHER_IMAGE, Facts, read_facts
+from wsi_seg.slides.readers.openslide import OTHER_IMAGE, OpenSlideInfo, read_openslide_info
 from wsi_seg.slides.readers.remote import HASHED_BYTES, Head, LocalBytes, RemoteBytes, TileBytes, open_head
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.slides.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
@@ -44,7 +44,7 @@ class TiledTiffReader(LevelReader):
 
     def __init__(self, path: str, mpp: Scale | None = None, image: FileImage = ONLY_IMAGE) -> None:
         head = open_head(path) if is_remote(path) else None
-        facts = read_facts(path if head is None else head.local, mpp, image)
+        facts = read_openslide_info(path if head is None else head.local, mpp, image)
         try:
             if not image.is_of((facts.info.size.width, facts.info.size.height)):
                 raise NotUnderstoodError(OTHER_IMAGE)
@@ -106,8 +106,8 @@ class TiledTiffReader(LevelReader):
 
 
 def _remote_facts(
-    head: Head, facts: Facts, tiled: tuple[TiledLevel, ...], mpp: Scale | None, image: FileImage
-) -> Facts:
+    head: Head, facts: OpenSlideInfo, tiled: tuple[TiledLevel, ...], mpp: Scale | None, image: FileImage
+) -> OpenSlideInfo:
     """Return the facts that OpenSlide would tell of a local copy, its hash of the smallest level included."""
     if not facts.smallest_kept:
         raise NotUnderstoodError(
@@ -116,7 +116,7 @@ def _remote_facts(
     smallest = tiled[len(facts.info.levels) - 1]
     if smallest.counts.sum() <= HASHED_BYTES:
         head.fetch(smallest.pieces)
-        facts = read_facts(head.local, mpp, image)
+        facts = read_openslide_info(head.local, mpp, image)
     return replace(facts, info=head.describe(facts.info))
 
 

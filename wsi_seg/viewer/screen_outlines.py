@@ -32,7 +32,7 @@ PIECE_BYTES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class ScaledOutlines:
     """Outlines of one result at one scale, as far as they were asked for."""
 
     pieces: list[str | None]
@@ -44,7 +44,7 @@ class Sheet:
 class Outlines:
     """Answers for views of one result."""
 
-    def __init__(self, regions: Regions, cache: Kept[Sheet], name: str) -> None:
+    def __init__(self, regions: Regions, cache: Kept[ScaledOutlines], name: str) -> None:
         """Answer from `regions`; pieces of answers are held in `cache` under `name`."""
         self.regions, self._cache, self._name = regions, cache, name
         self._extent = np.max(regions.bounds[:, 2:] - regions.bounds[:, :2], axis=1, initial=0.0)
@@ -87,11 +87,11 @@ class Outlines:
             for i, piece in added.items():
                 sheet.pieces[i] = piece
             size = sheet.size + sum(len(piece) + PIECE_BYTES for piece in added.values())
-            self._cache.put((self._name, scale), Sheet(sheet.pieces, size))
+            self._cache.put((self._name, scale), ScaledOutlines(sheet.pieces, size))
 
-    def _sheet(self, scale: float) -> Sheet:
+    def _sheet(self, scale: float) -> ScaledOutlines:
         count = len(self.regions.ids)
-        return self._cache.get((self._name, scale)) or Sheet([None] * count, 8 * count)
+        return self._cache.get((self._name, scale)) or ScaledOutlines([None] * count, 8 * count)
 
 
 def power_of_two_below(scale: float) -> float:
