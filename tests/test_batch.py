@@ -24,8 +24,8 @@ from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.config import read_run_config
-from wsi_seg.pipeline.request import request_key
 from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.run_inputs import inputs_key
 from wsi_seg.results.claims import claimed
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.slides.readers import open_slide
@@ -397,10 +397,10 @@ def test_finished_slides_are_skipped_unopened(
     manifest = json.loads((out / "s0" / "manifest.json").read_text())
     # Of each name, as its own run would have written it.
     task = _task_of(arguments)
-    assert request_key(scans / "s0.svs", *task) == manifest["request"]
+    assert inputs_key(scans / "s0.svs", *task) == manifest["request"]
     for number in range(1, 200):
         shutil.copytree(out / "s0", out / f"s{number}")
-        own = {**manifest, "request": request_key(scans / f"s{number}.svs", *task)}
+        own = {**manifest, "request": inputs_key(scans / f"s{number}.svs", *task)}
         (out / f"s{number}" / "manifest.json").write_text(json.dumps(own))
     os.link(slides / "a.svs", scans / "s200.svs")
     opened: list[str] = []
@@ -423,19 +423,19 @@ def test_a_request_knows_every_file_that_decides_the_results(
     mask = tmp_path / "regions"  # of any name
     mask.write_text("{}")
     drawn = replace(settings, tissue=str(mask))
-    before = request_key(slides / "a.svs", facts, drawn)
-    assert before not in (None, request_key(slides / "a.svs", facts, settings))
-    assert request_key(slides / "a.svs", facts, replace(drawn, workers=WorkerSettings(processes=7))) == before
+    before = inputs_key(slides / "a.svs", facts, drawn)
+    assert before not in (None, inputs_key(slides / "a.svs", facts, settings))
+    assert inputs_key(slides / "a.svs", facts, replace(drawn, workers=WorkerSettings(processes=7))) == before
     mask.write_text("{ }")
-    assert request_key(slides / "a.svs", facts, drawn) != before
+    assert inputs_key(slides / "a.svs", facts, drawn) != before
     series = tmp_path / "series"
     shutil.copytree(data_dir / "slides" / "CMU-1-Small-Region-dicom", series)
     one, *_, other = sorted(series.iterdir())
-    before = request_key(one, facts, settings)
+    before = inputs_key(one, facts, settings)
     other.write_bytes(other.read_bytes() + b"more")
-    assert request_key(one, facts, settings) != before
-    assert request_key(tmp_path / "none.svs", facts, settings) is None
-    assert request_key("https://x.org/a.svs", facts, settings) is None
+    assert inputs_key(one, facts, settings) != before
+    assert inputs_key(tmp_path / "none.svs", facts, settings) is None
+    assert inputs_key("https://x.org/a.svs", facts, settings) is None
 
 
 def _task_of(arguments: tuple[object, ...]) -> tuple[Any, Any]:

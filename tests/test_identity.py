@@ -225,7 +225,7 @@ def test_results_of_another_version_are_kept_and_named(
     refused(call("run", slide, "-o", out, *how, "--set", "reader=openslide"), "(reader)", "--overwrite")
     refused(call("run", slide, "-o", out, *how, "--threshold", 0.7), "(regions.trace.threshold)")
 
-    monkeypatch.setattr("wsi_seg.pipeline.request.package_version", lambda name: "9.9.9")
+    monkeypatch.setattr("wsi_seg.pipeline.run_inputs.package_version", lambda name: "9.9.9")
     with monkeypatch.context() as patch:
         patch.setattr("wsi_seg.pipeline.run.open_slide", lambda *_, **__: pytest.fail("opened"))
         kept = call("run", slide, "-o", out, *how)

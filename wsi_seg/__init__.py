@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsi_seg.exporters.geojson import write_geojson
     from wsi_seg.maps.maps import Maps
     from wsi_seg.pipeline.export import export_regions
-    from wsi_seg.pipeline.run import load_model, segment_slide
+    from wsi_seg.pipeline.run import Progress, load_model, segment_slide
     from wsi_seg.pipeline.settings import RegionSettings, RunSettings
     from wsi_seg.planning.plan import PlanSettings, SegmentationPlan, plan_segmentation
     from wsi_seg.regions.polygons import Region, TraceSettings, trace
@@ -60,6 +60,7 @@ _HOMES = {
     "trace": "regions.polygons",
     "open_slide": "slides.readers",
     "load_model": "pipeline.run",
+    "Progress": "pipeline.run",
     "segment_slide": "pipeline.run",
     "RegionSettings": "pipeline.settings",
     "RunSettings": "pipeline.settings",
@@ -78,6 +79,7 @@ __all__ = [
     "ExplainSettings",
     "Maps",
     "PlanSettings",
+    "Progress",
     "Region",
     "RegionSettings",
     "RunSettings",

@@ -54,7 +54,7 @@ class Annotations:
     items: tuple[Annotation, ...]
     """At least one, unless an empty file was asked for."""
     subtracted_l0: tuple[float, float] | None
-    """What must be added to get l0 positions, when the file says so (files of this package do)."""
+    """Offset to add to get l0 positions, when the file says so (files of this package do)."""
     without_area: tuple[int, ...] = ()
     """Numbers, from 0, of the file's features that are polygons without an area; they are left out."""
 

@@ -56,7 +56,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """What a file says of one outline, before any check."""
+    """One outline as a file has it, before any check."""
 
     image: str
     name: str | None

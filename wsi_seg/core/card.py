@@ -82,7 +82,7 @@ class ModelCard(_CardPart):
     """Groups, or classes where no group has the name, that a run traces unless it is asked for others. None:
     see `traced_by_default`, of the groups or, without any, of the classes. Training names them."""
     image_labels: tuple[str, ...] = ()
-    """Classes of a whole image, told by a second output of the network; empty: it has none."""
+    """Classes of a whole image, predicted by a second output of the network; empty: it has none."""
     mpp: float = Field(default=0.5, gt=0)
     """Microns per pixel of the network's input."""
     tile: int = Field(default=512, ge=32)

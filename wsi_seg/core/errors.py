@@ -42,11 +42,11 @@ class OutputError(WsiSegError):
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
-        """What the operating system gave as the reason, where it refused."""
+        """Reason that the operating system gave, where it refused."""
 
     @property
     def disk_is_full(self) -> bool:
-        """Whether nothing else can be written there either."""
+        """Return True if nothing else can be written there either."""
         return self.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

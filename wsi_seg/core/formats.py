@@ -1,4 +1,4 @@
-"""How slide files are known by their names and first bytes; what is in them is for the readers to tell."""
+"""Formats of slide files by their names and first bytes; their content is up to the readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SLIDE_ENDINGS = (
 )  # fmt: skip
 # Slides that no reader takes: where they are found, they are named rather than passed over.
 UNREAD_ENDINGS = (".isyntax", ".i2syntax", ".vsi", ".lif", ".zvi", ".sdpc", ".kfb", ".tmap")
-# Of these, those that keep pixels in a folder of the same name beside the file.
+# Of these, those that keep pixels in a folder of the same name next to the file.
 WITH_FOLDER = (".mrxs", ".vms", ".vmu")
 # One file of a DICOM series, whose other files lie in the same folder.
 DICOM_ENDINGS = (".dcm", ".dicom")

@@ -24,7 +24,7 @@ from wsi_seg.execution.tasks import hold_forward_pools, release_forward_pools
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-GO_ON = "interrupted; run the same command again to go on from here"
+GO_ON = "interrupted; run the same command again to resume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Flight:
     tasks: int
     """The most at a time, so far."""
     limit: int
-    """What they are bounded to, at most so far."""
+    """Their limit, the highest so far."""
 
 
 class Workers(AbstractContextManager["Workers"], ABC):
@@ -43,7 +43,7 @@ class Workers(AbstractContextManager["Workers"], ABC):
     @property
     @abstractmethod
     def flight(self) -> Flight:
-        """What has been in flight."""
+        """Tasks in flight so far, and their limit."""
 
     @property
     def dashboard(self) -> str | None:
@@ -147,7 +147,7 @@ class LocalWorkers(Workers):
                     self._compute(graph, on_result, scheduler=get_threaded, pool=pool)
 
     def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
-        """See `Workers.call`; it is done in the caller's thread, beside the blocks of other slides."""
+        """See `Workers.call`; it is done in the caller's thread, next to the blocks of other slides."""
         with self._watched(0) as running, cancellable(running.cancelled):
             return function(task)
 

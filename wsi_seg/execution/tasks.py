@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SlideRecipe:
-    """How to open a slide again."""
+    """Recipe to open a slide."""
 
     path: str
     reader: str
@@ -56,7 +56,7 @@ class SlideRecipe:
 
 @dataclass(frozen=True, slots=True)
 class PredictorRecipe:
-    """How to make a predictor: a function `module:attribute` and its keyword arguments."""
+    """Recipe of a predictor: a function `module:attribute` and its keyword arguments."""
 
     factory: str
     arguments: tuple[tuple[str, Any], ...] = ()

@@ -71,7 +71,7 @@ class ClassShare:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What stands around the picture."""
+    """Text and legend around the picture."""
 
     title: str
     facts: str
@@ -87,7 +87,7 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """How text looks."""
+    """Font and color of text."""
 
     size: int
     color: RGB = INK

@@ -49,7 +49,7 @@ Origin = Literal["bounds", "level0"]
 
 @dataclass(frozen=True, slots=True)
 class GeoJSONSummary:
-    """What was written."""
+    """Summary of a written file."""
 
     path: Path
     """The file; with `.gz` at the end where it was large enough to be compressed."""

@@ -1,4 +1,4 @@
-"""The picture of a Grad-CAM: the image with the predicted class outlined, and beside it the heat map.
+"""The picture of a Grad-CAM: the image with the predicted class outlined, and next to it the heat map.
 
 `pic` are pixels of one of the two pictures.
 """
@@ -54,7 +54,7 @@ METHOD = (
 
 @dataclass(frozen=True, slots=True)
 class GradCamSheet:
-    """What stands around the pictures."""
+    """Text around the pictures."""
 
     slide: str
     facts: str

@@ -47,7 +47,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class TintedSlide:
-    """The slide at low power with a tint of the classes, and what is written beside it."""
+    """The slide at low power with a tint of the classes, and what is written next to it."""
 
     pixels: NDArray[np.uint8]
     """RGB (h, w, 3)."""

@@ -127,7 +127,7 @@ def without_margin(maps: Array, margin: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class BlockSettings:
-    """What every block of a plan has in common."""
+    """Settings that all blocks of a plan share."""
 
     frame: MapFrame
     stitch: StitchSettings
@@ -157,7 +157,7 @@ class BlockMaps:
     coverage: NDArray[np.uint8] | None = None
     """(h, w): `faults.OTHER_LEVEL`, `faults.UNREADABLE`, or 0; None where it is 0 all over."""
     faults: tuple[Fault, ...] = ()
-    """What the tiles of the block could not be given; it may lie beyond the block."""
+    """Pixels that the tiles of the block could not be given; they may lie beyond the block."""
 
 
 def segment_block(

@@ -34,7 +34,7 @@ LEAST_PROBABILITY = 1e-30
 
 
 class Transfer(Protocol):
-    """How arrays get to where the prediction is, and back."""
+    """Copies of arrays to where the prediction is, and back."""
 
     def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
         """Return an array where the array `like` is, and of its library."""

@@ -59,14 +59,14 @@ def refuse(slide: SlideInput) -> None:
 
 
 class BatchProgress(Protocol):
-    """Told what happens to a batch; the command line draws two bars from it."""
+    """Observer of a batch; the command line draws two bars from it."""
 
     def workers_started(self, workers: Workers) -> None:
         """Blocks can be computed from now on."""
         ...
 
     def slide_started(self, row: Row) -> Progress:
-        """Return who is told what happens to this slide."""
+        """Return the observer of this slide."""
         ...
 
     def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:

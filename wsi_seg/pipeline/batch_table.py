@@ -40,7 +40,7 @@ COLUMNS = (
 
 @dataclass
 class Row:
-    """What became of one slide."""
+    """Outcome of one slide."""
 
     slide: SlideInput
     status: Status = "waiting"

@@ -40,7 +40,7 @@ class SlideInput:
     name: str
     """Of its results; may hold folders."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What a table says of this slide alone, as text."""
+    """Settings that a table gives for this slide alone, as text."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Columns of a table that mean nothing to the run, as text."""
     where: str = field(default="", compare=False)

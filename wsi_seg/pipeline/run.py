@@ -30,10 +30,10 @@ from wsi_seg.pipeline.models import (
     load_model,
     open_predictor,
 )
-from wsi_seg.pipeline.request import Request
+from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
-from wsi_seg.pipeline.summary import RunFacts, manifest, result_versions, run_key, summarise
+from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarise
 from wsi_seg.pipeline.tracing import TraceTask, trace_slide
 from wsi_seg.planning.map_layout import KINDS, Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
@@ -72,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SlideResult:
-    """What became of one slide."""
+    """Outcome of one slide."""
 
     slide: str
     status: Literal["done", "skipped", "incomplete"]
@@ -86,7 +86,7 @@ class SlideResult:
 
 
 class Progress(Protocol):
-    """Told what happens; the command line draws a bar from it."""
+    """Observer of a run; the command line draws a bar from it."""
 
     def start(self, plan: SegmentationPlan, tiles_done: int) -> None: ...
 
@@ -123,7 +123,7 @@ def segment_slide(
         out: folder, or URL of one, that gets a folder named after the slide.
         model: from `load_model`.
         settings: see `RunSettings`.
-        progress: told what happens.
+        progress: notified of what happens.
         name: of the results, which may hold folders; by default that of the slide file.
         workers: shared with other slides; None: started for this one, as the settings say.
 
@@ -139,28 +139,29 @@ def segment_slide(
     groups = settings.regions.resolve(card)
     name = name or results_name(path)
     folder = results_folder(out, name, settings.staging)
-    request = Request(path, model.facts, settings)
+    inputs = RunInputs(path, model.facts, settings)
     if not settings.overwrite and not settings.verify:
-        note = folder.answers(request.key, request.versions)
+        note = folder.kept_by_inputs(inputs.key, inputs.versions)
         if note is not None:
             return _skipped(path, folder, settings, note)
     with ExitStack() as stack:
-        stack.callback(folder.tidy)
+        stack.callback(folder.remove_empty)
         slide = stack.enter_context(_open(path, settings))
-        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), request)
-        note = folder.holds(run.asked)
+        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs)
+        note = folder.kept(run.expected)
         if note is not None:
             return _skipped(path, folder, settings, note)
         folder.check_place()
         claim = stack.enter_context(claimed(folder.claim))
-        folder.settle(run.asked, claim.confirm)
-        note = folder.holds(run.asked)  # the owner of the claim before may have made them meanwhile
+        folder.recover(run.expected, claim.confirm)
+        note = folder.kept(run.expected)  # the owner of the claim before may have made them meanwhile
         if note is not None:
             return _skipped(path, folder, settings, note)
         workers = workers or stack.enter_context(open_workers(settings.workers))
-        before = folder.begin(run.plan, run.asked)
+        before = folder.begin(run.plan, run.expected)
         try:
-            with request.hashing(folder.known_hash(), partial(folder.keep_content, run.asked)) as full_hash:
+            record_hash = partial(folder.record_content, run.expected)
+            with inputs.hashing(folder.known_hash(), record_hash) as full_hash:
                 run.fill_maps(before, workers, claim)
                 run.trace_regions(workers)
                 summary = run.finish(full_hash, claim)
@@ -227,7 +228,7 @@ class _SlideRun:
         settings: RunSettings,
         groups: tuple[ClassGroup, ...],
         progress: Progress,
-        request: Request,
+        inputs: RunInputs,
     ) -> None:
         self.started, self.versions = datetime.now(UTC), result_versions()
         self.seconds: dict[str, float] = {}
@@ -240,8 +241,8 @@ class _SlideRun:
         self.settings = settings
         with self._timed("plan"):
             self.tissue, self.plan = prepare(slide, model, settings)
-        self.request = request
-        self.asked = request.asked(
+        self.inputs = inputs
+        self.expected = inputs.expected(
             slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
         )
         self.store = self.folder.partial / MAPS
@@ -325,7 +326,7 @@ class _SlideRun:
             notice=self.model.facts.card.notice,
         )
         self.progress.stage("polygons")
-        self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.asked.key[:16]}", task)
+        self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.expected.key[:16]}", task)
         self.seconds |= self.traced.seconds
 
     def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
@@ -335,8 +336,8 @@ class _SlideRun:
             SlideError: the slide's files are not those of the beginning any more.
         """
         sha256 = full_hash()
-        self.request.check_unchanged(self.asked)
-        facts = RunFacts(
+        self.inputs.check_unchanged(self.expected)
+        facts = FinishedRun(
             self.plan,
             self.model.facts,
             self.settings,
@@ -347,9 +348,9 @@ class _SlideRun:
             self.started,
             self.versions,
             self.flight,
-            self.request.key(self.asked.versions),
-            self.asked.versions,
-            self.asked.content(sha256),
+            self.inputs.key(self.expected.versions),
+            self.expected.versions,
+            self.expected.content(sha256),
         )
         traced = self.traced
         summary = {
@@ -357,7 +358,7 @@ class _SlideRun:
             "polygons": traced.polygons,
             "regions_too_thin_to_write": traced.vanished,
         }
-        record = manifest(facts, self.asked.key)
+        record = manifest(facts, self.expected.key)
         write_json(self.folder.partial / SUMMARY, summary)
         write_slide_page(self.folder.partial, summary, record, traced.overview)
         write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})

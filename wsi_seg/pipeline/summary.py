@@ -1,4 +1,4 @@
-"""What a run says about itself: `summary.json` for people and tables, `manifest.json` for the record."""
+"""Records of a run: `summary.json` for people and tables, `manifest.json` for provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERSIONED = (
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class FinishedRun:
     """Everything known at the end of a run."""
 
     plan: SegmentationPlan
@@ -51,11 +51,11 @@ class RunFacts:
     flight: Flight
     """Tasks of the run, and of others on the same workers meanwhile or before."""
     request: str | None = None
-    """See `request.request_key`."""
+    """See `run_inputs.inputs_key`."""
     made_with: Mapping[str, str] = field(default_factory=dict)
-    """See `request.made_with`."""
+    """See `run_inputs.made_with`."""
     content: Mapping[str, Any] = field(default_factory=dict)
-    """See `matching.Asked.content`."""
+    """See `matching.ExpectedResults.content`."""
 
     @property
     def incomplete(self) -> bool:
@@ -80,7 +80,7 @@ def run_key(
     return hashlib.sha256(json.dumps(regions, sort_keys=True).encode()).hexdigest()
 
 
-def summarise(facts: RunFacts, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
+def summarise(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
     """Return areas in mm², counts, seconds per stage and rates.
 
     Areas of tissue, classes and groups are counted in label pixels. Those of `regions` are the areas of the
@@ -153,7 +153,7 @@ def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
     }
 
 
-def manifest(facts: RunFacts, key: str) -> dict[str, Any]:
+def manifest(facts: FinishedRun, key: str) -> dict[str, Any]:
     """Return what is needed to defend or repeat the results."""
     plan = facts.plan
     slide = plan.slide

@@ -68,8 +68,8 @@ def trace_slide(task: TraceTask) -> TraceRecord:
     slide, maps = slide_of(task.slide), Maps.open(Path(task.maps_path))
     regions: dict[ClassGroup, GroupOutlines] = {}
     tolerance = outline_tolerance(task.frame)
-    with ThreadPoolExecutor(1, "picture") as beside:
-        tinted = beside.submit(tinted_slide, slide, frame=task.frame, maps=maps)
+    with ThreadPoolExecutor(1, "picture") as pool:
+        tinted = pool.submit(tinted_slide, slide, frame=task.frame, maps=maps)
         traced = _until_cancelled(iter_regions(maps, task.groups, task.settings))
         written = write_geojson(
             traced,

@@ -1,4 +1,4 @@
-"""How the maps of a slide are cut into levels, blocks and shards; plain arithmetic, free of zarr."""
+"""The levels, blocks and shards of a slide's maps; plain arithmetic, free of zarr."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROBABILITY_CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class MapLayout:
-    """What a store holds and how it is cut; plain data that can be written as JSON."""
+    """Content and layout of a store; plain data that can be written as JSON."""
 
     name: str
     map_size: Size
@@ -47,7 +47,7 @@ class MapLayout:
     classes: tuple[TissueClass, ...]
     """Class of each of the first probability channels."""
     uncertainty: bool = False
-    """Whether one more channel holds the uncertainty, see `stitch.StitchSettings`."""
+    """One more channel holds the uncertainty, see `stitch.StitchSettings`."""
 
     def __post_init__(self) -> None:
         sides = (self.map_size.width, self.map_size.height)
@@ -65,7 +65,7 @@ class MapLayout:
 
     @property
     def channels(self) -> tuple[TissueClass, ...]:
-        """What each probability channel holds: the classes, then the uncertainty where it is stored."""
+        """Names of the probability channels: the classes, then the uncertainty where it is stored."""
         return (*self.classes, UNCERTAINTY) if self.uncertainty else self.classes
 
     @property

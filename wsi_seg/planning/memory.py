@@ -1,4 +1,4 @@
-"""How much memory a run will need, before it runs."""
+"""Estimates of the memory of a run, before it runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPENVINO_SLACK = 4.0
 
 @dataclass(frozen=True, slots=True)
 class WorkShape:
-    """How the work is cut, which decides the memory that it takes."""
+    """Sizes of the pieces of work, which decide the memory that it takes."""
 
     grid: Grid
     block: int
@@ -44,7 +44,7 @@ class WorkShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What decides the memory of a model."""
+    """Sizes that decide the memory of a model."""
 
     channels: int
     weights_bytes: int
@@ -58,7 +58,7 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class SourceMemory:
-    """What decides the memory of reading."""
+    """Sizes that decide the memory of reading."""
 
     map_size: Size
     """Of the whole map."""

@@ -44,7 +44,7 @@ UPSAMPLING_LIMIT = 1.25
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """What a user may choose; None means: take it from the model card or work it out."""
+    """Choices of the user; None means: take it from the model card or work it out."""
 
     tile: int | None = None
     overlap: int | None = None
@@ -65,7 +65,7 @@ class PlanSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What planning needs to know about a model."""
+    """Properties of a model that planning needs."""
 
     card: ModelCard
     digest: str

@@ -14,7 +14,7 @@ Blend = Literal["crop", "gaussian", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class StitchSettings:
-    """How tiles become maps."""
+    """Settings of the way from tiles to maps."""
 
     grid: Grid
     blend: Blend = "crop"

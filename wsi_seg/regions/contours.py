@@ -138,7 +138,7 @@ def stream_contours(
 
 
 def _waiting(rings: Lines, open_lines: Lines, border: float, reach: float) -> NDArray[np.bool_]:
-    """Tell which rings may yet turn out to be inside or near something that crosses the line y = border."""
+    """Return which rings may yet turn out to be inside or near something that crosses the line y = border."""
     bounds = np.concatenate([rings.bounds(), open_lines.bounds()])
     # Open lines end on the border, and what will be found below is no nearer than the border.
     is_open = bounds[:, 3] + reach >= border
@@ -276,7 +276,7 @@ def _exact(
     """Return field positions and grid edge numbers of crossings.
 
     Positions follow from the two nodes in a fixed order, so that they have the same bits in every block. A
-    crossing beside the rim lies on the field's edge.
+    crossing next to the rim lies on the field's edge.
     """
     across = crossings.across
     here, there = (_heights(nodes.ravel()[end], threshold) for end in (crossings.near, crossings.far))

@@ -1,4 +1,4 @@
-"""What a summary and a picture need of regions that stream by: how many, how large, and where about."""
+"""Regions of a group in little memory, for a summary and a picture: number, areas, coarse outlines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GroupOutlines:
 
 @dataclass(frozen=True, slots=True)
 class SizeHistogram:
-    """How many regions are how large; bins follow 1, 2, 5, 10, … µm²."""
+    """Number of regions by area; bins follow 1, 2, 5, 10, … µm²."""
 
     edges_um2: tuple[float, ...]
     """One more than `counts`; empty where there are no regions."""

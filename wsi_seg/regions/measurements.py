@@ -1,4 +1,4 @@
-"""What lies inside regions: class shares, mean probability and uncertainty, in one pass over the maps.
+"""Measurements inside regions: class shares, mean probability and uncertainty, in one pass over the maps.
 
 A pixel belongs to a region by the pixel-centre rule of `rasterize`. A region too small to hold any pixel
 centre is measured at the one pixel under a point inside it.

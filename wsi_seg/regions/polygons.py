@@ -58,7 +58,7 @@ class MapArrays(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TraceSettings:
-    """How regions are cut out of the maps."""
+    """Settings of tracing regions in the maps."""
 
     threshold: float = 0.5
     """Probability from which on a place belongs to the group; at one half, groups without a common class
@@ -69,8 +69,8 @@ class TraceSettings:
     min_hole_um2: float = 1000.0
     """Smaller holes are filled; by default what would also be too small for a region."""
     tolerance_um: float = 1.0
-    """How far outlines may move for the sake of fewer vertices. The default is far below a cell and half a
-    probability pixel of the default maps, and leaves a few percent of the vertices."""
+    """Distance that outlines may move for the sake of fewer vertices. The default is far below a cell and
+    half a probability pixel of the default maps, and leaves a few percent of the vertices."""
     source: Literal["probabilities", "labels"] = "probabilities"
     """Trace group probabilities (smooth outlines, any threshold) or the most probable class of each pixel."""
 

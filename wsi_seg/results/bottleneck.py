@@ -13,7 +13,7 @@ from typing import Any
 
 from wsi_seg.inference.blocks import STAGES
 
-# What the driver does beside the blocks, one after another.
+# What the driver does besides the blocks, one after another.
 SERIAL = ("plan", "pyramids", "polygons", "overview")
 # At this share of the run's time in forward passes nothing but the network is worth making faster.
 GOOD_SHARE = 0.9
@@ -31,7 +31,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """How much could be done at a time."""
+    """Lanes of work: what could be done at a time."""
 
     threads: int = 1
     """Threads that did blocks, in all processes."""
@@ -101,7 +101,7 @@ def _limit(wall: Mapping[str, float], busy: Mapping[str, float], network_share: 
     idle = max(0.0, blocks - busy["predict"])
     inside = {stage: busy[stage] for stage in STAGES if stage not in ("predict", "wait")}
     longest = max(inside, key=inside.__getitem__)
-    # What the blocks do beside predicting costs no more than the time in which nothing is predicted.
+    # What the blocks do besides predicting costs no more than the time in which nothing is predicted.
     lost = {**{s: wall.get(s, 0.0) for s in SERIAL}, longest: min(idle, inside[longest])}
     worst = max(lost, key=lost.__getitem__)
     if network_share is not None and network_share >= GOOD_SHARE:

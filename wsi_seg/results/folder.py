@@ -15,7 +15,7 @@ the same slide; anything else is refused and stays as it is.
 
 What a kill leaves behind, between any two writes, is one of: nothing; a partial folder without plan.json,
 which is begun again; one with it, which is resumed; one with manifest.json, the last file to be written,
-which only has to be renamed (`settle`).
+which only has to be renamed (`recover`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from wsi_seg.results.files import (
     writing_to,
 )  # fmt: skip
 from wsi_seg.results.journal import append_record, read_records
-from wsi_seg.results.matching import Asked, Record, Versions
+from wsi_seg.results.matching import ExpectedResults, Record, Versions
 from wsi_seg.slides.identity import Content
 from wsi_seg.slides.slide import default_name
 
@@ -130,18 +130,18 @@ class ResultsFolder:
         path = self.final / MANIFEST
         return read_record(path) if path.is_file() else None
 
-    def answers(self, request_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
-        """Return a note on whole results that answer a request, as `holds` does, but without its slide.
+    def kept_by_inputs(self, key_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
+        """Return a note on whole results of the same inputs, as `kept` does, but without opening the slide.
 
         Args:
-            request_with: returns the request with the versions of the software that made the results.
+            key_with: returns the `inputs_key` with the versions of the software that made the results.
             versions: of this software.
         """
         record = self._finished()
         recorded = None if record is None else matching.versions_of(record)
         if record is None or recorded is None or record.get("request") in (None, ""):
             return None
-        if record["request"] != request_with(recorded):
+        if record["request"] != key_with(recorded):
             return None
         return matching.versions_note(recorded, versions)
 
@@ -157,14 +157,14 @@ class ResultsFolder:
                 if manifest.is_file() and is_manifest(manifest.read_bytes()):
                     raise OutputError(within_results(self.out / above))
 
-    def tidy(self) -> None:
+    def remove_empty(self) -> None:
         """Leave no empty folder behind where results were only built."""
 
-    def settle(self, asked: Asked, confirm: Callable[[], None]) -> None:
+    def recover(self, expected: ExpectedResults, confirm: Callable[[], None]) -> None:
         """Bring to its end what a kill at the very end of an earlier run has left.
 
         Args:
-            asked: the run that is about to begin.
+            expected: the run that is about to begin.
             confirm: raises where the claim of this run is lost.
         """
         with writing_to(self.final):
@@ -172,7 +172,7 @@ class ResultsFolder:
                 self._put_into_place(confirm)
             self._discard(self._old)
 
-    def holds(self, asked: Asked) -> str | None:
+    def kept(self, expected: ExpectedResults) -> str | None:
         """Return a note on the whole results of this run that are there, "" where there is nothing to say.
 
         Returns:
@@ -183,16 +183,16 @@ class ResultsFolder:
                 overwritten, or not all of which is of this slide.
             SlideError: the slide cannot be read, to compare it.
         """
-        return self._holds_here(asked)
+        return self._kept_here(expected)
 
-    def _holds_here(self, asked: Asked) -> str | None:
+    def _kept_here(self, expected: ExpectedResults) -> str | None:
         record = self._finished_here()
         if record is None:
             self._check_empty()
             return None
-        if not asked.overwrite:
-            return matching.note_on_kept(record, asked, self.final)
-        matching.check_same_slide(record, asked, self.final)
+        if not expected.overwrite:
+            return matching.note_on_kept(record, expected, self.final)
+        matching.check_same_slide(record, expected, self.final)
         check_own(self.final)
         return None
 
@@ -213,7 +213,7 @@ class ResultsFolder:
         plan = {} if record is None else record.get("plan")
         return earlier_batch_of(plan) if isinstance(plan, dict) else None
 
-    def begin(self, plan: SegmentationPlan, asked: Asked) -> list[BlockRecord]:
+    def begin(self, plan: SegmentationPlan, expected: ExpectedResults) -> list[BlockRecord]:
         """Make the partial folder, or resume that of an earlier, interrupted run.
 
         Returns:
@@ -224,29 +224,33 @@ class ResultsFolder:
             SlideError: the slide cannot be read, to compare it.
         """
         unfinished = (self.partial / PLAN).is_file()
-        if unfinished and asked.overwrite:
-            matching.check_same_slide(read_record(self.partial / PLAN), asked, self.partial)
+        if unfinished and expected.overwrite:
+            matching.check_same_slide(read_record(self.partial / PLAN), expected, self.partial)
         elif unfinished:
             before = self._content()
-            matching.check_resumable(read_record(self.partial / PLAN), before, asked, self.partial)
-            self.keep_content(asked, Content.from_json(before).sha256)
+            matching.check_resumable(read_record(self.partial / PLAN), before, expected, self.partial)
+            self.record_content(expected, Content.from_json(before).sha256)
             with writing_to(self.partial):
                 return read_records(self.partial / JOURNAL)
         with writing_to(self.partial):
             self._discard(self.partial)
             self.partial.mkdir(parents=True)
         try:
-            self.keep_content(asked)
-            record = {"run_key": asked.key, "made_with": dict(asked.versions), "content": asked.content()}
+            self.record_content(expected)
+            record = {
+                "run_key": expected.key,
+                "made_with": dict(expected.versions),
+                "content": expected.content(),
+            }
             write_json(self.partial / PLAN, {**record, **plan.to_json()})
         except OutputError:
             self.discard_if_nothing_done()
             raise
         return []
 
-    def keep_content(self, asked: Asked, sha256: str | None = None) -> None:
+    def record_content(self, expected: ExpectedResults, sha256: str | None = None) -> None:
         """Record the slide's files, and their hash where it is known, for a run that resumes."""
-        write_json(self.partial / CONTENT, asked.content(sha256))
+        write_json(self.partial / CONTENT, expected.content(sha256))
 
     def known_hash(self) -> str | None:
         """Return the hash of the slide that the unfinished run has recorded."""

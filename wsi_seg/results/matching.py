@@ -22,7 +22,7 @@ REPLACE_OR_KEEP = "choose another output folder, or pass --overwrite to replace 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExpectedResults:
     """The results that a run is about to make."""
 
     path: str
@@ -31,7 +31,7 @@ class Asked:
     files: tuple[FileStamp, ...]
     """See `identity.stamp_slide`."""
     versions: Versions
-    """See `request.made_with`."""
+    """See `run_inputs.made_with`."""
     key_with: Callable[[Versions], str]
     """Returns the key that the run would have with these versions, see `report.run_key`."""
     choices: Mapping[str, Any]
@@ -61,7 +61,7 @@ def versions_note(recorded: Versions | None, versions: Versions) -> str:
     return f"made by {_describe(recorded)}, this is {_describe(versions)}; kept, --overwrite redoes it"
 
 
-def note_on_kept(record: Record, asked: Asked, place: str | Path) -> str:
+def note_on_kept(record: Record, expected: ExpectedResults, place: str | Path) -> str:
     """Return what to say of whole results that are kept, as they are those that a run would make.
 
     Those of other software are kept where nothing that was asked for is known to differ.
@@ -70,40 +70,40 @@ def note_on_kept(record: Record, asked: Asked, place: str | Path) -> str:
         OutputError: they are others.
         SlideError: the slide cannot be read, to compare it.
     """
-    check_same_slide(record, asked, place)
+    check_same_slide(record, expected, place)
     recorded = versions_of(record)
-    changed = _changed_print(_slide_of(record).get("fingerprint"), asked.slide.fingerprint)
-    different = _differences(record, asked.choices)
-    alike = record.get("key") == asked.key_with(recorded or {})
+    changed = _changed_print(_slide_of(record).get("fingerprint"), expected.slide.fingerprint)
+    different = _differences(record, expected.choices)
+    alike = record.get("key") == expected.key_with(recorded or {})
     if not changed and not alike and not different:  # damage may be in what was taken for tissue
-        changed = _compare(record.get("content"), asked) == "changed"
-    if not changed and not alike and (recorded == asked.versions or different):
+        changed = _compare(record.get("content"), expected) == "changed"
+    if not changed and not alike and (recorded == expected.versions or different):
         what = f" ({', '.join(different)})" if different else ""
         raise OutputError(
             f"{place}: holds results of another slide, model or settings{what}; {REPLACE_OR_KEEP}"
         )
-    verdict = "changed" if changed else _compare(record.get("content"), asked)
+    verdict = "changed" if changed else _compare(record.get("content"), expected)
     if verdict == "changed":
         raise OutputError(
-            f"{place}: holds results of {asked.slide.path} before its content changed; {REPLACE_OR_KEEP}"
+            f"{place}: holds results of {expected.slide.path} before its content changed; {REPLACE_OR_KEEP}"
         )
-    if verdict == "unknown" and asked.verify:
+    if verdict == "unknown" and expected.verify:
         raise OutputError(
             f"{place}: its manifest holds no hash of the whole slide to verify; pass --overwrite to redo it"
         )
-    notes = [versions_note(recorded, asked.versions)]
+    notes = [versions_note(recorded, expected.versions)]
     if verdict == "unknown":
         notes.append("no hash of the whole slide was recorded, so samples of it were compared")
     return "; ".join(filter(None, notes))
 
 
-def check_same_slide(record: Record, asked: Asked, place: str | Path) -> None:
+def check_same_slide(record: Record, expected: ExpectedResults, place: str | Path) -> None:
     """Refuse to replace what is not of this slide.
 
     Raises:
         OutputError: the record is of another slide.
     """
-    if not _same_slide(record, asked):
+    if not _same_slide(record, expected):
         raise OutputError(_another_slide(record, place))
 
 
@@ -113,13 +113,13 @@ def check_same_record(record: Record, other: Record, place: str | Path) -> None:
         raise OutputError(_another_slide(record, place))
 
 
-def check_resumable(record: Record, content: Any, asked: Asked, place: str | Path) -> None:
+def check_resumable(record: Record, content: Any, expected: ExpectedResults, place: str | Path) -> None:
     """Refuse to resume an unfinished run of other software, settings or content.
 
     Args:
         record: the plan of that run.
-        content: what is recorded of the slide's content, see `Asked.content`.
-        asked: the run that would resume it.
+        content: what is recorded of the slide's content, see `ExpectedResults.content`.
+        expected: the run that would resume it.
         place: for messages.
 
     Raises:
@@ -128,22 +128,22 @@ def check_resumable(record: Record, content: Any, asked: Asked, place: str | Pat
     """
     recorded = versions_of(record)
     again = "choose another output folder, or pass --overwrite to start again"
-    if recorded != asked.versions:
+    if recorded != expected.versions:
         raise OutputError(
             f"{place}: holds an unfinished run of {_describe(recorded)}, and this is "
-            f"{_describe(asked.versions)}; resume it with the former, {again}"
+            f"{_describe(expected.versions)}; resume it with the former, {again}"
         )
-    if record.get("run_key") != asked.key:
+    if record.get("run_key") != expected.key:
         raise OutputError(
             f"{place}: holds an unfinished run with other settings, slide or model; finish that one, {again}"
         )
-    verdict = _compare(content, asked)
+    verdict = _compare(content, expected)
     if verdict != "same":
         why = {
             "changed": "before its content changed",
             "unknown": "when its file was another, and no hash of all of it to compare",
         }[verdict]
-        raise OutputError(f"{place}: holds an unfinished run of {asked.slide.path} {why}; {again}")
+        raise OutputError(f"{place}: holds an unfinished run of {expected.slide.path} {why}; {again}")
 
 
 def versions_of(record: Record) -> Versions | None:
@@ -152,13 +152,13 @@ def versions_of(record: Record) -> Versions | None:
     return recorded if isinstance(recorded, dict) else None
 
 
-def _compare(content: Any, asked: Asked) -> Verdict:
+def _compare(content: Any, expected: ExpectedResults) -> Verdict:
     before = Content.from_json(content)
     try:
-        return compare_content(asked.path, asked.files, before, verify=asked.verify)
+        return compare_content(expected.path, expected.files, before, verify=expected.verify)
     except OSError as error:
         raise SlideError(
-            f"{error.filename or asked.path}: cannot be read, to compare it with what was run before "
+            f"{error.filename or expected.path}: cannot be read, to compare it with what was run before "
             f"({error.strerror})"
         ) from error
 
@@ -195,8 +195,8 @@ def _path_of(record: Record) -> str:
     return str(path or _slide_of(record).get("path"))
 
 
-def _same_slide(record: Record, asked: Asked) -> bool:
-    return _path_of(record) == asked.path or _same_print(record, asked.slide.fingerprint)
+def _same_slide(record: Record, expected: ExpectedResults) -> bool:
+    return _path_of(record) == expected.path or _same_print(record, expected.slide.fingerprint)
 
 
 def _same_print(record: Record, fingerprint: Any) -> bool:

@@ -39,7 +39,7 @@ from wsi_seg.results.files import (
     writing_to,
 )
 from wsi_seg.results.folder import ResultsFolder, within_results
-from wsi_seg.results.matching import Asked, Record, Versions
+from wsi_seg.results.matching import ExpectedResults, Record, Versions
 
 UPLOADS_AT_ONCE = 8
 MIB = 2**20
@@ -117,9 +117,9 @@ class RemoteResultsFolder(ResultsFolder):
     def _finished(self) -> Record | None:
         return self._manifest
 
-    def answers(self, request_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
-        """Return a note on whole results at the URL that answer a request; see `ResultsFolder`."""
-        note = super().answers(request_with, versions)
+    def kept_by_inputs(self, key_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
+        """Return a note on whole results at the URL of the same inputs; see `ResultsFolder`."""
+        note = super().kept_by_inputs(key_with, versions)
         record = self._finished()
         if note is not None and record is not None:
             self._leave_staging(record)
@@ -134,7 +134,7 @@ class RemoteResultsFolder(ResultsFolder):
             if is_manifest(self._fetch(above, MANIFEST) or b""):
                 raise OutputError(within_results(above))
 
-    def holds(self, asked: Asked) -> str | None:
+    def kept(self, expected: ExpectedResults) -> str | None:
         """Return a note on the whole results of this run that are at the URL; see `ResultsFolder`.
 
         Raises:
@@ -143,24 +143,24 @@ class RemoteResultsFolder(ResultsFolder):
             SlideError: the slide cannot be read, to compare it.
         """
         record = self._finished()
-        if record is not None and not asked.overwrite:
-            note = matching.note_on_kept(record, asked, self.url)
+        if record is not None and not expected.overwrite:
+            note = matching.note_on_kept(record, expected, self.url)
             self._leave_staging(record)  # where a run ended right after its last upload
             return note
         self._refuse_foreign(record)
         if record is not None:
-            matching.check_same_slide(record, asked, self.url)
-        self._holds_here(asked)
+            matching.check_same_slide(record, expected, self.url)
+        self._kept_here(expected)
         return None
 
-    def settle(self, asked: Asked, confirm: Callable[[], None]) -> None:
+    def recover(self, expected: ExpectedResults, confirm: Callable[[], None]) -> None:
         """Bring to its end what an earlier run has left, and upload results that are whole here.
 
         What is at the URL is looked up again, as the owner of the claim before may have changed it.
         """
-        super().settle(asked, confirm)
+        super().recover(expected, confirm)
         self._forget()
-        if self._finished() is None and not asked.overwrite and self._holds_here(asked) is not None:
+        if self._finished() is None and not expected.overwrite and self._kept_here(expected) is not None:
             self._upload(confirm)
 
     def _forget(self) -> None:
@@ -230,7 +230,7 @@ class RemoteResultsFolder(ResultsFolder):
         with writing_to(self.final):
             self._discard(self.final)
 
-    def tidy(self) -> None:
+    def remove_empty(self) -> None:
         """Remove the local folder, where nothing else is built in it."""
         with suppress(OSError):  # other slides are on their way, or nothing was staged
             self.out.rmdir()

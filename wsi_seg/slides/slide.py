@@ -94,7 +94,7 @@ class SlideInfo:
 
 
 class Pixels(Protocol):
-    """What `read_region` needs of a slide."""
+    """The part of a slide that `read_region` needs."""
 
     @property
     def info(self) -> SlideInfo: ...
@@ -122,7 +122,7 @@ ReadPixels = Callable[[Pixels, "MapFrame", Box, int], NDArray[np.uint8]]
 
 @runtime_checkable
 class Slide(Pixels, Protocol):
-    """What a reader offers. One object serves one thread; open another for another thread."""
+    """An open slide, as a reader offers it. One object serves one thread; open another for another thread."""
 
     def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Tissue in a low-power picture of an H&E slide, told by its colour.
+"""Tissue in a low-power picture of an H&E slide, found by its color.
 
 Glass, dust, shadows and scanner-black are without colour; stained tissue is not. The signal is the colour
 in optical density, max - min over R, G, B of log10(glass / value), which neither the brightness nor the
@@ -6,9 +6,9 @@ tint of the glass changes. Its threshold is Otsu's (1979, IEEE Trans. Syst. Man 
 10.1109/TSMC.1979.4310076), held within absolute limits, because Otsu always splits: in a blank slide it
 would split noise, and in a slide full of tissue it would split tissue.
 
-Ink is told by which colours it absorbs. Haematoxylin and eosin both absorb green the most; blue and green
+Ink is recognized by the colors it absorbs. Haematoxylin and eosin both absorb green the most; blue and green
 ink do not. Red ink lets all red through while it absorbs the others; blood at this power does not. Ink mixed
-from the stain's own colours (purple) cannot be told.
+from the stain's own colors (purple) cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SPECK_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What is measured at each pixel, (h, w)."""
+    """Measurements at each pixel, (h, w)."""
 
     colour: NDArray[np.float32]
     """Largest minus smallest optical density over R, G, B."""

@@ -1,4 +1,4 @@
-"""How much memory the activations of a network take, found without computing them."""
+"""Memory of the activations of a network, found without computing them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def kept_activations(name: str, find: Callable[[], float]) -> float:
         if kept["versions"] == versions:
             return float(kept["bytes_per_pixel"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # none, or not whole: found anew
+        pass  # none, or not whole: found again
     found = find()
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     try:

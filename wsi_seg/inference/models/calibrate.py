@@ -1,4 +1,4 @@
-"""How fast a network runs on a device: measured once, kept in the cache folder, used by later runs."""
+"""Speed of a network on a device: measured once, kept in the cache folder, used by later runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Calibration:
         return cache_folder().parent / "calibration" / f"{name}.json"
 
     def timings(self) -> list[Timing]:
-        """Return what was measured before; nothing where no file can be read: it is measured anew then."""
+        """Return what was measured before; nothing where no file can be read: it is measured again then."""
         try:
             plain = json.loads(self.path.read_text(encoding="utf-8"))
             return [Timing(**one) for one in plain]

@@ -57,7 +57,7 @@ def device_elsewhere(name: str, precision: str) -> tuple[str, Precision]:
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
         raise UsageError(
-            f"device {name!r}: what workers on other machines have cannot be told from here; "
+            f"device {name!r}: what workers on other machines have is unknown here; "
             "give --device cuda or --device cpu"
         )
     if precision == "auto":
@@ -95,7 +95,7 @@ def _cuda_has_bf16(device: str) -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; False where that cannot be told."""
+    """Return True if the CPU multiplies bfloat16 in hardware; False where that is unknown."""
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
         return False
     try:

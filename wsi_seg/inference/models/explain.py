@@ -26,7 +26,7 @@ SHOWN = 3  # layers named in an error message
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What speaks for a class in one image of H × W pixels."""
+    """Evidence for a class in one image of H × W pixels."""
 
     heat: NDArray[np.float32]
     """(H, W): Grad-CAM, enlarged bilinearly from the layer's resolution; 0 or more, in no unit."""

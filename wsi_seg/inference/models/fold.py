@@ -72,7 +72,7 @@ def _followed(
 
 
 def _rest(normalisation: nn.BatchNorm2d) -> nn.Module:
-    """Return what a layer does beside the normalisation: some of timm's have an activation of their own."""
+    """Return what a layer does besides the normalisation: some of timm's have an activation of their own."""
     rest: nn.Module = getattr(normalisation, "act", nn.Identity())
     return rest
 

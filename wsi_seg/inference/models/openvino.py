@@ -17,13 +17,13 @@ from wsi_seg.core.errors import MissingExtraError
 
 DEVICE = "openvino"
 HINTS = {"float32": "f32", "bf16": "bf16"}
-MODEL_NAME = "network.xml"  # beside it, OpenVINO puts the weights
+MODEL_NAME = "network.xml"  # next to it, OpenVINO puts the weights
 
 logger = logging.getLogger(__name__)
 
 
 def check_openvino() -> None:
-    """Tell whether OpenVINO is there.
+    """Return True if OpenVINO is installed.
 
     Raises:
         MissingExtraError: it is not.

@@ -96,7 +96,7 @@ class NetworkPredictor:
             device: from `resolve_device`.
             precision: from `resolve_precision`.
             tta: whether to augment.
-            kept: folder for what OpenVINO makes of this very network; None: it is made anew each time.
+            kept: folder for what OpenVINO makes of this very network; None: it is made again each time.
         """
         self.card = card
         self.device = device

@@ -1,7 +1,7 @@
 """Where models are found. Free of torch: a card can be read and a run planned without it.
 
 A model is a folder with `model.safetensors` and `card.json`. A reference to one is a bundled name, a path to
-a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has a card beside it.
+a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has a card next to it.
 """
 
 from __future__ import annotations

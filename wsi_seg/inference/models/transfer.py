@@ -1,4 +1,4 @@
-"""What goes to a GPU and comes back, without anybody spinning meanwhile; and how long the GPU was at work."""
+"""Copies to a GPU and back, without busy waiting; and the time that the GPU was at work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CudaTransfer:
 
 
 class CudaClock:
-    """How long a GPU was at work on what a thread queued within `running`."""
+    """Time that a GPU was at work on what a thread queued within `running`."""
 
     def __init__(self, device: str) -> None:
         self._device = device

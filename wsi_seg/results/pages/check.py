@@ -46,7 +46,7 @@ class _Reader(HTMLParser):
         self._language = self._title = ""
         self._ranks: list[int] = []
         self._headers: list[bool] = []
-        """Whether each table that is open has a header yet."""
+        """For each open table, True once it has a header."""
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attributes}

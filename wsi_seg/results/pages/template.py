@@ -1,4 +1,4 @@
-"""What all pages have in common: templates that escape what they are given, numbers as people write them."""
+"""Common parts of all pages: templates that escape what they are given, numbers as people write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a TIFF file is whole, before any of it is read."""
+"""Check that a TIFF file is whole, before any of it is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tifffile
 
 from wsi_seg.core.errors import SlideError
 
-# tifffile logs what it finds wrong; unless the application listens, that goes to stderr beside our own error.
+# tifffile logs what it finds wrong; unless the application listens, that goes to stderr with our own error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # What tifffile raises on damaged files, besides its own error: it divides by sizes that may be 0, reads names

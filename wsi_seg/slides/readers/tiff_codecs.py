@@ -1,4 +1,4 @@
-"""How one stored TIFF tile becomes RGB; the codecs are imagecodecs', which decode outside the GIL.
+"""Decoding of one stored TIFF tile to RGB; the codecs are imagecodecs', which decode outside the GIL.
 
 The colour space comes from the TIFF tags and not from the JPEG stream, as in OpenSlide: Aperio's JPEG/RGB
 tiles do not say that they are RGB.
@@ -63,7 +63,7 @@ def find_decoder(page: tifffile.TiffPage) -> Decoder | str:
 
 
 def is_subsampled(codestream: bytes) -> bool:
-    """Tell whether a JPEG 2000 codestream stores channels of different sizes, which imagecodecs refuses."""
+    """Return True if a JPEG 2000 codestream stores channels of different sizes, which imagecodecs refuses."""
     if not codestream.startswith(SIZ) or len(codestream) < SIZ_COMPONENTS + 9:
         return False  # damaged; reading it will say so
     steps = codestream[SIZ_COMPONENTS : SIZ_COMPONENTS + 9]

@@ -1,4 +1,4 @@
-"""Which image of a TIFF file is the slide, and whether its pixels are those of a brightfield slide.
+"""Choice of the image of a TIFF file that is the slide, and a check that its pixels are brightfield.
 
 This is decided once, when the file is opened and before any reader is chosen, so that all readers agree.
 Slides are 8-bit RGB, or what a reader converts to it exactly: YCbCr, palette, CMYK. Gray is read of plain

@@ -1,4 +1,4 @@
-"""What a run was asked to do, as a quick hash: finished slides are skipped by it without being opened."""
+"""Files, model and settings of a run as a quick hash, by which finished slides are skipped unopened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsi_seg.core.storage import is_remote
 from wsi_seg.core.versions import package_version
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts
-from wsi_seg.results.matching import Asked, absolute
+from wsi_seg.results.matching import ExpectedResults, absolute
 from wsi_seg.slides.identity import FileStamp, hashed_meanwhile, stamp_file, stamp_slide
 from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.tissue.mask import METHODS
@@ -29,12 +29,12 @@ NOT_DECIDING = ("workers", "overwrite", "verify", "cache", "staging")
 
 
 def made_with(model: ModelFacts) -> dict[str, str]:
-    """Return the versions by which results are told from those of other software; torch is not imported."""
+    """Return the versions that distinguish results from those of other software; torch is not imported."""
     packages = ("torch", "openvino") if model.device == "openvino" else ("torch",)
     return {"wsi-seg": wsi_seg.__version__, **{name: package_version(name) for name in packages}}
 
 
-def request_key(
+def inputs_key(
     path: str | Path,
     model: ModelFacts,
     settings: RunSettings,
@@ -54,7 +54,7 @@ def request_key(
         files: stamps of the slide's files, where they were looked at before.
 
     Returns:
-        None for a URL, a missing file, or anything else that can only be told by opening it.
+        None for a URL, a missing file, or anything else that only opening it can show.
     """
     if is_remote(path):
         return None
@@ -79,7 +79,7 @@ def request_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Request:
+class RunInputs:
     """A slide that is to be run with a model and settings, before it is opened."""
 
     def __init__(self, path: str | Path, model: ModelFacts, settings: RunSettings) -> None:
@@ -93,15 +93,15 @@ class Request:
                 self._files = stamp_slide(self.path)
 
     def key(self, versions: Mapping[str, str]) -> str | None:
-        """Return `request_key` with these versions."""
-        return request_key(self.path, self._model, self._settings, versions, self._files)
+        """Return `inputs_key` with these versions."""
+        return inputs_key(self.path, self._model, self._settings, versions, self._files)
 
-    def asked(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> Asked:
+    def expected(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> ExpectedResults:
         """Return what the run is about to make, now that its slide is open.
 
         Args:
             slide: facts of the slide.
-            key_with: see `Asked`.
+            key_with: see `ExpectedResults`.
 
         Raises:
             SlideError: the slide's files cannot be looked at.
@@ -110,7 +110,7 @@ class Request:
             self._files = self._files or stamp_slide(self.path)
         except OSError as error:
             raise SlideError(f"{error.filename or self.path}: cannot be read ({error.strerror})") from error
-        return Asked(
+        return ExpectedResults(
             self.path,
             slide,
             self._files,
@@ -146,7 +146,7 @@ class Request:
 
             yield result
 
-    def check_unchanged(self, asked: Asked) -> None:
+    def check_unchanged(self, expected: ExpectedResults) -> None:
         """Refuse a local slide whose files were changed while they were read.
 
         Raises:
@@ -159,7 +159,7 @@ class Request:
         except OSError as error:
             logger.warning("%s: cannot be looked at any more (%s)", self.path, error.strerror)
             return
-        if now != asked.files:
+        if now != expected.files:
             raise SlideError(
                 f"{self.path}: was changed while it was run, so its results would be of both; "
                 "run it again with --overwrite"
