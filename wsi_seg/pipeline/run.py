@@ -88,11 +88,17 @@ class SlideResult:
 class Progress(Protocol):
     """Observer of a run; the command line draws a bar from it."""
 
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None: ...
+    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
+        """Note the plan, and how many of its tiles an earlier, interrupted run has done."""
+        ...
 
-    def block_done(self, record: BlockRecord) -> None: ...
+    def block_done(self, record: BlockRecord) -> None:
+        """Note a block that has ended; called in the thread that runs the slide."""
+        ...
 
-    def stage(self, name: str) -> None: ...
+    def stage(self, name: str) -> None:
+        """Note the stage that begins: "plan", "blocks", "pyramids" or "polygons"."""
+        ...
 
 
 def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
