@@ -44,7 +44,7 @@ def load_model(
         precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
         tta: average the predictions of the eight flips and turns of each tile; eight times the time.
         workers: where it will run, if not in this process. Workers with a GPU see only that one, as `cuda:0`.
-            For those of other machines it must be `cpu` or `cuda`; on CUDA they run `fp16` by default.
+            For workers elsewhere the device is `cpu` or `cuda`; there CUDA runs `fp16` by default.
 
     Raises:
         ModelError: there is no such model, or its card is wrong.

@@ -140,16 +140,15 @@ def segment_slide(
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
-    card = model.facts.card
-    settings = replace(settings, regions=settings.regions.of_model(card))  # the record names what is traced
-    groups = settings.regions.resolve(card)
-    name = name or results_name(path)
-    folder = results_folder(out, name, settings.staging)
+    # The record names what is traced.
+    settings = replace(settings, regions=settings.regions.of_model(model.facts.card))
+    groups = settings.regions.resolve(model.facts.card)
+    folder = results_folder(out, name or results_name(path), settings.staging)
     inputs = RunInputs(path, model.facts, settings)
-    if not settings.overwrite and not settings.verify:
-        note = folder.kept_by_inputs(inputs.key, inputs.versions)
-        if note is not None:
-            return _skipped(path, folder, settings, note)
+    unopened = not settings.overwrite and not settings.verify
+    note = folder.kept_by_inputs(inputs.key, inputs.versions) if unopened else None
+    if note is not None:
+        return _skipped(path, folder, settings, note)
     with ExitStack() as stack:
         stack.callback(folder.remove_empty)
         slide = stack.enter_context(_open(path, settings))
@@ -174,8 +173,7 @@ def segment_slide(
         except WsiSegError:
             folder.discard_if_nothing_done()
             raise
-    status = _status(summary, "done")
-    return SlideResult(str(path), status, folder.place, summary, note=_faults(summary))
+    return SlideResult(str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary))
 
 
 def _open(path: str | Path, settings: RunSettings) -> Slide:
