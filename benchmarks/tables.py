@@ -21,7 +21,7 @@ from targets import OF_PART, Target
 Result = Mapping[str, Any]
 HEAD = """# Results
 
-Made by `benchmarks/tables.py` from the files beside it; not to be edited. `benchmarks/README.md` says how to
+Made by `benchmarks/tables.py` from the files next to it; do not edit. `benchmarks/README.md` says how to
 read them. Ratios are measured within one run; seconds are those of one machine.
 """
 
@@ -227,17 +227,17 @@ def codecs(result: Result) -> str:
 
 # Every part with its heading, in the order of the page.
 TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
-    "end_to_end": ("A whole run beside the network alone", end_to_end),
-    "peers": ("Other programmes on the same slide", peers),
+    "end_to_end": ("A whole run and the network alone", end_to_end),
+    "peers": ("Other programs on the same slide", peers),
     "roofline": ("The network alone", roofline),
     "roofline_gpu": ("The network alone, on a GPU", roofline),
-    "beside": ("What a slide takes of the cores beside the network", beside),
+    "beside": ("Core-seconds of a slide without the network", beside),
     "throughput": ("A folder of slides", throughput),
     "throughput_gpu": ("A folder of slides, on a GPU", throughput),
     "readers": ("Reading", readers),
     "memory": ("Memory against slide size", memory),
     "flight": ("Blocks in flight behind a slow writer", flight),
-    "resume": ("A batch that is finished, run again", resume),
+    "resume": ("A finished batch, run again", resume),
     "startup": ("Start-up", startup),
     "polygons": ("Polygons", polygons),
     "codecs": ("Compression of the maps", codecs),
@@ -261,8 +261,8 @@ def page(results: Mapping[str, Result]) -> str:
     judged = [(t.part, t.what, t.asked, t.found, words[t.met]) for t in targets(results)]
     sections = [
         HEAD,
-        "## What is to be shown\n",
-        markdown(("part", "what", "asked", "found", "met"), judged, 2),
+        "## Targets\n",
+        markdown(("part", "what", "target", "found", "met"), judged, 2),
     ]
     for part, (title, make) in TABLES.items():
         if part in results:

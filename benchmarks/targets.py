@@ -62,7 +62,7 @@ def peers(result: Result) -> list[Target]:
     ways = {"ours": ratios, "ours with OpenVINO": result["median_ratios_to"].get("wsi_seg, OpenVINO")}
     name = next((one for one in ("TIAToolbox", "TIAToolbox, all in memory") if one in ratios), None)
     least = min(row["agreement"] for rows in result["rounds"] for row in rows.values() if "agreement" in row)
-    labels = Target("peers", "labels that are the same, the least of all programmes", f"≥ {SAME_LABELS:.0%}",
+    labels = Target("peers", "labels that are the same, the least of all programs", f"≥ {SAME_LABELS:.0%}",
                     f"{least:.2%}", least >= SAME_LABELS)  # fmt: skip
     goals = (("seconds", "time", FASTER), ("peak_mib", "memory", SMALLER))
     if name is None:

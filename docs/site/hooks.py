@@ -1,0 +1,79 @@
+"""Hooks of MkDocs: pages from outside docs/, generated reference pages, and links that leave the site.
+
+On GitHub the pages link to files of the repository. The site has no address of a repository, so such a link
+becomes the file's name; a link to a file that does not exist ends the build.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+import wsi_seg
+
+DOCS = Path(__file__).resolve().parent.parent
+REPOSITORY = DOCS.parent
+# Pages of the site that lie elsewhere in the repository.
+OUTSIDE = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "benchmarks/README.md": "benchmark-scripts.md",
+    "benchmarks/results/README.md": "benchmark-results.md",
+    "benchmarks/results/without_amx/README.md": "benchmark-results-without-amx.md",
+}
+GENERATED = {"cli.md": "cli", "settings.md": "settings"}  # by scripts/make_reference.py
+LINK = re.compile(r"(?<!`)(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Add the pages that lie outside docs/."""
+    for source, page in OUTSIDE.items():
+        text = (REPOSITORY / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Append what is generated, and turn links of the repository into links of the site."""
+    name = page.file.src_uri
+    if name in GENERATED:
+        markdown += "\n" + _reference(GENERATED[name])
+    if name == "api.md":
+        markdown += "\n" + _api()
+    sources = {site: REPOSITORY / source for source, site in OUTSIDE.items()}
+    folder = sources.get(name, DOCS / name).parent
+    return LINK.sub(lambda link: _site_link(link, folder, name), markdown)
+
+
+def _site_link(link: re.Match[str], folder: Path, name: str) -> str:
+    path = Path(os.path.normpath(folder / link["target"]))
+    if not path.exists():
+        raise PluginError(f"{name}: links to {link['target']}, which does not exist")
+    source = path.relative_to(REPOSITORY).as_posix()
+    anchor = link["anchor"] or ""
+    if source in OUTSIDE:
+        return f"[{link['text']}]({OUTSIDE[source]}{anchor})"
+    if DOCS in path.parents:
+        return f"{link['picture']}[{link['text']}]({path.relative_to(DOCS).as_posix()}{anchor})"
+    return f"`{source}`"
+
+
+def _reference(page: str) -> str:
+    command = [sys.executable, REPOSITORY / "scripts" / "make_reference.py", page]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def _api() -> str:
+    """Return a directive of mkdocstrings for each public name, at the module that defines it."""
+    names = [name for name in wsi_seg.__all__ if not name.startswith("_")]
+    homes = {name: getattr(wsi_seg, name).__module__ for name in names}
+    return "\n\n".join(f"::: {homes[name]}.{name}" for name in names)
