@@ -28,9 +28,8 @@ from wsi_seg.exporters.overview import Overview
 from wsi_seg.regions.group_outlines import size_histogram
 from wsi_seg.results.folder import REPORT, THUMBNAIL
 from wsi_seg.results.pages.batch import write_batch_page
-from wsi_seg.results.pages.charts import draw_histogram
 from wsi_seg.results.pages.check import check_page
-from wsi_seg.results.pages.slide import write_slide_page
+from wsi_seg.results.pages.slide import histogram_columns, write_slide_page
 from wsi_seg.results.pages.template import duration_text, mm2_text
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "wsi_seg" / "results" / "pages"
@@ -112,8 +111,8 @@ def test_a_run_writes_a_page_that_says_what_was_found(results: Path) -> None:
         assert mm2_text(mm2) in page.words
     assert f"{summary['regions']['tumor']['count']:,}" in page.words
     for words in (
-        "0.5 µm/px, given by the user", "300 × 200 px, 0.15 × 0.1 mm", "found by thresholding colour (Otsu)",
-        "For research only: this programme is no medical device", "blocks with tissue were analysed",
+        "0.5 µm/px, given by the user", "300 × 200 px, 0.15 × 0.1 mm", "found by thresholding color (Otsu)",
+        "For research only: this program is no medical device", "blocks with tissue were analyzed",
         "traced from labels", f"torch {manifest['versions']['torch']}", manifest["model"]["digest"],
         "none in the card", "limited by", f"untrained {HOSTILE}",
     ):  # fmt: skip
@@ -137,7 +136,7 @@ def test_regions_are_counted_by_their_area(results: Path) -> None:
     assert regions["median_area_um2"] == pytest.approx(np.median(areas), abs=0.011)
     assert regions["largest_area_um2"] == max(areas)
     assert regions["area_mm2"] == pytest.approx(sum(areas) / 1e6, abs=1e-6)
-    bars = [a for tag, a in Reader(results / REPORT).elements if tag == "svg" and a.get("role") == "img"]
+    bars = [a for tag, a in Reader(results / REPORT).elements if a.get("role") == "img"]
     assert len(bars) == sum(bool(r["count"]) for r in summary["regions"].values())
 
 
@@ -318,7 +317,7 @@ def luminance(color: str) -> float:
 def test_text_stands_out_from_what_is_behind_it() -> None:
     css = (TEMPLATES / "base.html.j2").read_text(encoding="utf-8")
     colors = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", css)) | {"paper": "#ffffff"}
-    behind = dict.fromkeys(("ink", "grey", "accent", "bad", "doubt", "good"), ("paper", "tint"))
+    behind = dict.fromkeys(("ink", "gray", "accent", "bad", "doubt", "good"), ("paper", "tint"))
     behind["ink"] = ("paper", "tint", "notice", "alarm")
     for text, papers in behind.items():
         for paper in papers:
@@ -337,9 +336,13 @@ def test_every_area_is_in_one_bin(areas: list[float]) -> None:
     assert sum(counts) == len(areas)
     if areas:
         assert counts[0] and counts[-1]
-        drawing = draw_histogram(edges, counts)
-        assert len(drawing.columns) == len(counts) and drawing.ticks
-        assert all(c.x >= 0 and c.x + c.width <= drawing.width and c.y >= 0 for c in drawing.columns)
+        drawing = histogram_columns(edges, counts)
+        columns = drawing["columns"]
+        assert [c["share"] * max(counts) for c in columns] == pytest.approx(counts)
+        assert any(c["edge"] for c in columns) or drawing["last_edge"]
+        texts = [int(c["text"].replace(",", "")) if c["text"] else None for c in columns]
+        assert max(counts) in texts
+        assert all(text in (None, count) for text, count in zip(texts, counts, strict=True))
 
 
 def test_numbers_are_written_as_people_do() -> None:

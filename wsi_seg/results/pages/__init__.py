@@ -3,4 +3,4 @@
 `slide` and `batch` make them from the templates next to them.
 """
 
-__all__ = ["batch", "charts", "check", "slide", "template"]
+__all__ = ["batch", "check", "slide", "template"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.exporters.figure import draw_scale_bar
 from wsi_seg.exporters.overview import Overview
 from wsi_seg.results.folder import REPORT, THUMBNAIL, writing_to
-from wsi_seg.results.pages.charts import draw_histogram
 from wsi_seg.results.pages.template import jpeg_of, write_page
 
 TEMPLATE = "slide.html.j2"
@@ -22,6 +21,10 @@ PICTURE_SIDE, PICTURE_QUALITY = 1200, 80
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 72
 # What two pages have room for; manifest.json has all.
 MOST_GROUPS, MOST_HISTOGRAMS, MOST_FAULTS = 8, 2, 5
+# Edges of bins: with more of them only 1, 10, 100, … are written; in mm² where the largest is above.
+MOST_EDGES, LARGE_UM2, UM2_PER_MM2 = 7, 10_000, 1e6
+# Letters of counts that a histogram is wide enough for.
+MOST_DIGITS = 58
 MOST_LETTERS = {"notice": 140, "description": 260, "held_out": 200, "training_data": 600}
 
 MPP_SOURCES = {
@@ -33,7 +36,7 @@ MPP_SOURCES = {
     "tiff-resolution": "resolution tags of the TIFF file",
     "objective-power (estimated)": "estimated from the objective's power: areas may be off",
 }
-TISSUE_SOURCES = {"otsu": "found by thresholding colour (Otsu)", "none": "not looked for: the whole slide"}
+TISSUE_SOURCES = {"otsu": "found by thresholding color (Otsu)", "none": "not looked for: the whole slide"}
 LIMITS = {
     "predict": "the network",
     "read": "reading and decoding the slide",
@@ -136,14 +139,35 @@ def _groups(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[st
     rows = []
     for name, regions in summary["regions"].items():
         sizes = regions["sizes"]
-        drawing = draw_histogram(**sizes) if regions["count"] else None
+        drawing = histogram_columns(**sizes) if regions["count"] else None
         shown = ClassGroup(name, (), (0, 0, 0)).qupath_name
         rows.append({**regions, "name": shown, "color": colors[name], "drawing": drawing})
     return rows
 
 
+def histogram_columns(edges_um2: Sequence[float], counts: Sequence[int]) -> dict[str, Any]:
+    """Return how the template shows a `SizeHistogram` that is not empty.
+
+    Returns:
+        `unit` of the edges; for each bin in `columns` its `share` of the largest, `text` (its count, "" where
+        there is no room) and lower `edge` ("" where it is not written); `last_edge`.
+    """
+    unit, factor = ("mm²", UM2_PER_MM2) if edges_um2[-1] > LARGE_UM2 else ("µm²", 1.0)
+    written = [len(edges_um2) <= MOST_EDGES or f"{edge:e}".startswith("1.0") for edge in edges_um2]
+    *edges, last = (
+        f"{edge / factor:,.6g}" if shown else "" for edge, shown in zip(edges_um2, written, strict=True)
+    )
+    most, room = max(counts), MOST_DIGITS / len(counts)
+    texts = [f"{n:,}" if n and (n == most or len(f"{n:,}") <= room) else "" for n in counts]
+    columns = [
+        {"share": n / most, "text": text, "edge": edge}
+        for n, text, edge in zip(counts, texts, edges, strict=True)
+    ]
+    return {"unit": unit, "columns": columns, "last_edge": last}
+
+
 def _coverage(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how many blocks were analysed in full, and the first that were not."""
+    """Return how many blocks were analyzed in full, and the first that were not."""
     failed = [fault for fault in manifest["faults"] if fault["unread_pixels"] or not fault["written"]]
     return {
         "blocks": summary["blocks"],
