@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_seg.core.errors import OutputError
-from wsi_seg.core.system import machine
 
 ROOT = "wsi_seg"
 # Of one block; a slide may have thousands.
@@ -50,7 +50,7 @@ class _Keeping(_OfThisThread):
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._lines) < MOST_LINES:
-            self._lines.append({**as_line(record), "worker": machine().split(" ")[0], "pid": record.process})
+            self._lines.append({**as_line(record), "worker": socket.gethostname(), "pid": record.process})
 
 
 @contextmanager

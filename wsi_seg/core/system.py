@@ -1,13 +1,14 @@
-"""What the operating system says of this process and of others on its machine."""
+"""Cores, memory and start of processes, as the operating system has them."""
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import resource
 import socket
 from pathlib import Path
+
+import psutil
 
 _PROC = Path("/proc")
 
@@ -18,7 +19,7 @@ def usable_cores() -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
+    """Return the largest resident memory of this process so far, in bytes; psutil does not tell it."""
     status = _PROC / "self" / "status"
     if status.exists():
         # On Linux ru_maxrss may still hold the size of the process that started this one; VmHWM does not.
@@ -26,7 +27,7 @@ def peak_memory_bytes() -> int:
         if kib is not None:
             return int(kib[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+    return peak if psutil.MACOS else peak * 1024
 
 
 def machine() -> str:
@@ -40,27 +41,17 @@ def machine() -> str:
 
 
 def started_at(pid: int) -> str:
-    """Return when a process of this machine started, in the kernel's ticks; "" if it does not run.
+    """Return when a process of this machine started, in seconds after its boot; "" if it does not run.
 
-    With it a process is told from a later one that got the same number. Where there is no /proc it is
-    "running" for all that run.
+    It distinguishes a process from a later one with the same number. Outside Linux, where setting the clock
+    would change it, it is "running" for all that run.
     """
-    if not (_PROC / "self" / "stat").exists():
-        return "running" if _runs(pid) else ""
+    if not psutil.LINUX:
+        return "running" if psutil.pid_exists(pid) else ""
+    boot = psutil.boot_time()  # the clock may be set between two calls of this function, not within one
     try:
-        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        gone = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return "" if gone else f"{process.create_time() - boot:.2f}"
+    except psutil.NoSuchProcess:
         return ""
-    # The name in brackets may hold spaces; the state is the first field after it, the start time the 20th.
-    state, *rest = fields.rpartition(")")[2].split()
-    return "" if state in "ZX" else rest[18]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
