@@ -1,67 +1,106 @@
-"""Print a page of the reference as Markdown, generated from the code.
+"""Write what is generated from the code: the docs' tables of settings and of commands, and configs/run.yaml.
 
-    python scripts/make_reference.py cli         # commands and flags, from the typer app
-    python scripts/make_reference.py settings    # settings of a run, from configs/run.yaml
-
-`make docs` appends the pages to docs/cli.md and docs/settings.md.
+python scripts/make_reference.py settings   Markdown: every setting of a run
+python scripts/make_reference.py cli        Markdown: every command with its arguments and options
+python scripts/make_reference.py yaml       configs/run.yaml
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from typer.main import get_command
+import typer.main
 
 from wsi_seg.cli import app
+from wsi_seg.core.settings import Setting
+from wsi_seg.pipeline.settings import KEYS, SETTINGS
 
-RUN_YAML = Path(__file__).resolve().parent.parent / "configs" / "run.yaml"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cli_page() -> str:
-    """Return a section for each command: usage, help, arguments and options."""
-    group: Any = get_command(app)
-    return "\n\n".join(section for name, one in group.commands.items() for section in command(name, one))
+YAML_HEAD = """\
+# A run, with every key at its default; made by: python scripts/make_reference.py yaml
+#   wsi-seg run SLIDE... --config configs/run.yaml -o results
+# A flag on the command line wins over this file, and this file over the defaults. Leave out what you do not
+# change; an unknown key is an error. What was used is stored in manifest.json next to each result. Relative
+# paths start in the working folder. null: not set.
+"""
+WIDTH = 108
 
 
-def command(name: str, one: Any) -> Iterator[str]:
-    """Yield the paragraphs of a command."""
-    context = one.context_class(one, info_name=f"wsi-seg {name}")
-    yield f"## wsi-seg {name}"
-    yield f"```text\n{context.command.get_usage(context).removeprefix('Usage: ')}\n```"
-    yield one.help.strip()
-    records = [record for p in one.get_params(context) if (record := p.get_help_record(context))]
-    yield table(("flag", "meaning"), ((f"`{names}`", meaning) for names, meaning in records))
+def settings_markdown() -> str:
+    """Return a table of settings for each part of a run."""
+    lines = []
+    for title, declared in _by_title(SETTINGS.values()):
+        rows = [
+            (f"`{s.name}`" if s.name in KEYS else "flag only",
+             ", ".join(f"`{flag}`" for flag in (s.flag, s.short) if flag),
+             s.type_text, f"`{s.default_text}`", ", ".join(s.limits), s.unit, s.help)
+            for s in declared
+        ]  # fmt: skip
+        lines += [
+            f"## {title}",
+            "",
+            *_table(("Key", "Flag", "Type", "Default", "Range", "Unit", "Help"), rows),
+            "",
+        ]
+    return "\n".join(lines)
 
 
-def settings_page() -> str:
-    """Return a table for each section of configs/run.yaml: key, default, meaning."""
-    parts = re.split(r"^# --- (.+?) -+$", RUN_YAML.read_text(encoding="utf-8"), flags=re.M)
-    sections = []
-    for title, body in zip(parts[1::2], parts[2::2], strict=True):
-        found = re.findall(r"^(\w+): (.+?) # (.+)$", body, flags=re.M)
-        rows = ((f"`{key}`", f"`{value}`", meaning) for key, value, meaning in found)
-        sections.append(f"## {title}\n\n{table(('key', 'default', 'meaning'), rows)}")
-    return "\n\n".join(sections)
+def cli_markdown() -> str:
+    """Return a section for each command."""
+    group: Any = typer.main.get_command(app)
+    root = group.context_class(group, info_name="wsi-seg")
+    lines = []
+    for name in group.list_commands(root):
+        command = group.get_command(root, name)
+        context = command.context_class(command, info_name=f"wsi-seg {name}", parent=None)
+        usage = " ".join(command.collect_usage_pieces(context))
+        paragraphs = [" ".join(part.split()) for part in command.help.split("\n\n")]
+        records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+        rows = [
+            (f"`{' '.join(left.split())}`", " ".join(right.split())) for left, right in filter(None, records)
+        ]
+        lines += [f"## wsi-seg {name}", "", f"```text\nwsi-seg {name} {usage}\n```", ""]
+        lines += [line for paragraph in paragraphs for line in (paragraph, "")]
+        lines += [*_table(("Argument or option", "Help"), rows), ""]
+    return "\n".join(lines)
 
 
-PAGES = {"cli": cli_page, "settings": settings_page}
+def run_yaml() -> str:
+    """Return a configuration that holds every key at its default, with its help above it."""
+    lines = [YAML_HEAD]
+    for title, declared in _by_title(KEYS.values()):
+        lines.append(f"# --- {title} ".ljust(WIDTH, "-"))
+        for s in declared:
+            unit = f" {s.unit}" if s.unit else ""
+            limits = "; ".join(f"{limit}{unit}" for limit in s.limits) or s.unit
+            help_ = f"{s.help} [{limits}]" if limits else s.help
+            lines += textwrap.wrap(help_, WIDTH, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"{s.name}: {s.default_text}")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("page", choices=list(PAGES))
-    print(PAGES[parser.parse_args().page]())
+def _by_title(settings: Any) -> Iterator[tuple[str, list[Setting]]]:
+    order = list(dict.fromkeys(s.title for s in settings))
+    ordered = sorted(settings, key=lambda s: order.index(s.title))
+    for title, declared in itertools.groupby(ordered, lambda s: s.title):
+        yield title, list(declared)
 
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|---" * len(head) + "|", *lines[1:]]
+
+
+PAGES = {"settings": settings_markdown, "cli": cli_markdown, "yaml": run_yaml}
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", choices=PAGES)
+    print(PAGES[parser.parse_args().page](), end="")

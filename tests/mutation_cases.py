@@ -259,8 +259,7 @@ def warm_up(folder: Path) -> None:
 
 MODULES = (
     "wsi_seg.cli",
-    "wsi_seg.cli.batch",
-    "wsi_seg.pipeline.config",
+    "wsi_seg.pipeline.settings",
     "wsi_seg.pipeline.inputs",
     "wsi_seg.pipeline.run",
     "wsi_seg.execution.workers",

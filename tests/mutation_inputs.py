@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -253,10 +252,9 @@ def _config(name: str) -> Callable[..., Path]:
 
 
 def _run_config(folder: Path, _: Path) -> Path:
-    from wsi_seg.pipeline.config import RunConfig
+    from wsi_seg.pipeline.settings import KEYS
 
-    defaults = RunConfig().model_dump(mode="json")
-    (folder / "run.yaml").write_text(yaml.safe_dump(defaults))
+    (folder / "run.yaml").write_text("".join(f"{s.name}: {s.default_text}\n" for s in KEYS.values()))
     return folder / "run.yaml"
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from wsi_seg.cli import app
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.config import read_run_config
 from wsi_seg.pipeline.run import load_model
 from wsi_seg.pipeline.run_inputs import inputs_key
+from wsi_seg.pipeline.settings import make_settings
 from wsi_seg.results.claims import claimed
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.slides.readers import open_slide
@@ -249,7 +250,7 @@ def test_what_nobody_foresaw_and_cannot_even_be_logged_fails_one_slide(
 def test_a_batch_that_ends_before_its_time_leaves_no_slide_running(
     pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_seg.cli.batch._describe_result", lambda _: 1 / 0)
+    monkeypatch.setattr(import_module("wsi_seg.cli.run"), "_describe_result", lambda _: 1 / 0)
     result = call("run", pictures, "-o", tmp_path, *quick)
     assert isinstance(result.exception, ZeroDivisionError)
     assert "running" not in {row["status"] for row in by_name(tmp_path / "batch.csv").values()}
@@ -439,6 +440,5 @@ def test_a_request_knows_every_file_that_decides_the_results(
 
 
 def _task_of(arguments: tuple[object, ...]) -> tuple[Any, Any]:
-    config = read_run_config(None, {"model": str(arguments[1]), "precision": "float32", "min_area_um2": 0})
-    model = load_model(config.model, config.device, config.precision)
-    return model.facts, config.run_settings()
+    settings = make_settings({"min_area_um2": 0})
+    return load_model(str(arguments[1]), precision="float32").facts, settings.for_workers()

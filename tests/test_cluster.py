@@ -32,9 +32,8 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.worker_processes import stay_near_gpu
 from wsi_seg.execution.workers import open_workers, visible_device
-from wsi_seg.pipeline.config import RunConfig
 from wsi_seg.pipeline.run import load_model, segment_slide
-from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.pipeline.settings import RunSettings, make_settings
 from wsi_seg.planning.plan import PlanSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -198,11 +197,11 @@ def test_workers_that_cannot_be_had_are_refused(
 
 
 def test_gpus_are_shared_evenly() -> None:
-    where = RunConfig(gpus=(0, 1)).worker_settings((0, 1))
+    where = make_settings({"gpus": "0,1"}).for_workers((0, 1)).workers
     assert (where.processes, where.threads) == (2, 4)
-    assert RunConfig(gpus="all", workers=6).worker_settings((0, 1, 2)).processes == 6
+    assert make_settings({"gpus": "all", "workers": 6}).for_workers((0, 1, 2)).workers.processes == 6
     with pytest.raises(UsageError, match=r"workers 3 and 2 GPUs: .* a multiple of 2"):
-        RunConfig(gpus=(0, 1), workers=3).worker_settings((0, 1))
+        make_settings({"gpus": [0, 1], "workers": 3}).for_workers((0, 1))
 
 
 MIG = "MIG-GPU-5fe9e1a1-24d0-5a4e-9d7e-5d1c3b1c2f10/1/0"

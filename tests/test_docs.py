@@ -169,7 +169,10 @@ def test_flags_and_files_that_are_named_exist(page: Path) -> None:
     text = BLOCK.sub("", page.read_text("utf-8"))
     group: Any = get_command(app)
     known = {
-        opt for one in group.commands.values() for p in one.params for opt in (*p.opts, *p.secondary_opts)
+        opt
+        for one in group.commands.values()
+        for p in one.get_params(one.context_class(one))
+        for opt in (*p.opts, *p.secondary_opts)
     }
     known |= {"--help", "--version", *FOREIGN}
     for script in (REPOSITORY / "benchmarks").glob("*.py"):

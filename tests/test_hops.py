@@ -22,7 +22,7 @@ from wsi_seg.cli import app
 Hop = tuple[str, str, str]
 """Thread, module and function."""
 
-MOST_MODULES = 8
+MOST_MODULES = 7
 POOLS = ("block", "forward")
 
 

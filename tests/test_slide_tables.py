@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from tests.dicom_heads import CT, DIRECTORY, WHOLE_SLIDE, write_dicom
 from tests.viewer_server import client, only_id
 from wsi_seg.cli import app
-from wsi_seg.pipeline.config import read_run_config
 from wsi_seg.pipeline.inputs import find_slides
+from wsi_seg.pipeline.settings import make_settings, read_values
 from wsi_seg.viewer.runs import Runs
 
 REGION = [[[20, 20], [200, 20], [200, 200], [20, 200], [20, 20]]]
@@ -257,9 +257,10 @@ def test_set_and_configurations_read_text_as_text(slide: Path, tmp_path: Path, t
         call(*arguments, "-c", config, "--set", "tissue=none", "--set", "tile=128", "--json").stdout
     )
     assert plan[0]["tta"] is True and plan[0]["stitch"]["grid"]["tile"] == 128
-    resolved = read_run_config(config, {"classes": "a,b", "gpus": "all"})
-    assert (resolved.groups, resolved.classes, resolved.gpus) == (("tumor", "other"), ("a", "b"), "all")
-    assert resolved.threshold == 0.3
+    resolved = make_settings(read_values(config, {"classes": "a,b", "gpus": "all"}))
+    regions = resolved.regions
+    assert (regions.groups, regions.classes, resolved.workers.gpus) == (("tumor", "other"), ("a", "b"), "all")
+    assert regions.trace.threshold == 0.3
     config.write_text("tissue: 12\n")
     refused(call(*arguments, "-c", config), 2, "tissue: ", "(got 12); put it in quotes")
 
@@ -296,7 +297,8 @@ def test_results_of_a_relative_path_are_shown_from_any_folder(
 
 def test_paths_of_a_configuration_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = read_run_config(None, {"cache": "c", "staging": "s", "cluster": "x.yaml", "tissue": "r.json"})
-    assert settings.cache == str(tmp_path / "c") and settings.staging == str(tmp_path / "s")
-    assert settings.cluster == tmp_path / "x.yaml" and settings.tissue == str(tmp_path / "r.json")
-    assert read_run_config(None, {"tissue": "otsu"}).tissue == "otsu"
+    settings = make_settings({"cache": "c", "staging": "s", "cluster": "x.yaml", "tissue": "r.json"})
+    assert settings.cache is not None and settings.cache.folder == str(tmp_path / "c")
+    assert settings.staging == str(tmp_path / "s")
+    assert settings.workers.cluster == tmp_path / "x.yaml" and settings.tissue == str(tmp_path / "r.json")
+    assert make_settings({"tissue": "otsu"}).tissue == "otsu"

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from wsi_seg.evaluation.truth import TruthFile
     from wsi_seg.evaluation.write import write_evaluation
     from wsi_seg.exporters.geojson import write_geojson
+    from wsi_seg.inference.settings import ModelSettings
     from wsi_seg.maps.maps import Maps
     from wsi_seg.pipeline.export import export_regions
     from wsi_seg.pipeline.run import Progress, load_model, segment_slide
-    from wsi_seg.pipeline.settings import RegionSettings, RunSettings
-    from wsi_seg.planning.plan import PlanSettings, SegmentationPlan, plan_segmentation
-    from wsi_seg.regions.polygons import Region, TraceSettings, trace
+    from wsi_seg.pipeline.settings import RunSettings
+    from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
+    from wsi_seg.planning.settings import PlanSettings
+    from wsi_seg.regions.polygons import Region, trace
+    from wsi_seg.regions.settings import RegionSettings, TraceSettings
     from wsi_seg.slides.readers import open_slide
     from wsi_seg.slides.slide import Slide, SlideInfo, map_frame, read_region
     from wsi_seg.tissue.mask import TissueMask, find_tissue
@@ -52,17 +55,18 @@ _HOMES = {
     "Scale": "core.geometry",
     "Size": "core.geometry",
     "Maps": "maps.maps",
-    "PlanSettings": "planning.plan",
+    "PlanSettings": "planning.settings",
     "SegmentationPlan": "planning.plan",
     "plan_segmentation": "planning.plan",
     "Region": "regions.polygons",
-    "TraceSettings": "regions.polygons",
+    "TraceSettings": "regions.settings",
     "trace": "regions.polygons",
     "open_slide": "slides.readers",
     "load_model": "pipeline.run",
     "Progress": "pipeline.run",
     "segment_slide": "pipeline.run",
-    "RegionSettings": "pipeline.settings",
+    "ModelSettings": "inference.settings",
+    "RegionSettings": "regions.settings",
     "RunSettings": "pipeline.settings",
     "Slide": "slides.slide",
     "SlideInfo": "slides.slide",
@@ -78,6 +82,7 @@ __all__ = [
     "EvaluateSettings",
     "ExplainSettings",
     "Maps",
+    "ModelSettings",
     "PlanSettings",
     "Progress",
     "Region",

@@ -15,6 +15,7 @@ from wsi_seg.cli.evaluate import evaluate
 from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
 from wsi_seg.cli.inspect import info, models, validate
+from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
@@ -77,7 +78,7 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
 
 
 for _command in (run, view, info, export, models, validate, train, evaluate, explain, calibrate, check_seams):
-    app.command(_command.__name__.replace("_", "-"))(_reporting(_command))
+    app.command(_command.__name__.replace("_", "-"), cls=command_class(_command))(_reporting(_command))
 
 
 def main() -> None:

@@ -8,12 +8,21 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import JsonOption, VerboseOption, set_up_logging
+from wsi_seg.cli.options import (
+    JsonOption,
+    VerboseOption,
+    given_settings,
+    set_up_logging,
+    settings_of,
+    takes_settings,
+)
 from wsi_seg.cli.output import say
 from wsi_seg.core.allocator import keep_freed_memory
 
 
+@takes_settings("device", "precision")
 def calibrate(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="Bundled name, folder, hf://owner/name, or .pth with a card.")
     ] = "bcss-demo",
@@ -21,8 +30,6 @@ def calibrate(
         list[int] | None, typer.Option(help="Side of the network's input; repeatable. Default: the card's.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Tiles at once; repeatable.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
     json_: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -37,7 +44,7 @@ def calibrate(
 
     keep_freed_memory()  # as a run does
     set_up_logging(verbose)
-    chosen = load_model(model, device, precision)
+    chosen = load_model(**{**asdict(settings_of(given_settings(context)).model), "reference": model})
     grids = {side: choose_grid(chosen.facts.card, side) for side in tile or [chosen.facts.card.tile]}
     sizes = batch or ([1, 2, 4, 8, 16] if chosen.facts.device.startswith("cuda") else [1, 2])
     kept = calibration(chosen)

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from textwrap import fill, indent
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from wsi_seg.cli.options import IgnoredClassesOption, JsonOption, VerboseOption, names, set_up_logging
+from wsi_seg.cli.options import (
+    JsonOption,
+    VerboseOption,
+    given_settings,
+    set_up_logging,
+    settings_of,
+    takes_settings,
+)
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 
@@ -30,6 +38,7 @@ SHOWN = {
 }  # fmt: skip
 
 
+@takes_settings("ignored_classes", "device", "precision", "tta")
 def evaluate(
     context: typer.Context,
     subject: Annotated[
@@ -57,7 +66,6 @@ def evaluate(
     class_names: Annotated[
         str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
     ] = None,
-    ignored_classes: IgnoredClassesOption = None,
     mask_mpp: Annotated[
         float | None,
         typer.Option(min=0.001, help="Microns per pixel of a mask whose size is of no level of the slide."),
@@ -74,11 +82,6 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.html, figures and tables.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = "auto",
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")
-    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Tiles per forward pass.")] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another evaluation in the output folder.")
@@ -97,21 +100,24 @@ def evaluate(
     from wsi_seg.pipeline.run import load_model
 
     set_up_logging(verbose)
+    given = given_settings(context)
+    chosen = settings_of(given)
     if is_results(Path(subject)):
-        _refuse("a model", {"--data": data, "--baseline": baseline, "--tta": tta})
+        _refuse("a model", {"--data": data, "--baseline": baseline, "--tta": given.get("tta")})
         if annotations is None:
             raise UsageError(f"{subject}: what are these maps to be compared with? Give --annotations FILE")
-        ignored = tuple(names(ignored_classes) or ())
-        truth = TruthFile(annotations, _name_pairs(class_names), origin, ignored, mask_mpp=mask_mpp)
+        truth = TruthFile(
+            annotations, _name_pairs(class_names), origin, chosen.ignored_classes, mask_mpp=mask_mpp
+        )
         evaluation = _evaluate_maps(Path(subject), truth, output, overwrite)
     else:
         of_results = {
-            "--annotations": annotations, "--class-names": class_names, "--ignored-classes": ignored_classes,
-            "--mask-mpp": mask_mpp,
+            "--annotations": annotations, "--class-names": class_names,
+            "--ignored-classes": given.get("ignored_classes"), "--mask-mpp": mask_mpp,
         }  # fmt: skip
         _refuse("the results of a slide", of_results)
         settings = EvaluateSettings(part, tuple(baseline or ()), batch)
-        model = load_model(subject, device, precision, tta=tta)
+        model = load_model(**{**asdict(chosen.model), "reference": subject})
         if model.facts.card.notice:
             say(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
         evaluation = _evaluate_model(model, data, settings, output, overwrite)

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import MppOption, set_up_logging
+from wsi_seg.cli.options import given_settings, set_up_logging, settings_of, takes_settings
 from wsi_seg.cli.output import say
 
 
+@takes_settings("mpp", "allow_upsampling")
 def explain(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Bundled name, folder, hf://owner/name, or .pth with a card.")],
     image: Annotated[str, typer.Argument(help="PNG, JPEG or TIFF image, slide, or URL.")],
     class_: Annotated[
@@ -20,7 +22,6 @@ def explain(
     box: Annotated[
         str | None, typer.Option(help="Part of a slide: x,y,width,height in level-0 pixels.")
     ] = None,
-    mpp: MppOption = None,
     layer: Annotated[
         str | None, typer.Option(help="Module of the network; by default the encoder's last.")
     ] = None,
@@ -31,16 +32,15 @@ def explain(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    allow_upsampling: Annotated[
-        bool, typer.Option("--allow-upsampling", help="Accept images much coarser than the model.")
-    ] = False,
 ) -> int:
     """Show where the features lie that speak for a class (Grad-CAM); needs pip install 'wsi-seg[explain]'."""
     from wsi_seg.evaluation.explain import ExplainSettings, explain_image, parse_box
 
     set_up_logging(verbose=False)
     box_l0 = None if box is None else parse_box(box)
-    settings = ExplainSettings(class_, box_l0, mpp, layer, device, allow_upsampling)
+    chosen = settings_of(given_settings(context))
+    mpp = None if chosen.mpp is None else chosen.mpp.x
+    settings = ExplainSettings(class_, box_l0, mpp, layer, device, chosen.plan.allow_upsampling)
     done = explain_image(image, model, settings, output)
     target = (
         f"logits summed over the {done.predicted:,} of {done.pixels:,} pixels predicted as {done.name}"

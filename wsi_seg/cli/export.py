@@ -7,19 +7,15 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import (
-    ClassesOption,
-    ConfigOption,
-    GroupsOption,
-    SetOption,
-    ThresholdOption,
-    names,
-    parse_settings,
-)
+from wsi_seg.cli.options import ConfigOption, SetOption, given_settings, settings_of, takes_settings
 from wsi_seg.cli.output import say
 
 
+@takes_settings(
+    "groups", "classes", "threshold", "min_area_um2", "min_hole_um2", "tolerance_um", "source", "origin"
+)
 def export(
+    context: typer.Context,
     results: Annotated[Path, typer.Argument(help="Results folder of one slide, OUT/<slide name>.")],
     output: Annotated[
         Path | None,
@@ -31,19 +27,15 @@ def export(
         ),
     ] = None,
     config: ConfigOption = None,
-    groups: GroupsOption = None,
-    classes: ClassesOption = None,
-    threshold: ThresholdOption = None,
     set_: SetOption = None,
 ) -> int:
     """Write polygons again from finished maps; the network does not run and the run's files stay."""
-    from wsi_seg.pipeline.config import read_run_config
     from wsi_seg.pipeline.export import card_of, export_regions
 
-    asked = {"groups": names(groups), "classes": names(classes), "threshold": threshold}
-    if classes is not None and groups is None:
-        asked["groups"] = []
-    settings = read_run_config(config, {**asked, **parse_settings(set_)}).region_settings()
+    given = given_settings(context)
+    if "classes" in given:
+        given.setdefault("groups", [])
+    settings = settings_of(given, config, set_).regions
     settings = settings.of_model(card_of(results))
     what = "+".join((*(settings.groups or ()), *settings.classes))
     path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"

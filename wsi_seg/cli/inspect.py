@@ -9,22 +9,22 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import JsonOption, MppOption, SeriesOption
+from wsi_seg.cli.options import JsonOption, given_settings, settings_of, takes_settings
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import OutputError
 
 
+@takes_settings("mpp", "reader", "series")
 def info(
+    context: typer.Context,
     slide: Annotated[str, typer.Argument(help="Slide file, folder of a DICOM series, or URL.")],
-    mpp: MppOption = None,
-    reader: Annotated[str | None, typer.Option(help="tiff, openslide, tiffslide or image.")] = None,
-    series: SeriesOption = None,
     json_: JsonOption = False,
 ) -> int:
     """Show what a slide says about itself: size, levels, microns per pixel, bounds, and what is left out."""
     from wsi_seg.slides.readers import open_slide
 
-    with open_slide(slide, reader=reader, mpp=mpp, series=series) as opened:
+    how = settings_of(given_settings(context))
+    with open_slide(slide, reader=how.reader, mpp=how.mpp, series=how.series) as opened:
         facts = opened.info
     if json_:
         say(json.dumps(dataclasses.asdict(facts), indent=2))

@@ -1,49 +1,123 @@
-"""Options that several commands share."""
+"""Options that several commands share: flags of the settings of a run, and some that are no settings."""
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from wsi_seg.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsi_seg.core.settings import Setting
+    from wsi_seg.pipeline.settings import RunSettings
+
+F = TypeVar("F", bound=Callable[..., int])
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win over it.")
 ]
-MppOption = Annotated[
-    float | None, typer.Option(help="Microns per level-0 pixel, where the slide does not say.")
-]
-SeriesOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Number of the image in a TIFF file of several, as wsi-seg info lists them."),
-]
-GroupsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Class groups to trace, separated by commas; by default those that the model's card names."
-    ),
-]
-ClassesOption = Annotated[str | None, typer.Option(help="Single classes to trace, separated by commas.")]
-ThresholdOption = Annotated[
-    float | None, typer.Option(help="Probability from which on a place belongs to a region.")
-]
-IgnoredClassesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        help="Classes of a GeoJSON file whose areas are left out besides Ignore*, separated by commas; "
-        "Unclassified for areas without a class.",
-    ),
-]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of configs/run.yaml; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting of configs/run.yaml; repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Verbose logging to stderr.")]
+
+
+def takes_settings(*names: str) -> Callable[[F], F]:
+    """Give a command the flags of settings, of all without names; see `given_settings`."""
+
+    def mark(command: F) -> F:
+        command.settings = names  # type: ignore[attr-defined]
+        return command
+
+    return mark
+
+
+def command_class(command: Callable[..., int]) -> type[TyperCommand]:
+    """Return the class of a command, which has the flags of the settings that the command takes."""
+    if not hasattr(command, "settings"):
+        return TyperCommand
+    return type("SettingsCommand", (_SettingsCommand,), {"names": command.settings})
+
+
+class _SettingsCommand(TyperCommand):
+    """Adds flags when the command is parsed or explained: until then, pydantic is not imported."""
+
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def _flags(self) -> list[Any]:
+        """One parameter of the command line for each setting."""
+        from wsi_seg.pipeline.settings import SETTINGS
+
+        chosen = [SETTINGS[name] for name in self.names or SETTINGS]
+
+        def stand_in(**_: Any) -> None: ...
+
+        parameters = [_parameter(declared) for declared in chosen]
+        stand_in.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        stand_in.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app = typer.Typer(add_completion=False)
+        app.command()(stand_in)
+        return list(typer.main.get_command(app).params)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        *own, help_ = super().get_params(ctx)
+        return [*own, *self._flags, help_]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        left = super().parse_args(ctx, args)
+        ctx.meta[__name__] = {flag.name: ctx.params.pop(flag.name) for flag in self._flags}
+        return left
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of options, those of settings by the part of the run that they belong to."""
+        from wsi_seg.pipeline.settings import SETTINGS
+
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if self.names == () and parameter in self._flags:
+                title = SETTINGS[parameter.name].title
+            sections.setdefault(title, []).append(parameter.get_help_record(ctx))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _parameter(declared: Setting) -> inspect.Parameter:
+    """Return the parameter of a function from which typer makes a flag; None: it was not given."""
+    words = "|".join(declared.words)
+    flag = typer.Option(
+        *filter(None, (declared.flag, declared.short)),
+        metavar=declared.metavar or words or None,
+        help=declared.help_text,
+        show_default=False,
+    )
+    kind = {"integer": int, "number": float, "path": Path, "true or false": bool}.get(declared.type_text, str)
+    default, annotation = (False, kind) if kind is bool else (None, kind | None)
+    annotated = Annotated[annotation, flag]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        declared.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated
+    )
+
+
+def given_settings(context: typer.Context) -> dict[str, Any]:
+    """Return the settings that were given as flags, by name."""
+    return {
+        name: value
+        for name, value in context.meta[__name__].items()
+        if value is not None and value is not False
+    }
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, str]:
@@ -61,9 +135,13 @@ def parse_settings(pairs: list[str] | None) -> dict[str, str]:
     return values
 
 
-def names(text: str | None) -> list[str] | None:
-    """Turn "tumor,stroma" into names; None stays None."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def settings_of(
+    given: dict[str, Any], config: Path | None = None, pairs: list[str] | None = None
+) -> RunSettings:
+    """Return the settings of a YAML file, with those given as flags and as KEY=VALUE pairs on top."""
+    from wsi_seg.pipeline.settings import make_settings, read_values
+
+    return make_settings(read_values(config, {**given, **parse_settings(pairs)}), config)
 
 
 def set_up_logging(verbose: bool) -> None:

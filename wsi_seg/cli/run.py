@@ -1,45 +1,53 @@
-"""`wsi-seg run`: the main job on one slide or many."""
+"""`wsi-seg run`: the main job on one slide or many, and what it prints of plans and results."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsi_seg.cli.options import (
-    ClassesOption,
     ConfigOption,
-    GroupsOption,
-    IgnoredClassesOption,
     JsonOption,
-    MppOption,
-    SeriesOption,
     SetOption,
-    ThresholdOption,
     VerboseOption,
-    names,
+    given_settings,
     parse_settings,
     set_up_logging,
+    takes_settings,
 )
 from wsi_seg.cli.output import say
 from wsi_seg.core.allocator import keep_freed_memory
-from wsi_seg.core.errors import ModelError, UsageError
+from wsi_seg.core.errors import ModelError, UsageError, WsiSegError
 
 if TYPE_CHECKING:
+    from wsi_seg.cli.progress import BatchBars
+    from wsi_seg.execution.graph import Workers
     from wsi_seg.execution.settings import WorkerSettings
+    from wsi_seg.inference.settings import ModelSettings
     from wsi_seg.pipeline.batch import SlideTask
-    from wsi_seg.pipeline.config import RunConfig
+    from wsi_seg.pipeline.batch_table import Row
     from wsi_seg.pipeline.inputs import SlideInput
+    from wsi_seg.pipeline.run import Model, Progress, SlideResult
+    from wsi_seg.pipeline.settings import RunSettings
+    from wsi_seg.planning.grid import Grid
+    from wsi_seg.planning.plan import SegmentationPlan
 
-# Settings of the whole run, which a table cannot give slide by slide.
-OF_THE_RUN = (
-    "scheduler", "workers", "threads", "gpus", "cluster", "max_memory", "device", "cache", "cache_size",
-    "staging",
-)  # fmt: skip
+EXIT_NOTHING_DONE = 1
+EXIT_SOME_FAILED = 3
+MIB = 2**20
+# What the table calls otherwise than people do.
+SAID = {"locked": "locked by another run, skipped"}
 
 
+@takes_settings()
 def run(
+    context: typer.Context,
     slides: Annotated[
         list[str],
         typer.Argument(
@@ -49,153 +57,278 @@ def run(
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results, or its URL.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Bundled name, folder, hf://owner/name, or .pth with a card."),
-    ] = None,
     config: ConfigOption = None,
-    mpp: MppOption = None,
-    series: SeriesOption = None,
-    tissue: Annotated[
-        str | None, typer.Option(help="otsu, none, or a QuPath GeoJSON of the regions to analyze.")
-    ] = None,
-    ignored_classes: IgnoredClassesOption = None,
-    groups: GroupsOption = None,
-    classes: ClassesOption = None,
-    threshold: ThresholdOption = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, openvino, cuda, cuda:1, …")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, float32, bf16, or fp16 (GPU).")] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average the predictions of the eight flips and turns of a tile.")
-    ] = False,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Store the entropy of the probabilities as a channel.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-w", help="Worker processes; on SLURM, workers to ask for.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Blocks in flight in each process.")] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(metavar="all|0,1", help="GPUs of this machine, each with a worker process or more."),
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory to stay below, such as 2GB or 1500MB.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="threads, synchronous, slurm, or tcp://host:port of a Dask scheduler."),
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(help="YAML file of a SLURM cluster, as configs/slurm.yaml.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail a slide of which any part cannot be read.")
-    ] = False,
-    cache: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Fetch slides behind URLs whole, and keep them here.")
-    ] = None,
-    cache_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Most that --cache may take, such as 50GB.")
-    ] = None,
-    staging: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Local folder where results for a URL are built.")
-    ] = None,
     set_: SetOption = None,
-    allow_upsampling: Annotated[
-        bool, typer.Option("--allow-upsampling", help="Accept slides much coarser than the model.")
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace results of the same slide with other settings, models or versions."
-        ),
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Compare all bytes of a slide with its results' record before skipping."
-        ),
-    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     json_: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Segment slides into OUTPUT/<slide name>/ (maps.zarr, polygons.geojson, overview.png, summary.json).
 
-    Run it again after an interruption and it goes on where it stopped; what is whole is skipped. With several
-    slides OUTPUT/batch.csv says what became of each, and OUTPUT/failed.csv can be given as SLIDES again.
-    Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed or are not whole, 130
-    interrupted.
+    Run it again after an interruption and it resumes where it stopped; complete results are skipped. With
+    several slides OUTPUT/batch.csv has the outcome of each, and OUTPUT/failed.csv can be given as SLIDES
+    again. Exit codes: 0 all done, 1 nothing done, 2 wrong usage, 3 some slides failed or are incomplete,
+    130 interrupted.
     """
     keep_freed_memory()
-    from wsi_seg.cli.batch import print_plans, run_tasks
-    from wsi_seg.pipeline.config import RunConfig, read_run_config
     from wsi_seg.pipeline.inputs import find_slides
+    from wsi_seg.pipeline.settings import KEYS, make_settings, read_values
 
     set_up_logging(verbose)
-    flags: dict[str, Any] = {
-        "model": model, "mpp": mpp, "series": series, "tissue": tissue,
-        "ignored_classes": names(ignored_classes), "groups": names(groups), "classes": names(classes),
-        "threshold": threshold, "device": device, "precision": precision, "workers": workers,
-        "threads": threads, "gpus": _gpus(gpus), "scheduler": scheduler, "cluster": cluster,
-        "max_memory": max_memory, "strict": strict or None, "allow_upsampling": allow_upsampling or None,
-        "cache": cache, "cache_size": cache_size, "staging": staging,
-        "tta": tta or None, "uncertainty": uncertainty or None, **parse_settings(set_),
-    }  # fmt: skip
-    resolved = read_run_config(config, flags)
-    inputs = find_slides(slides, RunConfig.model_fields)
-    tasks, where = _tasks(inputs, resolved, overwrite, verify)
+    given = given_settings(context)
+    flags = {name: given.pop(name) for name in KEYS if name in given}
+    values = read_values(config, {**flags, **parse_settings(set_)})
+    settings = replace(make_settings(values, config), **given)  # what is left are flags alone
+    tasks, where = _tasks(find_slides(slides, KEYS), values, settings)
     if dry_run:
         return print_plans(tasks, json_)
-    for card in dict.fromkeys(task.model.facts.card.name for task in tasks):
-        facts = next(t.model.facts.card for t in tasks if t.model.facts.card.name == card)
-        if facts.notice or facts.held_out:
-            say(f"{card}: {'; '.join(filter(None, (facts.notice, facts.held_out)))}", err=True)
+    for card in {task.model.facts.card.name: task.model.facts.card for task in tasks}.values():
+        if card.notice or card.held_out:
+            say(f"{card.name}: {'; '.join(filter(None, (card.notice, card.held_out)))}", err=True)
     one = len(slides) == len(tasks) == 1 and not tasks[0].slide.settings
     return run_tasks(tasks, output, where, as_json=json_, keep_table=not one)
 
 
-def _gpus(text: str | None) -> str | list[str] | None:
-    return text if text in (None, "all") else names(text)
-
-
 def _tasks(
-    inputs: list[SlideInput], config: RunConfig, overwrite: bool, verify: bool
+    inputs: Sequence[SlideInput], values: Mapping[str, Any], settings: RunSettings
 ) -> tuple[list[SlideTask], WorkerSettings]:
-    """Return what to do with each slide, and where; each model is looked up once."""
+    """Return what to do with each slide, and where; each model is looked up once.
+
+    Args:
+        inputs: the slides.
+        values: flat settings as given, for slides of which a table says more.
+        settings: the same, with the defaults.
+    """
     from wsi_seg.execution.workers import check_gpus
     from wsi_seg.pipeline.batch import SlideTask
-    from wsi_seg.pipeline.run import Model, cuda_devices, load_model
+    from wsi_seg.pipeline.run import cuda_devices, load_model
 
-    gpus = cuda_devices() if config.gpus else ()
-    where = config.worker_settings(gpus)
-    check_gpus(where.gpus, gpus)
-    models: dict[tuple[object, ...], Model] = {}
+    gpus = cuda_devices() if settings.workers.gpus else ()
+    where = settings.for_workers(gpus).workers
+    check_gpus(where.devices, gpus)
+    models: dict[ModelSettings, Model] = {}
     tasks = []
     for slide in inputs:
-        own = _with_own_settings(config, slide)
-        key = (own.model, own.device, own.precision, own.tta)
-        settings = own.run_settings(overwrite, gpus, verify=verify)
+        own = _with_own_settings(settings, values, slide)
+        asked = own.model
         try:
-            if key not in models:
-                models[key] = load_model(own.model, own.device, own.precision, tta=own.tta, workers=where)
-            settings.regions.resolve(models[key].facts.card)
+            if asked not in models:
+                models[asked] = load_model(**asdict(asked), workers=where)
+            own.regions.resolve(models[asked].facts.card)
         except (UsageError, ModelError) as error:
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
-        tasks.append(SlideTask(slide, models[key], settings))
+        tasks.append(SlideTask(slide, models[asked], own.for_workers(gpus)))
     return tasks, where
 
 
-def _with_own_settings(config: RunConfig, slide: SlideInput) -> RunConfig:
-    """Return the settings of one slide: what a table says of it alone wins over flags."""
-    from wsi_seg.core.yaml_config import validated
+def _with_own_settings(settings: RunSettings, values: Mapping[str, Any], slide: SlideInput) -> RunSettings:
+    """Return the settings of one slide: those in its row of a table win over flags."""
+    from wsi_seg.pipeline.settings import KEYS, make_settings
 
     if not slide.settings:
-        return config
-    for key in OF_THE_RUN:
-        if key in slide.settings:
+        return settings
+    for declared in KEYS.values():
+        if declared.scope == "run" and declared.name in slide.settings:
             raise UsageError(
-                f"{slide.where}: {key} holds for the whole run; give it as --{key.replace('_', '-')}"
+                f"{slide.where}: {declared.name} holds for the whole run; give it as {declared.flag}"
             )
-    return validated(type(config), {**config.model_dump(), **slide.settings}, slide.where)
+    own = make_settings({**values, **slide.settings}, slide.where)
+    return replace(own, overwrite=settings.overwrite, verify=settings.verify)
+
+
+def run_tasks(
+    tasks: Sequence[SlideTask], out: str, workers: WorkerSettings, *, as_json: bool, keep_table: bool
+) -> int:
+    """Run slides and print what became of them; return the exit code."""
+    from wsi_seg.cli.progress import BatchBars
+    from wsi_seg.pipeline.batch import Batch
+
+    with BatchBars(len(tasks)) as bars:
+        printing = _Printing(bars, as_json)
+        batch = Batch(tasks, out, workers, keep_table=keep_table)
+        rows = batch.run(printing)
+    if as_json:
+        say(json.dumps([printing.as_json(row) for row in rows], indent=2))
+    elif len(rows) > 1:
+        say(_describe_all(rows, out))
+    return _exit_code(rows, printing.errors)
+
+
+def _exit_code(rows: Sequence[Row], errors: Sequence[WsiSegError]) -> int:
+    if all(row.status in ("done", "skipped", "locked") for row in rows):
+        return 0
+    if any(row.status in ("done", "skipped", "incomplete") for row in rows):
+        return EXIT_SOME_FAILED
+    return errors[0].exit_code if len(rows) == len(errors) == 1 else EXIT_NOTHING_DONE
+
+
+class _Printing:
+    """Prints each slide as it comes to its end, and keeps what JSON is to hold."""
+
+    def __init__(self, bars: BatchBars, as_json: bool) -> None:
+        self.errors: list[WsiSegError] = []
+        self._bars, self._as_json = bars, as_json
+        self._summaries: dict[str, dict[str, Any]] = {}
+
+    def workers_started(self, workers: Workers) -> None:
+        if workers.dashboard is not None:
+            say(f"Dask dashboard of the workers: {workers.dashboard}", err=True)
+
+    def slide_started(self, row: Row) -> Progress:
+        return self._bars.slide(row.slide.name)
+
+    def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
+        self._bars.slide_ended(row.slide.name)
+        if isinstance(error, WsiSegError) and row.status != "locked":
+            self.errors.append(error)
+        if result is not None:
+            self._summaries[row.slide.name] = result.summary
+        if row.status == "locked":
+            if not self._as_json:
+                say(f"{row.slide.path}: {SAID['locked']} ({row.reason})")
+        elif row.status == "failed":
+            say(f"error: {row.reason}", err=True)
+            if row.log is not None and row.log.exists():
+                say(f"  log: {row.log}", err=True)
+        elif row.slide.same_as and not self._as_json:
+            say(f"{row.slide.path}: {row.status}, {row.reason}")
+        elif result is not None and not self._as_json:
+            say(_describe_result(result))
+            if not result.kept and result.summary.get("bottleneck"):
+                from wsi_seg.results.bottleneck import describe
+
+                say(f"  {describe(result.summary['bottleneck'])}")
+
+    def as_json(self, row: Row) -> dict[str, Any]:
+        plain: dict[str, Any] = {"slide": row.slide.path, "status": row.status}
+        if row.reason:
+            plain["reason"] = row.reason
+        if row.folder is not None:
+            plain |= {"folder": str(row.folder), "summary": self._summaries[row.slide.name]}
+        return plain
+
+
+def _describe_all(rows: Sequence[Row], out: str) -> str:
+    from wsi_seg.results.folder import BATCH, FAILED
+
+    counts = Counter(row.status for row in rows)
+    order = sorted(counts, key=lambda status: (status in SAID, -counts[status]))
+    said = ", ".join(f"{counts[status]} {SAID.get(status, status)}" for status in order)
+    again = f"; to try the failed ones again: wsi-seg run {out}/{FAILED} …" if counts["failed"] else ""
+    return f"{len(rows)} slides: {said}; see {out}/{BATCH}{again}"
+
+
+def _describe_result(result: SlideResult) -> str:
+    note = f" ({result.note})" if result.note else ""
+    if result.kept:
+        whole = "INCOMPLETE" if result.status == "incomplete" else "whole"
+        return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}"
+    summary = result.summary
+    regions = ", ".join(
+        f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
+    )
+    coverage = summary["coverage"]
+    said = (("unread_mm2", "cannot be read"), ("other_level_mm2", "were read from another level"))
+    parts = [f"{coverage[key]:.3f} mm² {words}" for key, words in said if coverage[key]]
+    lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json" if result.note else ""
+    rate = summary["tiles_per_second"]
+    return (
+        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
+        f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}"
+    )
+
+
+def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
+    """Print what would be done with each slide; return the exit code."""
+    from wsi_seg.pipeline.batch import unforeseen
+
+    plans: list[SegmentationPlan] = []
+    failed = 0
+    with ThreadPoolExecutor(1, "plan") as pool:
+        for task in tasks:
+            if task.slide.same_as:
+                say(f"{task.slide.path}: skipped, the same file as {task.slide.same_as}", err=as_json)
+                continue
+            # As in a batch, what goes wrong with a slide, foreseen or not, is looked at and costs it alone.
+            future = pool.submit(_plan, task)
+            error = future.exception()
+            if error is not None:
+                if len(tasks) == 1 or isinstance(error, KeyboardInterrupt):
+                    raise error
+                foreseen = isinstance(error, WsiSegError)
+                say(f"error: {error if foreseen else f'{task.slide.path}: {unforeseen(error)}'}", err=True)
+                failed += 1
+                continue
+            plans.append(future.result())
+            if not as_json:
+                one = len(tasks) == 1
+                text = _describe_plan(plans[-1]) if one else _plan_row(task, plans[-1], len(plans))
+                if not say(text):
+                    return 0  # nobody reads it
+    if as_json:
+        say(json.dumps([plan.to_json() for plan in plans], indent=2))
+    elif len(tasks) > 1:
+        tiles = sum(plan.tiles for plan in plans)
+        output = sum(plan.projected_output_bytes for plan in plans)
+        say(
+            f"{len(plans)} of {len(tasks)} slides can be run: {tiles} tiles, "
+            f"at most {output / MIB:.0f} MiB of output"
+        )
+    return (EXIT_SOME_FAILED if plans else EXIT_NOTHING_DONE) if failed else 0
+
+
+def _plan(task: SlideTask) -> SegmentationPlan:
+    from wsi_seg.pipeline.batch import refuse
+    from wsi_seg.pipeline.run import prepare
+    from wsi_seg.slides.readers import open_slide
+
+    how = task.settings
+    refuse(task.slide)
+    with open_slide(
+        task.slide.path, reader=how.reader, mpp=how.mpp, series=how.series, cache=how.cache
+    ) as slide:
+        return prepare(slide, task.model, how)[1]
+
+
+def _plan_row(task: SlideTask, plan: SegmentationPlan, number: int) -> str:
+    row = (
+        f"{plan.slide.mpp.x if plan.slide.mpp else 0:>7.4f} "
+        f"{plan.slide.size.width:>8} {plan.slide.size.height:>8} "
+        f"{plan.tiles:>7} {len(plan.blocks):>7} {plan.projected_memory_bytes / MIB:>8.0f} "
+        f"{plan.projected_output_bytes / MIB:>8.0f}  {plan.slide.reader:<9}  {task.slide.name}"
+    )
+    head = "  µm/px    width   height   tiles  blocks      MiB  out MiB  reader     name"
+    warnings = [f"          warning: {warning}" for warning in plan.warnings]
+    return "\n".join([*([head] if number == 1 else []), row, *warnings])
+
+
+def _tile_text(grid: Grid) -> str:
+    """Describe tiles: of one size with an overlap, or along axes that are not cut as long as the map."""
+    if grid.cut:
+        return f"{grid.tile} px, overlap {grid.overlap}"
+    axes = [name for name, side in zip(("width", "height"), grid.whole, strict=True) if side is not None]
+    size = grid.input_size
+    cut = f", overlap {grid.overlap}" if len(axes) == 1 else ""
+    return f"{size.width} × {size.height} px{cut}, the {' and '.join(axes)} of the map padded by reflection"
+
+
+def _describe_plan(plan: SegmentationPlan) -> str:
+    grid = plan.stitch.grid
+    lines = [
+        f"{plan.slide.name}",
+        f"  slide     {plan.slide.size.width} × {plan.slide.size.height} px, {plan.slide.reader}, "
+        f"{plan.slide.vendor}, mpp from {plan.slide.mpp_source}",
+        f"  map       {plan.frame.size.width} × {plan.frame.size.height} px at {plan.frame.mpp:g} µm/px, "
+        f"from level {plan.level}",
+        f"  model     {plan.model} on {plan.device}, {plan.precision}"
+        f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
+        f"  tiles     {plan.tiles} of {_tile_text(grid)}, blend {plan.stitch.blend}, batch {plan.batch}",
+        f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
+        f"{plan.threads} in flight",
+        f"  memory    at most {plan.projected_memory_bytes / MIB:.0f} MiB"
+        f"{f', of {plan.max_memory_bytes / MIB:.0f} allowed' if plan.max_memory_bytes else ''}",
+        f"  output    at most {plan.projected_output_bytes / MIB:.0f} MiB before compression"
+        f"{', with uncertainty' if plan.layout.uncertainty else ''}",
+        *(f"  warning   {warning}" for warning in plan.warnings),
+    ]
+    return "\n".join(lines)

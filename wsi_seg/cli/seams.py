@@ -8,15 +8,22 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import ConfigOption, JsonOption, MppOption, SetOption, parse_settings
+from wsi_seg.cli.options import (
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    given_settings,
+    settings_of,
+    takes_settings,
+)
 from wsi_seg.cli.output import say
 
 
+@takes_settings("model", "mpp")
 def check_seams(
+    context: typer.Context,
     slide: Annotated[str, typer.Argument(help="Slide file, folder of a DICOM series, or URL.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="As for run.")] = None,
     config: ConfigOption = None,
-    mpp: MppOption = None,
     side: Annotated[int, typer.Option(help="Side of the compared region in map pixels.")] = 1024,
     precision: Annotated[
         str, typer.Option(help="float32 shows tiling alone; bf16 adds its own rounding.")
@@ -28,14 +35,12 @@ def check_seams(
     from wsi_seg.evaluation.seams import densest_region, measure_seams
     from wsi_seg.inference.blocks import BlockSettings
     from wsi_seg.inference.models.predictor import load_predictor
-    from wsi_seg.pipeline.config import read_run_config
     from wsi_seg.pipeline.run import load_model, prepare
     from wsi_seg.slides.readers import open_slide
 
-    flags = {"model": model, "mpp": mpp, "precision": precision, **parse_settings(set_)}
-    resolved = read_run_config(config, flags)
-    chosen = load_model(resolved.model, resolved.device, resolved.precision, tta=resolved.tta)
-    settings = resolved.run_settings()
+    settings = settings_of({"precision": precision, **given_settings(context)}, config, set_)
+    chosen = load_model(**dataclasses.asdict(settings.model))
+    settings = settings.for_workers()
     predictor = load_predictor(**dict(chosen.predictor.arguments))
     with open_slide(slide, reader=settings.reader, mpp=settings.mpp, series=settings.series) as opened:
         tissue, plan = prepare(opened, chosen, settings)

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
+
+from wsi_seg.core.settings import CONFIG, absolute_path, checked, setting
+from wsi_seg.planning.settings import DEFAULT_THREADS
 
 SLURM = "slurm"
 SCHEDULERS = ("threads", "synchronous", SLURM)
 
 
-@dataclass(frozen=True, slots=True)
+@checked
+@dataclass(frozen=True, slots=True, config=CONFIG)
 class WorkerSettings:
     """Where blocks are computed. It changes no byte of the results."""
 
-    scheduler: str = "threads"
-    """`threads` (of this process, or of `processes` others), `synchronous`, `slurm`, or the address of a Dask
-    scheduler."""
-    processes: int = 1
-    """Worker processes; on SLURM, workers that are asked for."""
-    threads: int = 2
-    """Blocks in flight in each process."""
-    gpus: tuple[int, ...] = ()
-    """CUDA devices of this machine, as numbered among those that this process sees, each with as many of the
-    processes."""
-    cluster: Path | None = None
-    """YAML file with the arguments of dask-jobqueue's SLURMCluster."""
+    title: ClassVar = "Workers"
+
+    scheduler: str = setting(
+        "threads",
+        "threads, synchronous (one block after another), slurm, or tcp://HOST:PORT of a Dask scheduler.",
+        scope="run",
+    )
+    processes: int = setting(
+        1, "Worker processes; 1: this process alone. SLURM: workers to request.", key="workers", short="-w",
+        scope="run", ge=1,
+    )  # fmt: skip
+    threads: int = DEFAULT_THREADS
+    """Blocks in flight in each process; `RunSettings.for_workers` takes them from the plan."""
+    gpus: tuple[int, ...] | Literal["all"] = setting(
+        (),
+        "CUDA devices of this machine, numbered as those that are visible, each with one process or more.",
+        metavar="all|0,1",
+        scope="run",
+    )
+    cluster: Annotated[Path | None, AfterValidator(absolute_path)] = setting(
+        None,
+        "YAML file with the arguments of dask-jobqueue's SLURMCluster, as configs/slurm.yaml.",
+        scope="run",
+    )
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """CUDA devices of this machine to use; `all` are those that this process sees."""
+        if self.gpus != "all":
+            return self.gpus
+        from wsi_seg.inference.models.devices import cuda_devices
+
+        return cuda_devices()
 
     @property
     def elsewhere(self) -> bool:

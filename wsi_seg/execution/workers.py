@@ -116,7 +116,7 @@ def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
     shared: dict[str, str] = {"OMP_NUM_THREADS": threads}
     if not settings.gpus:
         return [shared] * settings.processes
-    gpus = itertools.islice(itertools.cycle(settings.gpus), settings.processes)
+    gpus = itertools.islice(itertools.cycle(settings.devices), settings.processes)
     return [{**shared, **_one_device(gpu)} for gpu in gpus]
 
 

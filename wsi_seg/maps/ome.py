@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wsi_seg.core.classes import RGB, TissueClass, canonical_name
-from wsi_seg.planning.map_layout import ProbabilityDtype
+from wsi_seg.planning.settings import ProbabilityDtype
 
 OME_VERSION = "0.5"
 

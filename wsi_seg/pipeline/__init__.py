@@ -3,4 +3,4 @@
 It joins the folders above and decides nothing that they decide. Settings of a run are declared here.
 """
 
-__all__ = ["batch", "batch_table", "config", "export", "inputs", "models", "run", "settings", "summary"]
+__all__ = ["batch", "batch_table", "export", "inputs", "models", "run", "settings", "summary"]

@@ -12,8 +12,8 @@ from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.results.folder import MANIFEST, MAPS, read_json
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 

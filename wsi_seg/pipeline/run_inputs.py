@@ -24,8 +24,8 @@ from wsi_seg.tissue.mask import METHODS
 
 logger = logging.getLogger(__name__)
 
-# Settings that change no byte of the results; every other one counts.
-NOT_DECIDING = ("workers", "overwrite", "verify", "cache", "staging")
+# Settings that change no byte of the results, and the model, which counts by its digest; all others count.
+NOT_DECIDING = ("model", "workers", "overwrite", "verify", "cache", "staging")
 
 
 def made_with(model: ModelFacts) -> dict[str, str]:

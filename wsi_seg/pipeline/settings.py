@@ -1,81 +1,165 @@
-"""What a user may choose about a run, as frozen values; the command line and YAML are turned into these."""
+"""The settings of a run as one value, and how YAML, flags and tables become it.
+
+Each setting is declared once, here or in the module `settings` of the folder that uses it; `SETTINGS` lists
+all.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
-from wsi_seg.core.card import ModelCard
-from wsi_seg.core.classes import ClassGroup, canonical_name, find_classes, find_groups
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.folders import is_there
 from wsi_seg.core.geometry import Scale
+from wsi_seg.core.settings import CONFIG, absolute_path, checked, find_settings, from_flat, setting
 from wsi_seg.execution.settings import WorkerSettings
-from wsi_seg.planning.plan import PlanSettings
-from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.inference.settings import ModelSettings
+from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
+from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.local_copies import SlideCache
 
-Origin = Literal["bounds", "level0"]
+_MPP: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
 
 
-@dataclass(frozen=True, slots=True)
-class RegionSettings:
-    """Which regions become polygons, and how."""
+def _both_axes(value: Any) -> Any:
+    """Return one number of microns per pixel as that of both axes."""
+    if value is None or isinstance(value, Scale | Mapping):
+        return value
+    try:
+        mpp = _MPP.validate_python(value)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from error
+    return Scale(mpp, mpp)
 
-    groups: tuple[str, ...] | None = None
-    """Class groups of the model card; None: what the card names as traced."""
-    classes: tuple[str, ...] = ()
-    """Single classes of the model card, traced as well."""
-    trace: TraceSettings = field(default_factory=TraceSettings)
-    origin: Origin = "bounds"
-    """Frame of the GeoJSON: `bounds` subtracts the slide's bounds as QuPath does, `level0` does not."""
 
-    def of_model(self, card: ModelCard) -> Self:
-        """Return the settings with the card's choice in place of `groups` that are None."""
-        if self.groups is not None:
-            return self
-        known = {canonical_name(group.name) for group in card.groups}
-        groups = tuple(name for name in card.traced_names if canonical_name(name) in known)
-        classes = tuple(name for name in card.traced_names if canonical_name(name) not in known)
-        return replace(self, groups=groups, classes=tuple(dict.fromkeys((*classes, *self.classes))))
+def _tissue_path(value: Any) -> Any:
+    """Return the absolute path of a file of drawn regions; the name of a method stays, right or wrong."""
+    from wsi_seg.tissue.mask import MASK_ENDINGS, METHODS
 
-    def resolve(self, card: ModelCard) -> tuple[ClassGroup, ...]:
-        """Return the groups and classes to trace.
+    if not isinstance(value, str | Path) or str(value) in METHODS:
+        return value
+    path = Path(value)
+    is_mask = path.name.lower().endswith(MASK_ENDINGS) or is_there(path)
+    return absolute_path(str(value)) if is_mask else str(value)
+
+
+@checked
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class RunSettings:
+    """Everything about a run but the slides and the place of the results.
+
+    `segment_slide` gets its model loaded; `model` says which one the command line loads.
+    """
+
+    title: ClassVar = "Slide and results"
+
+    mpp: Annotated[Scale | None, BeforeValidator(_both_axes)] = setting(
+        None, "Microns per level-0 pixel, where the slide does not say or says it wrong.", unit="µm/px"
+    )
+    reader: str | None = setting(
+        None, "Reader of the slide: tiff, openslide, tiffslide or image; null: the first that takes the file."
+    )
+    series: int | None = setting(
+        None,
+        "Number of the image in a TIFF file of several, as wsi-seg info lists them; null: the largest that "
+        "is tiled or has levels.",
+        ge=0,
+    )
+    tissue: Annotated[str, BeforeValidator(_tissue_path)] = setting(
+        "otsu", "otsu, none (the whole slide), or a QuPath GeoJSON file of the regions to analyze."
+    )
+    ignored_classes: tuple[str, ...] = setting(
+        (),
+        "Classes of a GeoJSON file whose areas are left out besides Ignore*, separated by commas; "
+        "Unclassified for areas without a class.",
+        metavar="NAMES",
+    )
+    plan: PlanSettings = PlanSettings()
+    regions: RegionSettings = RegionSettings()
+    workers: WorkerSettings = WorkerSettings()
+    strict: bool = setting(False, "Fail a slide if any part of it is unreadable, instead of leaving it out.")
+    overwrite: bool = setting(
+        False, "Replace results of the same slide with other settings, models or versions.", scope="command"
+    )
+    verify: bool = setting(
+        False, "Compare all bytes of a slide with its results' record before skipping.", scope="command"
+    )
+    cache: Annotated[
+        SlideCache | None, AfterValidator(lambda cache: cache if cache and cache.folder else None)
+    ] = None
+    """Folder of whole slides fetched from URLs; None: they are read piece by piece."""
+    staging: Annotated[str | None, BeforeValidator(absolute_path)] = setting(
+        None,
+        "Local folder where results for a URL are built; null: wsi_seg/staging in the user's cache folder.",
+        metavar="DIR",
+        scope="run",
+    )
+    model: ModelSettings = ModelSettings()
+
+    def for_workers(self, gpus: tuple[int, ...] = ()) -> Self:
+        """Return the settings of each worker process: its threads, and its share of this machine's memory.
+
+        Args:
+            gpus: CUDA devices of this machine, for which `all` stands.
 
         Raises:
-            UsageError: the model has no group or class of a name, or none was asked for.
+            UsageError: the worker processes cannot be shared out evenly among the GPUs.
         """
-        asked = self.of_model(card)
-        found = find_groups(asked.groups or (), card.class_groups)
-        found += find_classes(asked.classes, card.tissue_classes)
-        if not found:
+        asked = self.workers
+        chosen = gpus if asked.gpus == "all" else asked.gpus
+        if chosen and asked.processes > 1 and asked.processes % len(chosen):
             raise UsageError(
-                "no groups and no classes to trace; name at least one with --groups or --classes"
+                f"workers {asked.processes} and {len(chosen)} GPUs: each GPU has as many workers; give a "
+                f"multiple of {len(chosen)}, or leave workers out for one each"
             )
-        return found
+        several = asked.processes > 1 or bool(chosen)
+        bounded = self.plan.max_memory
+        usual = GPU_THREADS if chosen else DEFAULT_THREADS
+        workers = replace(
+            asked,
+            processes=max(len(chosen), asked.processes),
+            threads=self.plan.threads or (1 if several and bounded is not None else usual),
+            gpus=chosen,
+        )
+        plan = replace(
+            self.plan,
+            threads=self.plan.threads if workers.here else workers.threads,
+            max_memory=bounded and bounded // (1 if workers.elsewhere else workers.processes),
+        )
+        return replace(self, workers=workers, plan=plan)
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """Everything about a run but the slide, the model and the place of the results."""
+SETTINGS = {s.name: s for s in sorted(find_settings(RunSettings), key=lambda s: s.path[0] != "model")}
+# Those that files and tables may give.
+KEYS = {name: declared for name, declared in SETTINGS.items() if declared.scope != "command"}
 
-    mpp: Scale | None = None
-    """Microns per l0 pixel, where the slide does not say or says it wrong."""
-    reader: str | None = None
-    series: int | None = None
-    """Number of the image in a TIFF file of several; None: the largest that is tiled or has levels."""
-    tissue: str = "otsu"
-    """`otsu`, `none`, or a QuPath GeoJSON file of regions to analyze."""
-    ignored_classes: tuple[str, ...] = ()
-    """Classes of that file that are cut out, besides Ignore*."""
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    regions: RegionSettings = field(default_factory=RegionSettings)
-    workers: WorkerSettings = field(default_factory=WorkerSettings)
-    strict: bool = False
-    """Whether a slide fails where any of its pixels cannot be read as they should."""
-    overwrite: bool = False
-    verify: bool = False
-    """Compare all bytes of a slide, not only its time of change, before skipping it."""
-    cache: SlideCache | None = None
-    """Where slides behind URLs are fetched as a whole; None: they are read piece by piece."""
-    staging: str | None = None
-    """Local folder where results for a URL are built; None: in the user's cache folder."""
+
+def read_values(path: Path | None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the flat values of a YAML file, if any, with those of flags on top; `make_settings` checks.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    from wsi_seg.core.yaml_config import read_yaml
+
+    values = read_yaml(path) if path is not None else {}
+    return {**values, **(flags or {})}
+
+
+def make_settings(values: Mapping[str, Any], where: object = None) -> RunSettings:
+    """Return the settings of flat values, with defaults for the rest.
+
+    Args:
+        values: name to value or text, such as `{"tile": 1024, "groups": "tumor,stroma"}`.
+        where: file that gave them, for messages.
+
+    Raises:
+        UsageError: a key is unknown, or a value is wrong.
+    """
+    return from_flat(RunSettings, KEYS, values, "settings" if where is None else str(where))

@@ -196,6 +196,7 @@ def manifest(facts: FinishedRun, key: str) -> dict[str, Any]:
 def settings_json(settings: RunSettings) -> dict[str, Any]:
     """Return settings as plain JSON data."""
     plain = dataclasses.asdict(settings)
+    del plain["model"]  # has a part of its own
     if settings.workers.cluster is not None:
         plain["workers"]["cluster"] = str(settings.workers.cluster)
     return plain

@@ -19,7 +19,8 @@ from wsi_seg.exporters.geojson import Origin, write_geojson
 from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
-from wsi_seg.regions.polygons import TraceSettings, iter_regions
+from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.regions.settings import TraceSettings
 from wsi_seg.slides.slide import MapFrame
 
 Item = TypeVar("Item")

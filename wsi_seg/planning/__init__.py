@@ -4,4 +4,4 @@ The global tile grid and its blocks, the cut of the maps into levels and shards,
 projected memory. Plain arithmetic: no torch, no Dask, no files.
 """
 
-__all__ = ["grid", "map_layout", "plan", "stitch_settings"]
+__all__ = ["grid", "map_layout", "plan", "settings", "stitch_settings"]

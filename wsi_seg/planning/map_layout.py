@@ -13,11 +13,10 @@ import numpy as np
 from wsi_seg.core.classes import RGB, TissueClass
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Size
+from wsi_seg.planning.settings import ProbabilityDtype
 
 Kind = Literal["probabilities", "classes", "tissue", "coverage"]
 KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue", "coverage")
-
-ProbabilityDtype = Literal["uint8", "float32"]
 
 # The channel after those of the classes, where it is stored; no label has its code.
 UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))

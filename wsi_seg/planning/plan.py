@@ -14,9 +14,10 @@ from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.planning.grid import Block, Grid, Tile, cut_blocks
-from wsi_seg.planning.map_layout import MapLayout, ProbabilityDtype, output_bytes
+from wsi_seg.planning.map_layout import MapLayout, output_bytes
 from wsi_seg.planning.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
-from wsi_seg.planning.stitch_settings import Blend, StitchSettings
+from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
+from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.slides.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.tissue.mask import TissueMask
 
@@ -31,36 +32,11 @@ NO_TISSUE = (
     "no tissue was found, so nothing is analyzed; give regions with --tissue FILE.geojson, or take the whole "
     "slide with --tissue none"
 )
-# Blocks in flight, so that reading, predicting and writing overlap.
-DEFAULT_THREADS = 2
-# The same where a GPU predicts, which leaves the cores to reading and writing.
-GPU_THREADS = 4
 # Below a ceiling of memory tiles get smaller by this many pixels at a time, down to the least.
 TILE_STEP = 128
 LEAST_TILE = 256
 # Stretching level-0 pixels by more than this needs --allow-upsampling.
 UPSAMPLING_LIMIT = 1.25
-
-
-@dataclass(frozen=True, slots=True)
-class PlanSettings:
-    """Choices of the user; None means: take it from the model card or work it out."""
-
-    tile: int | None = None
-    overlap: int | None = None
-    block: int | None = None
-    blend: Blend = "crop"
-    batch: int | None = None
-    """Tiles per forward pass; None: what was measured to be fastest, else see `ModelFacts.pass_pixels`."""
-    threads: int | None = None
-    """Blocks in flight in one process; None: 2, or 4 with a GPU."""
-    max_memory: int | None = None
-    """Bytes of resident memory that the projection must stay below."""
-    probability_downsample: int = 4
-    probability_dtype: ProbabilityDtype = "uint8"
-    uncertainty: bool = False
-    """Store the uncertainty as one more channel after the probabilities."""
-    allow_upsampling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

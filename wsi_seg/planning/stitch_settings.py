@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from wsi_seg.core.errors import UsageError
 from wsi_seg.planning.grid import Grid
-from wsi_seg.planning.map_layout import ProbabilityDtype
+from wsi_seg.planning.settings import Blend, PlanSettings, ProbabilityDtype
 
-Blend = Literal["crop", "gaussian", "mean"]
+_DEFAULTS = PlanSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class StitchSettings:
     """Settings of the way from tiles to maps."""
 
     grid: Grid
-    blend: Blend = "crop"
+    blend: Blend = _DEFAULTS.blend
     """`crop` keeps each tile's core; `gaussian` and `mean` average overlapping tiles."""
-    probability_downsample: int = 4
+    probability_downsample: int = _DEFAULTS.probability_downsample
     """Map pixels per probability pixel on each axis."""
-    probability_dtype: ProbabilityDtype = "uint8"
-    uncertainty: bool = False
+    probability_dtype: ProbabilityDtype = _DEFAULTS.probability_dtype
+    uncertainty: bool = _DEFAULTS.uncertainty
     """Add a channel with the normalised entropy of the class probabilities, see `normalised_entropy`."""
 
     @property

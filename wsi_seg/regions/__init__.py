@@ -4,4 +4,4 @@ Contours are traced, joined to rings, simplified, and measured in one pass; noth
 format.
 """
 
-__all__ = ["contours", "group_outlines", "polygons"]
+__all__ = ["contours", "group_outlines", "polygons", "settings"]

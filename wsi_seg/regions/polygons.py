@@ -6,10 +6,9 @@ the polygons.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import shapely
@@ -23,6 +22,7 @@ from wsi_seg.maps.fields import FULL, ChannelSum, LabelField
 from wsi_seg.regions.contours import Field, stream_contours
 from wsi_seg.regions.measurements import measure_regions
 from wsi_seg.regions.rings import RingLimits, connected, near_pairs
+from wsi_seg.regions.settings import TraceSettings
 
 # Geometries that a thread simplifies at a time.
 PART = 256
@@ -54,35 +54,6 @@ class MapArrays(Protocol):
     @property
     def uncertainty(self) -> ChannelSum | None:
         """Uncertainty in the frame of the probabilities; None where it was not stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class TraceSettings:
-    """Settings of tracing regions in the maps."""
-
-    threshold: float = 0.5
-    """Probability from which on a place belongs to the group; at one half, groups without a common class
-    cannot overlap. Not used for labels."""
-    min_area_um2: float = 1000.0
-    """Smaller regions are left out. The default is that of about five tumour cells; less is noise to a
-    network that sees 0.5 µm per pixel."""
-    min_hole_um2: float = 1000.0
-    """Smaller holes are filled; by default what would also be too small for a region."""
-    tolerance_um: float = 1.0
-    """Distance that outlines may move for the sake of fewer vertices. The default is far below a cell and
-    half a probability pixel of the default maps, and leaves a few percent of the vertices."""
-    source: Literal["probabilities", "labels"] = "probabilities"
-    """Trace group probabilities (smooth outlines, any threshold) or the most probable class of each pixel."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise UsageError(f"threshold must be above 0 and at most 1, got {self.threshold:g}")
-        for name in ("min_area_um2", "min_hole_um2", "tolerance_um"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} must be zero or more, got {value:g}")
-        if self.source not in ("probabilities", "labels"):
-            raise UsageError(f"source must be probabilities or labels, got {self.source!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,15 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
 
 from wsi_seg.core.errors import OutputError, SlideError
 from wsi_seg.core.formats import DICOM_ENDINGS, DICOM_HEAD, WITH_FOLDER, is_dicom
+from wsi_seg.core.settings import CONFIG, Bytes, absolute_path, checked, setting
 from wsi_seg.core.storage import RemoteFile, open_remote
 
 OWN = "wsi-seg-slides"
@@ -38,14 +42,25 @@ OWN_NAME = re.compile(r"[0-9a-f]{24}-.*")
 GB = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class SlideCache:
-    """Where whole slides are kept, and how much room they get."""
+def _folder(value: Any) -> Any:
+    return "" if value is None else absolute_path(value)
 
-    folder: str
-    """Given by the user, who may keep other files there."""
-    size: int
-    """In bytes."""
+
+@checked
+@dataclass(frozen=True, slots=True, config=CONFIG)
+class SlideCache:
+    """Where whole slides are kept, and how much room they get; the folder may hold the user's files too."""
+
+    title: ClassVar = "Slides behind URLs"
+
+    folder: Annotated[str, BeforeValidator(_folder)] = setting(
+        "", "Folder that keeps whole slides fetched from URLs; null: they are read piece by piece.",
+        key="cache", metavar="DIR", scope="run",
+    )  # fmt: skip
+    size: Bytes = setting(
+        50 * GB, "Room in that folder, such as 50GB; the least recently used slides go first.",
+        key="cache_size", metavar="SIZE", scope="run", gt=0,
+    )  # fmt: skip
 
     @property
     def own(self) -> Path:

@@ -13,9 +13,8 @@ from wsi_seg.core.classes import ClassGroup, TissueClass
 from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.geojson import Origin
 from wsi_seg.pipeline.export import manifest_part
-from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.planning.map_layout import MapLayout
-from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.regions.settings import RegionSettings, TraceSettings
 from wsi_seg.results.folder import JOURNAL, MANIFEST, PLAN, SUMMARY, read_json
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 from wsi_seg.viewer.folders import ResultEntry

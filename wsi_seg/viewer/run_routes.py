@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.regions.settings import Threshold, TraceSettings
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.viewer.responses import Refused, json_reply
 from wsi_seg.viewer.runs import Job, Runs
@@ -31,7 +31,7 @@ class RunRequest(BaseModel):
     slide: str = Field(max_length=4096)
     model: str = Field(max_length=200)
     groups: list[str] = Field(min_length=1, max_length=256)
-    threshold: float = Field(default=TraceSettings().threshold, gt=0, le=1)
+    threshold: Threshold = TraceSettings().threshold
 
 
 def run_routes(state: ViewerState, runs: Runs) -> list[Route]:

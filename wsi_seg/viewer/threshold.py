@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.maps.fields import FULL
 from wsi_seg.regions.contours import trace_contours
-from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.regions.settings import TraceSettings
 from wsi_seg.slides.slide import MapFrame
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import RegionGroup
