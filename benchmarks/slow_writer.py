@@ -6,10 +6,10 @@ A module of its own, as these processes import it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from wsi_seg.execution.graph import Flight, Workers
+from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, BlockTask, run_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import SegmentationPlan
@@ -28,18 +28,11 @@ class SlowWriter(Workers):
     def flight(self) -> Flight:
         return self._workers.flight
 
-    def execute(
-        self,
-        function: Callable[[Any], Any],
-        jobs: Sequence[tuple[str, Any]],
-        *,
-        threads: int,
-        on_result: Callable[[Any], None],
-        on_killed: Callable[[Any], Any] | None = None,
-    ) -> None:
-        if function is run_block:
-            function, jobs = _write_slowly, [(key, (job, self._seconds)) for key, job in jobs]
-        self._workers.execute(function, jobs, threads=threads, on_result=on_result, on_killed=on_killed)
+    def execute(self, work: TaskSet[Any, Any]) -> None:
+        if work.function is run_block:
+            tasks = [(key, (task, self._seconds)) for key, task in work.tasks]
+            work = replace(work, function=_write_slowly, tasks=tasks, on_killed=None)
+        self._workers.execute(work)
 
     def stop(self) -> None:
         self._workers.stop()
@@ -48,15 +41,15 @@ class SlowWriter(Workers):
         return None
 
 
-def _write_slowly(work: tuple[BlockTask, float]) -> BlockRecord:
-    job, seconds = work
+def _write_slowly(slow: tuple[BlockTask, float]) -> BlockRecord:
+    task, seconds = slow
 
     def write(maps: Maps, *args: Any, **arrays: Any) -> None:
         time.sleep(seconds)
         write_block(maps, *args, **arrays)
 
     Maps.write_block = write  # type: ignore[method-assign]  # in this worker process, for good
-    return run_block(job)
+    return run_block(task)
 
 
 class Peaks:

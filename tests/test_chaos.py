@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.made.slides import SlideSpec, make_slide
+from tests.test_worker_processes import worker_processes
 from wsi_seg.core.geometry import Size
-from wsi_seg.execution import worker_processes
 
 MAIN = "from wsi_seg.cli import main\nif __name__ == '__main__':\n    main()\n"
 KILLS = 4
@@ -49,9 +49,7 @@ def differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
 
 def kill_one(driver: psutil.Process, chance: random.Random) -> str:
     """Kill the driver or one of its workers; return which."""
-    workers = [
-        child for child in driver.children(recursive=True) if worker_processes.__file__ in child.cmdline()
-    ]
+    workers = worker_processes(driver)
     if workers and chance.random() < 0.5:
         victim = chance.choice(workers)
         victim.send_signal(signal.SIGKILL)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution.cluster import Cluster
+from wsi_seg.execution.graph import TaskSet, Workers
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.worker_processes import stay_near_gpu
@@ -79,14 +81,14 @@ def cluster() -> Any:
         yield workers
 
 
-def execute(workers: Any, function: Any, jobs: list[Any], **how: Any) -> list[Any]:
+def execute(workers: Workers, function: Any, tasks: Iterable[Any], **how: Any) -> list[Any]:
     results: list[Any] = []
-    keyed = [(f"{function.__name__}-{number}-{time.time()}", job) for number, job in enumerate(jobs)]
-    workers.execute(function, keyed, threads=1, on_result=results.append, **how)
+    keyed = [(f"{function.__name__}-{number}-{time.time()}", task) for number, task in enumerate(tasks)]
+    workers.execute(TaskSet(function, keyed, results.append, **how))
     return results
 
 
-def test_every_job_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
+def test_every_task_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
 
@@ -138,12 +140,12 @@ def test_each_process_gets_its_share_of_the_cores(cluster: Cluster) -> None:
     assert threads == os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
 
 
-def test_the_jobs_of_a_lost_worker_are_done_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
-    jobs = [str(tmp_path / "died")] * 6
-    assert execute(cluster, die_once, jobs) == ["done"] * 6
+def test_the_tasks_of_a_lost_worker_are_done_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
+    tasks = [str(tmp_path / "died")] * 6
+    assert execute(cluster, die_once, tasks) == ["done"] * 6
 
 
-def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_task_that_kills_its_worker_is_given_up_after_three(cluster: Cluster, tmp_path: Path) -> None:
     tried = tmp_path / "tried"
     assert execute(cluster, die, [str(tried)], on_killed=lambda path: f"gave up {path}") == [
         f"gave up {tried}"
@@ -154,20 +156,25 @@ def test_a_job_that_ends_its_worker_is_given_up_after_three(cluster: Cluster, tm
     assert execute(cluster, double, [1]) == [2]  # and the workers are there again
 
 
-def test_a_dashboard_is_named_where_there_is_one(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dashboard_is_named_where_there_is_one(cluster: Cluster) -> None:
     if importlib.util.find_spec("bokeh") is not None:
         assert cluster.dashboard is not None
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/status", cluster.dashboard)
         with urlopen(cluster.dashboard) as page:
             assert "<title>Dask" in page.read().decode()
-    # The scheduler, which runs in this process, then answers without a page.
-    monkeypatch.setitem(sys.modules, "bokeh.server.tornado", None)
-    assert cluster.dashboard is None
 
 
-def test_what_a_job_raises_is_raised(cluster: Cluster) -> None:
+def test_no_dashboard_is_named_without_bokeh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in that fails to import; the scheduler then answers, but without a page."""
+    (tmp_path / "bokeh.py").write_text("raise ImportError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_workers(WorkerSettings(processes=1, threads=1, gpus=(0,))) as workers:
+        assert workers.dashboard is None
+
+
+def test_what_a_task_raises_is_raised(cluster: Cluster) -> None:
     with pytest.raises(ZeroDivisionError):
-        cluster.execute((1).__truediv__, [("zero", 0)], threads=1, on_result=print)
+        cluster.execute(TaskSet((1).__truediv__, [("zero", 0)], print))
 
 
 def test_stop_ends_what_executes() -> None:

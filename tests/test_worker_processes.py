@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ import pytest
 from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.errors import ClusterError
 from wsi_seg.core.geometry import Size
-from wsi_seg.execution import worker_processes
+from wsi_seg.execution.graph import TaskSet
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.workers import open_workers
 
@@ -33,6 +35,7 @@ print(result.status, result.summary["tasks_in_flight"]["limit"])
 """
 WAITING = """
 import os, sys, time
+from wsi_seg.execution.graph import TaskSet
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.execution.settings import WorkerSettings
 
@@ -41,27 +44,35 @@ def wait(seconds):
 
 with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
     print("ready", flush=True)
-    workers.execute(wait, [(f"wait-{n}", 600) for n in range(2)], threads=1, on_result=print)
+    workers.execute(TaskSet(wait, [(f"wait-{n}", 600) for n in range(2)], print))
 """
 # Run by each interpreter as it starts, from a folder on PYTHONPATH.
+FAILS = """
+import os, sys
+
+if os.environ["WSI_SEG_TEST_ARGUMENT"] in sys.orig_argv:
+    print("MemoryError: no room", file=sys.stderr)
+    os._exit(7)
+"""
 DIES_ONCE = """
-import os, signal
+import os, signal, sys
 from pathlib import Path
 
 died = Path(os.environ["WSI_SEG_TEST_DIED"])
-if not died.exists():
+if os.environ["WSI_SEG_TEST_ARGUMENT"] in sys.orig_argv and not died.exists():
     died.touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def process_id(_: int) -> int:
+    os.write(1, bytes(100_000))  # what a task prints blocks nothing
     return os.getpid()
 
 
-def workers_of(driver: psutil.Process) -> list[psutil.Process]:
-    """Return the worker processes of a driver; it may have other children, as from other tests."""
-    return [child for child in driver.children() if worker_processes.__file__ in child.cmdline()]
+def worker_processes(driver: psutil.Process) -> list[psutil.Process]:
+    """Return the worker processes of a driver, which the process of their scheduler has started."""
+    return [child for child in driver.children(recursive=True) if "--multiprocessing-fork" in child.cmdline()]
 
 
 def script(folder: Path, text: str) -> Path:
@@ -75,27 +86,33 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
-def test_workers_that_cannot_start_are_one_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONHOME", os.devnull)
-    monkeypatch.setattr("wsi_seg.execution.workers.START_SECONDS", 1000.0)  # beyond a test's own limit
-    with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*encodings.*\); try fewer"):
+@pytest.mark.parametrize("argument", ["-P", "--multiprocessing-fork"], ids=["scheduler", "worker"])
+def test_workers_that_cannot_start_are_one_error_at_once(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS)
+    monkeypatch.setenv("WSI_SEG_TEST_ARGUMENT", argument)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*no room\); try fewer"):
         open_workers(TWO)
-    assert not workers_of(psutil.Process())
+    assert not worker_processes(psutil.Process())
 
 
-def test_a_worker_that_dies_as_it_starts_is_started_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("argument", ["-P", "--multiprocessing-fork"], ids=["scheduler", "worker"])
+def test_a_process_that_dies_as_it_starts_is_started_again(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
     died = tmp_path / "died"
     monkeypatch.setenv("WSI_SEG_TEST_DIED", str(died))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPOSITORY}")
+    monkeypatch.setenv("WSI_SEG_TEST_ARGUMENT", argument)
+    monkeypatch.syspath_prepend(tmp_path)
     found: list[int] = []
     with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
         assert died.exists()
-        running = {worker.pid for worker in workers_of(psutil.Process())}
-        jobs = [(f"id-{number}", number) for number in range(20)]
-        workers.execute(process_id, jobs, threads=1, on_result=found.append)
+        running = {worker.pid for worker in worker_processes(psutil.Process())}
+        tasks = [(f"id-{number}", number) for number in range(20)]
+        workers.execute(TaskSet(process_id, tasks, found.append))
     assert len(running) == 2 and len(found) == 20 and set(found) <= running
 
 
@@ -104,11 +121,23 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, str(script(tmp_path, WAITING))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None and driver.stdout.readline() == "ready\n"
-        workers = workers_of(psutil.Process(driver.pid))
+        workers = worker_processes(psutil.Process(driver.pid))
         driver.kill()
     assert len(workers) == 2
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+def test_a_scheduler_that_dies_ends_the_run_with_one_error() -> None:
+    with open_workers(TWO) as workers:
+        running = worker_processes(psutil.Process())
+        (scheduler,) = {worker.parent() for worker in running}
+        assert scheduler is not None
+        threading.Timer(1.0, scheduler.kill).start()
+        with pytest.raises(ClusterError, match="run the same command again to resume"):
+            workers.execute(TaskSet(time.sleep, [(f"sleep-{n}", 600) for n in range(2)], print))
+        _, alive = psutil.wait_procs(running, timeout=20)
+        assert not alive
 
 
 @pytest.mark.usefixtures("importable")

@@ -1,4 +1,4 @@
-"""Doing tasks, on Dask's graph: on threads of this process or one by one; in others, see `cluster`."""
+"""Tasks and where they run: `LocalWorkers`, threads of this process; `cluster.Cluster`, other processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dask.base import compute
 from dask.delayed import delayed
@@ -24,26 +24,42 @@ from wsi_seg.execution.tasks import hold_forward_pools, release_forward_pools
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-GO_ON = "interrupted; run the same command again to resume"
+RESUME = "interrupted; run the same command again to resume"
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """Tasks that are handed out and not back yet, of all slides that share the workers."""
+    """Tasks in flight (submitted and not completed), of all slides that share the workers."""
 
     tasks: int
     """The most at a time, so far."""
     limit: int
-    """Their limit, the highest so far."""
+    """The highest limit, so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSet(Generic[Task, Result]):
+    """Tasks for one function, and the receiver of their results."""
+
+    function: Callable[[Task], Result]
+    """Importable and idempotent; takes a task and returns a small record."""
+    tasks: Sequence[tuple[str, Task]]
+    """(key, task) pairs; keys are unique and the same for the same work."""
+    on_result: Callable[[Result], None]
+    """Called in the caller's thread with each result, in the order of completion."""
+    threads: int = 1
+    """Tasks at a time in this process; other processes have their number of threads."""
+    on_killed: Callable[[Task], Result] | None = None
+    """Makes the result of a task that kills each process that tries it; None: that is an error."""
 
 
 class Workers(AbstractContextManager["Workers"], ABC):
-    """Where tasks are done. Several slides may share one, each from a thread of its own."""
+    """Where tasks run. Several slides may share one, each from a thread of its own."""
 
     @property
     @abstractmethod
     def flight(self) -> Flight:
-        """Tasks in flight so far, and their limit."""
+        """Return how many tasks have been in flight."""
 
     @property
     def dashboard(self) -> str | None:
@@ -51,34 +67,19 @@ class Workers(AbstractContextManager["Workers"], ABC):
         return None
 
     @abstractmethod
-    def execute(
-        self,
-        function: Callable[[Task], Result],
-        tasks: Sequence[tuple[str, Task]],
-        *,
-        threads: int,
-        on_result: Callable[[Result], None],
-        on_killed: Callable[[Task], Result] | None = None,
-    ) -> None:
-        """Run `function` once for each task and hand every result to `on_result` as it comes.
-
-        Args:
-            function: importable, idempotent; takes a task and returns a small record.
-            tasks: (key, task) pairs; keys are unique and the same for the same work.
-            threads: tasks at a time in one process.
-            on_result: called in the caller's thread, in the order of completion.
-            on_killed: makes the result of a task that ends each process that tries it.
+    def execute(self, work: TaskSet[Task, Result]) -> None:
+        """Run every task once.
 
         Raises:
             Interrupted: Ctrl-C, or `stop`; running tasks were cancelled and have ended.
             ClusterError: the workers are gone.
-            WsiSegError: whatever a task raised.
+            WsiSegError: raised by a task.
         """
 
     def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
-        """Do one task, which takes no device, while the caller waits; see `execute`."""
+        """Run one task, which takes no device, while the caller waits; see `execute`."""
         results: list[Result] = []
-        self.execute(function, [(key, task)], threads=1, on_result=results.append)
+        self.execute(TaskSet(function, [(key, task)], results.append))
         return results[0]
 
     @abstractmethod
@@ -101,58 +102,52 @@ class Workers(AbstractContextManager["Workers"], ABC):
 class LocalWorkers(Workers):
     """Threads of this process."""
 
-    def __init__(self, *, together: int | None = None, synchronous: bool = False) -> None:
+    def __init__(self, *, shared_threads: int | None = None, synchronous: bool = False) -> None:
         """Make the workers.
 
         Args:
-            together: threads that all callers share; None: each call of `execute` has its own.
-            synchronous: no threads: one task after another in the caller's, for debugging.
+            shared_threads: threads that all callers share; None: each call of `execute` has its own.
+            synchronous: run one task after another in the caller's thread, for debugging.
         """
         self._synchronous = synchronous
-        self._shared = ThreadPoolExecutor(together, "block") if together and not synchronous else None
+        self._shared_threads, self._limit = shared_threads, 0
+        self._shared = (
+            ThreadPoolExecutor(shared_threads, "block") if shared_threads and not synchronous else None
+        )
         self._stopped = threading.Event()
-        self._running: set[_Running] = set()
-        self._together, self._limit = together, 0
-        self._busy, self._lock = _Busy(), threading.Lock()
+        self._running: set[_RunningTasks] = set()
+        self._active, self._lock = _PeakCounter(), threading.Lock()
         hold_forward_pools()
 
     @property
     def flight(self) -> Flight:
-        """See `Workers.flight`; here a task is in flight while a thread is at it."""
-        return Flight(self._busy.peak, self._limit)
+        """See `Workers.flight`; here a task is in flight while a thread runs it."""
+        return Flight(self._active.peak, self._limit)
 
-    def execute(
-        self,
-        function: Callable[[Task], Result],
-        tasks: Sequence[tuple[str, Task]],
-        *,
-        threads: int,
-        on_result: Callable[[Result], None],
-        on_killed: Callable[[Task], Result] | None = None,
-    ) -> None:
+    def execute(self, work: TaskSet[Task, Result]) -> None:
         """See `Workers.execute`."""
-        with self._watched(1 if self._synchronous else threads) as running:
-            graph = [
+        with self._cancelled_at_exit(1 if self._synchronous else work.threads) as running:
+            tasks = [
                 delayed(running.call, name="task", pure=False, traverse=False)(
-                    function, task, dask_key_name=key
+                    work.function, task, dask_key_name=key
                 )
-                for key, task in tasks
+                for key, task in work.tasks
             ]
             if self._synchronous:
-                self._compute(graph, on_result, scheduler=get_sync)
+                self._compute(tasks, work.on_result, scheduler=get_sync)
             elif self._shared is not None:
-                self._compute(graph, on_result, scheduler=get_threaded, pool=self._shared)
+                self._compute(tasks, work.on_result, scheduler=get_threaded, pool=self._shared)
             else:
-                with ThreadPoolExecutor(threads, "block") as pool:
-                    self._compute(graph, on_result, scheduler=get_threaded, pool=pool)
+                with ThreadPoolExecutor(work.threads, "block") as pool:
+                    self._compute(tasks, work.on_result, scheduler=get_threaded, pool=pool)
 
     def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
-        """See `Workers.call`; it is done in the caller's thread, next to the blocks of other slides."""
-        with self._watched(0) as running, cancellable(running.cancelled):
+        """See `Workers.call`; it runs in the caller's thread, next to the blocks of other slides."""
+        with self._cancelled_at_exit(0) as running, cancellable(running.cancelled):
             return function(task)
 
     @staticmethod
-    def _compute(nodes: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
+    def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
         def finished(key: str, result: Any, graph: Any, state: Any, worker: Any) -> None:
             on_result(result)
 
@@ -160,31 +155,33 @@ class LocalWorkers(Workers):
         # (start, start_state, pretask, posttask, finish), as dask.callbacks.Callback has them. As a context
         # manager that would be called for what other threads compute, too.
         callback = (None, None, None, finished, None)
-        compute(*nodes, optimize_graph=False, callbacks=[callback], **how)
+        compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
 
     @contextmanager
-    def _watched(self, threads: int) -> Iterator[_Running]:
-        """Whatever ends the block early, no task of it goes on behind its back."""
-        running = _Running(threads, self._busy)
+    def _cancelled_at_exit(self, threads: int) -> Iterator[_RunningTasks]:
+        """Let no task run on after the block, whatever ends it."""
+        running = _RunningTasks(threads, self._active)
         with self._lock:
             self._running.add(running)
-            own = sum(one.threads for one in tuple(self._running))
-            self._limit = max(self._limit, own if self._shared is None else self._together or 0)
+            own = sum(one.threads for one in self._running)
+            self._limit = max(self._limit, own if self._shared is None else self._shared_threads or 0)
         try:
             if self._stopped.is_set():
-                raise Interrupted(GO_ON)
+                raise Interrupted(RESUME)
             yield running
         except (KeyboardInterrupt, Interrupted):
-            raise Interrupted(GO_ON) from None
+            raise Interrupted(RESUME) from None
         finally:
             running.end()
-            self._running.discard(running)
+            with self._lock:
+                self._running.discard(running)
 
     def stop(self) -> None:
         """See `Workers.stop`."""
         self._stopped.set()
-        for running in tuple(self._running):
-            running.cancelled.set()
+        with self._lock:
+            for running in self._running:
+                running.cancelled.set()
 
     def close(self) -> None:
         """End the threads."""
@@ -193,8 +190,8 @@ class LocalWorkers(Workers):
         release_forward_pools()
 
 
-class _Busy:
-    """Counts the threads that are at a task, over all callers."""
+class _PeakCounter:
+    """The most threads that run a task at a time, over all callers."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -213,13 +210,13 @@ class _Busy:
                 self._now -= 1
 
 
-class _Running:
-    """The tasks of one call of `execute`, which may be cancelled."""
+class _RunningTasks:
+    """The tasks of one call of `execute`, which can be cancelled."""
 
-    def __init__(self, threads: int, busy: _Busy) -> None:
+    def __init__(self, threads: int, active: _PeakCounter) -> None:
         self.threads = threads
         self.cancelled = threading.Event()
-        self._busy = busy
+        self._all_active = active
         self._active = 0
         self._changed = threading.Condition()
 
@@ -227,7 +224,7 @@ class _Running:
         with self._changed:
             self._active += 1
         try:
-            with cancellable(self.cancelled), self._busy.one_more():
+            with cancellable(self.cancelled), self._all_active.one_more():
                 return function(task)
         finally:
             with self._changed:
@@ -235,7 +232,7 @@ class _Running:
                 self._changed.notify_all()
 
     def end(self) -> None:
-        """Stop, and wait until nothing runs."""
+        """Cancel, and wait until nothing runs."""
         self.cancelled.set()
         with self._changed:
             self._changed.wait_for(lambda: self._active == 0)

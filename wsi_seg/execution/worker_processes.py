@@ -1,8 +1,9 @@
-"""Dask workers as processes of this machine: each is started anew when it dies, and ends with its driver.
+"""A Dask scheduler and worker processes on this machine; Dask's Nanny restarts those that die.
 
-A worker process reads what it needs to know from its standard input, which stays open as long as the driver
-lives: its end, also by a SIGKILL, ends the worker. It is a Python of its own that runs this file and imports
-no `__main__`, so a script needs no guard to use workers; it takes the driver's module search path.
+They belong to one process, which runs this file. A Nanny inside the driver would start workers by
+`multiprocessing`, which imports the driver's `__main__` again: every script that segments slides would need
+an `if __name__ == "__main__"`. The process ends when its standard input does, even if the driver was killed;
+the workers watch a pipe of the same kind, and end with it.
 """
 
 from __future__ import annotations
@@ -11,170 +12,108 @@ import asyncio
 import importlib
 import importlib.util
 import json
-import logging
 import os
-import signal
+import re
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import IO
+from typing import Any, TextIO
 
-LOOK_SECONDS = 0.1
-# A worker that ends so often in a row before it has reached the scheduler is not started again.
-MOST_FAILED_STARTS = 10
+from wsi_seg.core.allocator import keep_freed_memory
+from wsi_seg.core.errors import ClusterError
+
+# Nanny does not retry a worker that dies before its first connection, so all are started again.
+START_ATTEMPTS = 5
+START_SECONDS = 120.0
 CLOSE_SECONDS = 10.0
-CONNECTED = "connected to the scheduler"
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStart:
-    """What a worker process is told when it starts."""
-
-    scheduler: str
-    threads: int
-    name: str
-    path: list[str]
-    """`sys.path` of the driver."""
+HOST = "127.0.0.1"
+ERROR = re.compile(r"[\w.]*Error\b")
+# The worker processes of this machine only ever die of their tasks; the first death isolates a task.
+CONFIG = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": "inf",  # the driver bounds the tasks in flight
+}
 
 
 class WorkerProcesses:
-    """As many worker processes as there are environments, kept alive until `close`."""
+    """A scheduler and one worker process for each environment; they run until `close`."""
 
-    def __init__(self, scheduler: str, environments: Sequence[Mapping[str, str]], *, threads: int) -> None:
-        """Start the processes; they connect on their own.
+    def __init__(self, environments: Sequence[Mapping[str, str]], *, threads: int) -> None:
+        """Start the processes; `wait` for them before anything else.
 
         Args:
-            scheduler: address of the scheduler.
-            environments: of each process, beside what this one has.
-            threads: jobs at a time in each.
+            environments: variables of each worker, in addition to those of this process.
+            threads: tasks at a time in each worker.
         """
-        self._places = [
-            _Place(WorkerStart(scheduler, threads, str(number), sys.path), {**os.environ, **environment})
-            for number, environment in enumerate(environments)
-        ]
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="worker processes", daemon=True)
-        self._thread.start()
+        self._count = len(environments)
+        self._start = {"environments": list(environments), "threads": threads}
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
+        self._process = self._popen()
 
-    def failure(self) -> str | None:
-        """Return why no worker is left and none will be started, if that is so."""
-        if all(place.given_up for place in self._places):
-            return self._places[0].reason
-        return None
+    def wait(self) -> str:
+        """Return the scheduler's address once all workers have connected.
 
-    def _watch(self) -> None:
-        while not self._closing.wait(LOOK_SECONDS):
-            for place in self._places:
-                place.look()
+        Raises:
+            ClusterError: they did not start.
+        """
+        for attempt in range(START_ATTEMPTS):
+            if attempt:
+                self._process = self._popen()
+            assert self._process.stdout is not None
+            address = self._process.stdout.readline().strip()
+            if address:
+                return address
+            reason = self._end()
+        raise ClusterError(
+            f"{self._count} worker processes did not start ({reason}); try fewer, or without --workers"
+        )
+
+    def _popen(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # tasks import what the driver does
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the driver, which stops the workers
+        )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already
+            process.stdin.write(json.dumps(self._start) + "\n")
+            process.stdin.flush()
+        return process
+
+    def _end(self) -> str:
+        """End the processes; return how the first of them ended, and the first error that was printed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            code = self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._process.stdout.close()
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log if line.strip()]
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        errors = [line for line in lines if ERROR.match(line)]  # the first is the cause of the others
+        return f"{how}; {(errors or lines[-1:])[0]}" if lines else how
 
     def close(self) -> None:
         """End the processes."""
-        self._closing.set()
-        self._thread.join()
-        for place in self._places:
-            place.close()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for place in self._places:
-            place.wait(max(0.0, deadline - time.monotonic()))
-
-
-class _Place:
-    """One process at a time."""
-
-    def __init__(self, start: WorkerStart, environment: Mapping[str, str]) -> None:
-        self._message, self._environment = start, environment
-        self._failed_starts = 0
-        self.reason = ""
-        self._process, self._log = self._start()
-
-    @property
-    def given_up(self) -> bool:
-        return self._failed_starts >= MOST_FAILED_STARTS
-
-    def _start(self) -> tuple[subprocess.Popen[str], IO[str]]:
-        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed in look
-        process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=self._environment,
-            text=True,
-        )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended already, which `look` sees
-            process.stdin.write(json.dumps(asdict(self._message)) + "\n")
-            process.stdin.flush()
-        return process, log
-
-    def look(self) -> None:
-        """Start another process where the last one has ended."""
-        code = self._process.poll()
-        if code is None or self.given_up:
-            return
-        self.reason, connected = self._end(code)
-        self._failed_starts = 0 if connected else self._failed_starts + 1
-        level = logging.WARNING if connected else logging.INFO
-        logger.log(level, "worker process %d ended: %s", self._process.pid, self.reason)
-        if self.given_up:
-            logger.warning("worker %s is not started again: %s", self._message.name, self.reason)
-        else:
-            self._process, self._log = self._start()
-
-    def _end(self, code: int) -> tuple[str, bool]:
-        """Return why the process ended, in a line, and whether it had reached the scheduler."""
-        self.close()
-        with self._log as log:
-            log.seek(0)
-            lines = [line.strip() for line in log if line.strip()]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        said = [line for line in lines if line != CONNECTED]
-        errors = [line for line in said if "Error" in line]  # a traceback may go on after it
-        return f"{how}; {(errors or said)[-1]}" if said else how, CONNECTED in lines
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def wait(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
         self._log.close()
 
 
-def _serve(start: WorkerStart) -> None:
-    from distributed import Worker
-
-    async def serve() -> None:
-        async with Worker(
-            start.scheduler,
-            nthreads=start.threads,
-            name=start.name,
-            host="127.0.0.1",
-            memory_limit=0,  # `max_memory` bounds it, by the plan
-            dashboard=False,
-        ) as worker:
-            print(CONNECTED, flush=True)
-            await worker.finished()
-
-    asyncio.run(serve())
-
-
-def _end_with_input() -> None:
-    """End this process, whatever it does, when its standard input ends."""
-    sys.stdin.read()
-    os._exit(0)
+def dask_setup(worker: Any) -> None:
+    """Prepare a worker process; Dask calls this as a preload."""
+    keep_freed_memory()
+    stay_near_gpu()
 
 
 def stay_near_gpu() -> None:
@@ -187,18 +126,47 @@ def stay_near_gpu() -> None:
             os.sched_setaffinity(0, cores)
 
 
-def main() -> None:
-    """Be a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the driver decides
-    start = WorkerStart(**json.loads(sys.stdin.readline()))
-    sys.path[:] = start.path  # from here on there are other modules than the standard library's
-    from wsi_seg.core.allocator import keep_freed_memory
+def _exit_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
 
-    keep_freed_memory()
-    stay_near_gpu()
-    threading.Thread(target=_end_with_input, name="driver", daemon=True).start()
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    _serve(start)
+
+async def _serve(environments: Sequence[Mapping[str, str]], threads: int, output: TextIO) -> None:
+    """Run the scheduler and the workers; write the scheduler's address once all have connected."""
+    from distributed import Nanny, Scheduler
+
+    async with Scheduler(host=HOST, port=0, dashboard_address=f"{HOST}:0") as scheduler:
+        nannies = [
+            Nanny(
+                scheduler.address,
+                name=str(number),
+                nthreads=threads,
+                host=HOST,
+                env=environment,
+                memory_limit=0,  # `max_memory` bounds it, by the plan
+                dashboard=False,
+                preload=["wsi_seg.execution.worker_processes"],
+                death_timeout=START_SECONDS,
+                silence_logs="ERROR",
+            )
+            for number, environment in enumerate(environments)
+        ]
+        await asyncio.gather(*nannies)
+        print(scheduler.address, file=output, flush=True)
+        # A Nanny closes where it cannot restart its worker; the last one ends the scheduler, and so the run.
+        await asyncio.gather(*(nanny.finished() for nanny in nannies))
+
+
+def main() -> None:
+    """Read what to start from standard input, and run it until that ends."""
+    import dask.config
+
+    start = json.loads(sys.stdin.readline())
+    threading.Thread(target=_exit_with_input, name="driver", daemon=True).start()
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what tasks print goes into the log; nobody reads the output after the address
+    with dask.config.set(CONFIG):
+        asyncio.run(_serve(start["environments"], start["threads"], output))
 
 
 if __name__ == "__main__":

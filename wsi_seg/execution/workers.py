@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
-from wsi_seg.core.errors import ClusterError, MissingExtraError, UsageError
+from wsi_seg.core.errors import MissingExtraError, UsageError
 from wsi_seg.core.system import usable_cores
 from wsi_seg.core.yaml_config import read_yaml
 from wsi_seg.execution.graph import LocalWorkers, Workers
 from wsi_seg.execution.settings import SCHEDULERS, SLURM, WorkerSettings
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-    from wsi_seg.execution.worker_processes import WorkerProcesses
-
-START_SECONDS = 120.0
-LOOK_SECONDS = 0.1
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 # ROCm's name for the same; it goes before CUDA's there.
 HIP_DEVICES = "HIP_VISIBLE_DEVICES"
 # An entry of these lists: a number, the UUID of a GPU or of a part of one, or the beginning of a UUID.
 DEVICE_ENTRY = re.compile(r"\+?\d|GPU-|MIG-")
-# Processes of this machine are only ever ended by what they do: a block that ended one is then tried alone.
-LOCAL_CONFIG = {
-    "distributed.scheduler.allowed-failures": 0,
-    "distributed.scheduler.worker-saturation": "inf",  # the driver bounds what is in flight
-    "distributed.admin.large-graph-warning-threshold": "1GB",
-}
-
-logger = logging.getLogger(__name__)
 
 
-def open_workers(settings: WorkerSettings, *, together: int | None = None) -> Workers:
+def open_workers(settings: WorkerSettings, *, shared_threads: int | None = None) -> Workers:
     """Start workers, or connect to those of a running scheduler; a context manager ends them.
 
     Args:
         settings: which, and how many.
-        together: threads that several slides share, where all is done in this process.
+        shared_threads: threads that several slides share, where all is done in this process.
 
     Raises:
         UsageError: there is no such scheduler, none answers, or settings contradict each other.
@@ -56,58 +38,33 @@ def open_workers(settings: WorkerSettings, *, together: int | None = None) -> Wo
         raise UsageError(f"unknown scheduler {scheduler!r}; use {', '.join(SCHEDULERS)} or tcp://HOST:PORT")
     if settings.cluster is not None and scheduler != SLURM:
         raise UsageError(f"a cluster file ({settings.cluster}) goes with --scheduler {SLURM}")
-    if "://" in scheduler or scheduler == SLURM:
+    if settings.elsewhere:
         if settings.gpus:
             raise UsageError(f"--gpus is for this machine; the workers of {scheduler} have GPUs of their own")
-        return _on_slurm(settings) if scheduler == SLURM else _at(scheduler)
+        return _on_slurm(settings) if scheduler == SLURM else _connect(scheduler)
     if scheduler == "threads" and (many or settings.gpus):
         return _on_this_machine(settings)
     if many or settings.gpus:
         raise UsageError(f"scheduler {scheduler!r} has one process; leave out --workers and --gpus")
-    return LocalWorkers(together=together, synchronous=scheduler == "synchronous")
+    return LocalWorkers(shared_threads=shared_threads, synchronous=scheduler == "synchronous")
 
 
-def _at(address: str) -> Workers:
+def _connect(address: str) -> Workers:
     from wsi_seg.execution.cluster import connect
 
     return connect(address)
 
 
 def _on_this_machine(settings: WorkerSettings) -> Workers:
-    """Start processes of this machine, each of which is started anew when it dies."""
-    import dask.config
-    from distributed import Client, Scheduler, SpecCluster
-
-    from wsi_seg.execution.cluster import Cluster
+    """Start processes of this machine, each of which is restarted when it dies."""
     from wsi_seg.execution.worker_processes import WorkerProcesses
 
-    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
-    with dask.config.set(LOCAL_CONFIG), ExitStack() as started:
-        cluster = SpecCluster(
-            scheduler={"cls": Scheduler, "options": options}, workers={}, silence_logs="ERROR"
-        )
-        started.callback(cluster.close)
-        processes = WorkerProcesses(
-            cluster.scheduler_address, _environments(settings), threads=settings.threads
-        )
+    with ExitStack() as started:
+        processes = WorkerProcesses(_environments(settings), threads=settings.threads)
         started.callback(processes.close)
-        client = Client(cluster, set_as_default=False, timeout=f"{START_SECONDS}s")
-        started.callback(client.close)
-        _wait_for_workers(client, settings.processes, processes)
-        return Cluster(client, started.pop_all().close, processes.failure)
+        from wsi_seg.execution.cluster import connect  # which takes its time, while the processes start
 
-
-def _wait_for_workers(client: Client, count: int, processes: WorkerProcesses) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while len(client.nthreads()) < count:
-        reason = processes.failure()
-        if reason is None and time.monotonic() > deadline:
-            reason = f"not within {START_SECONDS:.0f} s"
-        if reason is not None:
-            raise ClusterError(
-                f"{count} worker processes did not start ({reason}); try fewer, or without --workers"
-            )
-        time.sleep(LOOK_SECONDS)
+        return connect(processes.wait(), started.pop_all())
 
 
 def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
@@ -182,14 +139,16 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
     from wsi_seg.execution.cluster import Cluster
 
     options = read_yaml(settings.cluster) if settings.cluster is not None else {}
-    try:
-        cluster = SLURMCluster(**options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{settings.cluster or 'jobqueue.slurm'}: {error}") from error
-    try:
-        cluster.scale(settings.processes)
-        client = Client(cluster, set_as_default=False)
-    except (OSError, RuntimeError) as error:
-        cluster.close()
-        raise UsageError(f"SLURM takes no jobs: {error}") from error
-    return Cluster(client, lambda: (client.close(), cluster.close()))
+    with ExitStack() as started:
+        try:
+            cluster = SLURMCluster(**options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{settings.cluster or 'jobqueue.slurm'}: {error}") from error
+        started.callback(cluster.close)
+        try:
+            cluster.scale(settings.processes)
+            client = Client(cluster, set_as_default=False)
+        except (OSError, RuntimeError) as error:
+            raise UsageError(f"SLURM takes no jobs: {error}") from error
+        started.callback(client.close)
+        return Cluster(client, started.pop_all())

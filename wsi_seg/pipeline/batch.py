@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from wsi_seg.core.errors import ClaimedError, ClusterError, Interrupted, OutputError, SlideError, WsiSegError
 from wsi_seg.core.logs import SlideLog, slide_log
 from wsi_seg.core.storage import is_remote
-from wsi_seg.execution.graph import GO_ON, SynchronousExecutor, Workers
+from wsi_seg.execution.graph import RESUME, SynchronousExecutor, Workers
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.execution.workers import open_workers
@@ -109,7 +109,7 @@ class Batch:
         ResultsFolder(self._local, LOGS).check_place()  # before logs are put there
         at_once = self._at_once()
         with open_workers(
-            self._settings, together=self._settings.threads if at_once > 1 else None
+            self._settings, shared_threads=self._settings.threads if at_once > 1 else None
         ) as workers:
             progress.workers_started(workers)
             self._skip_links(progress)
@@ -170,7 +170,7 @@ class Batch:
                     for future in ended:
                         self._end(future, running.pop(future), progress, last=last)
             except KeyboardInterrupt:
-                raise Interrupted(GO_ON) from None
+                raise Interrupted(RESUME) from None
             finally:
                 if running:  # the batch ends here, whatever for
                     self._stop(workers, running, progress)

@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import SlideError, WsiSegError
-from wsi_seg.execution.graph import Flight, Workers
+from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
@@ -272,13 +272,8 @@ class _SlideRun:
             self._block_done(record)
 
         with self._timed("blocks"):
-            workers.execute(
-                run_block,
-                self.tasks.blocks(self.tissue, self.model.predictor, done),
-                threads=self.plan.threads,
-                on_result=block_done,
-                on_killed=killed_block,
-            )
+            tasks = self.tasks.blocks(self.tissue, self.model.predictor, done)
+            workers.execute(TaskSet(run_block, tasks, block_done, self.plan.threads, killed_block))
         self._mark(self.records, fault=UNREADABLE)
         # Those of before may have left pyramids of what is mended now.
         faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
@@ -291,12 +286,8 @@ class _SlideRun:
         """Build the levels that no block has written, one after another, a task for each shard."""
         maps = Maps.open(self.store)
         for level in range(maps.layout.block_levels, maps.level_count):
-            workers.execute(
-                build_shard,
-                self.tasks.shards(level, kinds),
-                threads=self.plan.threads,
-                on_result=lambda _: None,
-            )
+            tasks = self.tasks.shards(level, kinds)
+            workers.execute(TaskSet(build_shard, tasks, lambda _: None, self.plan.threads))
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:
