@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "end_to_end": ("--rounds", "5"),
     "beside": (),
     "memory": (),
+    "allocator": (),
     "flight": (),
     "resume": (),
     "throughput": ("--workers", "1", "2"),

@@ -87,6 +87,17 @@ def memory(result: Result) -> str:
     return markdown(head, rows, 2)
 
 
+def allocator(result: Result) -> str:
+    head = ("memory", "tiles", "peak MiB", "s", "s of cores", "of them the system's")
+    rows = [
+        (row["way"], row["tiles"], round(row["peak_mib"]),
+         *(round(row[key], 1) for key in ("seconds", "core_seconds", "system_seconds")))
+        for row in result["rows"]
+    ]  # fmt: skip
+    note = f"A slide of {result['size']}² with {result['tissue']:.0%} tissue; medians of {result['rounds']}."
+    return f"{markdown(head, rows)}\n\n{note}"
+
+
 def flight(result: Result) -> str:
     head = ("s more to write a block", "blocks", "s", "most in flight", "limit",
             *(f"worker MiB after {blocks} blocks" for blocks in result["rows"][0]["worker_mib_after"]),
@@ -236,6 +247,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "throughput_gpu": ("A folder of slides, on a GPU", throughput),
     "readers": ("Reading", readers),
     "memory": ("Memory against slide size", memory),
+    "allocator": ("Memory that the C library keeps", allocator),
     "flight": ("Blocks in flight behind a slow writer", flight),
     "resume": ("A finished batch, run again", resume),
     "startup": ("Start-up", startup),

@@ -135,6 +135,9 @@ def made_results() -> dict[str, Any]:
         "readers": {"rows": [reader_row(slide, task, 5.5 - i, 2.5 - i)
                              for slide in ("jpeg", "jpeg2000") for i, task in enumerate(tasks)]},
         "memory": {"model_mib": 10.0, "rows": memory},
+        "allocator": {"size": 8192, "tissue": 0.15, "rounds": 3, "rows": [
+            {"way": "kept", "tiles": 8, "peak_mib": 900, "seconds": 9.0, "core_seconds": 15.0,
+             "system_seconds": 1.0}]},
         "flight": {"processes": 2, "threads": 2, "block": 512, "rows": [
             {"write_seconds": seconds, "blocks": 506, "peak_in_flight": 8, "limit": 8,
              "worker_mib_after": {"50": 190.0}, "peak_worker_mib": peak, "blocks_seconds": 9.0}
