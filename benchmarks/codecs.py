@@ -4,9 +4,9 @@
 
 The maps are those of a run of `bcss-demo` on the packaged slide (labels, tissue, probabilities), repeated to
 `--side` pixels, and, where $WSI_SEG_DATA has them, masks that people drew (BCSS). Each is written as one
-shard and read again, by `wsi_seg.maps.shards`, as a run does it, and through zarr with each codec and side of
-the chunks, all of them in turn within a round. "zarrs" is zarr's codec pipeline in Rust. Ratios are to what
-runs use; those of time are of the same round.
+shard and read again, by `wsi_seg.maps.shards` (tensorstore), as a run does it, and through zarr with each
+codec and side of the chunks, all of them in turn within a round. "zarrs" is zarr's codec pipeline in Rust.
+Ratios are to what runs use; those of time are of the same round.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from zarr.codecs.numcodecs import LZ4
 
 from wsi_seg import RunSettings, load_model, segment_slide
 from wsi_seg.maps.maps import Maps
-from wsi_seg.maps.shards import ZSTD_LEVEL, ShardedArray
+from wsi_seg.maps.shards import ZSTD_LEVEL, ShardedArray, array_document, write_node
 from wsi_seg.planning.map_layout import LABEL_CHUNK, PROBABILITY_CHUNK
 from wsi_seg.slides.sample import sample_slide
 
@@ -95,7 +95,11 @@ def once(values: Array, codec: str, chunk: int, pipeline: str, folder: Path) -> 
             place, shape=whole, dtype=values.dtype, shards=whole, chunks=inner, compressors=CODECS[codec](),
             fill_value=0, overwrite=True, config={"write_empty_chunks": True},
         )  # fmt: skip
-        own = ShardedArray(Path(place), whole, values.dtype, whole, inner)
+        if pipeline == OWN:
+            names = "cyx"[-values.ndim :]
+            document = array_document(whole, values.dtype.name, shard=whole, chunk=inner, names=names)
+            write_node(Path(place), document)
+            own = ShardedArray.open(Path(place), document)
         start = time.process_time()
         if pipeline == OWN:
             own.write_shard((0,) * values.ndim, values)
@@ -132,7 +136,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    result = begin(versions=versions("zarr", "zarrs", "numcodecs"), side=given.side) | {"rows": []}
+    result = begin(versions=versions("tensorstore", "zarr", "zarrs", "numcodecs"), side=given.side) | {
+        "rows": []
+    }
     with tempfile.TemporaryDirectory() as place:
         for name, values in real_maps(given.side):
             for row in measure(name, values, given.rounds, Path(place)):

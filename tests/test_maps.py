@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 
+from tests.test_shards import largest_file
 from wsi_seg.core.classes import BCSS, TissueClass
 from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.core.geometry import Size
@@ -335,19 +336,17 @@ def test_opening_something_else_is_one_clear_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     lay = layout()
     create_maps(tmp_path / "m.zarr", lay)
 
-    def full(*_: object, **__: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
     block = next(cut_blocks(lay.map_size, lay.block))
-    with pytest.raises(OutputError, match=r"m\.zarr: cannot write .*No space left"):
-        Maps.open(tmp_path / "m.zarr").write_block(block, **content(lay)[0, 0])
-    with pytest.raises(OutputError, match=r"n\.zarr: cannot write .*No space left"):
-        create_maps(tmp_path / "n.zarr", lay)
+    with largest_file(10):
+        with pytest.raises(OutputError, match=r"m\.zarr: cannot write the maps \(File too large\)") as raised:
+            Maps.open(tmp_path / "m.zarr").write_block(block, **content(lay)[0, 0])
+        assert raised.value.errno == errno.EFBIG
+        with pytest.raises(OutputError, match=r"n\.zarr: cannot write the maps \(File too large\)"):
+            create_maps(tmp_path / "n.zarr", lay)
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
@@ -359,7 +358,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     fill(tmp_path / "m.zarr", layout())
     before = tree_hash(tmp_path / "m.zarr")
-    (tmp_path / "m.zarr/0/c/0/0/0.deadbeef.partial").write_bytes(b"half")
+    (tmp_path / "m.zarr/0/c/0/0/0_deadbeef.__lock").write_bytes(b"half")
     remove_partial_files(tmp_path / "m.zarr")
     assert tree_hash(tmp_path / "m.zarr") == before
 

@@ -35,7 +35,7 @@ from wsi_seg.core.geometry import Box
 from wsi_seg.maps.fields import ChannelSum
 from wsi_seg.maps.ome import image_metadata, label_metadata, labels_metadata
 from wsi_seg.maps.pyramid import halve
-from wsi_seg.maps.shards import NODE, PARTIAL, ShardedArray, write_node
+from wsi_seg.maps.shards import NODE, PARTIAL, ShardedArray, array_document, write_node
 from wsi_seg.planning.grid import Block
 from wsi_seg.planning.map_layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
@@ -76,9 +76,7 @@ def create_maps(path: Path, layout: MapLayout) -> None:
             _write_group(aside / PATHS[kind], _label_attributes(layout, kind))
         for kind in KINDS:
             for level in range(layout.level_count):
-                _planned_array(aside, layout, kind, level).create(
-                    ("c", "y", "x") if kind == "probabilities" else ("y", "x")
-                )
+                write_node(aside / f"{PATHS[kind]}{level}", _array_document(layout, kind, level))
         aside.rename(path)
 
 
@@ -105,17 +103,17 @@ def _write_group(path: Path, attributes: dict[str, Any]) -> None:
     write_node(path, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
 
-def _planned_array(store: Path, layout: MapLayout, kind: Kind, level: int) -> ShardedArray:
+def _array_document(layout: MapLayout, kind: Kind, level: int) -> dict[str, Any]:
     size, side = layout.size(kind, level), layout.shard_side(kind, level)
     chunk = layout.chunk_side(kind, level)
     image = kind == "probabilities"
     channels = (len(layout.channels),) if image else ()
-    return ShardedArray(
-        store / f"{PATHS[kind]}{level}",
-        shape=(*channels, size.height, size.width),
-        dtype=np.dtype(layout.probability_dtype if image else "uint8").newbyteorder("<"),
+    return array_document(
+        (*channels, size.height, size.width),
+        layout.probability_dtype if image else "uint8",
         shard=(*channels, side, side),
         chunk=(*(1 for _ in channels), chunk, chunk),
+        names=("c", "y", "x") if image else ("y", "x"),
     )
 
 
@@ -191,14 +189,8 @@ class Maps:
             OutputError: it is damaged.
         """
         if (kind, level) not in self._arrays:
-            found = ShardedArray.open(self.path / f"{PATHS[kind]}{level}")
-            planned = _planned_array(self.path, self.layout, kind, level)
-            if (found.shape, found.dtype) != (planned.shape, planned.dtype):
-                raise OutputError(
-                    f"{found.folder / NODE}: this part of the maps is damaged (it holds {found.dtype} "
-                    f"{found.shape}, where the maps have {planned.dtype} {planned.shape})"
-                )
-            self._arrays[kind, level] = found
+            document = _array_document(self.layout, kind, level)
+            self._arrays[kind, level] = ShardedArray.open(self.path / f"{PATHS[kind]}{level}", document)
         return self._arrays[kind, level]
 
     @cached_property
