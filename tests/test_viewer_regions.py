@@ -21,11 +21,11 @@ from tests.made.results import make_results
 from tests.viewer_server import client, only_id
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.folder import MAPS
 from wsi_seg.viewer import regions
-from wsi_seg.viewer.limits import Kept
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import Regions, read_regions
 from wsi_seg.viewer.screen_outlines import Outlines, ScaledOutlines, power_of_two_below, ring_texts
@@ -365,7 +365,7 @@ def write_many(path: Path, count: int) -> None:
 
 def test_many_regions_are_shown_within_bounded_memory(tmp_path: Path) -> None:
     write_many(tmp_path / "many.geojson", 10_000)
-    cache: Kept[ScaledOutlines] = Kept(2**20, lambda sheet: sheet.size)
+    cache: LRUCache[ScaledOutlines] = LRUCache(2**20, lambda sheet: sheet.size)
     outlines = Outlines(read_regions(tmp_path / "many.geojson"), cache, "many")
     whole = outlines.show(View((0, 0, 10_000, 10_000), 8.0))
     assert len(json.loads(whole)["regions"]) == 10_000

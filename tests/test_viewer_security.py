@@ -22,7 +22,8 @@ from tests.made.pyramids import write_pyramid
 from tests.made.results import make_results, renamed
 from tests.viewer_server import LOCAL, client, only_id
 from wsi_seg.core.geometry import Scale
-from wsi_seg.viewer.limits import Kept, ThreadLimiter
+from wsi_seg.core.lru import LRUCache
+from wsi_seg.viewer.limits import ThreadLimiter
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.security import MOST_BODY, Access
 
@@ -450,9 +451,9 @@ def test_work_is_bounded_and_what_would_wait_too_long_is_refused() -> None:
     assert most == 2 and refused == [503] * 4
 
 
-def test_caches_stay_within_their_bytes_and_let_go() -> None:
+def test_caches_stay_within_their_bytes_and_drop_values() -> None:
     gone: list[bytes] = []
-    kept: Kept[bytes] = Kept(100, len, gone.append)
+    kept: LRUCache[bytes] = LRUCache(100, len, gone.append)
     for i in range(20):
         kept.put(i, bytes([i]) * 30)
         kept.get(0)
@@ -461,3 +462,7 @@ def test_caches_stay_within_their_bytes_and_let_go() -> None:
     assert len(gone) == 17
     kept.put("large", b"x" * 101)
     assert kept.get("large") is None and kept.held <= 100
+    kept.put("last", b"x" * 10)
+    kept.drop("last")
+    kept.drop("last")
+    assert kept.get("last") is None and kept.held == 0 and gone.count(b"x" * 10) == 1

@@ -18,11 +18,11 @@ from tests.made.pyramids import make_landmark_slide, write_pyramid
 from tests.made.results import SMALL_BLOCKS, make_results
 from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.folder import MAPS
 from wsi_seg.viewer.grid import DeepZoom
-from wsi_seg.viewer.limits import Kept
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.sources import CLASSES, Channels, LiveMaps, StoredMaps
 
@@ -209,7 +209,7 @@ def test_a_run_shows_its_finished_blocks_as_the_pyramids_will(shown: Shown, data
     stored = StoredMaps(maps)
     every = {(ix, iy) for ix in range(4) for iy in range(3)}
     done = frozenset(data.draw(st.sets(st.sampled_from(sorted(every)))))
-    live = LiveMaps(maps, lambda: done, frozenset, Kept(2**20, lambda array: array.nbytes), "run")
+    live = LiveMaps(maps, lambda: done, frozenset, LRUCache(2**20, lambda array: array.nbytes), "run")
     what = data.draw(st.sampled_from([CLASSES, Channels("probabilities", (0,))]))
     downsample = data.draw(st.sampled_from(live.downsamples(what.kind)[:2]))
     side = 256 // downsample

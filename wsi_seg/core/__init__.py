@@ -13,6 +13,7 @@ __all__ = [
     "formats",
     "geometry",
     "logs",
+    "lru",
     "settings",
     "storage",
     "storage_errors",

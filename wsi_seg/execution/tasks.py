@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from PIL import Image
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.logs import captured
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.inference.blocks import BlockMaps, BlockSettings, ForwardPool, Predictor, segment_block
 from wsi_seg.maps.maps import Maps
@@ -120,16 +120,16 @@ def run_block(task: BlockTask) -> BlockRecord:
         pool = _forward_pool(predictor, task.settings.passes)
         for read in (read_strictly, read_tolerantly):
             try:
-                slide = _slide_cache.get(task.slide)
+                slide = slide_of(task.slide)
                 maps = segment_block(slide, block, task.tissue, predictor, task.settings, pool, read)
                 break
             except SlideError as error:
                 if read is read_tolerantly:
                     return failed_block(task, str(error))
                 logger.warning("block (%d, %d): %s; reading it again", block.ix, block.iy, error)
-                _slide_cache.forget(task.slide)
+                _caches.slides.drop(task.slide)
         start = time.perf_counter()
-        _maps_cache.get(task.maps_path).write_block(
+        _maps(task.maps_path).write_block(
             block,
             labels=maps.labels,
             tissue=maps.tissue,
@@ -172,48 +172,15 @@ def killed_block(task: BlockTask) -> BlockRecord:
     return failed_block(task, f"{task.slide.path}: each worker that tried this block died")
 
 
-class _SlideCache(threading.local):
-    """The slides that this thread has open: one for each of the few that are worked on at a time."""
+class _ThreadCaches(threading.local):
+    """The slides that this thread has open and the stores that it writes to, of the few in work at a time."""
 
     def __init__(self) -> None:
-        self._slides: OrderedDict[SlideRecipe, Slide] = OrderedDict()
-
-    def get(self, recipe: SlideRecipe) -> Slide:
-        if recipe not in self._slides:
-            self._slides[recipe] = open_slide(
-                recipe.path,
-                reader=recipe.reader,
-                mpp=recipe.mpp,
-                series=recipe.series,
-                cache=recipe.cache,
-            )
-            while len(self._slides) > OPEN_SLIDES:
-                self._slides.popitem(last=False)[1].close()
-        self._slides.move_to_end(recipe)
-        return self._slides[recipe]
-
-    def forget(self, recipe: SlideRecipe) -> None:
-        if recipe in self._slides:
-            self._slides.pop(recipe).close()
+        self.slides: LRUCache[Slide] = LRUCache(OPEN_SLIDES, on_evict=lambda slide: slide.close())
+        self.maps: LRUCache[Maps] = LRUCache(OPEN_SLIDES)
 
 
-class _MapsCache(threading.local):
-    """The stores that this thread writes to."""
-
-    def __init__(self) -> None:
-        self._maps: OrderedDict[str, Maps] = OrderedDict()
-
-    def get(self, path: str) -> Maps:
-        if path not in self._maps:
-            self._maps[path] = Maps.open(Path(path))
-            while len(self._maps) > OPEN_SLIDES:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(path)
-        return self._maps[path]
-
-
-_slide_cache = _SlideCache()
-_maps_cache = _MapsCache()
+_caches = _ThreadCaches()
 _predictors: dict[PredictorRecipe, Predictor] = {}
 _forward_pools: dict[int, ForwardPool] = {}
 _holders = 0
@@ -226,7 +193,16 @@ def slide_of(recipe: SlideRecipe) -> Slide:
     Raises:
         SlideError: it cannot be opened.
     """
-    return _slide_cache.get(recipe)
+    return _caches.slides.get_or_make(
+        recipe,
+        lambda: open_slide(
+            recipe.path, reader=recipe.reader, mpp=recipe.mpp, series=recipe.series, cache=recipe.cache
+        ),
+    )
+
+
+def _maps(path: str) -> Maps:
+    return _caches.maps.get_or_make(path, lambda: Maps.open(Path(path)))
 
 
 def load_predictor(recipe: PredictorRecipe) -> Predictor:

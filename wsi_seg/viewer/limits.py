@@ -1,12 +1,10 @@
-"""What bounds the server: work done at a time, work that waits, and bytes that are kept."""
+"""Limits of the server: work done at a time, and work that waits."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -42,59 +40,3 @@ class ThreadLimiter:
             return await anyio.to_thread.run_sync(function, limiter=self._limiter)
         finally:
             self._present -= 1
-
-
-class Kept(Generic[Value]):
-    """The values that were used last, as many as their weights allow; for any number of threads."""
-
-    def __init__(
-        self,
-        most: int,
-        weight: Callable[[Value], int] = lambda _: 1,
-        let_go: Callable[[Value], None] = lambda _: None,
-    ) -> None:
-        """Make an empty store.
-
-        Args:
-            most: sum of the weights, at most.
-            weight: of a value, such as its bytes.
-            let_go: told of each value that is dropped.
-        """
-        self._most, self._weight, self._let_go = most, weight, let_go
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
-        self.held = 0
-        """Sum of the weights."""
-
-    def get(self, key: Hashable) -> Value | None:
-        """Return the value of a key, None where it is not held."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value, and drop those that were used longest ago; one that is too heavy is not kept."""
-        dropped = []
-        with self._lock:
-            old = self._values.pop(key, None)
-            if old is not None:
-                self.held -= self._weight(old)
-                dropped.append(old)
-            self._values[key] = value
-            self.held += self._weight(value)
-            while self.held > self._most:
-                _, oldest = self._values.popitem(last=False)
-                self.held -= self._weight(oldest)
-                dropped.append(oldest)
-        for one in dropped:
-            if one is not value:
-                self._let_go(one)
-
-    def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a key, made where it is not held."""
-        value = self.get(key)
-        if value is None:
-            value = make()
-            self.put(key, value)
-        return value

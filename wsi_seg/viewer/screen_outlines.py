@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.viewer.limits import Kept
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.viewer.palette import hex_code
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import RegionGroup, Regions
@@ -44,7 +44,7 @@ class ScaledOutlines:
 class Outlines:
     """Answers for views of one result."""
 
-    def __init__(self, regions: Regions, cache: Kept[ScaledOutlines], name: str) -> None:
+    def __init__(self, regions: Regions, cache: LRUCache[ScaledOutlines], name: str) -> None:
         """Answer from `regions`; pieces of answers are held in `cache` under `name`."""
         self.regions, self._cache, self._name = regions, cache, name
         self._extent = np.max(regions.bounds[:, 2:] - regions.bounds[:, :2], axis=1, initial=0.0)

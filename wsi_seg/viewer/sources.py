@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.core.geometry import Box, Size
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.fields import ChannelSum
 from wsi_seg.maps.maps import Maps
 from wsi_seg.maps.pyramid import halve
 from wsi_seg.planning.map_layout import Kind, MapLayout, level_size
 from wsi_seg.slides.tolerant import UNREADABLE
-from wsi_seg.viewer.limits import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class LiveMaps:
         maps: Maps,
         finished: Places,
         failed: Places,
-        cache: Kept[NDArray[Any]],
+        cache: LRUCache[NDArray[Any]],
         name: str,
     ) -> None:
         """Read from a store that is being filled.

@@ -14,11 +14,12 @@ from starlette.requests import Request
 
 from wsi_seg.core.classes import ClassGroup, TissueClass, canonical_name
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.results.folder import JOURNAL
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
-from wsi_seg.viewer.limits import Kept, ThreadLimiter
+from wsi_seg.viewer.limits import ThreadLimiter
 from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.result_info import ResultInfo, RunProgress, read_progress, read_result_info
@@ -188,16 +189,16 @@ class ViewerState:
         self.finder = SlideFinder(places.slides)
         self.pool = SlidePool()
         self.workers = ThreadLimiter()
-        self.tiles: Kept[bytes] = Kept(TILE_CACHE_BYTES, len)
-        self.rows: Kept[ResultRow] = Kept(MOST_ROWS)
+        self.tiles: LRUCache[bytes] = LRUCache(TILE_CACHE_BYTES, len)
+        self.rows: LRUCache[ResultRow] = LRUCache(MOST_ROWS)
         self.tracing = threading.Lock()
         """Held while a file of regions is traced."""
-        self.pieces: Kept[ScaledOutlines] = Kept(CACHE_BYTES, lambda sheet: sheet.size)
-        self.blocks: Kept[NDArray[Any]] = Kept(BLOCK_CACHE_BYTES, _weight_of_array)
-        self.traced: Kept[NDArray[np.object_]] = Kept(MOST_TRACED)
-        self.indexes: Kept[Outlines] = Kept(MOST_INDEXED)
+        self.pieces: LRUCache[ScaledOutlines] = LRUCache(CACHE_BYTES, lambda sheet: sheet.size)
+        self.blocks: LRUCache[NDArray[Any]] = LRUCache(BLOCK_CACHE_BYTES, _weight_of_array)
+        self.traced: LRUCache[NDArray[np.object_]] = LRUCache(MOST_TRACED)
+        self.indexes: LRUCache[Outlines] = LRUCache(MOST_INDEXED)
         self._opening = threading.Lock()
-        self._open: Kept[OpenResult] = Kept(MOST_OPEN)
+        self._open: LRUCache[OpenResult] = LRUCache(MOST_OPEN)
 
     def asked(self, request: Request) -> OpenResult:
         """Return the result that an address names by its id and, in `v`, by the version that a page shows.
