@@ -227,7 +227,7 @@ def test_make_explains_itself_and_refuses_an_old_python(tmp_path: Path) -> None:
         pytest.skip("no make")
     said = _make("help")
     assert said.returncode == 0
-    for target in ("venv", "demo", "test", "lint", "format", "bench", "clean"):
+    for target in ("venv", "demo", "test", "lint", "format", "docs", "bench", "clean"):
         assert f"make {target} " in said.stdout
     old = tmp_path / "python3.8"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.8.10" || exit 1\n')
