@@ -275,7 +275,7 @@ def test_a_box_is_read_as_a_run_reads_it(
         (["--class", "tumor", "--box", "0,0,0,10"], 2, ["x,y,width,height"]),
         (["--class", "tumor", "--device", "tpu"], 2, ["tpu"]),
         (["--class", "tumor", "-o", "x.jpg"], 2, ["x.jpg", ".png"]),
-        (["--class", "tumor", "-o", "absent/x.png"], 1, ["absent/x.png", "cannot write"]),
+        (["--class", "tumor", "-o", "absent/x.png"], 1, ["absent/x.png", "cannot be written"]),
         (["--class", "tumor", "--mpp", "5"], 1, ["10.00× coarser", "--allow-upsampling"]),
     ],
 )

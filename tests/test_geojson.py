@@ -77,7 +77,7 @@ def test_a_feature_has_all_that_qupath_wants_and_nothing_else(tmp_path: Path) ->
         "metadata": {"group": "tumor", "codes": "1 19 20"},
     }
     assert second["properties"]["classification"]["name"] == "Stroma"
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     slide, frame, maps = make(tmp_path)
-    with pytest.raises(OutputError, match=r"o\.png: cannot write"):
+    with pytest.raises(OutputError, match=r"o\.png: cannot be written"):
         draw(tmp_path / "absent" / "o.png", slide, [], frame=frame, maps=maps)
 
 

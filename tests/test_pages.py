@@ -303,7 +303,7 @@ def test_a_batch_page_of_a_thousand_slides_is_bounded(tmp_path: Path) -> None:
 def test_an_empty_batch_and_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert "No slide was asked for." in Reader(write_batch_page(tmp_path, [])).text
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write results"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_batch_page(tmp_path / "file", [])
 
 

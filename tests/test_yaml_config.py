@@ -80,7 +80,7 @@ def test_files_that_are_no_configuration(content, message, tmp_path):
 
 
 def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(UsageError, match=r"no\.yaml: cannot read the configuration"):
+    with pytest.raises(UsageError, match=r"no\.yaml: cannot be read"):
         read_yaml(tmp_path / "no.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing but a comment\n")
     assert read_yaml(tmp_path / "empty.yaml") == {}
@@ -96,7 +96,7 @@ def test_a_file_extends_another(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"which leads back to own\.yaml"):
         read_yaml(own)
     own.write_text("extends: none.yaml\n")
-    with pytest.raises(UsageError, match=r"none\.yaml: cannot read the configuration"):
+    with pytest.raises(UsageError, match=r"none\.yaml: cannot be read"):
         read_yaml(own)
 
 

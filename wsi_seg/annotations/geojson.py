@@ -22,6 +22,7 @@ from shapely import MultiPolygon, Polygon
 
 from wsi_seg.core.classes import canonical_name
 from wsi_seg.core.errors import MaskError
+from wsi_seg.core.files import reading
 
 GZIP_MAGIC = b"\x1f\x8b"
 POLYGONAL = ("Polygon", "MultiPolygon")
@@ -97,10 +98,8 @@ def load_json(path: Path) -> Any:
     Raises:
         MaskError: the file cannot be read or is not JSON.
     """
-    try:
+    with reading(path, MaskError):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise MaskError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
         return json.loads(gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data)
     except (OSError, EOFError, zlib.error) as error:

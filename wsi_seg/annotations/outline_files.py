@@ -38,6 +38,7 @@ from shapely import MultiPolygon, Polygon
 
 from wsi_seg.annotations.geojson import load_json, polygonal_part
 from wsi_seg.core.errors import DataError, MaskError
+from wsi_seg.core.files import reading
 
 Point = tuple[float, float]
 
@@ -106,12 +107,10 @@ def _valid(points: Sequence[Point]) -> Polygon | MultiPolygon:
 
 def _read_csv(path: Path) -> Iterator[_Drawn]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reading(path, DataError), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             rows = list(enumerate(reader, start=2))
             columns = list(reader.fieldnames or ())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no valid CSV ({error})") from error
     for number, row in rows:

@@ -18,6 +18,7 @@ from wsi_seg.cli.options import (
 )
 from wsi_seg.cli.output import say
 from wsi_seg.core.allocator import keep_freed_memory
+from wsi_seg.core.errors import OutputError
 
 
 @takes_settings("device", "precision")
@@ -67,8 +68,8 @@ def calibrate(
             )
     try:
         kept.add(timings)
-    except OSError as error:
-        raise UsageError(f"{kept.path}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+    except OutputError as error:
+        raise UsageError(f"{error}; set XDG_CACHE_HOME") from error
     if json_:
         say(json.dumps({"kept_in": str(kept.path), "timings": [asdict(t) for t in timings]}))
     else:

@@ -12,6 +12,7 @@ import typer
 from wsi_seg.cli.options import JsonOption, given_settings, settings_of, takes_settings
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import reading
 
 
 @takes_settings("mpp", "reader", "series")
@@ -87,10 +88,8 @@ def validate(
     if not path.exists():
         raise OutputError(f"{path}: no such file or folder")
     if path.is_dir():
-        try:
+        with reading(path, OutputError):
             files = list(walk_files(path))
-        except OSError as error:
-            raise OutputError(f"{error.filename}: cannot be read ({error.strerror})") from error
         found = {file: check for pattern, check in checks.items() for file in files if file.match(pattern)}
     else:
         found = {path: check_page if path.suffix == ".html" else check_geojson}

@@ -11,6 +11,8 @@ from typing import TextIO
 
 import typer
 
+from wsi_seg.core.files import reason_of
+
 # Why something could not be printed although somebody may wait for it; of the command that runs.
 _lost: list[str] = []
 
@@ -37,7 +39,7 @@ def say(text: str, *, err: bool = False) -> bool:
     except OSError as error:
         _write_to_nowhere(sys.stderr if err else sys.stdout)
         if not (isinstance(error, BrokenPipeError) or err):
-            _lost.append(f"stdout: cannot be written ({error.strerror or error})")
+            _lost.append(f"stdout: cannot be written ({reason_of(error)})")
             say(f"error: {_lost[-1]}", err=True)
         return False
     return True

@@ -9,6 +9,7 @@ __all__ = [
     "card",
     "classes",
     "errors",
+    "files",
     "folders",
     "formats",
     "geometry",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass, canonical_name, traced_by_default
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.files import reading
 
 CARD_NAME = "card.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -150,9 +151,8 @@ def read_card(path: Path) -> ModelCard:
     """
     path = path / CARD_NAME if path.is_dir() else path
     try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read the model card ({error.strerror})") from error
+        with reading(path, ModelError):
+            return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: the model card is not UTF-8 text") from error
     except ValidationError as error:

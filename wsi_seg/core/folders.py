@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from wsi_seg.core.files import reason_of
 from wsi_seg.core.formats import (
     DICOM_DIRECTORY,
     DICOM_ENDINGS,
@@ -85,7 +86,7 @@ def why_missing(path: Path, error: OSError) -> str:
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    return f"cannot be read ({error.strerror or error})"
+    return f"cannot be read ({reason_of(error)})"
 
 
 def dicom_files(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:

@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 # Positions closer than this to a whole pixel count as whole (1e-6 of a pixel is far below any reader).
 WHOLE_TOLERANCE = 1e-6
+
+Origin = Literal["bounds", "level0"]
+"""Start of the coordinates in a file with outlines: the slide's bounds, as in QuPath, or l0 (0, 0)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import reason_of
 
 ROOT = "wsi_seg"
 # Of one block; a slide may have thousands.
@@ -96,7 +97,9 @@ class SlideLog(_OfThisThread):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot write the log ({error.strerror})", error.errno) from error
+            raise OutputError(
+                f"{self.path}: cannot write the log ({reason_of(error)})", error.errno
+            ) from error
         except UnicodeEncodeError as error:
             raise OutputError(
                 f"{self.path}: cannot write the log (its name has a character that {error.encoding}, the "

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded
 
 M = TypeVar("M", bound=BaseModel)
@@ -91,9 +92,8 @@ def _joined(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_one(path: Path) -> dict[str, Any]:
     try:
-        values = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
+        with reading(path, UsageError):
+            values = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from error
     if values is None:

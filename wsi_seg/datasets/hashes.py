@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wsi_seg.core.errors import DataError
+from wsi_seg.core.files import reading
 from wsi_seg.core.folders import walk_files
 from wsi_seg.datasets.region import AnnotatedRegion
 
@@ -25,17 +26,12 @@ def file_hashes(regions: Iterable[AnnotatedRegion]) -> dict[str, str]:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        try:
+        with reading(path, DataError):
             yield from walk_files(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     else:
         yield path
 
 
 def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(path, DataError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from wsi_seg.core.errors import DataError
+from wsi_seg.core.files import reading
 
 UNKNOWN_PATIENTS = "images of unknown patients: not independent"
 
@@ -112,12 +113,10 @@ def _by_table(table: Path, folder: Path, image: str, column: str) -> PatientOf:
 
 def _read_table(path: Path, image: str, column: str) -> dict[str, str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reading(path, DataError), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             columns = list(reader.fieldnames or ())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no valid CSV ({error})") from error
     for name in (image, column):

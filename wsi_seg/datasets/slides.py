@@ -17,7 +17,7 @@ from wsi_seg.annotations.geojson import Annotations
 from wsi_seg.core.errors import DataError, SlideError
 from wsi_seg.core.folders import dicom_files, list_folder, why_missing
 from wsi_seg.core.formats import SLIDE_ENDINGS, WITH_FOLDER
-from wsi_seg.core.geometry import Scale
+from wsi_seg.core.geometry import Origin, Scale
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import Dataset, list_files, list_folders
 from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
@@ -28,7 +28,7 @@ from wsi_seg.datasets.slide_region import SlideRegion
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import SlideInfo, map_frame
-from wsi_seg.tissue.mask import Origin, drawn_l0
+from wsi_seg.tissue.mask import drawn_l0
 
 
 class AnnotatedSlides(Dataset, NamedClasses):

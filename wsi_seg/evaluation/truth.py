@@ -19,7 +19,7 @@ from wsi_seg.annotations.drawing import Drawing, check_inside
 from wsi_seg.annotations.geojson import read_annotations
 from wsi_seg.core.classes import IGNORED_CODES
 from wsi_seg.core.errors import DataError
-from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.core.geometry import Box, Origin, Scale, Size
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.mask_files import MaskReader
@@ -27,7 +27,7 @@ from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Targets
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
-from wsi_seg.tissue.mask import Origin, drawn_l0
+from wsi_seg.tissue.mask import drawn_l0
 
 # Pixels from which on a TIFF mask is read in parts.
 LARGE = 2**26

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi_seg.core.errors import MissingExtraError, OutputError
+from wsi_seg.core.files import writing
 from wsi_seg.evaluation.evaluation import Evaluation
 from wsi_seg.results.files import is_litter
-from wsi_seg.results.folder import read_json, writing_to
+from wsi_seg.results.folder import read_record
 
 METRICS = "metrics.json"
 TABLE = "metrics.csv"
@@ -61,7 +62,7 @@ def check_output(out: Path, key: str, overwrite: bool) -> None:
     if not (out / METRICS).is_file() or not (out / REPORT).is_file():
         raise OutputError(f"{out}: exists but holds no evaluation; choose another output folder")
     check_own(out)
-    if not overwrite and read_json(out / METRICS).get("key") != key:
+    if not overwrite and read_record(out / METRICS).get("key") != key:
         raise OutputError(
             f"{out}: holds another evaluation; choose another output folder, or pass --overwrite"
         )
@@ -103,7 +104,7 @@ def write_evaluation(
         **_figures_and_report(evaluation, metrics),
     }
     aside, old = (out.with_name(f".{out.absolute().name}.{state}") for state in ("partial", "old"))
-    with writing_to(out):
+    with writing(out):
         for leftover in (aside, old):
             if leftover.exists():
                 check_own(leftover)

@@ -17,6 +17,7 @@ from typing import Any
 import shapely
 
 from wsi_seg.annotations.geojson import GZIP_MAGIC, OWN_MEMBER
+from wsi_seg.core.files import reason_of
 
 GRID = 0.01
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -31,7 +32,7 @@ def check_geojson(path: Path) -> list[str]:
         text = _read(path)
         document = json.loads(text, parse_constant=_refuse_constant)
     except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror or error})"]
+        return [f"{path}: cannot be read ({reason_of(error)})"]
     except (EOFError, zlib.error) as error:
         return [f"{path}: damaged gzip file ({error})"]
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from wsi_seg.core.classes import RGB
-from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import atomic_path
 
 # Common fonts that know µ and ². Pillow's own does not; where none of these is found it writes plain letters.
 REGULAR = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf")
@@ -297,11 +297,6 @@ def save_png(image: Image.Image, path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    aside = path.with_name(path.name + ".tmp")
-    try:
+    with atomic_path(path) as temporary:
         # The fastest: higher levels take half as long again, to make this kind of picture 3 % smaller.
-        image.save(aside, format="PNG", compress_level=1)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot write the picture ({error.strerror or error})") from error
+        image.save(temporary, format="PNG", compress_level=1)

@@ -16,18 +16,20 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, cast
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from wsi_seg.annotations.geojson import OWN_MEMBER, polygonal_part
-from wsi_seg.core.errors import OutputError, UsageError
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.files import atomic_path, writing
+from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import map_ahead
 from wsi_seg.regions.polygons import Region
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
@@ -43,8 +45,6 @@ COMPRESS_ABOVE = 32 * 2**20
 
 # Regions that are worked on together; more gain nothing.
 BATCH = 1000
-
-Origin = Literal["bounds", "level0"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,13 @@ def write_geojson(
         raise UsageError(f"origin must be bounds or level0, got {origin!r}")
     crop = slide.bounds if origin == "bounds" else None
     subtracted = (float(crop.x0), float(crop.y0)) if crop is not None else (0.0, 0.0)
-    with _aside(path) as aside:
-        with _text(aside, path.name.endswith(".gz")) as file:
-            header = _header(slide, frame, origin, subtracted)
-            file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
-            measured = _measured(regions, slide, frame, subtracted)
-            counts, vanished = _write_features(file, measured, slide, written)
-            file.write("]}")
-        place = _put(aside, path, compress_large)
+    with atomic_path(path) as temporary, _text(temporary, path.name.endswith(".gz")) as file:
+        header = _header(slide, frame, origin, subtracted)
+        file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
+        measured = _measured(regions, slide, frame, subtracted)
+        counts, vanished = _write_features(file, measured, slide, written)
+        file.write("]}")
+    place = _compressed(path) if compress_large and path.suffix != ".gz" else path
     return GeoJSONSummary(place, counts.total(), dict(counts), vanished, subtracted)
 
 
@@ -246,33 +245,17 @@ def _uncertainty(region: Region) -> dict[str, float]:
 _json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, under which nothing is left at the end."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):  # what matters has been raised
-            partial.unlink(missing_ok=True)
-
-
-def _put(aside: Path, path: Path, compress_large: bool) -> Path:
-    """Rename a whole file into place, compressed where it should be, and return its name."""
-    if not compress_large or path.name.endswith(".gz"):
-        return aside.replace(path)
+def _compressed(path: Path) -> Path:
+    """Compress a file that is large, leave one of the two, and return its name."""
     compressed = path.with_name(path.name + ".gz")
-    if aside.stat().st_size <= COMPRESS_ABOVE:
-        aside.replace(path)
-        compressed.unlink(missing_ok=True)
-        return path
-    with _aside(compressed) as partial:
-        with aside.open("rb") as text, partial.open("wb") as raw, _gzip(raw) as stream:
-            shutil.copyfileobj(text, stream, 2**20)
-        partial.replace(compressed)
-    path.unlink(missing_ok=True)
+    with writing(path):
+        if path.stat().st_size <= COMPRESS_ABOVE:
+            compressed.unlink(missing_ok=True)
+            return path
+        with atomic_path(compressed) as temporary:
+            with path.open("rb") as text, temporary.open("wb") as raw, _gzip(raw) as stream:
+                shutil.copyfileobj(text, stream, 2**20)
+        path.unlink()
     return compressed
 
 

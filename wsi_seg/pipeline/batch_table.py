@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.pipeline.inputs import SlideInput
-from wsi_seg.results.folder import BATCH, FAILED, writing_to
+from wsi_seg.results.folder import BATCH, FAILED
 
 LOCK = ".batch.lock"
 # Seconds between two writings while slides are being done: with many slides the tables are large.
@@ -92,7 +91,7 @@ class BatchTable:
         Without failed slides there is no `failed.csv`.
         """
         failed = [_asked_again(row) for row in self.rows if row.status == "failed"]
-        with writing_to(self._out):
+        with writing(self._out):
             self._out.mkdir(parents=True, exist_ok=True)
             with _locked(self._out / LOCK):
                 rows = [*self._others(BATCH), *(row.cells() for row in self.rows)]
@@ -140,14 +139,8 @@ def _asked_again(row: Row) -> dict[str, Any]:
 def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows whose columns are the given ones and, sorted after them, all others that occur."""
     others = sorted({key for row in rows for key in row} - {*columns})
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with aside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_path(path, shared=True, sync=True) as temporary:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, (*columns, *others), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import RegionSettings
-from wsi_seg.results.folder import MANIFEST, MAPS, read_json
+from wsi_seg.results.folder import MANIFEST, MAPS, read_record
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 
@@ -33,7 +33,7 @@ def export_regions(
         OutputError: the folder holds no results, or `path` cannot be written.
         UsageError: the model has no such class.
     """
-    manifest = read_json(results / MANIFEST)
+    manifest = read_record(results / MANIFEST)
     card = manifest_part(ModelCard, manifest, results, "model", "card")
     slide = manifest_part(SlideInfo, manifest, results, "slide")
     frame = manifest_part(MapFrame, manifest, results, "frame")
@@ -46,7 +46,7 @@ def export_regions(
 
 def card_of(results: Path) -> ModelCard:
     """Return the card of the model that made the results in a folder; raises OutputError."""
-    card: ModelCard = manifest_part(ModelCard, read_json(results / MANIFEST), results, "model", "card")
+    card: ModelCard = manifest_part(ModelCard, read_record(results / MANIFEST), results, "model", "card")
     return card
 
 

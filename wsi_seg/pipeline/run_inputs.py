@@ -13,6 +13,7 @@ from typing import Any
 
 import wsi_seg
 from wsi_seg.core.errors import SlideError
+from wsi_seg.core.files import reading, reason_of
 from wsi_seg.core.storage import is_remote
 from wsi_seg.core.versions import package_version
 from wsi_seg.pipeline.settings import RunSettings
@@ -106,10 +107,8 @@ class RunInputs:
         Raises:
             SlideError: the slide's files cannot be looked at.
         """
-        try:
+        with reading(self.path, SlideError):
             self._files = self._files or stamp_slide(self.path)
-        except OSError as error:
-            raise SlideError(f"{error.filename or self.path}: cannot be read ({error.strerror})") from error
         return ExpectedResults(
             self.path,
             slide,
@@ -141,7 +140,7 @@ class RunInputs:
                 try:
                     return future.result()
                 except OSError as error:  # what the network needs of it may be whole
-                    logger.warning("%s: cannot be hashed as a whole (%s)", self.path, error.strerror)
+                    logger.warning("%s: cannot be hashed as a whole (%s)", self.path, reason_of(error))
                     return None
 
             yield result
@@ -157,7 +156,7 @@ class RunInputs:
         try:
             now = stamp_slide(self.path)
         except OSError as error:
-            logger.warning("%s: cannot be looked at any more (%s)", self.path, error.strerror)
+            logger.warning("%s: cannot be looked at any more (%s)", self.path, reason_of(error))
             return
         if now != expected.files:
             raise SlideError(

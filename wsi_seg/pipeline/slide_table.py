@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.files import reading
 from wsi_seg.core.folders import is_there
 from wsi_seg.tissue.mask import MASK_ENDINGS, METHODS
 
@@ -82,10 +83,8 @@ def read_table(path: Path, settings: Collection[str] | None = None) -> list[Tabl
 
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Return the lines that hold something, each with its number and its cells without white space around."""
-    try:
+    with reading(path, UsageError):
         data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path}: is a table in UTF-16; {SAVE_AS}")
     try:

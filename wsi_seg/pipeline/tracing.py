@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import cancellation, raise_if_cancelled
 from wsi_seg.execution.tasks import SlideRecipe, slide_of
-from wsi_seg.exporters.geojson import Origin, write_geojson
+from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline

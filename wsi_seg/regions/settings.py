@@ -10,12 +10,12 @@ from pydantic.dataclasses import dataclass
 
 from wsi_seg.core.classes import ClassGroup, canonical_name, find_classes, find_groups
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import Origin
 from wsi_seg.core.settings import CONFIG, checked, setting
 
 if TYPE_CHECKING:
     from wsi_seg.core.card import ModelCard
 
-Origin = Literal["bounds", "level0"]
 Threshold = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -4,4 +4,4 @@ Names, atomic writing, the journal by which a run resumes, the lock, upload to U
 results, and report pages.
 """
 
-__all__ = ["bottleneck", "claims", "files", "folder", "matching", "pages", "upload"]
+__all__ = ["bottleneck", "claims", "files", "folder", "journal", "matching", "pages", "upload"]

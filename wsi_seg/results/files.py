@@ -8,13 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import atomic_path, reading
 
 MAPS = "maps.zarr"
 POLYGONS = "polygons.geojson"
@@ -72,23 +72,10 @@ _LITTER = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*")
 _TEMPORARY = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{32})?\.(tmp|partial)")
 
 
-@contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, no permission) into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename or path}: cannot write results ({error.strerror or error})", error.errno
-        ) from error
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to a sibling file and rename it, so that `path` is old or new but never half."""
-    aside = path.with_name(path.name + ".tmp")
-    with writing_to(path):
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(path)
+    """Write JSON, whole or not at all; OutputError where that is refused."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -98,9 +85,8 @@ def read_json(path: Path) -> Any:
         OutputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+        with reading(path, OutputError):
+            return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: is damaged ({error}); remove its folder and run again") from error
 

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import writing
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results import matching
@@ -55,7 +56,6 @@ from wsi_seg.results.files import (
     read_record,
     short_name,
     write_json,
-    writing_to,
 )  # fmt: skip
 from wsi_seg.results.journal import append_record, read_records
 from wsi_seg.results.matching import ExpectedResults, Record, Versions
@@ -78,11 +78,10 @@ __all__ = [
     "ResultsFolder",
     "check_name",
     "missing_files",
-    "read_json",
+    "read_record",
     "results_name",
     "short_name",
     "write_json",
-    "writing_to",
 ]  # fmt: skip
 
 
@@ -153,7 +152,7 @@ class ResultsFolder:
         """
         for above in PurePosixPath(self.name).parents:
             manifest = self.out / above / MANIFEST
-            with writing_to(manifest):
+            with writing(manifest):
                 if manifest.is_file() and is_manifest(manifest.read_bytes()):
                     raise OutputError(within_results(self.out / above))
 
@@ -167,7 +166,7 @@ class ResultsFolder:
             expected: the run that is about to begin.
             confirm: raises where the claim of this run is lost.
         """
-        with writing_to(self.final):
+        with writing(self.final):
             if (self.partial / MANIFEST).is_file():
                 self._put_into_place(confirm)
             self._discard(self._old)
@@ -230,9 +229,9 @@ class ResultsFolder:
             before = self._content()
             matching.check_resumable(read_record(self.partial / PLAN), before, expected, self.partial)
             self.record_content(expected, Content.from_json(before).sha256)
-            with writing_to(self.partial):
+            with writing(self.partial):
                 return read_records(self.partial / JOURNAL)
-        with writing_to(self.partial):
+        with writing(self.partial):
             self._discard(self.partial)
             self.partial.mkdir(parents=True)
         try:
@@ -261,7 +260,7 @@ class ResultsFolder:
 
     def record(self, record: BlockRecord) -> None:
         """Append one finished block to the journal; the block's shards are on disk by then."""
-        with writing_to(self.partial):
+        with writing(self.partial):
             append_record(self.partial / JOURNAL, record)
 
     def files(self) -> list[str]:
@@ -279,7 +278,7 @@ class ResultsFolder:
             OutputError: the claim is lost, or what is in the place is not to be replaced; the partial folder
                 stays, to be put there by the next run.
         """
-        with writing_to(self.final):
+        with writing(self.final):
             self._put_into_place(confirm)
 
     def _put_into_place(self, confirm: Callable[[], None]) -> None:
@@ -300,7 +299,7 @@ class ResultsFolder:
 
     def discard_if_nothing_done(self) -> None:
         """Remove the partial folder when it holds no finished block that a next run could keep."""
-        with writing_to(self.partial):
+        with writing(self.partial):
             if not (self.partial / JOURNAL).exists() and not (self.partial / MANIFEST).exists():
                 self._discard(self.partial)
 

@@ -34,18 +34,28 @@ def read_records(path: Path) -> list[BlockRecord]:
     if not path.exists():
         return []
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = whole_lines(content)
     if whole != content:
         path.write_bytes(whole)
+    return list(parse_records(whole, path).values())
+
+
+def whole_lines(content: bytes) -> bytes:
+    """Return a journal without its last line where that has no end: it is being written, or a kill cut it."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def parse_records(lines: bytes, path: Path) -> dict[tuple[int, int], BlockRecord]:
+    """Return the last record of each block (ix, iy); OutputError where a line is damaged."""
     records = {}
-    whole_record = TypeAdapter(BlockRecord)
-    for number, line in enumerate(whole.splitlines(), start=1):
+    record_type = TypeAdapter(BlockRecord)
+    for number, line in enumerate(lines.splitlines(), start=1):
         try:
-            record = whole_record.validate_json(line)
+            record = record_type.validate_json(line)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise OutputError(
                 f"{path}: line {number} is damaged ({reason}); remove its folder and run again"
             ) from error
         records[record.ix, record.iy] = record
-    return list(records.values())
+    return records

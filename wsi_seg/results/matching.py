@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_seg.core.errors import OutputError, SlideError
+from wsi_seg.core.files import reason_of
 from wsi_seg.core.storage import is_remote
 from wsi_seg.slides.identity import Content, FileStamp, Verdict, compare_content
 from wsi_seg.slides.slide import SlideInfo
@@ -159,7 +160,7 @@ def _compare(content: Any, expected: ExpectedResults) -> Verdict:
     except OSError as error:
         raise SlideError(
             f"{error.filename or expected.path}: cannot be read, to compare it with what was run before "
-            f"({error.strerror})"
+            f"({reason_of(error)})"
         ) from error
 
 

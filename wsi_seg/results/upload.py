@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import writing
 from wsi_seg.core.storage import connect, is_remote
 from wsi_seg.core.storage_errors import reported
 from wsi_seg.results import matching
@@ -36,7 +37,6 @@ from wsi_seg.results.files import (
     foreign_files,
     is_manifest,
     listed_files,
-    writing_to,
 )
 from wsi_seg.results.folder import ResultsFolder, within_results
 from wsi_seg.results.matching import ExpectedResults, Record, Versions
@@ -227,7 +227,7 @@ class RemoteResultsFolder(ResultsFolder):
             self._discard_staged()
 
     def _discard_staged(self) -> None:
-        with writing_to(self.final):
+        with writing(self.final):
             self._discard(self.final)
 
     def remove_empty(self) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import shapely
@@ -23,12 +23,10 @@ from wsi_seg.annotations.drawing import Drawing, largest_first, reached_pixels
 from wsi_seg.annotations.geojson import IGNORE, Annotations, is_named, polygonal_part, read_annotations
 from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.folders import is_there
-from wsi_seg.core.geometry import Box, RealBox, Scale
+from wsi_seg.core.geometry import Box, Origin, RealBox, Scale
 from wsi_seg.slides.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.slides.tolerant import read_tolerantly
 from wsi_seg.tissue.stain import detect_tissue
-
-Origin = Literal["bounds", "level0"]
 
 # Cells of a mask, in µm, and the most cells along the longer side of a slide.
 CELL_UM = 8.0

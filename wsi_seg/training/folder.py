@@ -14,6 +14,7 @@ import yaml
 
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import reason_of
 from wsi_seg.core.versions import package_version
 from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
@@ -73,7 +74,7 @@ class TrainingFolder:
             for name, text in record.items():
                 (self.path / name).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot write there ({error.strerror})") from error
+            raise OutputError(f"{self.path}: cannot write there ({reason_of(error)})") from error
         return None
 
     def finish(self) -> None:

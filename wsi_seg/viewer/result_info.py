@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup, TissueClass
 from wsi_seg.core.errors import OutputError
-from wsi_seg.exporters.geojson import Origin
+from wsi_seg.core.geometry import Origin
+from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.planning.map_layout import MapLayout
 from wsi_seg.regions.settings import RegionSettings, TraceSettings
-from wsi_seg.results.folder import JOURNAL, MANIFEST, PLAN, SUMMARY, read_json
+from wsi_seg.results.folder import JOURNAL, MANIFEST, PLAN, SUMMARY, read_record
+from wsi_seg.results.journal import parse_records, whole_lines
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 from wsi_seg.viewer.folders import ResultEntry
 
@@ -145,10 +146,7 @@ def _read(entry: ResultEntry, name: str) -> dict[str, Any]:
     path = entry.file(name)
     if path is None:
         raise OutputError(f"{entry.folder / name}: is missing; run wsi-seg run again")
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise OutputError(f"{path}: is damaged (no JSON object); remove its folder and run again")
-    return value
+    return read_record(path)
 
 
 def read_progress(entry: ResultEntry, facts: ResultInfo) -> RunProgress | None:
@@ -158,7 +156,8 @@ def read_progress(entry: ResultEntry, facts: ResultInfo) -> RunProgress | None:
     blocks = facts.plan["blocks"]
     tiles = {(ix, iy): count for ix, iy, count in blocks}
     path = entry.file(JOURNAL)
-    written = {} if path is None else _read_journal(path)
+    records = {} if path is None else _read_journal(path)
+    written = {place: record.written for place, record in records.items()}
     return RunProgress(
         blocks_done=len(written),
         blocks_total=len(blocks),
@@ -169,18 +168,9 @@ def read_progress(entry: ResultEntry, facts: ResultInfo) -> RunProgress | None:
     )
 
 
-def _read_journal(path: Path) -> dict[tuple[int, int], bool]:
-    """Return the finished blocks, and whether their shards were written."""
+def _read_journal(path: Path) -> dict[tuple[int, int], BlockRecord]:
     try:
-        text = path.read_bytes()
+        content = path.read_bytes()
     except OSError:  # the run has just been finished, and the file removed
         return {}
-    written = {}
-    # What stands behind the last line's end is being written.
-    for line in text[: text.rfind(b"\n") + 1].splitlines():
-        try:
-            record = json.loads(line)
-            written[int(record["ix"]), int(record["iy"])] = bool(record["written"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise OutputError(f"{path}: a line is damaged ({error})") from error
-    return written
+    return parse_records(whole_lines(content), path)

@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from wsi_seg.core.errors import OutputError, UsageError, WsiSegError
+from wsi_seg.core.files import reason_of
 from wsi_seg.viewer.app import create_app
 from wsi_seg.viewer.connections import MOST_CONNECTIONS, BoundedConnection
 from wsi_seg.viewer.folders import find_results
@@ -113,7 +114,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise UsageError(f"--host {host}: no address of this machine ({error.strerror or error})") from error
+        raise UsageError(f"--host {host}: no address of this machine ({reason_of(error)})") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
@@ -121,7 +122,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise UsageError(
-            f"port {port} of {host} cannot be used ({error.strerror or error}); "
+            f"port {port} of {host} cannot be used ({reason_of(error)}); "
             "choose another with --port, or 0 for any that is free"
         ) from error
     return listening

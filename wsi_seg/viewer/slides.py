@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_seg.core.errors import SlideError
+from wsi_seg.core.files import reason_of
 from wsi_seg.core.folders import is_passed_over, kind_of
 from wsi_seg.slides.readers import reopen_slide
 from wsi_seg.slides.slide import Slide, SlideInfo
@@ -75,7 +76,7 @@ class SlideFinder:
         try:
             state = path.stat()
         except OSError as error:
-            return f"{path}: cannot be read ({error.strerror})"
+            return f"{path}: cannot be read ({reason_of(error)})"
         key = (path, state.st_mtime_ns, state.st_size, info.fingerprint)
         with self._lock:
             if key in self._checked:

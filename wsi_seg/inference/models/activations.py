@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import wsi_seg
+from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.inference.models.registry import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -47,15 +48,14 @@ def kept_activations(name: str, find: Callable[[], float]) -> float:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # none, or not whole: found again
     found = find()
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    text = json.dumps({"versions": versions, "bytes_per_pixel": found}) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(
-            json.dumps({"versions": versions, "bytes_per_pixel": found}) + "\n", encoding="utf-8"
-        )
-        aside.replace(path)
-    except OSError as error:
-        logger.info("%s: cannot be kept (%s)", path, error.strerror)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path, shared=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    except OutputError as error:  # found anew next time
+        logger.info("%s", error)
     return found
 
 

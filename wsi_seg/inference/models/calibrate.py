@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.inference.models.predictor import NetworkPredictor, cpu_threads
 from wsi_seg.inference.models.registry import cache_folder
 
@@ -64,13 +65,14 @@ class Calibration:
         """Keep new measurements; they take the place of older ones of the same shape.
 
         Raises:
-            OSError: the cache folder cannot be written.
+            OutputError: the cache folder cannot be written.
         """
         known = {(t.tile, t.batch, t.passes): t for t in (*self.timings(), *timings)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(f".{time.time_ns()}.tmp")
-        aside.write_text(json.dumps([asdict(t) for t in known.values()], indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.path)
+        text = json.dumps([asdict(t) for t in known.values()], indent=1) + "\n"
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.path, shared=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     def best_batches(self) -> dict[int, int]:
         """Return the fastest batch measured for each tile size, with as many passes as do best."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wsi_seg.core.card import WEIGHTS_NAME, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.files import reason_of
 from wsi_seg.inference.models.network import HEAD_KEY, build_network, load_weights
 
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
@@ -48,7 +49,7 @@ def convert_checkpoint(checkpoint: Path, card_path: Path, folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         if not folder.is_dir():  # else another process made the same folder first
-            raise ModelError(f"{folder}: cannot write the converted model ({error.strerror})") from error
+            raise ModelError(f"{folder}: cannot write the converted model ({reason_of(error)})") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

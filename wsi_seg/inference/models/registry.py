@@ -15,6 +15,7 @@ from pathlib import Path
 
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded, kind_of
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -132,9 +133,6 @@ def _card_of(checkpoint: Path) -> Path:
 def _digest(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
+        with reading(path, ModelError), path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from wsi_seg.core.files import reason_of
+
 # Attributes that make a browser fetch something, whatever element they stand on.
 FETCHING = frozenset(
     {"src", "srcset", "poster", "data", "background", "action", "formaction", "ping", "xlink:href"}
@@ -27,7 +29,7 @@ def check_page(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror or error})"]
+        return [f"{path}: cannot be read ({reason_of(error)})"]
     except UnicodeDecodeError:
         return [f"{path}: is not UTF-8 text"]
     reader = _Reader()

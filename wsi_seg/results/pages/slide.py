@@ -10,9 +10,10 @@ from typing import Any
 from PIL import Image
 
 from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.files import writing
 from wsi_seg.exporters.figure import draw_scale_bar
 from wsi_seg.exporters.overview import Overview
-from wsi_seg.results.folder import REPORT, THUMBNAIL, writing_to
+from wsi_seg.results.folder import REPORT, THUMBNAIL
 from wsi_seg.results.pages.template import jpeg_of, write_page
 
 TEMPLATE = "slide.html.j2"
@@ -66,7 +67,7 @@ def write_slide_page(
     """
     small = overview.image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    with writing_to(folder / THUMBNAIL):
+    with writing(folder / THUMBNAIL):
         (folder / THUMBNAIL).write_bytes(jpeg_of(small, THUMBNAIL_QUALITY))
     return write_page(
         folder / REPORT,

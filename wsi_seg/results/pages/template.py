@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from wsi_seg.core.files import atomic_path
 from wsi_seg.exporters.figure import area_text
-from wsi_seg.results.folder import writing_to
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,17 +28,12 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     Raises:
         OutputError: the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # two runs may write one page
-    with writing_to(path):
-        try:
-            with aside.open("w", encoding="utf-8", newline="\n") as file:
-                # In batches of this many pieces, of which a row of a table has a dozen.
-                stream = _environment().get_template(template).stream(values)
-                stream.enable_buffering(200)
-                file.writelines(stream)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with atomic_path(path, shared=True) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            # In batches of this many pieces, of which a row of a table has a dozen.
+            stream = _environment().get_template(template).stream(values)
+            stream.enable_buffering(200)
+            file.writelines(stream)
     return path
 
 

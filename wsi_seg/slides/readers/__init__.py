@@ -16,7 +16,7 @@ from typing import IO, cast
 
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.folders import dicom_files, list_folder, why_missing
-from wsi_seg.core.formats import DICOM_META, dicom_class, is_dicom
+from wsi_seg.core.formats import DICOM_META, TIFF_MAGIC, dicom_class, is_dicom
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.storage import is_remote
 from wsi_seg.slides.local_copies import SlideCache
@@ -34,7 +34,6 @@ READERS = {
 # Those that read a file piece by piece behind a URL.
 REMOTE_READERS = ("tiff", "tiffslide")
 
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
 # Tag (0020,000E), its type UI and the length of its value, as DICOM writes them into a file's head.
 SERIES_UID_TAG = b"\x20\x00\x0e\x00UI"

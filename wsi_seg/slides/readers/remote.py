@@ -20,13 +20,13 @@ from typing import IO, Protocol, cast
 import tifffile
 
 from wsi_seg.core.errors import SlideError
+from wsi_seg.core.formats import TIFF_MAGIC
 from wsi_seg.core.storage import Piece, PositionedFile, RemoteFile, open_remote
 from wsi_seg.slides.readers.base import sampled_fingerprint
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS
 from wsi_seg.slides.slide import SlideInfo, default_name
 
 BLOCK = 65_536
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # OpenSlide makes a hash of the smallest level unless it is larger, see its `hash_tiff_tiles`.
 HASHED_BYTES = 5 * 2**20
