@@ -123,7 +123,7 @@ def test_the_owner_touches_its_claim_and_notices_its_loss(
         wait_until(lambda: path.stat().st_mtime > 1)
         claim.check()
         path.write_text(json.dumps(asdict(Owner(machine="far", pid=1))))
-        wait_until(claim._lost.is_set)
+        wait_until(lambda: claim._lost)
         with pytest.raises(OutputError, match=r"another one took its place \(process 1 on far\)"):
             claim.confirm()
     assert read_owner(path) == Owner(**json.loads(path.read_text()))  # the other's is left alone

@@ -47,7 +47,8 @@ BUNDLED_BYTES = 16 * 2**20
 
 # Distributions whose import name is another.
 IMPORT_NAMES = {
-    "openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn",
+    "flufl-lock": "flufl", "openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
 }  # fmt: skip
 # Distributions that another one loads; see the reasons in pyproject.toml.
 LOADED_BY_OTHERS = {"adlfs", "aiohttp", "gcsfs", "openslide-bin", "s3fs", "tensorboard"}
