@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from tests.made.slides import half_tissue
 from wsi_seg.cli import app
 from wsi_seg.inference.models.predictor import load_predictor
 from wsi_seg.maps.maps import Maps
@@ -47,12 +48,7 @@ def refused(result: Any, code: int, *words: str) -> None:
 @pytest.fixture(scope="module")
 def small_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of 300 × 200 pixels, its left half tissue-coloured."""
-    pixels = np.full((200, 300, 3), 245, np.uint8)
-    pixels[:, :150] = np.random.default_rng(1).integers(80, 200, (200, 150, 3))
-    pixels[:, :150, 1] //= 2
-    path = tmp_path_factory.mktemp("png") / "small.png"
-    Image.fromarray(pixels).save(path)
-    return path
+    return half_tissue(tmp_path_factory.mktemp("png") / "small.png")
 
 
 @pytest.fixture(scope="module")

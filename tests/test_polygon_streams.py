@@ -21,6 +21,7 @@ from PIL import Image
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from tests.made.slides import half_tissue
 from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
 from wsi_seg.cli import app
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, TissueClass
@@ -175,12 +176,7 @@ def names(folder: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of which the left half is tissue-coloured."""
-    pixels = np.full((200, 300, 3), 245, np.uint8)
-    pixels[:, :150] = np.random.default_rng(1).integers(80, 200, (200, 150, 3))
-    pixels[:, :150, 1] //= 2
-    path = tmp_path_factory.mktemp("png") / "small.png"
-    Image.fromarray(pixels).save(path)
-    return path
+    return half_tissue(tmp_path_factory.mktemp("png") / "small.png")
 
 
 def test_large_files_are_compressed(

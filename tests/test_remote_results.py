@@ -12,16 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 import wsi_seg.pipeline.run
+from tests.made.progress import StopAfter
 from tests.made.slides import SlideSpec, make_slide
 from tests.servers import BUCKET, Traffic, s3_server
 from tests.test_remote import DARKNESS, SETTINGS, put, tree
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted, OutputError
 from wsi_seg.core.geometry import Size
-from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.pipeline.run import SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
-from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results.folder import MANIFEST
 
 OUT = f"s3://{BUCKET}/out"
@@ -65,24 +64,6 @@ def compared(names: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in names.items() if name not in NOT_COMPARED}
 
 
-class Watch:
-    """Notes whether anything was computed; presses Ctrl-C at a stage."""
-
-    def __init__(self, stop_after: int = -1) -> None:
-        self.left, self.started = stop_after, False
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        self.started = True
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def stage(self, name: str) -> None:
-        return None
-
-
 def run(slide: Path, settings: RunSettings, progress: Any = None) -> SlideResult:
     return segment_slide(slide, OUT, DARKNESS, settings, progress)
 
@@ -100,7 +81,7 @@ def test_results_on_s3_have_the_bytes_of_local_ones(
     assert list((tmp_path / "staging").iterdir()) == []
 
     s3.reset()
-    watch = Watch()
+    watch = StopAfter()
     again = run(slide, staged, watch)
     assert (again.status, again.summary, watch.started) == ("skipped", result.summary, False)
     assert [path.rsplit("/", 1)[1] for method, path in s3.requests if method == "GET"] == [
@@ -114,7 +95,7 @@ def test_an_interrupted_run_and_an_interrupted_upload_go_on(
     s3: Traffic, slide: Path, quiet: dict[str, str], staged: RunSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted):
-        run(slide, staged, Watch(stop_after=2))
+        run(slide, staged, StopAfter(2))
     assert s3.puts() == []
     s3.puts_left = 7
     with pytest.raises(OutputError, match=r"^s3://slides/out/made: no permission") as error:
@@ -129,7 +110,7 @@ def test_an_interrupted_run_and_an_interrupted_upload_go_on(
     altered.write_bytes(bytes((tmp_path / "half" / name).stat().st_size))
     put(altered, f"out/made/{name}")
     s3.reset()
-    watch = Watch()
+    watch = StopAfter()
     result = run(slide, staged, watch)
     assert (result.status, watch.started) == ("skipped", False)
     assert len(s3.puts()) == len(quiet) - len(half) + 1
@@ -199,7 +180,7 @@ def test_what_others_have_put_there_meanwhile_is_seen_and_stays(
 
     slide = slide.rename(tmp_path / "second.svs")  # before the claim, another run has done it
     beaten("claimed")
-    watch = Watch()
+    watch = StopAfter()
     assert run(slide, staged, watch).status == "skipped"
     assert not watch.started and untouched()
 

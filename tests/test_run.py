@@ -18,6 +18,7 @@ from scipy.ndimage import binary_dilation
 
 import wsi_seg.pipeline.run
 import wsi_seg.pipeline.tracing
+from tests.made.progress import StopAfter
 from wsi_seg.core.errors import Interrupted, OutputError, SlideError, UsageError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.execution.settings import WorkerSettings
@@ -25,7 +26,7 @@ from wsi_seg.execution.tasks import BlockRecord, BlockTask, killed_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.run import Model, SlideResult, load_model, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
-from wsi_seg.planning.plan import PlanSettings, SegmentationPlan
+from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.folder import JOURNAL, MAPS, POLYGONS
 from wsi_seg.testing.geojson import assert_geojson
 
@@ -120,25 +121,6 @@ def test_block_size_does_not_change_a_pixel(made_svs: Path, model: Model, tmp_pa
     assert arrays[0][0].any()
     for one, other in zip(*arrays, strict=True):
         assert np.array_equal(one, other)
-
-
-class StopAfter:
-    """Presses Ctrl-C once so many blocks are done."""
-
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
-        self.tiles_done = -1
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        self.tiles_done = tiles_done
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def stage(self, name: str) -> None:
-        return None
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(

@@ -13,16 +13,15 @@ import pytest
 import tifffile
 from starlette.testclient import TestClient
 
+from tests.made.progress import StopAfter
 from tests.made.pyramids import make_landmark_slide
 from tests.made.results import make_results
 from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.maps.maps import FAULTS
 from wsi_seg.pipeline.export import export_regions
 from wsi_seg.pipeline.settings import RegionSettings
-from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.folder import JOURNAL
 from wsi_seg.viewer import state as viewer_state
@@ -32,24 +31,6 @@ MARKS = (Box(200, 200, 500, 420), Box(800, 620, 1100, 900))
 BAD = Box(640, 320, 704, 384)  # the pixels of one stored tile
 VIEW = "box=0,0,1300,1000&scale=1"
 UNREADABLE = FAULTS[1].color
-
-
-class StopAfter:
-    """Presses Ctrl-C once so many blocks are done."""
-
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        return None
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def stage(self, name: str) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")

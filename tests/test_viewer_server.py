@@ -21,14 +21,13 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tests.dicom_heads import WHOLE_SLIDE, write_dicom
+from tests.made.progress import StopAfter
 from tests.made.pyramids import make_landmark_slide
 from tests.made.results import make_results
 from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.execution.tasks import BlockRecord
-from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results.claims import claimed
 from wsi_seg.viewer import server
 from wsi_seg.viewer.security import is_loopback
@@ -51,24 +50,6 @@ def finished(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "out"))
-
-
-class StopAfter:
-    """Presses Ctrl-C once so many blocks are done."""
-
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
-
-    def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        return None
-
-    def block_done(self, record: BlockRecord) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def stage(self, name: str) -> None:
-        return None
 
 
 def test_a_run_can_be_watched_and_keeps_its_address(slide: Path, tmp_path: Path) -> None:

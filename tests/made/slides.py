@@ -302,3 +302,12 @@ def _scn_image(mpp: float, view: Box, levels: list[Size], ifds: list[int]) -> st
 
 def _nanometres(mpp: float, **lengths: int) -> str:
     return " ".join(f'{name}="{round(1000 * mpp * value)}"' for name, value in lengths.items())
+
+
+def half_tissue(path: Path) -> Path:
+    """Write a picture of 300 × 200 pixels whose left half is colored as tissue; return its path."""
+    pixels = np.full((200, 300, 3), 245, np.uint8)
+    pixels[:, :150] = np.random.default_rng(1).integers(80, 200, (200, 150, 3))
+    pixels[:, :150, 1] //= 2
+    Image.fromarray(pixels).save(path)
+    return path
