@@ -372,7 +372,7 @@ from pathlib import Path
 replace, left = Path.replace, 3
 def replace_or_be_killed(path, target):
     global left
-    left -= path.name == "{LAST}.part"
+    left -= path.name == "{LAST}.tmp"
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(path, target)
@@ -391,7 +391,7 @@ def test_a_killed_process_is_resumed(made_data, tmp_path, threads):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sorted(path.name for path in (tmp_path / "killed" / CHECKPOINTS).iterdir())
-    assert left == [LAST, f"{LAST}.part"]
+    assert left == [LAST, f"{LAST}.tmp"]
     assert torch.load(tmp_path / "killed" / CHECKPOINTS / LAST, weights_only=True)["epoch"] == 1
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     train(config, tmp_path / "killed", resume=True)

@@ -17,6 +17,7 @@ from torch import nn
 
 from wsi_seg.core.card import WEIGHTS_NAME
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
+from wsi_seg.core.files import atomic_path
 from wsi_seg.inference.models.network import (
     build_network,
     load_encoder,
@@ -259,11 +260,10 @@ def _atomic_checkpoints() -> Any:
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
     class AtomicCheckpointIO(TorchCheckpointIO):
-        """Writes a checkpoint beside its place and renames it: a kill leaves the old one or the new one."""
+        """Checkpoints written whole: a kill leaves the old one or the new one."""
 
         def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-            part = f"{path}.part"
-            super().save_checkpoint(checkpoint, part, storage_options)
-            Path(part).replace(path)
+            with atomic_path(Path(path)) as temporary:
+                super().save_checkpoint(checkpoint, temporary, storage_options)
 
     return AtomicCheckpointIO()

@@ -31,7 +31,7 @@ LOG = "log"
 OWN = (CONFIG, DATA, ENVIRONMENT, CHECKPOINTS, LOG, WEIGHTS_NAME, CARD_NAME)
 
 # In the folders of checkpoints and logs.
-WRITTEN = ("*.ckpt", "*.ckpt.part", "metrics*.csv", "hparams.yaml", "events.out.tfevents.*")
+WRITTEN = ("*.ckpt", "*.ckpt.tmp", "metrics*.csv", "hparams.yaml", "events.out.tfevents.*")
 
 # What decides the result beside the configuration and the data.
 PACKAGES = ("wsi-seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning", "numpy")
