@@ -15,7 +15,6 @@ import hashlib
 import inspect
 import logging
 import multiprocessing
-import os
 import shutil
 import tempfile
 import time
@@ -32,6 +31,7 @@ from torch.nn import functional
 from tests.made.slides import SlideSpec
 from wsi_seg import RunSettings, load_model, open_slide, segment_slide
 from wsi_seg.core.card import ModelCard
+from wsi_seg.core.folders import cache_folder
 from wsi_seg.core.geometry import Size
 from wsi_seg.inference.models.network import build_network, normalized, save_network
 from wsi_seg.inference.models.predictor import load_predictor
@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 
 def default_work() -> Path:
     """Return the folder in which benchmarks keep what they make, in `$XDG_CACHE_HOME`, else in `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wsi_seg" / "benchmarks"
+    return cache_folder("benchmarks")
 
 
 def benchmark_model(work: Path) -> Path:

@@ -1,7 +1,8 @@
-"""One rule for all walks through folders: what is passed over, and which files make up a DICOM slide."""
+"""The user's folders: walks, what they pass over, which files make up a DICOM slide, and the cache folder."""
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,18 +40,38 @@ def list_folder(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not is_passed_over(path.name))
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and all below it; links to folders are not followed.
+def walk_folders(
+    folder: Path, deepest: int | None = None, *, skip_unreadable: bool = False
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield a folder and all below it, each with the files in it, sorted; links to folders are not followed.
+
+    Args:
+        folder: where to begin.
+        deepest: so many folders deep, 0 for this one alone; None for all.
+        skip_unreadable: pass over folders that cannot be read.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    for path in list_folder(folder):
-        kind = kind_of(path)
-        if kind == "file":
-            yield path
-        elif kind == "folder" and not path.is_symlink():
-            yield from walk_files(path)
+    try:
+        entries = list_folder(folder)
+    except OSError:
+        if not skip_unreadable:
+            raise
+        return
+    kinds = {path: kind_of(path) for path in entries}
+    yield folder, [path for path in entries if kinds[path] == "file"]
+    if deepest != 0:
+        below = None if deepest is None else deepest - 1
+        for path in entries:
+            if kinds[path] == "folder" and not path.is_symlink():
+                yield from walk_folders(path, below, skip_unreadable=skip_unreadable)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and all below it; see `walk_folders`."""
+    for _, files in walk_folders(folder):
+        yield from files
 
 
 def kind_of(path: Path) -> Kind:
@@ -68,6 +89,11 @@ def kind_of(path: Path) -> Kind:
 def is_there(path: Path) -> bool:
     """Return whether anything lies at a path; see `kind_of`."""
     return kind_of(path) != "unreadable"
+
+
+def cache_folder(name: str) -> Path:
+    """Return `wsi_seg/<name>` in the user's cache folder: `$XDG_CACHE_HOME`, else `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wsi_seg" / name
 
 
 def home_expanded(text: str) -> Path:

@@ -13,17 +13,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.files import writing
+from wsi_seg.core.folders import cache_folder
 from wsi_seg.core.storage import connect, is_remote
 from wsi_seg.core.storage_errors import reported
 from wsi_seg.results import matching
@@ -42,7 +41,6 @@ from wsi_seg.results.folder import ResultsFolder, within_results
 from wsi_seg.results.matching import ExpectedResults, Record, Versions
 
 UPLOADS_AT_ONCE = 8
-MIB = 2**20
 
 
 def results_folder(out: str | Path, name: str, staging: str | None = None) -> ResultsFolder:
@@ -72,7 +70,7 @@ def local_folder(out: str | Path, staging: str | None = None) -> Path:
     """Return the local folder of results: `out` itself, or where those for a URL are built."""
     if not is_remote(out):
         return Path(out)
-    root = Path(staging) if staging is not None else default_staging()
+    root = Path(staging) if staging is not None else cache_folder("staging")
     return root / hashlib.sha256(str(out).rstrip("/").encode()).hexdigest()[:16]
 
 
@@ -87,12 +85,6 @@ def upload_files(folder: Path, names: Sequence[str], url: str) -> None:
         for name in names:
             if (folder / name).is_file():
                 store.put_file(str(folder / name), f"{root}/{name}")
-
-
-def default_staging() -> Path:
-    """Return `wsi_seg/staging` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "wsi_seg" / "staging"
 
 
 @dataclass(frozen=True)
@@ -196,25 +188,24 @@ class RemoteResultsFolder(ResultsFolder):
                 f"{self.url}: another run has put results there meanwhile; run again to see whether they are "
                 "the same"
             )
-        self._refuse_foreign(before)
+        there = self._refuse_foreign(before)
         store, root = self._store
-        there = self._list()
         here = {
             path.relative_to(self.final).as_posix(): path
             for path in sorted(self.final.rglob("*"))
             if path.is_file()
         }
         manifest = here.pop(MANIFEST)
-        todo = {name: path for name, path in here.items() if not _same(path, there.get(name))}
+        todo = [name for name, path in here.items() if not _same(path, there.get(name))]
         stale = [name for name in there if name not in here]
         confirm()
         with reported(self.url, OutputError):
             for name in sorted(stale, key=lambda name: name != MANIFEST):
                 store.rm_file(f"{root}/{name}")
-            # One by one: `put` of a list leaves coroutines behind that complain when one of them fails.
-            with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
-                list(pool.map(store.put_file, map(str, todo.values()), (f"{root}/{name}" for name in todo)))
-            self._check_arrived(here)
+            # Of a longer list, `put` leaves coroutines behind that complain when one of them fails.
+            for start in range(0, len(todo), UPLOADS_AT_ONCE):
+                some = todo[start : start + UPLOADS_AT_ONCE]
+                store.put([str(here[name]) for name in some], [f"{root}/{name}" for name in some])
             confirm()
             store.put_file(str(manifest), f"{root}/{MANIFEST}")
         self._forget()
@@ -235,21 +226,15 @@ class RemoteResultsFolder(ResultsFolder):
         with suppress(OSError):  # other slides are on their way, or nothing was staged
             self.out.rmdir()
 
-    def _check_arrived(self, here: dict[str, Path]) -> None:
+    def _refuse_foreign(self, record: Record | None) -> dict[str, dict[str, Any]]:
+        """Return what is at the URL, see `_list`; OutputError where no run has written some of it."""
         there = self._list()
-        for name, path in here.items():
-            size = there.get(name, {}).get("size")
-            if size != path.stat().st_size:
-                raise OutputError(
-                    f"{self.url}/{name}: {path.stat().st_size} bytes were sent, {size} are there; run again"
-                )
-
-    def _refuse_foreign(self, record: Record | None) -> None:
-        foreign = foreign_files(self._list(), listed_files(record or {}))
+        foreign = foreign_files(there, listed_files(record or {}))
         if foreign:
             raise OutputError(
                 f"{self.url}: holds {foreign[0]}, which is no result of wsi-seg; choose another output folder"
             )
+        return there
 
     def _list(self) -> dict[str, dict[str, Any]]:
         """Return what is at the URL: facts by name."""
@@ -291,11 +276,9 @@ def _same(path: Path, facts: dict[str, Any] | None) -> bool:
     """Tell whether a stored file is known to have the bytes of a local one."""
     if facts is None or facts.get("size") != path.stat().st_size:
         return False
-    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while piece := file.read(MIB):
-            digest.update(piece)
-    return digest.digest() in _digests(facts)
+        digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).digest()
+    return digest in _digests(facts)
 
 
 def _digests(facts: dict[str, Any]) -> list[bytes]:

@@ -12,11 +12,12 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.folders import dicom_files, kind_of, list_folder
+from wsi_seg.core.folders import dicom_files, walk_folders
 from wsi_seg.core.formats import SLIDE_ENDINGS
 from wsi_seg.inference.models.registry import list_models
 from wsi_seg.slides.slide import default_name
@@ -83,9 +84,7 @@ class Runs:
 
     def slides(self) -> dict[str, Path]:
         """Return the slides in the folder: by their place in it, the file or the folder of a DICOM series."""
-        found: dict[str, Path] = {}
-        _add_slides(found, self._folder, self._folder, 0)
-        return dict(sorted(found.items()))
+        return dict(sorted(islice(_find_slides(self._folder).items(), MOST_SLIDES)))
 
     def models(self) -> dict[str, ModelCard]:
         """Return the bundled models by name."""
@@ -181,22 +180,15 @@ def _read(file: IO[bytes]) -> bytes:
     return os.pread(file.fileno(), MOST_OUTPUT, max(0, os.fstat(file.fileno()).st_size - MOST_OUTPUT))
 
 
-def _add_slides(found: dict[str, Path], root: Path, folder: Path, depth: int) -> None:
-    """Add the slides in and under a folder; symbolic links are followed to files within `root` alone."""
-    try:
-        entries = list_folder(folder)
-    except OSError:  # not ours to read
-        return
-    files = []
-    for path in entries:
+def _find_slides(root: Path) -> dict[str, Path]:
+    """Return the slides in and under a folder by their place in it; links are followed to files within it."""
+    found: dict[str, Path] = {}
+    for folder, entries in walk_folders(root, DEEPEST, skip_unreadable=True):
+        files = [path for path in entries if not path.is_symlink() or path.resolve().is_relative_to(root)]
+        slides = [path for path in files if path.suffix.lower() in (*SLIDE_ENDINGS, *IMAGE_ENDINGS)]
+        if folder != root and dicom_files(files)[0]:
+            slides.append(folder)
+        found |= {path.relative_to(root).as_posix(): path for path in slides}
         if len(found) >= MOST_SLIDES:
-            return
-        kind = kind_of(path)
-        if kind == "folder" and not path.is_symlink() and depth < DEEPEST:
-            _add_slides(found, root, path, depth + 1)
-        elif kind == "file" and (not path.is_symlink() or path.resolve().is_relative_to(root)):
-            files.append(path)
-            if path.suffix.lower() in (*SLIDE_ENDINGS, *IMAGE_ENDINGS):
-                found[path.relative_to(root).as_posix()] = path
-    if folder != root and dicom_files(files)[0]:
-        found[folder.relative_to(root).as_posix()] = folder
+            break
+    return found

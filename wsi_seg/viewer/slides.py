@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.files import reason_of
-from wsi_seg.core.folders import is_passed_over, kind_of
+from wsi_seg.core.folders import kind_of, walk_folders
 from wsi_seg.slides.readers import reopen_slide
 from wsi_seg.slides.slide import Slide, SlideInfo
 from wsi_seg.slides.tolerant import TolerantPixels
@@ -94,18 +94,10 @@ class SlideFinder:
 
 def _files_by_name(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    count = 0
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_passed_over(name)]
-        for name in files:
-            if is_passed_over(name):
-                continue
-            count += 1
-            if count > MOST_FILES:
-                return found
-            path = Path(parent) / name
-            if not path.is_symlink() or path.resolve().is_relative_to(folder):
-                found.setdefault(name, []).append(path)
+    walked = walk_folders(folder, skip_unreadable=True)
+    for path in islice(chain.from_iterable(files for _, files in walked), MOST_FILES):
+        if not path.is_symlink() or path.resolve().is_relative_to(folder):
+            found.setdefault(path.name, []).append(path)
     return found
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import wsi_seg
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.files import atomic_path, writing
-from wsi_seg.inference.models.registry import cache_folder
+from wsi_seg.core.folders import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def activation_bytes(network: nn.Module, side: int, dtype: torch.dtype) -> float
 def kept_activations(name: str, find: Callable[[], float]) -> float:
     """Return what was found before under this name with this version of everything, or find and keep it."""
     versions = {"wsi-seg": wsi_seg.__version__, "torch": torch.__version__}
-    path = cache_folder().parent / "activations" / f"{name}.json"
+    path = cache_folder("activations") / f"{name}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["versions"] == versions:

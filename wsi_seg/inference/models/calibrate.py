@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from wsi_seg.core.files import atomic_path, writing
+from wsi_seg.core.folders import cache_folder
 from wsi_seg.inference.models.predictor import NetworkPredictor, cpu_threads
-from wsi_seg.inference.models.registry import cache_folder
 
 REPEATS = 3
 # A larger batch must be faster by this much to be taken: it takes more memory.
@@ -51,7 +51,7 @@ class Calibration:
         way = self.device.split(":")[0]
         words = (self.digest[:16], way, machine(self.device), self.precision, *(["tta"] if self.tta else []))
         name = re.sub(r"[^A-Za-z0-9.]+", "-", " ".join((*words, "torch", torch.__version__)))
-        return cache_folder().parent / "calibration" / f"{name}.json"
+        return cache_folder("calibration") / f"{name}.json"
 
     def timings(self) -> list[Timing]:
         """Return what was measured before; nothing where no file can be read: it is measured again then."""

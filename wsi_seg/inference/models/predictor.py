@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.folders import cache_folder
 from wsi_seg.inference.blocks import without_margin
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision, resolve_device, resolve_precision
 from wsi_seg.inference.models.fold import fold_batch_norm
 from wsi_seg.inference.models.network import HEAD, as_pair, build_network, load_network, normalized
 from wsi_seg.inference.models.openvino import DEVICE, OpenVinoNetwork
-from wsi_seg.inference.models.registry import cache_folder, find_model, model_hash
+from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.inference.models.transfer import CudaClock, CudaTransfer
 from wsi_seg.inference.stitch import PLAIN_TRANSFER, STRIP_ROWS, Transfer
 
@@ -275,7 +276,7 @@ def load_predictor(
     where = resolve_device(device)
     number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
-    kept = cache_folder().parent / "openvino" / model_hash(folder)[:16] if where == DEVICE else None
+    kept = cache_folder("openvino") / model_hash(folder)[:16] if where == DEVICE else None
     return NetworkPredictor(load_network(folder), read_card(folder), where, number, tta, kept)
 
 

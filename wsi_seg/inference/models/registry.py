@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import os
 import re
 from pathlib import Path
 
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reading
-from wsi_seg.core.folders import home_expanded, kind_of
+from wsi_seg.core.folders import cache_folder, home_expanded, kind_of
 
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
@@ -65,12 +64,6 @@ def model_hash(folder: Path) -> str:
     return _digest(folder / WEIGHTS_NAME, folder / CARD_NAME)
 
 
-def cache_folder() -> Path:
-    """Return where converted checkpoints go: `wsi_seg/models` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "wsi_seg" / "models"
-
-
 def _unknown(reference: str) -> str:
     names = bundled_names()
     near = difflib.get_close_matches(reference, names, n=1)
@@ -110,7 +103,7 @@ def _converted(checkpoint: Path) -> Path:
     if kind_of(checkpoint) != "file":
         raise ModelError(f"{checkpoint}: no such file")
     card = _card_of(checkpoint)
-    folder = cache_folder() / f"{checkpoint.stem}-{_digest(checkpoint, card)[:16]}"
+    folder = cache_folder("models") / f"{checkpoint.stem}-{_digest(checkpoint, card)[:16]}"
     if not (folder / CARD_NAME).is_file():
         # By name and on use: converting needs torch, looking up must not.
         importlib.import_module("wsi_seg.inference.models.convert").convert_checkpoint(
