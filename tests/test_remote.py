@@ -29,7 +29,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.core.storage import GAP_BYTES, REQUEST_BYTES, coalesce, open_remote
+from wsi_seg.core.storage import GAP_BYTES, REQUEST_BYTES, merge, open_remote
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.pipeline.run import Model, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
@@ -210,15 +210,15 @@ PIECES = st.lists(
 
 @given(PIECES)
 def test_every_piece_lies_in_one_request(pieces: list[tuple[int, int]]) -> None:
-    groups = coalesce(pieces)
-    assert sorted(index for _, members in groups for index in members) == list(range(len(pieces)))
-    for (start, stop), members in groups:
-        assert start == min(pieces[index][0] for index in members)
-        assert stop == max(pieces[index][1] for index in members)
-        assert stop - start <= REQUEST_BYTES or len(members) == 1
-        ordered = sorted(pieces[index] for index in members)
-        for number, (first, _) in enumerate(ordered[1:], start=1):
-            assert first - max(last for _, last in ordered[:number]) < GAP_BYTES
+    spans = merge(pieces)
+    assert spans == sorted(spans)
+    assert all(any(a <= start and stop <= b for a, b in spans) for start, stop in pieces)
+    for start, stop in spans:
+        inside = sorted(piece for piece in pieces if start <= piece[0] and piece[1] <= stop)
+        assert (start, stop) == (inside[0][0], max(last for _, last in inside))
+        assert stop - start <= REQUEST_BYTES or (start, stop) in pieces
+        for number, (first, _) in enumerate(inside[1:], start=1):
+            assert first - max(last for _, last in inside[:number]) < GAP_BYTES
 
 
 def test_cut_answers_are_asked_for_again(web: tuple[str, Traffic], s3: Traffic, glass: Path) -> None:

@@ -1,15 +1,17 @@
 """A folder of whole slides, fetched once each, that never takes more than it is allowed.
 
     DIR/wsi-seg-slides/<hash>-<name>         a whole slide; `hash` is of its URL and version
-    DIR/wsi-seg-slides/<hash>-<name>.part    one that is being fetched, of its final size from the start
-    DIR/wsi-seg-slides/.wsi_seg.lock         held while room is made
+    DIR/wsi-seg-slides/<hash>-<name>.part    one that is being fetched, or was by a process that was killed
+    DIR/wsi-seg-slides/.wsi_seg.lock         held while room is made and a slide is fetched, one at a time
 
 Nothing else is counted or touched: DIR may hold other files, and 24 hexadecimal digits before a name are an
 archive's identifier elsewhere. Slides that earlier versions kept in DIR itself stay there unused.
-Processes and threads may share a folder. Whoever uses a file holds a shared lock on it (flock), whoever
-fetches one an exclusive one; the kernel drops both when a process ends, however it ends. A file is removed
-only by who holds the lock and gets an exclusive lock on the file: what is in use stays. What was used least
-recently goes first; the time of use is set here, as many disks are mounted so that reading does not set it.
+Processes and threads may share a folder. Whoever uses a file holds a shared lock on it (flock), which the
+kernel drops when a process ends, however it ends. A file is removed only by who gets an exclusive lock on it:
+what is in use stays. What was used least recently goes first; the time of use is set here, as many disks are
+mounted so that reading does not set it.
+
+fsspec's file caches (`filecache`, `simplecache`) cannot stand in: they know no bound and no files in use.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -77,11 +79,11 @@ class SlideCache:
         """
         file = open_remote(url)
         self._check(file)
-        descriptor = self._acquire(file)
-        try:
-            yield self._path(file)
-        finally:
-            os.close(descriptor)  # and with it the lock
+        path = self._path(file)
+        with _disk(path):
+            copy = _hold(path)
+        with copy or self._fetch(file, path):
+            yield path
 
     def _check(self, file: RemoteFile) -> None:
         if file.size > self.size:
@@ -101,121 +103,86 @@ class SlideCache:
         name = file.url.partition("?")[0].rsplit("/", 1)[-1][-80:]
         return self.own / f"{digest}-{name}"
 
-    def _acquire(self, file: RemoteFile) -> int:
-        """Return a descriptor that holds a shared lock on the whole local copy."""
-        path = self._path(file)
+    def _fetch(self, file: RemoteFile, path: Path) -> BinaryIO:
+        """Return the whole local copy, held, after fetching it unless somebody was quicker."""
         with _disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = _locked(path, os.O_RDONLY, fcntl.LOCK_SH)
-            if descriptor is not None:
-                os.utime(path, (time.time(), path.stat().st_mtime))
-                return descriptor
+            lock = (path.parent / LOCK).open("a")
+        with lock, _disk(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            copy = _hold(path)
+            if copy is not None:
+                return copy
             part = path.with_name(path.name + PART)
-            descriptor = _locked(part, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
-            if descriptor is None:
-                continue  # who held it has renamed or removed it
-            with ExitStack() as stack:
-                stack.callback(os.close, descriptor)
-                stack.callback(part.unlink, missing_ok=True)  # where fetching fails, or somebody was quicker
-                if not path.exists():
-                    self._fetch(file, part, descriptor)
-                    with self._changing():
-                        part.rename(path)
+            self._make_room(file)
+            try:
+                with part.open("wb") as target:
+                    for piece in file.stream():
+                        target.write(piece)
+                    target.flush()
+                    os.fsync(target.fileno())
+                part.rename(path)
+            finally:
+                part.unlink(missing_ok=True)
+            copy = path.open("rb")
+            fcntl.flock(copy, fcntl.LOCK_SH)
+            return copy
 
-    def _fetch(self, file: RemoteFile, part: Path, descriptor: int) -> None:
-        with _disk(part):
-            os.ftruncate(descriptor, 0)
-        self._reserve(file, descriptor)
-        offset = 0
-        for piece in file.stream():
-            with _disk(part):
-                offset += os.pwrite(descriptor, piece, offset)
-        with _disk(part):
-            os.fsync(descriptor)
-
-    def _reserve(self, file: RemoteFile, descriptor: int) -> None:
-        """Give a file its final size, after removing what was used least recently to make room for it."""
-        with self._changing():
-            taken = self._entries()
-            for path in sorted(taken, key=lambda path: taken[path].st_atime_ns):
-                if _total(taken) + file.size <= self.size:
-                    break
-                if _remove_unused(path):
-                    del taken[path]
-            if _total(taken) + file.size > self.size:
-                raise SlideError(
-                    f"{file.url}: the cache {self.folder} has no room for its {file.size / GB:.3g} GB: "
-                    f"slides in use take {_total(taken) / GB:.3g} of {self.size / GB:.3g} GB; raise "
-                    "--cache-size or run again later"
-                )
-            with _disk(self.own):
-                os.ftruncate(descriptor, file.size)
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Keep other processes and threads from making room or renaming meanwhile."""
-        path = self.own / LOCK
-        descriptor = None
-        while descriptor is None:
-            descriptor = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _entries(self) -> dict[Path, os.stat_result]:
-        entries = {}
+    def _make_room(self, file: RemoteFile) -> None:
+        """Remove what was used least recently and is in nobody's use, until a file finds room."""
+        entries = []
         for path in self.own.iterdir():
-            if OWN_NAME.fullmatch(path.name):
-                with suppress(FileNotFoundError):  # a fetch that failed meanwhile
-                    facts = path.lstat()
-                    if stat.S_ISREG(facts.st_mode):
-                        entries[path] = facts
-        return entries
+            facts = path.lstat()
+            if not OWN_NAME.fullmatch(path.name) or not stat.S_ISREG(facts.st_mode):
+                continue
+            # Nobody else fetches meanwhile: a part was left by a process that was killed.
+            if not path.name.endswith(PART) or not _remove_unused(path):
+                entries.append((facts.st_atime_ns, facts.st_size, path))
+        taken = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if taken + file.size <= self.size:
+                return
+            if _remove_unused(path):
+                taken -= size
+        if taken + file.size > self.size:
+            raise SlideError(
+                f"{file.url}: the cache {self.folder} has no room for its {file.size / GB:.3g} GB: "
+                f"slides in use take {taken / GB:.3g} of {self.size / GB:.3g} GB; raise "
+                "--cache-size or run again later"
+            )
 
 
-def _total(entries: Mapping[Path, os.stat_result]) -> int:
-    return sum(facts.st_size for facts in entries.values())
+def _hold(path: Path) -> BinaryIO | None:
+    """Open a whole slide with a shared lock, as used now; None where there is none."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(file, fcntl.LOCK_SH)
+    facts = os.fstat(file.fileno())
+    if facts.st_nlink == 0:  # removed before the lock was held
+        file.close()
+        return None
+    os.utime(file.fileno(), (time.time(), facts.st_mtime))
+    return file
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove a file unless somebody uses or fetches it, and tell whether it is gone."""
-    descriptor = _locked(path, os.O_RDONLY, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if descriptor is None:
-        return not path.exists()
-    try:
+    """Remove a file unless somebody uses it, and return whether it is gone."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         path.unlink()
-    finally:
-        os.close(descriptor)
     return True
-
-
-def _locked(path: Path, flags: int, lock: int) -> int | None:
-    """Open and lock a file; None where it is not there, no more there, or somebody else's."""
-    try:
-        with _disk(path):
-            descriptor = os.open(path, flags, 0o644)
-    except FileNotFoundError:
-        return None
-    with ExitStack() as stack:
-        stack.callback(os.close, descriptor)
-        with suppress(BlockingIOError, FileNotFoundError):
-            with _disk(path):
-                fcntl.flock(descriptor, lock)
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                stack.pop_all()
-                return descriptor
-    return None
 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals, but "not there" and "locked", into one clear line."""
+    """Turn the operating system's refusals into one clear line."""
     try:
         yield
-    except (FileNotFoundError, BlockingIOError):
-        raise
     except OSError as error:
         way_out = "make room" if error.errno == errno.ENOSPC else "choose another folder"
         raise OutputError(

@@ -6,9 +6,9 @@ import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from PIL import Image
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.slides.slide import WHITE, Level, SlideInfo, UnreadableError, level_downsample
+
+if TYPE_CHECKING:
+    from tifffile import FileHandle
 
 SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
@@ -237,25 +240,12 @@ def parse_colour(text: str | None) -> tuple[int, int, int]:
     return value >> 16, value >> 8 & 255, value & 255
 
 
-def sampled_fingerprint(size: int, read_at: Callable[[int, int], bytes]) -> str:
-    """Return a hash of a file's size and of 16 evenly spread pieces, head and tail included.
-
-    Args:
-        size: size of the file in bytes.
-        read_at: returns the bytes at (offset, count).
-    """
+def file_fingerprint(file: IO[bytes] | FileHandle) -> str:
+    """Return a hash of the size of an open file and of 16 evenly spread pieces, head and tail included."""
+    size = file.seek(0, 2)
     digest = hashlib.sha256(str(size).encode())
     last = max(0, size - SAMPLE_BYTES)
     for offset in sorted({last * i // (SAMPLE_COUNT - 1) for i in range(SAMPLE_COUNT)}):
-        digest.update(read_at(offset, min(SAMPLE_BYTES, size)))
-    return f"sampled-sha256:{digest.hexdigest()}"
-
-
-def file_fingerprint(file: BinaryIO) -> str:
-    """Return `sampled_fingerprint` of an open binary file."""
-
-    def read_at(offset: int, count: int) -> bytes:
         file.seek(offset)
-        return file.read(count)
-
-    return sampled_fingerprint(file.seek(0, 2), read_at)
+        digest.update(file.read(SAMPLE_BYTES))
+    return f"sampled-sha256:{digest.hexdigest()}"

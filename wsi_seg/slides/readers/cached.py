@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box
 from wsi_seg.slides.local_copies import SlideCache
-from wsi_seg.slides.slide import Slide, SlideInfo, UnreadableError, default_name
+from wsi_seg.slides.readers.base import LevelReader
+from wsi_seg.slides.slide import Slide, UnreadableError, default_name
 
 
-class CachedSlide:
+class CachedSlide(LevelReader):
     """The slide of a URL; its local copy stays in the cache until this is closed."""
 
     def __init__(self, url: str, cache: SlideCache, open_local: Callable[[str], Slide]) -> None:
@@ -33,14 +33,9 @@ class CachedSlide:
             except SlideError as error:
                 raise SlideError(f"{url}: {error}") from error
             self._stack = stack.pop_all()
-        self._info = replace(self._slide.info, path=url, name=default_name(url))
+        super().__init__(replace(self._slide.info, path=url, name=default_name(url)))
 
-    @property
-    def info(self) -> SlideInfo:
-        return self._info
-
-    def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
-        """Read whole pixels of one level; see `wsi_seg.slides.slide.Slide.read_level`."""
+    def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:
             return self._slide.read_level(level, box)
         except UnreadableError as error:
@@ -48,12 +43,5 @@ class CachedSlide:
         except SlideError as error:
             raise SlideError(f"{self._info.path}: {error}") from error
 
-    def close(self) -> None:
-        """Let go of the file, which may leave the cache from now on."""
+    def _release(self) -> None:
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

@@ -21,11 +21,11 @@ from wsi_seg.slides.readers.base import (
     ONLY_IMAGE,
     FileImage,
     LevelReader,
+    file_fingerprint,
     make_levels,
     over,
     read_bounds,
     read_tile_sizes,
-    sampled_fingerprint,
 )
 from wsi_seg.slides.readers.remote import CACHE_HINT, open_head
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS, check_whole
@@ -178,20 +178,10 @@ def _describe(
         mpp=resolved,
         mpp_source=source,
         bounds=read_bounds(properties, "tiffslide"),
-        fingerprint=image.fingerprint(_fingerprint(handle)),
+        fingerprint=image.fingerprint(file_fingerprint(handle.ts_tifffile.filehandle)),
         series=image.number,
         left_out=image.left_out(pyramid),
     )
-
-
-def _fingerprint(handle: tiffslide.TiffSlide) -> str:
-    file = handle.ts_tifffile.filehandle
-
-    def read_at(offset: int, count: int) -> bytes:
-        file.seek(offset)
-        return bytes(file.read(count))
-
-    return sampled_fingerprint(file.size, read_at)
 
 
 def _scanned_regions(handle: tiffslide.TiffSlide) -> list[list[Box]] | None:
