@@ -5,7 +5,7 @@
 It is made from nothing but this package, in a minute or two on two cores: weights from a seed, fitted for a
 few dozen steps to what the bundled `bcss-demo` says about the packaged slide. It is no good as a model, but
 it decides as a trained one does, with wide margins inside a region and narrow ones at its border, so that
-labels can be compared between number formats and between programmes. The folder is kept in `--work`.
+labels can be compared between number formats and between programs. The folder is kept in `--work`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _fitted(image: RGB, labels: Labels) -> nn.Module:
     torch.manual_seed(SEED)
     network = build_network(CARD).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
-    # The rate falls to nothing, so that the statistics of batch normalisation are those of the last weights.
+    # The rate falls to nothing, so that the statistics of batch normalization are those of the last weights.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=STEPS)
     target = torch.from_numpy(labels).long() - 1  # channel i is code i + 1; no tissue becomes -1
     places = np.random.default_rng(SEED)

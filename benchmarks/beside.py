@@ -1,4 +1,4 @@
-"""What a slide costs the cores beside the network, as where a GPU predicts; no GPU is needed.
+"""Core time of a slide besides the network, as where a GPU predicts; no GPU is needed.
 
     python benchmarks/beside.py [--size 60000] [--tissue 0.4] [--rounds 2] [--output FILE]
 
@@ -72,7 +72,7 @@ class Stock:
     def put(self, out: Any, part_map: Box) -> None:
         """Store a tile, as `stitch` does with what it has fetched from a GPU."""
         rows, columns = part_map.within(out.box)
-        if out.analysed[rows, columns].any():
+        if out.analyzed[rows, columns].any():
             row, column = part_map.y0 // self._tile, part_map.x0 // self._tile
             best, small = self._tiles[(31 * row + 7 * column) % len(self._tiles)]
             height, width = part_map.height, part_map.width

@@ -1,4 +1,4 @@
-"""A whole run beside the network alone, on the same tiles and cores; start-up is shown apart.
+"""A whole run against the network alone, on the same tiles and cores; start-up is shown apart.
 
     python benchmarks/end_to_end.py [--size 8192] [--tissue 0.38] [--rounds 3] [--output FILE]
     python benchmarks/end_to_end.py --size 60000 --tissue 0.4 --device cuda --workers 8     # on a GPU node

@@ -1,4 +1,4 @@
-"""What every benchmark says about itself: the machine, the versions, the command; and how it is written."""
+"""Provenance of every benchmark: the machine, the versions, the command; and how it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of whole runs against slide size, each in a process of its own, beside the plan's projection.
+"""Peak memory of whole runs against slide size, each in a process of its own, next to the plan's projection.
 
     python benchmarks/memory.py [--sizes 8192 32768 65536] [--tissue 0.1] [--max-memory 2GB] [--output FILE]
 

@@ -1,8 +1,8 @@
-"""Virtual environments for the programmes that wsi_seg is compared with, one each, made with venv and pip.
+"""Virtual environments for the programs that wsi_seg is compared with, one each, made with venv and pip.
 
 PyTorch with CUDA takes 5 GB, so by default they use that of the interpreter that runs the benchmark: links
 to PyTorch and the CUDA libraries, and to nothing else, in a folder that a `.pth` file names. All then
-compute with the same kernels, whatever release a programme asks for; with `own_torch` each gets its own.
+compute with the same kernels, whatever release a program asks for; with `own_torch` each gets its own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _install(python: Path, requirements: tuple[str, ...], own_torch: bool) -> No
     if own_torch:
         _pip(python, *requirements)
         return
-    # pip would replace a PyTorch that a programme does not ask for, so the programme comes first, alone,
+    # pip would replace a PyTorch that a program does not ask for, so the program comes first, alone,
     # and then all it needs but PyTorch.
     _pip(python, "--no-deps", requirements[0])
     name = re.split(r"[^\w.-]", requirements[0])[0]

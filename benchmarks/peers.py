@@ -1,4 +1,4 @@
-"""wsi_seg beside TIAToolbox, MONAI and the loop most people write: same weights, tiles and slide, one run.
+"""wsi_seg next to TIAToolbox, MONAI and the loop most people write: same weights, tiles and slide, one run.
 
     python benchmarks/peers.py [--rounds 1] [--device cpu] [--work FOLDER] [--output FILE]
 
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one programme did with one slide."""
+    """Result of one program on one slide."""
 
     labels: Labels
     """Channel of each pixel, (H, W)."""
@@ -120,10 +120,10 @@ def run_peer(peer: str, python: Path, task: Task, folder: Path, **options: Any) 
 def everyone(
     task: Task, folder: Path, pythons: Mapping[str, Path], ours: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """Let each programme segment the slide, one after the other, and compare labels.
+    """Let each program segment the slide, one after the other, and compare labels.
 
     Returns:
-        For each programme its figures; of one that ran out of memory, when and where that was.
+        For each program its figures; of one that ran out of memory, when and where that was.
 
     Raises:
         SystemExit: labels do not agree.
@@ -156,7 +156,7 @@ def everyone(
 def run_one(
     name: str, task: Task, out: Path, pythons: Mapping[str, Path], ours: Mapping[str, Sequence[str]]
 ) -> Outcome:
-    """Run one programme by its title."""
+    """Run one program by its title."""
     if name in ours:
         return run_ours(task, out, "--device", task.device, *ours[name])
     if name == KEEPING:

@@ -78,15 +78,15 @@ print(json.dumps({"regions": done.count, "seconds": time.perf_counter() - start,
 
 
 def real_fields(path: Path) -> None:
-    """Write the masks side by side as tumour, stroma and as a smooth probability of tumour."""
+    """Write the masks side by side as tumor, stroma and as a smooth probability of tumor."""
     masks = [np.asarray(Image.open(p))[:4096, :4096] for p in sorted((DATA / "bcss_masks").glob("*.png"))]
     canvas = np.zeros((8192, 16_384), np.uint8)
     for i, mask in enumerate(masks):
         y, x = divmod(i, 4)
         canvas[y * 4096 : y * 4096 + mask.shape[0], x * 4096 : x * 4096 + mask.shape[1]] = mask
-    tumour = (canvas == 1).astype(np.uint8)
-    np.savez(path, tumor_labels=tumour, stroma_labels=(canvas == 2).astype(np.uint8),
-             tumor_probability=ndimage.gaussian_filter(tumour * np.uint8(255), 4))  # fmt: skip
+    tumor = (canvas == 1).astype(np.uint8)
+    np.savez(path, tumor_labels=tumor, stroma_labels=(canvas == 2).astype(np.uint8),
+             tumor_probability=ndimage.gaussian_filter(tumor * np.uint8(255), 4))  # fmt: skip
 
 
 def made_map(path: Path, side: int) -> Path:

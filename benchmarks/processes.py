@@ -21,7 +21,7 @@ RESERVE = 3 * 2**29  # bytes that are left to the rest of the machine
 def alone() -> Iterator[None]:
     """Hold a lock on the file that $WSI_SEG_BENCH_LOCK names, as flock(1) does; nothing where it is unset.
 
-    Programmes that respect it then do not run at the same time.
+    Programs that respect it then do not run at the same time.
     """
     path = os.environ.get(LOCK)
     if not path:

@@ -3,7 +3,7 @@
     python benchmarks/resume.py [--slides 1000] [--output FILE]
 
 One tiny slide under many names is run once, in full, through the command line; then the same command is
-given again, and once more on a single one of the slides, which is what starting takes.
+given again, and again on a single one of the slides, which is what starting takes.
 """
 
 from __future__ import annotations

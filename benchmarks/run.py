@@ -53,7 +53,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 GPU = "_gpu"
 # Of parts that measure one core.
 ONE_THREAD = {"readers", "codecs"}
-# Of parts that keep a model, or environments of other programmes, in a folder.
+# Of parts that keep a model, or environments of other programs, in a folder.
 KEEPING = {"roofline", "end_to_end", "beside", "throughput", "peers"}
 
 

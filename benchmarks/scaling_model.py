@@ -31,7 +31,7 @@ BLOCKS_A_SHARD = 4
 
 @dataclass(frozen=True, slots=True)
 class BlockWork:
-    """What one block takes, in the mean."""
+    """Mean seconds of one block."""
 
     read: float
     """Decoding and resampling on a core."""
@@ -77,7 +77,7 @@ class Cluster:
     cores: float = inf
     """Of a node, shared by its workers."""
     device_takes_core: bool = False
-    """Whether the device is the CPU: predicting then takes a core too."""
+    """True where the device is the CPU: predicting then takes a core too."""
     filesystem_mb_s: float = inf
     filesystem_requests_s: float = inf
     scheduler_tasks_s: float = inf
@@ -85,12 +85,12 @@ class Cluster:
     driver_threads: float = inf
     """Slides that the driver plans at a time."""
     separate: bool = False
-    """Whether each worker has a driver and slides of its own, one at a time."""
+    """True where each worker has a driver and slides of its own, one at a time."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What the simulation saw."""
+    """Result of the simulation."""
 
     seconds: float = 0.0
     """From start to the last file of the last slide."""

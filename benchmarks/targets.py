@@ -1,4 +1,4 @@
-"""What the benchmarks are to show, and whether the figures show it; each function takes one part's result."""
+"""Targets of the benchmarks, and whether the figures meet them; each function takes one part's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of slides through one machine: slides per hour, beside what the network alone would allow.
+"""A folder of slides through one machine: slides per hour, against what the network alone would allow.
 
     python benchmarks/throughput.py [--slides 2] [--size 8192] [--workers 1] [--output FILE]
     python benchmarks/throughput.py --size 60000 --tissue 0.4 --slides 4 --workers 1 8 --gpus 0   # a GPU node

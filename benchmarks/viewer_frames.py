@@ -99,9 +99,9 @@ def made_regions(count: int, side: float) -> Iterator[Region]:
         corners = int(rng.integers(8, 41))
         angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
         radii = cell * rng.uniform(0.15, 0.45) * rng.uniform(0.7, 1.0, corners)
-        centre = (np.array([number % columns, number // columns]) + 0.5) * cell
+        center = (np.array([number % columns, number // columns]) + 0.5) * cell
         polygon = shapely.Polygon(
-            centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         )
         yield Region(polygon, GROUPS[number % 5 == 0], polygon.area / 4, polygon.length / 2, 0.8, {})
 

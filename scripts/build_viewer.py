@@ -45,7 +45,7 @@ class Unavailable(Exception):
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """What hatchling calls."""
+    """Entry point of hatchling."""
 
     def dependencies(self) -> list[str]:
         """Return what the build needs: nothing where it has been done already."""

@@ -3,8 +3,8 @@
     python scripts/leave_one_patient_out.py configs/bcss_unet_efficientnet_lite0.yaml runs/left_out
 
 Each data set is meant to be one patient. For each one the folder gets a model and its report, with two
-baselines for the class of --class beside it: everything is of that class, and a threshold on the optical
-density of haematoxylin. `summary.md` and `summary.json` hold the table.
+baselines for the class of --class next to it: everything is of that class, and a threshold on the optical
+density of hematoxylin. `summary.md` and `summary.json` hold the table.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def scores_without(
 ) -> dict[str, Any]:
     """Train without one data set; return the scores of the model and the baselines on it."""
     folder = train(left_out(config, name), out / name, resume=resume)
-    baselines = (f"everything={class_name}", f"haematoxylin={class_name}")
+    baselines = (f"everything={class_name}", f"hematoxylin={class_name}")
     evaluation = evaluate_model(
         load_model(str(folder)),
         read_evaluate_config(folder / TRAIN_CONFIG),

@@ -2,7 +2,7 @@
 
     python scripts/measure_uncertainty.py runs/left_out/A0D2
 
-Predicts the test part of the configuration in the model's folder and prints, for the normalised entropy that
+Predicts the test part of the configuration in the model's folder and prints, for the normalized entropy that
 `wsi-seg run --uncertainty` stores, the area under the ROC curve of wrong against right pixels and the share
 of wrong pixels in each fifth of the pixels. Where the annotations know one class only, a pixel is wrong when
 that class is called (at a probability of 0.5) and not there, or there and not called.
@@ -22,7 +22,7 @@ from wsi_seg.evaluation.metrics import NO_ROW, rank_scores
 from wsi_seg.evaluation.predict import predict_region
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.execution.tasks import load_predictor
-from wsi_seg.inference.stitch import normalised_entropy
+from wsi_seg.inference.stitch import normalized_entropy
 from wsi_seg.pipeline.run import load_model
 
 BINS = 1000
@@ -50,7 +50,7 @@ def main() -> None:
                 if one:
                     predicted = (rows.of_probabilities(block.probabilities)[0] < 0.5).astype(np.uint8)
                 known = truth != NO_ROW
-                entropies.append(normalised_entropy(block.probabilities)[known])
+                entropies.append(normalized_entropy(block.probabilities)[known])
                 wrongs.append((truth != predicted)[known])
         entropy, wrong = np.concatenate(entropies), np.concatenate(wrongs)
         steps = np.floor(entropy * BINS)[None] / BINS

@@ -47,7 +47,7 @@ class Kind:
     hot: Callable[[Path], list[Place]] = field(default=lambda _: [])
     """Places of a file that say how to read the rest."""
     named: bool = True
-    """Whether errors are about the input itself, and not about what it names."""
+    """True where errors are about the input itself, and not about what it names."""
     only: tuple[str, ...] = ()
     """Of a folder: patterns of the files that are damaged; all by default."""
 

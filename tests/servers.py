@@ -24,7 +24,7 @@ POLL_SECONDS = 0.01
 
 @dataclass
 class Traffic:
-    """What a server did, and what it is told to do wrong."""
+    """Requests that a server saw, and the faults it is set to make."""
 
     bytes_sent: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -34,9 +34,9 @@ class Traffic:
     truncate: int = 0
     """So many of the next answers with a body end half-way."""
     ranges: bool = True
-    """Whether `Range` is honoured."""
+    """Honor `Range`."""
     sizes: bool = True
-    """Whether the length of files is told."""
+    """Send the length of files."""
     puts_left: int | None = None
     """After so many uploads no more are taken."""
 

@@ -1,4 +1,4 @@
-"""What the benchmarks conclude from their figures, and how they measure a process."""
+"""Conclusions of the benchmarks from their figures, and the measurement of a process."""
 
 from __future__ import annotations
 

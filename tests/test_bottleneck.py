@@ -1,4 +1,4 @@
-"""What a run says its time went into."""
+"""The time of a run, as it reports it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def labels(sample_svs: Path, tmp_path_factory: pytest.TempPathFactory) -> np.nda
 
 
 def test_dicom_and_svs_of_one_region_agree(labels: np.ndarray, data_dir: Path, tmp_path: Path) -> None:
-    # The series was encoded again, with colour at half the resolution.
+    # The series was encoded again, with color at half the resolution.
     other = labels_of(data_dir / "slides" / "CMU-1-Small-Region-dicom", tmp_path)
     assert labels.shape == other.shape
     assert (labels == other).mean() >= 0.99

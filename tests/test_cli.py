@@ -47,7 +47,7 @@ def refused(result: Any, code: int, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def small_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of 300 × 200 pixels, its left half tissue-coloured."""
+    """A picture of 300 × 200 pixels, its left half tissue-colored."""
     return half_tissue(tmp_path_factory.mktemp("png") / "small.png")
 
 
@@ -90,7 +90,7 @@ def test_packages_without_metadata_do_not_end_a_run(
     assert versions["torch"] == real("torch")
 
 
-def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_a_slide_without_tumour(
+def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_a_slide_without_tumor(
     small_png: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     broken = shutil.copytree(tiny_model, tmp_path / "broken")

@@ -80,11 +80,11 @@ def test_resolution_is_the_models(tmp_path: Path) -> None:
     assert region.target.shape == (4, 6) and region.mpp == 0.5
 
 
-def test_colours_palettes_and_alpha_of_images(tmp_path: Path) -> None:
-    grey = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    pixels, _, size = read_image(tmp_path / "grey.png", 0.5, SCHEME)
-    assert size == Size(6, 4) and np.array_equal(pixels, np.dstack([grey] * 3))
+def test_colors_palettes_and_alpha_of_images(tmp_path: Path) -> None:
+    gray = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    pixels, _, size = read_image(tmp_path / "gray.png", 0.5, SCHEME)
+    assert size == Size(6, 4) and np.array_equal(pixels, np.dstack([gray] * 3))
     clear = np.zeros((4, 6, 4), np.uint8)
     Image.fromarray(clear).save(tmp_path / "clear.png")
     assert (read_image(tmp_path / "clear.png", 0.5, SCHEME)[0] == 255).all()
@@ -145,15 +145,15 @@ def test_whole_factors_take_the_majority(data: st.DataObject, fx: int, fy: int) 
         votes = np.bincount(cell.ravel(), minlength=256)
         if cell.shape == (fy, fx):
             assert votes[code] == votes.max()
-            centre = cell[fy // 2, fx // 2]
-            assert votes[centre] < votes.max() or code == centre
+            center = cell[fy // 2, fx // 2]
+            assert votes[center] < votes.max() or code == center
         else:
             assert votes[code] > 0  # a cell that reaches beyond the mask holds a code of what there is
 
 
 @settings(deadline=None)
 @given(st.data(), st.floats(0.2, 4.9), st.floats(0.2, 4.9))
-def test_other_factors_take_the_pixel_at_the_centre(data: st.DataObject, fx: float, fy: float) -> None:
+def test_other_factors_take_the_pixel_at_the_center(data: st.DataObject, fx: float, fy: float) -> None:
     if abs(fx - round(fx)) < 1e-3 and abs(fy - round(fy)) < 1e-3:
         return
     shape = (data.draw(st.integers(5, 12)), data.draw(st.integers(5, 12)))
@@ -165,7 +165,7 @@ def test_other_factors_take_the_pixel_at_the_centre(data: st.DataObject, fx: flo
         assert code == codes[row, column]
 
 
-def test_ties_favour_no_code() -> None:
+def test_ties_favor_no_code() -> None:
     pattern = np.array([[1, 2], [2, 1]], np.uint8)
     frame = MapFrame(0.5, Size(2, 1), Scale(2, 2))
     assert resample_codes(np.hstack([pattern, 3 - pattern]), frame).tolist() == [[1, 2]]

@@ -123,7 +123,7 @@ def test_left_out_images(tmp_path: Path) -> None:
 
 def stored(mode: str) -> Image.Image:
     image = Image.fromarray(MASK)
-    if mode == "P":  # what is seen counts, not the number of a colour
+    if mode == "P":  # what is seen counts, not the number of a color
         image = Image.fromarray((MASK == 0).astype(np.uint8)).convert("P")
         image.putpalette([255, 255, 255, 0, 0, 0])
         return image

@@ -130,7 +130,7 @@ def test_columns_are_cut_off_at_the_right() -> None:
         for cut in part:
             image, target = cut.read(Box(0, 0, cut.size.width, 4))
             assert image[0, :, 0].tolist() == target[3].tolist() == columns
-            # What the other parts hold is not shown beside it.
+            # What the other parts hold is not shown next to it.
             beyond = cut.read(Box(-5, 0, cut.size.width + 5, 4))
             assert (beyond[0][:, -5:] == 255).all() and (beyond[1][:, :5] == IGNORED).all()
 

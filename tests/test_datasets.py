@@ -67,7 +67,7 @@ def test_contract_of_stretched_images(check: Check, made: dict[str, Dataset]) ->
 
 
 @pytest.mark.parametrize("kind", MADE)
-def test_every_kind_tells_the_tumour_where_it_is(kind: str, made: dict[str, Dataset]) -> None:
+def test_every_kind_tells_the_tumor_where_it_is(kind: str, made: dict[str, Dataset]) -> None:
     regions = made[kind].parts(Path(), SCHEME).training
     assert len(regions) == COUNT
     for number, region in enumerate(sorted(regions, key=lambda r: r.name.split("(")[-1])):
@@ -103,8 +103,8 @@ def test_groups_and_image_labels(made: dict[str, Dataset]) -> None:
     ]  # fmt: skip
     assert {r.label for r in (*of["outlines"], *of["slides"])} == {None}
     assert [r.group for r in of["slides"]] == [f"slide-{i}" for i in range(COUNT)]
-    unlabelled = made["masks"].parts(Path(), LabelScheme(SCHEME.classes, 0.5)).training
-    assert {r.label for r in unlabelled} == {None}
+    unlabeled = made["masks"].parts(Path(), LabelScheme(SCHEME.classes, 0.5)).training
+    assert {r.label for r in unlabeled} == {None}
 
 
 def test_kinds_are_told_apart_by_their_word(made: dict[str, Dataset]) -> None:

@@ -69,9 +69,9 @@ def test_a_whole_run_on_a_gpu_gives_the_labels_of_the_cpu(
         maps[name] = Maps.open(tmp_path / name / sample_svs.stem / "maps.zarr")
     labels = {name: np.asarray(of.labels[:]) for name, of in maps.items()}
     probabilities = {name: np.asarray(of.probabilities[:]) for name, of in maps.items()}
-    analysed = labels["cpu"] > 0
-    assert np.array_equal(analysed, labels["gpu"] > 0)
-    share = (labels["cpu"] == labels["gpu"])[analysed].mean()
+    analyzed = labels["cpu"] > 0
+    assert np.array_equal(analyzed, labels["gpu"] > 0)
+    share = (labels["cpu"] == labels["gpu"])[analyzed].mean()
     print(f"{precision}: {share:.4%} of the labels of tissue are those of float32 on the CPU")
     assert share >= equal
     assert np.array_equal(labels["gpu"], labels["processes"])

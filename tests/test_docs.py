@@ -50,8 +50,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Options of other programs that the pages name.
 FOREIGN = {"--rw", "--bs", "--numjobs", "--gres", "--strict", "--plugin", "--host"}
 BRITISH = re.compile(
-    r"colour|tumour|\bcentre|\bgrey\b|neighbour|programme|micromet?res?\b|licence|behaviour|"
-    r"normalis|recognis|analys(?:e|ed|ing)\b|\bbeside\b|\banew\b|once more|\b(?:goes?|went) on\b|taken up",
+    r"color|tumor|\bcenter|\bgray\b|neighbor|program|micromet?res?\b|license|behavior|"
+    r"normaliz|recogniz|analys(?:e|ed|ing)\b|\bbeside\b|\banew\b|again|\b(?:goes?|went) on\b|taken up",
     re.I,
 )
 
@@ -198,7 +198,7 @@ def test_readme_is_short() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, RESULTS / "README.md"], ids=[*NAMES, "results"])
 def test_words_are_american_and_plain(page: Path) -> None:
-    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)|haematoxylin=", "", page.read_text("utf-8"))
+    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)|hematoxylin=", "", page.read_text("utf-8"))
     assert BRITISH.findall(text) == []
 
 

@@ -12,21 +12,21 @@ from wsi_seg.annotations.drawing import Drawing
 from wsi_seg.annotations.rasterize import fill_edges, polygon_edges
 from wsi_seg.core.geometry import Box
 
-# Positions that never fall on a pixel centre, where GEOS and the half-open rule may differ.
-OFF_CENTRE = st.integers(-40, 240).map(lambda i: i / 10 + 0.013)
+# Positions that never fall on a pixel center, where GEOS and the half-open rule may differ.
+OFF_CENTER = st.integers(-40, 240).map(lambda i: i / 10 + 0.013)
 BOXES = st.builds(Box.at, st.integers(-6, 8), st.integers(-6, 8), st.integers(1, 24), st.integers(1, 24))
 
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Polygon | MultiPolygon:
-    points = draw(st.lists(st.tuples(OFF_CENTRE, OFF_CENTRE), min_size=3, max_size=8, unique=True))
+    points = draw(st.lists(st.tuples(OFF_CENTER, OFF_CENTER), min_size=3, max_size=8, unique=True))
     solid = shapely.make_valid(Polygon(points), method="structure", keep_collapsed=False)
-    x, y = draw(OFF_CENTRE), draw(OFF_CENTRE)
+    x, y = draw(OFF_CENTER), draw(OFF_CENTER)
     return solid.difference(shapely.box(x, y, x + 4.1, y + 3.3))
 
 
 def oracle(polygons: list[Polygon | MultiPolygon], values: list[int], box: Box, ground: int) -> np.ndarray:
-    """Ask for each pixel which is the smallest polygon that holds its centre."""
+    """Ask for each pixel which is the smallest polygon that holds its center."""
     out = np.full((box.height, box.width), ground)
     y, x = np.mgrid[box.y0 : box.y1, box.x0 : box.x1] + 0.5
     smallest = np.full(out.shape, np.inf)
@@ -55,7 +55,7 @@ def test_painting_equals_pixel_by_pixel(
     st.integers(1, 7),
 )
 def test_filling_in_steps_equals_filling_all(points: list[tuple[int, int]], box: Box, step: int) -> None:
-    # Half pixels: edges that run through pixel centres must fall on the same side.
+    # Half pixels: edges that run through pixel centers must fall on the same side.
     polygon = shapely.make_valid(Polygon(np.array(points) / 2), method="structure", keep_collapsed=False)
     edges = polygon_edges([polygon], [3])
     whole = fill_edges(edges, box)

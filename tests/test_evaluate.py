@@ -40,7 +40,7 @@ NAMES = tuple(c.name for c in BCSS[:4])
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Blobs of several colours and sizes, so that an untrained network calls all classes somewhere."""
+    """Blobs of several colors and sizes, so that an untrained network calls all classes somewhere."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (height // 40 + 2, width // 40 + 2, 3), np.uint8))
     fine = Image.fromarray(random.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8))
@@ -125,13 +125,13 @@ def test_an_image_gets_the_labels_that_run_gives_it(
     ours = labels_of(region, model)
     assert len(np.unique(expected)) >= 3
     # `run` leaves out a last row or column of which no more than half lies on the slide.
-    analysed = expected > 0
-    assert analysed[:-1, :-1].all()
+    analyzed = expected > 0
+    assert analyzed[:-1, :-1].all()
     if mpp == 0.3:
         # Resampled by an odd factor, the image leaves a trace in the first pixel beyond its border.
-        assert (ours == expected)[analysed].mean() > 0.999
+        assert (ours == expected)[analyzed].mean() > 0.999
     else:
-        assert np.array_equal(ours[analysed], expected[analysed])
+        assert np.array_equal(ours[analyzed], expected[analyzed])
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.3])
@@ -216,7 +216,7 @@ def test_full_data_sets_are_pooled_and_partial_ones_stay_apart(tmp_path: Path, m
     for name, codes in {"one": (1, 2), "two": (2, 3), "known": (0, 1)}.items():
         write_bcss(tmp_path / name, [(100, 100), (64, 64)], codes)
     data = config(tmp_path, bcss("one"), bcss("two"), bcss("known", known_class="tumor"))
-    settings = EvaluateSettings(baselines=("everything=tumor", "haematoxylin=tumor", "everything=stroma"))
+    settings = EvaluateSettings(baselines=("everything=tumor", "hematoxylin=tumor", "everything=stroma"))
     results = {r["name"]: r for r in evaluate_model(model, data, settings).metrics["results"]}
     assert list(results) == ["one", "two", "known", "all data sets"]
     matrices = {name: np.array(r["confusion"]["matrix"]) for name, r in results.items()}
@@ -225,7 +225,7 @@ def test_full_data_sets_are_pooled_and_partial_ones_stay_apart(tmp_path: Path, m
     assert results["known"]["class_groups"] is None
     assert results["all data sets"]["groups"] == 2 and results["all data sets"]["images"] == 4
     tumor, stroma = results["one"]["baselines"]
-    assert list(tumor["scores"]) == ["this model", "everything=tumor", "haematoxylin=tumor"]
+    assert list(tumor["scores"]) == ["this model", "everything=tumor", "hematoxylin=tumor"]
     everything = tumor["scores"]["everything=tumor"]
     share = results["one"]["classes"][0]["share"]
     assert (everything["recall"], everything["mcc"], everything["roc_auc"]) == (1, None, 0.5)
@@ -353,7 +353,7 @@ def test_maps_against_annotations(tmp_path: Path, results: Path) -> None:
     expected = count_classes(truth, labels, CODES, NAMES).matrix
     (result,) = evaluation.metrics["results"]
     assert result["confusion"]["matrix"] == expected.tolist()
-    assert expected[3, -1] == (labels[10:120, 300:390] == 0).sum() > 110 * 30  # not analysed: missed
+    assert expected[3, -1] == (labels[10:120, 300:390] == 0).sum() > 110 * 30  # not analyzed: missed
     assert (result["name"], result["groups"], result["images"]) == ("slide", 1, 2)
     assert "No confidence interval" in result["intervals"]
     assert all(example.image is not None for example in evaluation.examples)

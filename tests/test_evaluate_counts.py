@@ -22,9 +22,9 @@ from wsi_seg.datasets.region import IGNORED, ArrayRegion, not_class
 from wsi_seg.evaluation.baselines import (
     Baseline,
     Everything,
-    Haematoxylin,
+    Hematoxylin,
     find_threshold,
-    haematoxylin_density,
+    hematoxylin_density,
     parse_baseline,
 )
 from wsi_seg.evaluation.choice import divide_by_truth
@@ -310,18 +310,18 @@ def test_image_labels_equal_scikit_learn() -> None:
 # --- baselines --------------------------------------------------------------------------------------------
 
 
-def test_haematoxylin_is_unmixed_and_thresholded() -> None:
+def test_hematoxylin_is_unmixed_and_thresholded() -> None:
     unit = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
     amounts = np.zeros((64, 96, 3))
     amounts[:, :48, 0], amounts[:, 48:, 0], amounts[..., 1] = 0.15, 0.6, 0.3
     pixels = np.round(255 * 10 ** -(amounts @ unit)).astype(np.uint8)
-    density = haematoxylin_density(pixels, sigma=1)
+    density = hematoxylin_density(pixels, sigma=1)
     assert density[10:-10, 10:38] == pytest.approx(0.15, abs=0.01)
     assert density[10:-10, 58:-10] == pytest.approx(0.6, abs=0.01)
     target = np.zeros((64, 96), np.int16)
     threshold = find_threshold([ArrayRegion("r", "r", pixels, target, 0.5)], 1)
     assert 0.15 < threshold < 0.6
-    out = Haematoxylin(4, 2, 1, threshold)(pixels[None])[0]
+    out = Hematoxylin(4, 2, 1, threshold)(pixels[None])[0]
     assert out.sum(0) == pytest.approx(1)
     assert (out.argmax(0)[:, 58:] == 2).all() and (out.argmax(0)[:, :38] != 2).all()
     assert out[2, 30, 70] == pytest.approx(0.6 / (0.6 + threshold), abs=0.02)
@@ -330,7 +330,7 @@ def test_haematoxylin_is_unmixed_and_thresholded() -> None:
 def test_without_stain_nothing_is_called() -> None:
     white = np.full((32, 32, 3), 255, np.uint8)
     threshold = find_threshold([ArrayRegion("r", "r", white, np.zeros((32, 32), np.int16), 0.5)], 1)
-    assert (Haematoxylin(2, 0, 1, threshold)(white[None])[0].argmax(0) == 1).all()
+    assert (Hematoxylin(2, 0, 1, threshold)(white[None])[0].argmax(0) == 1).all()
 
 
 def test_everything_is_the_class() -> None:
@@ -339,16 +339,16 @@ def test_everything_is_the_class() -> None:
 
 
 def test_baselines_are_parsed_or_refused() -> None:
-    asked = parse_baseline("haematoxylin=Tumour:0.25", CARD)
-    assert asked == Baseline("haematoxylin", "tumor", 0, 0.25)
+    asked = parse_baseline("hematoxylin=Tumour:0.25", CARD)
+    assert asked == Baseline("hematoxylin", "tumor", 0, 0.25)
     assert parse_baseline("everything=stroma", CARD).name == "everything=stroma"
     for text, words in {
         "everything": "everything=CLASS",
         "everything=tumor:1": "everything=CLASS",
         "nothing=tumor": "everything=CLASS",
         "everything=tumr": "tumor",
-        "haematoxylin=tumor:x": "positive optical density",
-        "haematoxylin=tumor:-1": "positive optical density",
+        "hematoxylin=tumor:x": "positive optical density",
+        "hematoxylin=tumor:-1": "positive optical density",
     }.items():
         with pytest.raises(UsageError, match=words):
             parse_baseline(text, CARD)

@@ -30,7 +30,7 @@ from wsi_seg.slides.slide import map_frame, read_region
 from wsi_seg.testing.models import some_tiles
 
 RGB_CARD = ModelCard(
-    name="colours",
+    name="colors",
     classes=tuple(
         CardClass(code=c, name=n, color=(0, 0, 0)) for c, n in ((1, "red"), (2, "green"), (7, "blue"))
     ),
@@ -39,8 +39,8 @@ RGB_CARD = ModelCard(
 )
 
 
-class Colours(nn.Module):
-    """The logit of each class is one colour, as the encoder's two steps hand it on at half the size."""
+class Colors(nn.Module):
+    """The logit of each class is one color, as the encoder's two steps hand it on at half the size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def squares() -> np.ndarray:
 @pytest.mark.parametrize(("code", "channel"), [(1, 0), (2, 1), (7, 2)])
 def test_it_lights_up_where_the_class_comes_from_and_nowhere_else(code: int, channel: int) -> None:
     pixels = squares()
-    found = grad_cam(Colours().eval(), RGB_CARD, pixels, (code,))
+    found = grad_cam(Colors().eval(), RGB_CARD, pixels, (code,))
     assert found.layer == "encoder.stage"
     assert found.heat.shape == (64, 96) and found.heat.dtype == np.float32
     lit = pixels[..., channel] > 0
@@ -91,7 +91,7 @@ def test_it_lights_up_where_the_class_comes_from_and_nowhere_else(code: int, cha
 
 def test_a_group_is_any_of_its_classes() -> None:
     pixels = squares()
-    found = grad_cam(Colours().eval(), RGB_CARD, pixels, (2, 7))
+    found = grad_cam(Colors().eval(), RGB_CARD, pixels, (2, 7))
     assert found.heat[44, 28] > 0 and found.heat[44, 80] > 0 and found.heat[16, 16] == 0
     assert (found.predicted == (pixels[..., 1:].max(-1) > 0)).all()
 
@@ -158,7 +158,7 @@ def test_the_default_layer_is_the_last_of_the_encoder(architecture: str, encoder
 
 
 def test_layers_that_cannot_be_explained_are_named_with_near_ones() -> None:
-    network, inputs = Colours().eval(), torch.zeros(1, 3, 64, 64)
+    network, inputs = Colors().eval(), torch.zeros(1, 3, 64, 64)
     assert find_layer(network, inputs, "head") == "head"
     with pytest.raises(
         UsageError, match=r"'encoder.stag' is not in this network; did you mean encoder\.stage"

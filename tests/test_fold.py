@@ -1,4 +1,4 @@
-"""Folding batch normalisation: the same outputs with fewer layers, or the network as it was."""
+"""Folding batch normalization: the same outputs with fewer layers, or the network as it was."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def left(network: nn.Module) -> int:
     [
         ("resnet18", 0),
         ("timm-tf_efficientnet_lite0", 1),  # the encoder's last one, which no segmentation needs
-        ("tu-mobilenetv3_small_100", 0),  # activations inside the normalisation, and convolutions of its own
+        ("tu-mobilenetv3_small_100", 0),  # activations inside the normalization, and convolutions of its own
         ("vgg11_bn", 0),  # the convolutions before have a bias
-        ("densenet121", 62),  # normalises what several layers made
+        ("densenet121", 62),  # normalizes what several layers made
     ],
 )
 def test_outputs_stay_the_same(encoder: str, stay: int) -> None:
@@ -54,17 +54,17 @@ def test_outputs_stay_the_same(encoder: str, stay: int) -> None:
 
 
 class _UsedTwice(nn.Module):
-    """A network that needs the output of a convolution both with and without normalisation."""
+    """A network that needs the output of a convolution both with and without normalization."""
 
     def __init__(self) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(3, 4, 3, padding=1)
-        self.normalisation = nn.BatchNorm2d(4)
+        self.normalization = nn.BatchNorm2d(4)
 
     def forward(self, pixels: Tensor) -> Tensor:
         made: Tensor = self.convolution(pixels)
-        normalised: Tensor = self.normalisation(made)
-        return normalised + made
+        normalized: Tensor = self.normalization(made)
+        return normalized + made
 
 
 def test_a_network_that_needs_both_stays_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""What is skipped, resumed, replaced and refused: results are known by slide, settings and software."""
+"""Results that are skipped, resumed, replaced and refused: they are known by slide, settings and software."""
 
 from __future__ import annotations
 

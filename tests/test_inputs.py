@@ -1,4 +1,4 @@
-"""What a run is given: files, folders, patterns, tables; and that no two slides share a name."""
+"""Input of a run: files, folders, patterns, tables; no two slides share a name."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_openslide_takes_it_for_an_aperio_slide(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "jpeg2000"])
-def test_colours_survive_the_codec(codec: str, tmp_path: Path) -> None:
+def test_colors_survive_the_codec(codec: str, tmp_path: Path) -> None:
     rgb = np.zeros((2048, 2048, 3), np.uint8)
     rgb[...] = (200, 60, 130)
     Image.fromarray(rgb).save(tmp_path / "flat.png")

@@ -207,7 +207,7 @@ def test_a_wrong_shape_is_refused(tmp_path: Path) -> None:
         Maps.open(tmp_path / "m.zarr").write_block(block, **{**values, "labels": values["labels"][:-1]})
 
 
-def test_pixel_centres_agree_between_levels_and_with_labels(tmp_path: Path) -> None:
+def test_pixel_centers_agree_between_levels_and_with_labels(tmp_path: Path) -> None:
     lay = layout()
     create_maps(tmp_path / "m.zarr", lay)
     for kind, folder in {"probabilities": "", "classes": "labels/classes", "tissue": "labels/tissue"}.items():
@@ -218,12 +218,12 @@ def test_pixel_centres_agree_between_levels_and_with_labels(tmp_path: Path) -> N
             scale = transforms[0]["scale"][-1]
             shift = transforms[1]["translation"][-1] if len(transforms) > 1 else 0.0
             n = lay.downsample(kind, level)
-            # The left edge of pixel 0 is half a full-resolution pixel left of that one's centre.
+            # The left edge of pixel 0 is half a full-resolution pixel left of that one's center.
             assert scale == 0.5 * n
             assert shift - scale / 2 == pytest.approx(-0.25)
 
 
-def test_channels_and_labels_carry_names_and_colours(tmp_path: Path) -> None:
+def test_channels_and_labels_carry_names_and_colors(tmp_path: Path) -> None:
     create_maps(tmp_path / "m.zarr", layout(classes=BCSS))
     root = json.loads((tmp_path / "m.zarr/zarr.json").read_text())["attributes"]["ome"]
     channels = root["omero"]["channels"]
@@ -257,7 +257,7 @@ def test_uncertainty_is_a_channel_after_the_classes(tmp_path: Path) -> None:
     assert [c["label"] for c in channels] == [*(c.name for c in THREE), "uncertainty"]
     assert (channels[3]["color"], channels[3]["active"]) == ("FFFFFF", False)
     classes = json.loads((tmp_path / "m.zarr/labels/classes/zarr.json").read_text())["attributes"]["ome"]
-    assert len(classes["image-label"]["properties"]) == 4  # not analysed, and the three classes
+    assert len(classes["image-label"]["properties"]) == 4  # not analyzed, and the three classes
 
 
 def test_maps_without_uncertainty_have_none_also_those_of_before_it_was_known(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_ignored_truth_has_no_weight():
     assert counts.total == 1 and counts.dice[0] == 1 and math.isnan(counts.dice[1])
 
 
-def test_pixels_left_unanalysed_count_as_missed():
+def test_pixels_left_unanalyzed_count_as_missed():
     truth = np.array([[1, 1, 2, 2]], np.uint8)
     predicted = np.array([[1, 0, 0, 2]], np.uint8)
     counts = count_classes(truth, predicted, (1, 2), ("a", "b"))
@@ -213,7 +213,7 @@ scored = st.integers(1, 40).flatmap(
 
 
 @given(scored)
-def test_areas_equal_scikit_learn_on_quantised_scores(case):
+def test_areas_equal_scikit_learn_on_quantized_scores(case):
     truth, index = case
     scores = ((index + 0.5) / SCORE_BINS).astype(np.float32)
     counts = count_scores(truth, scores, ("x", "y", "z"))

@@ -86,7 +86,7 @@ def test_card_that_cannot_be_built(change, named):
     assert "\n" not in str(caught.value) and "'m'" in str(caught.value)
 
 
-def test_weights_are_saved_as_they_run_in_bfloat16_and_normalisation_exactly(tmp_path):
+def test_weights_are_saved_as_they_run_in_bfloat16_and_normalization_exactly(tmp_path):
     card = ModelCard(name="m", encoder=LITE)
     network = build_network(card)
     variance = next(name for name in network.state_dict() if name.endswith("running_var"))

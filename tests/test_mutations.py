@@ -31,7 +31,7 @@ TESTS = Path(__file__).resolve().parent
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What became of each case, by kind."""
+    """Outcome of each case, by kind."""
     program = [
         sys.executable,
         TESTS / "mutation_cases.py",

@@ -18,7 +18,7 @@ from wsi_seg.regions.group_outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, map_frame
 
 TUMOR, STROMA = BCSS_GROUPS[:2]
-GREY = 200
+GRAY = 200
 
 
 def region(polygon: Polygon, group: ClassGroup = TUMOR, mpp: float = 0.5) -> GroupOutlines:
@@ -26,8 +26,8 @@ def region(polygon: Polygon, group: ClassGroup = TUMOR, mpp: float = 0.5) -> Gro
 
 
 def make(tmp_path: Path, width: int = 1600, height: int = 1000) -> tuple[ArraySlide, MapFrame, Maps]:
-    """A grey slide whose map is stroma on the left half, and not analysed on the right."""
-    slide = ArraySlide(np.full((height, width, 3), GREY, np.uint8), 0.25, downsamples=(1, 4))
+    """A gray slide whose map is stroma on the left half, and not analyzed on the right."""
+    slide = ArraySlide(np.full((height, width, 3), GRAY, np.uint8), 0.25, downsamples=(1, 4))
     frame = map_frame(slide.info, 0.5)
     layout = MapLayout("array", frame.size, 0.5, 256, 4, "uint8", BCSS)
     create_maps(tmp_path / "m.zarr", layout)
@@ -70,12 +70,12 @@ def test_outlines_and_tint_lie_where_the_map_says(tmp_path: Path) -> None:
     draw(tmp_path / "o.png", slide, regions, frame=frame, maps=maps, max_side=1600)
     picture = picture_of(tmp_path / "o.png", 1600, 1000)  # 2 picture pixels per map pixel
     np.testing.assert_allclose(picture[100, 400], 200 * 0.72 + np.array([150, 200, 150]) * 0.28, atol=2)
-    np.testing.assert_array_equal(picture[100, 900], [GREY] * 3)
+    np.testing.assert_array_equal(picture[100, 900], [GRAY] * 3)
     for x, y in ((1000, 400), (1400, 400), (1200, 200), (1200, 600), (1100, 400), (1200, 500)):
         on_edge = picture[y - 1 : y + 1, x - 1 : x + 1].astype(int)
         assert (on_edge[..., 0] - on_edge[..., 1] > 90).all()  # red on both sides of the edge
     for x, y in ((1050, 400), (1200, 400)):  # inside, and inside the hole: nothing but the slide
-        np.testing.assert_array_equal(picture[y, x], [GREY] * 3)
+        np.testing.assert_array_equal(picture[y, x], [GRAY] * 3)
 
 
 def test_memory_bound_size_and_enlargement(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_memory_bound_size_and_enlargement(tmp_path: Path) -> None:
     picture = picture_of(tmp_path / "s.png", 800, 400)  # enlarged 4 times: 8 picture pixels per map pixel
     on_edge = picture[200, 559:561].astype(int)
     assert (on_edge[:, 0] - on_edge[:, 1] > 90).all()
-    np.testing.assert_array_equal(picture[200, 640], [GREY] * 3)
+    np.testing.assert_array_equal(picture[200, 640], [GRAY] * 3)
 
 
 @pytest.mark.parametrize("size", [(1600, 3), (3, 1600), (1, 1), (90, 2000)])
@@ -161,7 +161,7 @@ def test_without_any_known_font_plain_letters_are_written(
 def overview_of_names(folder: Path, letter: str) -> bytes:
     """Return the picture of a slide and a group with a letter in their names."""
     _, frame, maps = make(folder, 300, 200)
-    slide = ArraySlide(np.full((200, 300, 3), GREY, np.uint8), 0.25, name=f"bad{letter}name")
+    slide = ArraySlide(np.full((200, 300, 3), GRAY, np.uint8), 0.25, name=f"bad{letter}name")
     group = ClassGroup(f"a{letter}b", (1,), (200, 0, 0))
     path = folder / "o.png"
     draw(path, slide, [region(box(9, 9, 50, 50), group)], frame=frame, maps=maps)

@@ -175,7 +175,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def png(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of which the left half is tissue-coloured."""
+    """A picture of which the left half is tissue-colored."""
     return half_tissue(tmp_path_factory.mktemp("png") / "small.png")
 
 
@@ -268,8 +268,8 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
     layout = MapLayout("blobs", Size(2048, height), 0.5, block, 8, "uint8", BCSS[:2])
     create_maps(path, layout)
     maps = Maps.open(path)
-    tumour = (labels == 1).reshape(block // 8, 8, block // 8, 8).mean((1, 3))
-    probabilities = np.rint(255 * np.stack([tumour, 1 - tumour])).astype(np.uint8)
+    tumor = (labels == 1).reshape(block // 8, 8, block // 8, 8).mean((1, 3))
+    probabilities = np.rint(255 * np.stack([tumor, 1 - tumor])).astype(np.uint8)
     for part in cut_blocks(layout.map_size, block):
         maps.write_block(part, labels=labels, tissue=labels > 0, probabilities=probabilities)
     return path

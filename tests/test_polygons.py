@@ -107,7 +107,7 @@ def test_polygons_neither_overlap_nor_touch(field: NDArray[np.uint8], threshold:
     assert len(shapely.get_parts(shapely.union_all(polygons))) == len(polygons)
 
 
-def test_contours_interpolate_between_pixel_centres() -> None:
+def test_contours_interpolate_between_pixel_centers() -> None:
     field = np.tile(np.array([0, 0, 100, 200, 200], np.uint8), (6, 1))
     (polygon,) = trace_contours(field, 151)  # crosses 150.5, half a step below
     assert polygon.bounds == pytest.approx((2.5 + 50.5 / 100, 0, 5, 6))
@@ -259,7 +259,7 @@ def test_regions_equal_the_group_probability_mask(dtype: Any, seed: int, ds: int
     total = maps.probabilities[[0, 2]].sum(0, dtype=np.uint16 if dtype == np.uint8 else np.float32)
     regions = trace(maps, [group], TraceSettings(threshold, 0, 0, 0))
     coarse = [shapely.transform(r.polygon, lambda xy: xy / ds) for r in regions]
-    # Pixels that are only partly on the map have their centre elsewhere.
+    # Pixels that are only partly on the map have their center elsewhere.
     rows, columns = labels.shape[0] // ds, labels.shape[1] // ds
     mask = total / (255 if dtype == np.uint8 else 1) >= threshold - 1e-7
     np.testing.assert_array_equal((fill(coarse, total.shape) > 0)[:rows, :columns], mask[:rows, :columns])
@@ -275,7 +275,7 @@ def test_regions_of_labels_equal_the_labels() -> None:
 
 def inside(polygon: Polygon, shape: tuple[int, ...], ds: int = 1) -> NDArray[np.bool_]:
     y, x = (np.mgrid[: shape[0], : shape[1]] + 0.5) * ds
-    # A hair to the right and down, so that centres on a left or upper edge count and others do not.
+    # A hair to the right and down, so that centers on a left or upper edge count and others do not.
     return shapely.contains_xy(polygon, x + 1e-7, y + 1e-10)
 
 
@@ -294,8 +294,8 @@ def test_measurements_equal_brute_force(source: Any, monkeypatch: pytest.MonkeyP
         assert region.area_um2 == pytest.approx(polygon.area * 0.49)
         assert region.perimeter_um == pytest.approx(polygon.length * 0.7)
         codes = labels[inside(polygon, labels.shape)]
-        analysed = codes[codes > 0]
-        expected = {names[c]: (analysed == c).mean() for c in np.unique(analysed).tolist()}
+        analyzed = codes[codes > 0]
+        expected = {names[c]: (analyzed == c).mean() for c in np.unique(analyzed).tolist()}
         assert region.shares == pytest.approx(expected)
         channels = [c - 1 for c in region.group.codes]
         total = maps.probabilities[channels].sum(0, dtype=int) / 255
@@ -328,7 +328,7 @@ def test_uncertainty_is_measured_and_changes_nothing_else(
     assert [replace(r, mean_uncertainty=None) for r in regions] == trace(plain, BCSS_GROUPS, settings)
 
 
-def test_a_region_without_any_pixel_centre_is_measured_where_it_lies() -> None:
+def test_a_region_without_any_pixel_center_is_measured_where_it_lies() -> None:
     labels = np.zeros((16, 16), np.uint8)
     labels[5, 6] = 3
     maps = maps_of(labels, ds=8)
@@ -341,7 +341,7 @@ def test_a_region_without_any_pixel_centre_is_measured_where_it_lies() -> None:
     assert region.mean_uncertainty == pytest.approx(more.probabilities[-1, 0, 0] / 255)
 
 
-def test_not_analysed_ground_has_no_share() -> None:
+def test_not_analyzed_ground_has_no_share() -> None:
     maps = maps_of(np.ones((20, 20), np.uint8))
     maps.labels[:] = 0
     (region,) = trace(maps, [TUMOR], EVERYTHING)
@@ -433,7 +433,7 @@ def test_a_group_twice_is_traced_once() -> None:
 
 def test_sums_of_channels_do_not_overflow() -> None:
     maps = maps_of(np.ones((50, 50), np.uint8), mpp=1)
-    maps.probabilities[18] = 200  # angioinvasion, of the tumour group: 255 + 200 in all
+    maps.probabilities[18] = 200  # angioinvasion, of the tumor group: 255 + 200 in all
     regions: list[Region] = trace(maps, [TUMOR])
     assert [r.mean_probability for r in regions] == [1.0]
 

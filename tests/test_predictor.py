@@ -177,7 +177,7 @@ def test_batch_statistics_keep_their_digits(precision, model_folder):
     assert exact and all(torch.equal(narrow[name], t) for name, t in exact.items())
 
 
-def test_colour_is_averaged_and_brightness_is_not() -> None:
+def test_color_is_averaged_and_brightness_is_not() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 12, 15, 3), np.uint8)
     plain = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
     out = normalized(torch.from_numpy(pixels), plain.model_copy(update={"chroma_box": 5}))[0].numpy()

@@ -1,4 +1,4 @@
-"""Rasterising against the pixel-by-pixel answer of GEOS."""
+"""Rasterizing against the pixel-by-pixel answer of GEOS."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shapely import MultiPolygon, Polygon
 from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, rasterize_ids, rasterize_mask
 from wsi_seg.core.geometry import Box
 
-# Positions that never fall on a pixel centre, where GEOS and the half-open rule may differ.
-OFF_CENTRE = st.integers(-40, 240).map(lambda i: i / 10 + 0.013)
+# Positions that never fall on a pixel center, where GEOS and the half-open rule may differ.
+OFF_CENTER = st.integers(-40, 240).map(lambda i: i / 10 + 0.013)
 
 
 def oracle(polygon: Polygon | MultiPolygon, box: Box) -> np.ndarray:
@@ -26,9 +26,9 @@ def oracle(polygon: Polygon | MultiPolygon, box: Box) -> np.ndarray:
 @st.composite
 def shapes(draw: st.DrawFn) -> Polygon | MultiPolygon:
     """Any polygon, often in several parts and with holes."""
-    points = draw(st.lists(st.tuples(OFF_CENTRE, OFF_CENTRE), min_size=3, max_size=12, unique=True))
+    points = draw(st.lists(st.tuples(OFF_CENTER, OFF_CENTER), min_size=3, max_size=12, unique=True))
     solid = shapely.make_valid(Polygon(points), method="structure", keep_collapsed=False)
-    x, y = draw(OFF_CENTRE), draw(OFF_CENTRE)
+    x, y = draw(OFF_CENTER), draw(OFF_CENTER)
     return solid.difference(shapely.box(x, y, x + 4.1, y + 3.3))
 
 
@@ -51,8 +51,8 @@ def test_overlapping_polygons_make_one_mask(several: list[Polygon | MultiPolygon
 
 
 def test_ids_of_a_polygon_in_the_hole_of_another() -> None:
-    centre = shapely.Point(30, 20)
-    ring, island = centre.buffer(15).difference(centre.buffer(9)), centre.buffer(5)
+    center = shapely.Point(30, 20)
+    ring, island = center.buffer(15).difference(center.buffer(9)), center.buffer(5)
     box = Box(8, -3, 50, 41)
     ids = rasterize_ids([ring, island], [900, 7], box)
     np.testing.assert_array_equal(ids, 900 * oracle(ring, box) + 7 * oracle(island, box))
@@ -68,8 +68,8 @@ def test_direction_of_rings_does_not_matter(exterior_cw: bool) -> None:
     )
 
 
-def test_neighbours_share_no_pixel_and_leave_none_out() -> None:
-    # All borders run through pixel centres.
+def test_neighbors_share_no_pixel_and_leave_none_out() -> None:
+    # All borders run through pixel centers.
     xs = [0.5, 2.5, 3.5, 9.5]
     cells = [shapely.box(a, c, b, d) for a, b in pairwise(xs) for c, d in pairwise(xs)]
     triangles = [
@@ -79,7 +79,7 @@ def test_neighbours_share_no_pixel_and_leave_none_out() -> None:
     polygons = [*cells, *triangles]
     total = sum(rasterize_mask([polygon], Box(0, 0, 24, 12)).astype(int) for polygon in polygons)
     expected = np.zeros((12, 24), int)
-    expected[:9, :20] = 1  # centres 0.5 … 8.5 and 0.5 … 19.5: left and upper edge in, right and lower out
+    expected[:9, :20] = 1  # centers 0.5 … 8.5 and 0.5 … 19.5: left and upper edge in, right and lower out
     np.testing.assert_array_equal(total, expected)
 
 

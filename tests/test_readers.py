@@ -352,9 +352,9 @@ def test_16_bit_images_are_refused(tmp_path: Path) -> None:
         tifffile.imwrite(tmp_path / name, pixels, **options)
         with pytest.raises(SlideError, match=r"8-bit|damaged|cannot be opened"):
             open_slide(tmp_path / name, reader="tiffslide")
-    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "gray.png")
     with pytest.raises(SlideError, match="8-bit"):
-        open_slide(tmp_path / "grey.png")
+        open_slide(tmp_path / "gray.png")
 
 
 def test_huge_image_is_refused_without_decoding(

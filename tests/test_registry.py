@@ -80,7 +80,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def checkpoint(model_folder, tmp_path) -> Path:
-    """A state dict with its card beside it."""
+    """A state dict with its card next to it."""
     path = tmp_path / "mine.pth"
     torch.save(load_network(model_folder).state_dict(), path)
     read_card(model_folder).write(tmp_path)

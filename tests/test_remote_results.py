@@ -36,7 +36,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quiet(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a run into a local folder leaves: hashes by name."""
+    """Hashes by name of the files that a run into a local folder leaves."""
     return tree(Path(segment_slide(slide, tmp_path_factory.mktemp("quiet"), DARKNESS, SETTINGS).folder))
 
 

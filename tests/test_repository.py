@@ -1,4 +1,4 @@
-"""What the repository promises beside its code: configurations, versions, packaged files, dependencies."""
+"""Promises of the repository besides its code: configurations, versions, packaged files, dependencies."""
 
 from __future__ import annotations
 

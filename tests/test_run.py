@@ -271,7 +271,7 @@ def test_what_no_level_holds_is_left_out_and_nothing_else(
     )
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert sum(f["unread_pixels"] for f in manifest["faults"]) == np.count_nonzero(unread)
-    assert result.summary["coverage"]["analysed_share"] == pytest.approx(
+    assert result.summary["coverage"]["analyzed_share"] == pytest.approx(
         np.count_nonzero(tissue) / np.count_nonzero(tissue | unread), abs=1e-6
     )
     with pytest.raises(SlideError, match=r"made\.svs.*strict"):

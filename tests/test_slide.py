@@ -68,8 +68,8 @@ def landmark_slide(folder: Path, mpp: Scale, factors: tuple[int, ...]) -> Path:
     return make_landmark_slide(folder / name, SIZE, mpp, marks, factors)
 
 
-def centre_of_darkness(pixels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the x and y of the dark mark's centre of mass in pixels of the array."""
+def center_of_darkness(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the x and y of the dark mark's center of mass in pixels of the array."""
     weight = 255.0 - pixels.mean(axis=2)
     assert weight.sum() > 0, "no mark in this region"
     y, x = np.indices(weight.shape) + 0.5
@@ -92,7 +92,7 @@ def test_landmarks_come_out_where_the_frame_says(
             box = Box.at(
                 math.floor(expected_x) - half - 1, math.floor(expected_y) - half + 2, 2 * half, 2 * half
             )
-            found_x, found_y = centre_of_darkness(read_region(slide, frame, box))
+            found_x, found_y = center_of_darkness(read_region(slide, frame, box))
             assert box.x0 + found_x == pytest.approx(expected_x, abs=0.25)
             assert box.y0 + found_y == pytest.approx(expected_y, abs=0.25)
 
@@ -109,7 +109,7 @@ def test_landmarks_at_any_scale(reader: str, mpp_x: float, ratio: float, asked: 
         expected_x, expected_y = (x + MARK / 2) * mpp.x / asked, (y + MARK / 2) * mpp.y / asked
         half = math.ceil(MARK / min(frame.l0_per_map.x, frame.l0_per_map.y))
         box = Box.at(math.floor(expected_x) - half, math.floor(expected_y) - half, 2 * half + 1, 2 * half + 1)
-        found_x, found_y = centre_of_darkness(read_region(slide, frame, box))
+        found_x, found_y = center_of_darkness(read_region(slide, frame, box))
         assert box.x0 + found_x == pytest.approx(expected_x, abs=0.5)
         assert box.y0 + found_y == pytest.approx(expected_y, abs=0.5)
 
@@ -186,19 +186,19 @@ def test_equal_resolution_is_copied() -> None:
 @quick
 @given(mpp_x=st.floats(0.2, 0.6), mpp_y=st.floats(0.2, 0.6), asked=st.floats(0.4, 2))
 def test_a_ramp_stays_a_ramp(mpp_x: float, mpp_y: float, asked: float) -> None:
-    """A linear picture resampled is the same line at the pixel centres; any shift would show."""
+    """A linear picture resampled is the same line at the pixel centers; any shift would show."""
     x, y = np.meshgrid(np.arange(500) + 0.5, np.arange(400) + 0.5)
     pixels = np.stack([x * 0.5, y * 0.6, x * 0.2 + y * 0.3], axis=2)
     slide = ArraySlide(np.floor(pixels + 0.5).astype(np.uint8), Scale(mpp_x, mpp_y))
     frame = map_frame(slide.info, asked)
     reach = 2 * max(1.0, frame.l0_per_map.x, frame.l0_per_map.y) + 1
     found = read_region(slide, frame, frame.box).astype(float)
-    centre_x = (np.arange(frame.size.width) + 0.5) * frame.l0_per_map.x
-    centre_y = (np.arange(frame.size.height) + 0.5) * frame.l0_per_map.y
+    center_x = (np.arange(frame.size.width) + 0.5) * frame.l0_per_map.x
+    center_y = (np.arange(frame.size.height) + 0.5) * frame.l0_per_map.y
     inside = np.ix_(
-        (centre_y > reach) & (centre_y < 400 - reach), (centre_x > reach) & (centre_x < 500 - reach)
+        (center_y > reach) & (center_y < 400 - reach), (center_x > reach) & (center_x < 500 - reach)
     )
-    x, y = np.meshgrid(centre_x, centre_y)
+    x, y = np.meshgrid(center_x, center_y)
     expected = np.stack([x * 0.5, y * 0.6, x * 0.2 + y * 0.3], axis=2)
     assert np.abs(found - expected)[inside].max(initial=0) <= 1.5
 
@@ -356,7 +356,7 @@ def test_thumbnail_shows_the_slide_in_place(folder: Path) -> None:
             int((y - 12) / l0_per_pixel.y) : int((y + MARK + 12) / l0_per_pixel.y) + 1,
             int((x - 12) / l0_per_pixel.x) : int((x + MARK + 12) / l0_per_pixel.x) + 1,
         ]
-        found_x, found_y = centre_of_darkness(part)
+        found_x, found_y = center_of_darkness(part)
         assert int((x - 12) / l0_per_pixel.x) + found_x == pytest.approx((x + 12) / l0_per_pixel.x, abs=0.3)
         assert int((y - 12) / l0_per_pixel.y) + found_y == pytest.approx((y + 12) / l0_per_pixel.y, abs=0.3)
 

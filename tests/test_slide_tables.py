@@ -1,4 +1,4 @@
-"""What people have in tables and folders, through the command line: nothing is lost, nothing is changed."""
+"""Tables and folders as people have them, through the command line: nothing is lost, nothing is changed."""
 
 from __future__ import annotations
 

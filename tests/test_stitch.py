@@ -13,7 +13,7 @@ from tests.made.predictors import Darkness, Identity, Position
 from wsi_seg.core.errors import ModelError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.inference.blocks import BlockSettings, segment_block, without_margin
-from wsi_seg.inference.stitch import STRIP_ROWS, blend_window, most_probable, normalised_entropy
+from wsi_seg.inference.stitch import STRIP_ROWS, blend_window, most_probable, normalized_entropy
 from wsi_seg.planning.grid import Block, Grid, cut_blocks
 from wsi_seg.planning.map_layout import ProbabilityDtype
 from wsi_seg.planning.stitch_settings import Blend, StitchSettings
@@ -100,7 +100,7 @@ def test_identity_at_any_resolution_equals_one_read(mpp: float, seed: int) -> No
     frame = map_frame(slide.info, 0.5)
     whole = read_region(slide, frame, frame.box)
     _, probabilities = stitched(slide, Identity(), StitchSettings(Grid(64, 32), "crop", 1), 64, CODES)
-    # A last row or column whose centre lies beyond the slide is not analysed.
+    # A last row or column whose center lies beyond the slide is not analyzed.
     height = round(frame.size.height - 0.5 < 190 / frame.l0_per_map.y) + frame.size.height - 1
     width = round(frame.size.width - 0.5 < 257 / frame.l0_per_map.x) + frame.size.width - 1
     assert np.array_equal(probabilities[:, :height, :width], whole.transpose(2, 0, 1)[:, :height, :width])
@@ -188,7 +188,7 @@ class Mixture:
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("blend", ["crop", "gaussian", "mean"])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_uncertainty_is_the_normalised_entropy(library: str, blend: Any, dtype: Any) -> None:
+def test_uncertainty_is_the_normalized_entropy(library: str, blend: Any, dtype: Any) -> None:
     torch = pytest.importorskip("torch")
     pixels = texture(150, 90)
     pixels[:8, :8] = (255, 0, 0)  # sure
@@ -216,7 +216,7 @@ def test_uncertainty_of_the_blend_is_that_of_the_blended_probabilities() -> None
     assert np.allclose(channels[2], entropy(channels[:2].astype(np.float64)), atol=1e-5)
 
 
-def test_uncertainty_counts_only_analysed_pixels() -> None:
+def test_uncertainty_counts_only_analyzed_pixels() -> None:
     pixels = np.full((64, 64, 3), 128, np.uint8)
     pixels[:, 2:] = (0, 0, 255)
     mask = np.zeros((64, 64), bool)
@@ -232,7 +232,7 @@ def test_uncertainty_counts_only_analysed_pixels() -> None:
 
 @pytest.mark.parametrize("values", [[1.0], [0.0, 1.0], [1.0000001, 0.0], [0.37, 0.37, 0.37]])
 def test_entropy_stays_between_0_and_1(values: list[float]) -> None:
-    found = normalised_entropy(np.array(values, np.float32)[:, None, None])
+    found = normalized_entropy(np.array(values, np.float32)[:, None, None])
     assert found.shape == (1, 1) and found.dtype == np.float32
     assert found.item() == pytest.approx(
         min(entropy(np.array(values)), 1) if len(values) > 1 else 0, abs=1e-6

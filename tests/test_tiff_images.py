@@ -1,4 +1,4 @@
-"""Which image of a file is the slide, which of its pages are levels, and what is no brightfield slide."""
+"""The image of a file that is the slide, its levels, and files that are no brightfield slide."""
 
 from __future__ import annotations
 

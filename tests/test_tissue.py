@@ -185,7 +185,7 @@ def test_scanner_black_is_no_tissue(texture: np.ndarray) -> None:
     island = Box(400, 300, 700, 600)
     pixels = with_tissue(texture, island)
     noise = np.random.default_rng(2).integers(0, 9, pixels.shape, dtype=np.uint8)
-    noise += np.array([4, 2, 24], np.uint8)  # the sensor's dark signal has a colour
+    noise += np.array([4, 2, 24], np.uint8)  # the sensor's dark signal has a color
     pixels[:, :120] = noise[:, :120]
     pixels[700:] = noise[700:]
     mask = find_tissue(ArraySlide(pixels, MPP))
@@ -195,8 +195,8 @@ def test_scanner_black_is_no_tissue(texture: np.ndarray) -> None:
 
 def test_dust_and_shadows_are_no_tissue() -> None:
     pixels = glass()
-    pixels[200:260, 300:700] = (150, 149, 151)  # a grey fibre
-    pixels[500:506, 500:506] = (200, 80, 160)  # a coloured speck of 12 µm
+    pixels[200:260, 300:700] = (150, 149, 151)  # a gray fibre
+    pixels[500:506, 500:506] = (200, 80, 160)  # a colored speck of 12 µm
     assert not find_tissue(ArraySlide(pixels, MPP)).mask.any()
 
 
@@ -298,7 +298,7 @@ def test_sample_any_in_and_crop_agree(seed: int) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_sample_is_the_cell_under_each_centre(seed: int) -> None:
+def test_sample_is_the_cell_under_each_center(seed: int) -> None:
     tissue, frame = random_mask(seed)
     box = random_box(np.random.default_rng(seed + 1), frame)
     sampled = tissue.sample(frame, box)
@@ -315,7 +315,7 @@ def test_none_is_the_whole_slide_and_no_more() -> None:
     slide = ArraySlide(np.zeros((101, 203, 3), np.uint8), 0.5)
     mask, frame = find_tissue(slide, "none"), map_frame(slide.info, 0.7)
     sampled = mask.sample(frame, frame.box.grown(5))
-    # The last map column is only partly on the slide; its centre decides.
+    # The last map column is only partly on the slide; its center decides.
     assert sampled.sum() == round(203 / 1.4) * round(101 / 1.4)
     assert mask.area_um2(Scale(0.5, 0.5)) == pytest.approx(203 * 101 * 0.25)
     assert mask.any_in(RealBox(-5, -5, 1, 1)) and not mask.any_in(RealBox(-5, -5, 0, 0))

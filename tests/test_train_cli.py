@@ -106,7 +106,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(cut: Path) -> Any:
-    """The command's result; the model is in `model` beside the configuration."""
+    """The command's result; the model is in `model` besides the configuration."""
     result = call("train", cut, "-o", cut.parent / "model")
     assert result.exit_code == 0, result.output
     return result

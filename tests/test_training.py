@@ -32,7 +32,7 @@ from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
 from wsi_seg.training.task import SegmentationTask, rate_factor
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-COLORS = {1: (140, 70, 150), 2: (230, 160, 190), 4: (90, 60, 80)}  # tumour, stroma, necrosis as in H&E
+COLORS = {1: (140, 70, 150), 2: (230, 160, 190), 4: (90, 60, 80)}  # tumor, stroma, necrosis as in H&E
 CLASSES = (
     CardClass(code=1, name="tumor", color=(200, 0, 0)),
     CardClass(code=2, name="stroma", color=(150, 200, 150)),
@@ -42,7 +42,7 @@ SMALL = {"encoder": "resnet18", "architecture_options": {"encoder_depth": 3, "de
 
 
 def write_region(folder: Path, seed: int, partial: bool = False, shape: tuple[int, int] = (6, 10)) -> None:
-    """Write a made region: noisy patches of the three colours, and a strip of code 0 of any colour."""
+    """Write a made region: noisy patches of the three colors, and a strip of code 0 of any color."""
     random = np.random.default_rng(seed)
     codes = np.kron(random.choice(list(COLORS), shape), np.ones((24, 24))).astype(np.uint8)
     image = np.array([COLORS.get(c, (0, 0, 0)) for c in range(5)])[codes]
@@ -198,7 +198,7 @@ def test_a_run_can_be_repeated_from_its_folder(made_data, tmp_path):
 
 
 def test_the_best_epoch_is_kept_and_training_stops_early(tmp_path):
-    # The columns held out for validation are labelled the other way round: what is learned makes them worse.
+    # The columns held out for validation are labeled the other way round: what is learned makes them worse.
     write_region(tmp_path / "data" / "full", 1)
     path = tmp_path / "data" / "full" / "masks" / "region1.png"
     codes = np.array(Image.open(path))
@@ -343,9 +343,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(epoch, whole, tmp_path, m
         patch.setattr(SegmentationTask, "on_train_epoch_start", killed)
         with pytest.raises(Killed):
             train(config, tmp_path / "stopped")
-    with pytest.raises(
-        OutputError, match=r"stopped: holds an unfinished training; go on with it with --resume"
-    ):
+    with pytest.raises(OutputError, match=r"stopped: holds an unfinished training; resume it with --resume"):
         train(config, tmp_path / "stopped")
     torch.manual_seed(123)  # nothing may depend on what was drawn before
     resumed = train(config, tmp_path / "stopped", resume=True)

@@ -1,4 +1,4 @@
-"""What a training run sees: chosen, cut and augmented crops, always the same for one key."""
+"""Crops of a training run: chosen, cut and augmented, always the same for one key."""
 
 from __future__ import annotations
 
@@ -117,12 +117,12 @@ def test_a_tile_as_large_as_the_crop_is_seen_whole():
     assert np.array_equal(seen, target) and np.array_equal(image[..., 0], target * 50)
 
 
-@pytest.mark.parametrize("centre", [(0, 0), (95, 5), (40, 200), (48, 80)])
-def test_crops_are_moved_inside_where_they_fit(centre):
+@pytest.mark.parametrize("center", [(0, 0), (95, 5), (40, 200), (48, 80)])
+def test_crops_are_moved_inside_where_they_fit(center):
     region = region_of(blobs(96, 160))
-    image, target = cut(region, centre, 64)
+    image, target = cut(region, center, 64)
     assert image.shape == (64, 64, 3) and (target != IGNORED).all()
-    y, x = np.clip(centre[0] - 32, 0, 32), np.clip(centre[1] - 32, 0, 96)
+    y, x = np.clip(center[0] - 32, 0, 32), np.clip(center[1] - 32, 0, 96)
     assert np.array_equal(target, region.target[y : y + 64, x : x + 64])
 
 
@@ -263,7 +263,7 @@ def test_each_change_is_bounded_repeatable_and_keeps_its_input(name):
     assert torch.equal(given, images())
 
 
-def test_coarse_colour_keeps_the_luma():
+def test_coarse_color_keeps_the_luma():
     given = images() * 0.4 + 0.3  # far from black and white, so that nothing is clipped
     out = look(OFF.model_copy(update={"chroma": 1.0}))(given)
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
@@ -271,7 +271,7 @@ def test_coarse_colour_keeps_the_luma():
     assert float((out - out.mean(1, keepdim=True)).var()) < float((given - given.mean(1, keepdim=True)).var())
 
 
-def test_blank_ground_is_white_and_labelled_so():
+def test_blank_ground_is_white_and_labeled_so():
     for seed in range(8):
         given, target = images(1)[0], torch.ones(16, 16, dtype=torch.int64)
         image, labels = blank_ground(given, target, 1.0, -5, Generator().manual_seed(seed))

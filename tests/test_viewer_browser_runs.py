@@ -97,7 +97,7 @@ def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, runs: Runs) -> Non
     page.get_by_role("button", name="Segment a slide").click()
     assert page.get_by_role("button", name="Start").is_disabled()
     page.get_by_role("button", name="Stop").click()
-    ended = page.locator(".run [role=status]", has_text="run the same command again to go on")
+    ended = page.locator(".run [role=status]", has_text="run the same command again to resume")
     ended.wait_for(timeout=30_000)
     kept = blocks()
     assert 1 <= len(kept) < 32 and not (out / ".far.claim").exists()

@@ -1,4 +1,4 @@
-"""What puts the viewer's page into the package, and the page's own checks in Node."""
+"""Build of the viewer's page into the package, and the page's own checks in Node."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ folder.mkdir(parents=True)
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What the build reads, in a folder of its own."""
+    """Input of the build, in a folder of its own."""
     root = tmp_path / "clone"
     shutil.copytree(WEB, root / "wsi_seg/viewer/web", ignore=shutil.ignore_patterns("node_modules"))
     shutil.copytree(REPOSITORY / "scripts", root / "scripts")

@@ -45,8 +45,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (SIZE.width, SIZE.height), Image.Resampling.BICUBIC
     )
     smooth = np.asarray(enlarged)
-    grey = np.clip(130 + 90 * smooth, 0, 255).astype(np.uint8)
-    write_pyramid(folder / "blobs.tiff", np.repeat(grey[..., None], 3, -1), Scale(0.25, 0.25))
+    gray = np.clip(130 + 90 * smooth, 0, 255).astype(np.uint8)
+    write_pyramid(folder / "blobs.tiff", np.repeat(gray[..., None], 3, -1), Scale(0.25, 0.25))
     trace = TraceSettings(min_area_um2=0, min_hole_um2=0, tolerance_um=0.1)
     return make_results(folder / "blobs.tiff", folder / "out", trace=trace)
 

@@ -33,7 +33,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a secret beside OUT, a slide and its results, and a page."""
+    """A folder with a secret next to OUT, a slide and its results, and a page."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "secret.txt").write_text(SECRET)
     (folder / "static").mkdir()
@@ -84,7 +84,7 @@ def test_no_spelling_of_a_path_leads_out(asking: TestClient, home: Path, before:
 
 
 class Answer:
-    """What the application sends for a request that no client would write."""
+    """Response of the application to a request that no client would write."""
 
     def __init__(self) -> None:
         self.status, self.body = 0, b""

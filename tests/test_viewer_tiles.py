@@ -77,7 +77,7 @@ def test_slide_tiles_are_the_means_of_their_pixels(shown: Shown) -> None:
         height, width = SIZE.height // factor, SIZE.width // factor
         means = full[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
         difference = np.abs(tiles[:height, :width] - means.mean((1, 3)))
-        # JPEG rings beside black on white; a shift by half a pixel would make whole edges differ.
+        # JPEG rings next to black on white; a shift by half a pixel would make whole edges differ.
         assert difference.mean() < 1.0, (zoom, difference.mean())
         assert np.mean(difference > 60) < 1e-3, zoom
 
@@ -105,7 +105,7 @@ def _edges(mask: np.ndarray, mark: Box, factor: int) -> tuple[float, ...]:
     return x0 + xs.min(), y0 + ys.min(), x0 + xs.max() + 1, y0 + ys.max() + 1
 
 
-def test_labels_are_those_under_the_pixels_centres(shown: Shown) -> None:
+def test_labels_are_those_under_the_pixels_centers(shown: Shown) -> None:
     maps = Maps.open(shown.folder / MAPS)
     labels = np.asarray(maps.labels[:])
     facts = shown.asking.get(shown.base).json()

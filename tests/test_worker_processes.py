@@ -1,4 +1,4 @@
-"""Worker processes of this machine: how they start, fail to, are started anew, and end."""
+"""Worker processes of this machine: how they start, fail to, are started again, and end."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Section(BaseModel):
 
 
 class Inner(Section):
-    colour: str = "red"
+    color: str = "red"
     width: int = Field(default=1, ge=1)
 
 

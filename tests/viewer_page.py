@@ -34,7 +34,7 @@ STILL = """(() => {
 })()"""
 
 
-# Shows another place without loading the page anew.
+# Shows another place without loading the page again.
 GO = """(place) => {
   delete window.wsiSegScreen; // it is there again with the new place
   history.replaceState(null, "", place);
@@ -192,13 +192,13 @@ def assert_drawn(drawn: NDArray[np.bool_], shapes: list[Any], view: dict[str, fl
     assert lines.length > 200, "nothing to compare in this view"
     shapely.prepare(lines)
     y, x = np.nonzero(drawn)
-    centres = shapely.points(x + 0.5, y + 0.5)
+    centers = shapely.points(x + 0.5, y + 0.5)
     inner = (x > 4) & (y > 4) & (x < width - 5) & (y < height - 5)
     # A line is 1.5 pixels wide, so that a pixel it touches is at most 0.75 + √½ from its middle.
-    far = inner & ~shapely.dwithin(centres, lines, 1 + 0.75 + 0.71)
+    far = inner & ~shapely.dwithin(centers, lines, 1 + 0.75 + 0.71)
     assert far.sum() == 0, f"{far.sum()} of {len(x)} pixels away from any outline"
     middles = shapely.line_interpolate_point(lines, np.arange(0, lines.length, 1.0))
-    tree = shapely.STRtree(centres)
+    tree = shapely.STRtree(centers)
     _, distance = tree.query_nearest(middles, return_distance=True, all_matches=False)
     # Where lines lie on each other a pixel may be too pale to count.
     missed = np.mean(distance > 1 + 0.71)

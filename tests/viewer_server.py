@@ -1,4 +1,4 @@
-"""What the tests of the viewer's server share: asking it, and reading what it answers."""
+"""Requests to the viewer's server and their responses, for its tests."""
 
 from __future__ import annotations
 

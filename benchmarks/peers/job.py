@@ -1,4 +1,4 @@
-"""What every peer's script shares: the job it is given, the network, and the times it reports.
+"""Base of every peer's script: its input, the network, and the times it reports.
 
 These scripts run inside the environments of `peer_environments.py`, where wsi_seg is not installed. A job
 comes as JSON from `peers.py`, and `labels.npy` and `report.json` go into the folder it names.

@@ -1,6 +1,6 @@
 """Small data sets of every kind, with pixels and targets that are known and can be learned.
 
-Each shows the same scenes: stroma, in it a box of tumour, 80 × 96 pixels at 0.5 µm.
+Each shows the same scenes: stroma, in it a box of tumor, 80 × 96 pixels at 0.5 µm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TUMOR_COLOR, STROMA_COLOR = (110, 40, 130), (230, 190, 215)
 
 
 def scene(number: int) -> tuple[Pixels, Box]:
-    """Return an image, uint8 RGB (80, 96, 3), and the box that is tumour; its edges are even."""
+    """Return an image, uint8 RGB (80, 96, 3), and the box that is tumor; its edges are even."""
     random = np.random.default_rng(number)
     box = Box.at(*(2 * random.integers(4, 16, 2)).tolist(), *(2 * random.integers(10, 20, 2)).tolist())
     image = np.empty((SIZE.height, SIZE.width, 3))
@@ -84,7 +84,7 @@ def make_bcss(folder: Path) -> Dataset:
 
 
 def make_masks(folder: Path) -> Dataset:
-    """Write images in two folders of classes, the tumour of each in one mask or in two."""
+    """Write images in two folders of classes, the tumor of each in one mask or in two."""
     for number in range(COUNT):
         image, box = scene(number)
         of_class = folder / SCHEME.image_labels[number % 2]
@@ -101,7 +101,7 @@ def make_masks(folder: Path) -> Dataset:
 
 
 def make_outlines(folder: Path) -> Dataset:
-    """Write images in one folder and a CSV file with the outlines of their tumours."""
+    """Write images in one folder and a CSV file with the outlines of their tumors."""
     folder.mkdir(parents=True)
     with (folder / "outlines.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -50,7 +50,7 @@ def landmark_slide(path: Path, *, bounds: Box | None = None) -> Path:
 
 
 def darkness_model(mpp: float = 0.5, tile: int = 256) -> Model:
-    """Return a model without a network: dark is tumour, the rest is stroma."""
+    """Return a model without a network: dark is tumor, the rest is stroma."""
     card = ModelCard(
         name="darkness",
         notice="for tests only",

@@ -28,7 +28,7 @@ class Darkness:
 class Position:
     """A prediction that depends on the place in the tile, so that a wrong placement shows.
 
-    Class 1 falls off linearly from the tile's centre to its border; class 2 is the rest.
+    Class 1 falls off linearly from the tile's center to its border; class 2 is the rest.
     """
 
     def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:

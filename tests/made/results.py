@@ -22,7 +22,7 @@ def make_results(
     plan: PlanSettings = SMALL_BLOCKS,
     trace: TraceSettings | None = None,
 ) -> Path:
-    """Run a stand-in on a slide, all of which is analysed, and return the folder of its results.
+    """Run a stand-in on a slide, all of which is analyzed, and return the folder of its results.
 
     Args:
         slide: file to segment.

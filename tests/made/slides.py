@@ -1,4 +1,4 @@
-"""A made whole-slide image of any size: a real texture repeated, as a tiled pyramid that readers recognise.
+"""A made whole-slide image of any size: a real texture repeated, as a tiled pyramid that readers recognize.
 
 The slide has levels 1, 4, 16, 64 and is taken by OpenSlide and TiffSlide for an Aperio SVS or, where bounds
 are given, for a Leica SCN, the simplest format that carries `openslide.bounds-*`. The texture is made
@@ -28,7 +28,7 @@ TILE = 256
 PERIOD = 16  # tiles on level 0 after which the texture repeats
 FACTOR = 4  # between one level and the next
 MAX_LEVEL = 4  # at level 4 one tile of level 0 is a single pixel
-BLANK = 245  # grey of empty glass
+BLANK = 245  # gray of empty glass
 SAMPLE_MPP = 0.499
 
 RGB = NDArray[np.uint8]
@@ -37,7 +37,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SlideSpec:
-    """What to write; sizes and `bounds` in l0 pixels, `mpp` in microns per l0 pixel."""
+    """Slide to write; sizes and `bounds` in l0 pixels, `mpp` in micrometers per l0 pixel."""
 
     size: Size
     mpp: float = 0.25
@@ -125,9 +125,9 @@ def periodic_texture(spec: SlideSpec) -> RGB:
 
 
 def _fullest_square(image: RGB, side: int) -> RGB:
-    """Return the square with the most colour, which is where the tissue is."""
-    colour = np.ptp(image, axis=2).astype(np.float64)
-    total = np.pad(colour.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    """Return the square with the most color, which is where the tissue is."""
+    color = np.ptp(image, axis=2).astype(np.float64)
+    total = np.pad(color.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     y, x = np.unravel_index(int(np.argmax(sums)), sums.shape)
     return image[y : y + side, x : x + side]
@@ -201,7 +201,7 @@ def encode_tile(pixels: RGB, codec: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Page:
-    """What the tags of one level say."""
+    """Tags of one level."""
 
     description: str
     mpp: float | None = None
@@ -277,7 +277,7 @@ def _scn_xml(spec: SlideSpec, levels: list[Size], macro: Size) -> str:
     ifds = list(range(len(levels)))
     return (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-        f'<collection name="made" {_nanometres(spec.mpp, sizeX=whole.width, sizeY=whole.height)}>'
+        f'<collection name="made" {_nanometers(spec.mpp, sizeX=whole.width, sizeY=whole.height)}>'
         + _scn_image(spec.mpp, whole, [macro], [len(levels)])
         + _scn_image(spec.mpp, spec.bounds, levels, ifds)
         + "</collection></scn>"
@@ -289,7 +289,7 @@ def _scn_image(mpp: float, view: Box, levels: list[Size], ifds: list[int]) -> st
         f'<dimension sizeX="{size.width}" sizeY="{size.height}" r="{r}" ifd="{ifd}"/>'
         for r, (size, ifd) in enumerate(zip(levels, ifds, strict=True))
     )
-    place = _nanometres(mpp, sizeX=view.width, sizeY=view.height, offsetX=view.x0, offsetY=view.y0)
+    place = _nanometers(mpp, sizeX=view.width, sizeY=view.height, offsetX=view.x0, offsetY=view.y0)
     return (
         '<image name="image"><creationDate>2020-01-01T00:00:00Z</creationDate>'
         '<device model="made" version="1"/>'
@@ -300,7 +300,7 @@ def _scn_image(mpp: float, view: Box, levels: list[Size], ifds: list[int]) -> st
     )
 
 
-def _nanometres(mpp: float, **lengths: int) -> str:
+def _nanometers(mpp: float, **lengths: int) -> str:
     return " ".join(f'{name}="{round(1000 * mpp * value)}"' for name, value in lengths.items())
 
 

@@ -1,7 +1,7 @@
 """Files that hold the outlines of many images: CSV and JSON.
 
-Positions are pixels of the image, x to the right and y down, from the image's upper left corner: the centre
-of the first pixel is (0.5, 0.5). Programs that number pixel centres from 0 (OpenCV) are half a pixel off.
+Positions are pixels of the image, x to the right and y down, from the image's upper left corner: the center
+of the first pixel is (0.5, 0.5). Programs that number pixel centers from 0 (OpenCV) are half a pixel off.
 
 CSV, one row for each outline (our own format), its points as alternating x and y between blanks:
 

@@ -1,10 +1,10 @@
-"""Polygons to pixels by the pixel-centre rule, exactly, without a loop over pixels or polygons.
+"""Polygons to pixels by the pixel-center rule, exactly, without a loop over pixels or polygons.
 
-Pixel (row r, column c) belongs to a polygon when its centre (c + 0.5, r + 0.5) lies inside. A centre on
+Pixel (row r, column c) belongs to a polygon when its center (c + 0.5, r + 0.5) lies inside. A center on
 a left or upper edge is inside, on a right or lower edge outside, so that polygons with a common edge
 share no pixel and leave none out.
 
-How: every edge crosses the lines through the pixel centres at known columns; there the polygon's
+How: every edge crosses the lines through the pixel centers at known columns; there the polygon's
 number is added or subtracted, and a running sum along each row gives the number at each pixel.
 """
 
@@ -79,7 +79,7 @@ def polygon_edges(polygons: Sequence[Polygon | MultiPolygon] | NDArray[np.object
         np.flatnonzero(same_ring & (start[:, 1] > end[:, 1])),
         np.flatnonzero(same_ring & (start[:, 1] < end[:, 1])),
     )
-    # Ends in a fixed order: neighbours then compute the same crossing for a common edge.
+    # Ends in a fixed order: neighbors then compute the same crossing for a common edge.
     return Edges(
         np.concatenate([end[down], start[up]]),
         np.concatenate([start[down], end[up]]),
@@ -88,7 +88,7 @@ def polygon_edges(polygons: Sequence[Polygon | MultiPolygon] | NDArray[np.object
 
 
 def fill_edges(edges: Edges, box: Box, step: int = 1) -> NDArray[np.int32]:
-    """Return, for each pixel of `box`, the sum of the ids of the polygons that hold its centre.
+    """Return, for each pixel of `box`, the sum of the ids of the polygons that hold its center.
 
     Args:
         edges: of polygons in the pixel frame of `box`.
@@ -171,19 +171,19 @@ def _crossings(
     edge = np.repeat(np.arange(len(used)), lengths)
     begin = np.cumsum(lengths) - lengths
     row = np.arange(len(edge)) - begin[edge] + first[used].astype(np.intp)[edge]
-    centre_y = box.y0 + step // 2 + row * step + 0.5
-    x = lower[edge, 0] + (centre_y - lower[edge, 1]) * slope[edge]
+    center_y = box.y0 + step // 2 + row * step + 0.5
+    x = lower[edge, 0] + (center_y - lower[edge, 1]) * slope[edge]
     return row, _first_after(x, box.x0, step).astype(np.intp), edges.step[used][edge]
 
 
 def _first_after(position: NDArray[np.float64], start: int, step: int) -> NDArray[np.float64]:
-    """Return the number k of the first pixel start + step // 2 + k · step whose centre is not before it."""
+    """Return the number k of the first pixel start + step // 2 + k · step whose center is not before it."""
     pixel = np.ceil(position - 0.5)
     return np.asarray(np.ceil((pixel - (start + step // 2)) / step))
 
 
 def rasterize_ids(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike, box: Box) -> NDArray[np.int32]:
-    """Return the id of the polygon that holds each pixel centre, 0 where none does.
+    """Return the id of the polygon that holds each pixel center, 0 where none does.
 
     Args:
         polygons: valid, not overlapping (one may lie in a hole of another), in the pixel frame of `box`.
@@ -197,7 +197,7 @@ def rasterize_ids(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike, bo
 
 
 def rasterize_mask(geometries: Sequence[Polygon | MultiPolygon], box: Box) -> NDArray[np.bool_]:
-    """Return the pixels whose centre lies in any of the geometries, which may overlap.
+    """Return the pixels whose center lies in any of the geometries, which may overlap.
 
     Args:
         geometries: valid, in the pixel frame of `box`.

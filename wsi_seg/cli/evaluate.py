@@ -76,7 +76,7 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KIND=CLASS", help="everything=CLASS or haematoxylin=CLASS[:THRESHOLD]; repeatable."
+            metavar="KIND=CLASS", help="everything=CLASS or hematoxylin=CLASS[:THRESHOLD]; repeatable."
         ),
     ] = None,
     output: Annotated[

@@ -139,7 +139,7 @@ def _with_own_settings(settings: RunSettings, values: Mapping[str, Any], slide: 
 def run_tasks(
     tasks: Sequence[SlideTask], out: str, workers: WorkerSettings, *, as_json: bool, keep_table: bool
 ) -> int:
-    """Run slides and print what became of them; return the exit code."""
+    """Run slides and print their outcome; return the exit code."""
     from wsi_seg.cli.progress import BatchBars
     from wsi_seg.pipeline.batch import Batch
 

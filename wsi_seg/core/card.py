@@ -44,8 +44,8 @@ class Normalization(_CardPart):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     chroma_box: int = Field(default=1, ge=1)
-    """Side in pixels, odd, of the box over which colour is averaged first; brightness stays sharp. Fine
-    colour is mostly what an encoder made of it: JPEG keeps it at half the resolution. 1: no averaging."""
+    """Side in pixels, odd, of the box over which color is averaged first; brightness stays sharp. Fine
+    color is mostly what an encoder made of it: JPEG keeps it at half the resolution. 1: no averaging."""
 
     @model_validator(mode="after")
     def _odd(self) -> Normalization:
@@ -89,7 +89,7 @@ class ModelCard(_CardPart):
     tile: int = Field(default=512, ge=32)
     """Side of a square input tile in map pixels; a multiple of 32."""
     overlap: int | None = Field(default=None, ge=0, multiple_of=2)
-    """Pixels that neighbouring tiles share; should reach as far as the network looks. None: 3/8 of a tile."""
+    """Pixels that neighboring tiles share; should reach as far as the network looks. None: 3/8 of a tile."""
     normalization: Normalization = Field(default_factory=Normalization)
     training_data: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)

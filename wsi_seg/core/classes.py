@@ -1,8 +1,8 @@
-"""Tissue classes: BCSS codes, the five groups, colours, and the names that QuPath knows.
+"""Tissue classes: BCSS codes, the five groups, colors, and the names that QuPath knows.
 
 Codes and groups are those of the Breast Cancer Semantic Segmentation data set (Amgad et al. 2019,
 doi:10.1093/bioinformatics/btz083). Code 0 (outside the annotated region) is no class: it has zero
-weight in training and metrics, and in our label maps it means "not analysed".
+weight in training and metrics, and in our label maps it means "not analyzed".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wsi_seg.core.errors import UsageError
 
 RGB = tuple[int, int, int]
 
-NOT_ANALYSED = 0
+NOT_ANALYZED = 0
 IGNORED_CODES = (0, 7, 15)  # outside_roi, exclude, undetermined
 
 
@@ -39,7 +39,7 @@ class ClassGroup:
 
     @property
     def qupath_name(self) -> str:
-        """The class name for QuPath: its own spelling where it has a default colour."""
+        """The class name for QuPath: its own spelling where it has a default color."""
         return QUPATH_NAMES.get(self.name, self.name.replace("_", " ").capitalize())
 
 

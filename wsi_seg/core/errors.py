@@ -33,7 +33,7 @@ class ModelError(WsiSegError):
 
 
 class MaskError(WsiSegError):
-    """A file with regions to analyse cannot be used."""
+    """A file with regions to analyze cannot be used."""
 
 
 class OutputError(WsiSegError):

@@ -5,9 +5,9 @@ Frames are never mixed; every variable that holds a position names its frame:
 - ``l0``   level-0 pixels of the slide as the reader numbers them.
 - ``map``  pixels of the output map: the model's resolution, origin at l0 (0, 0),
            size ceil(l0 size × slide mpp / model mpp).
-- ``um``   micrometres.
+- ``um``   micrometers.
 
-Pixel i covers the half-open interval [i, i + 1); its centre is at i + 0.5.
+Pixel i covers the half-open interval [i, i + 1); its center is at i + 0.5.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class RemoteFile:
     version: str
     """The server's ETag, or where it gives none the time of the last change; "" where it gives neither."""
     ranged: bool
-    """Whether pieces can be fetched; if not, only the whole."""
+    """True where pieces can be fetched; else only the whole file."""
     file_system: Any = field(repr=False, compare=False)
     path: str = field(repr=False)
     """As `file_system` names it."""

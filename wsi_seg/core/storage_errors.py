@@ -1,4 +1,4 @@
-"""What storage libraries raise, in one line that names the URL and, where there is one, the way out."""
+"""Errors of storage libraries in one line that names the URL and, where there is one, the way out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from wsi_seg.core.errors import WsiSegError
 
-# gcsfs logs what it also raises; unless the application listens, that goes to stderr beside our own line.
+# gcsfs logs what it also raises; unless the application listens, that goes to stderr besides our own line.
 logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 # What the storage libraries raise besides OSError; a library that is not loaded has raised nothing.

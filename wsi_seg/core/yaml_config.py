@@ -140,7 +140,7 @@ def validated(cls: type[M], values: Mapping[str, Any], where: str) -> M:
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
     """Return the first error of a validation of `cls` in one line."""
     errors = error.errors()
-    # A misspelt key may be reported as a missing one as well; the misspelling says more.
+    # A misspelled key may be reported as a missing one as well; the misspelling says more.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     location = first["loc"]
     key = ".".join(str(part) for part in location)

@@ -70,6 +70,6 @@ def _cut(box: Box, longest: int) -> Iterator[Box]:
 
 
 def _reached(box: Box, tree: STRtree) -> bool:
-    """Return whether a polygon reaches a pixel centre of the box, or at least comes between them."""
-    centres = shapely.box(box.x0 + 0.5, box.y0 + 0.5, box.x1 - 0.5, box.y1 - 0.5)
-    return len(tree.query(centres, predicate="intersects")) > 0
+    """Return whether a polygon reaches a pixel center of the box, or at least comes between them."""
+    centers = shapely.box(box.x0 + 0.5, box.y0 + 0.5, box.x1 - 0.5, box.y1 - 0.5)
+    return len(tree.query(centers, predicate="intersects")) > 0

@@ -1,4 +1,4 @@
-"""What the data sets have in common: their settings, and images read as slides are."""
+"""Base of all data sets: their settings, and images read as slides are."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ImageFolder(Dataset):
     """
 
     background_class: str | None = None
-    """What is outside all masks or outlines. None: where `mask_class` is given, only that it is not of that
+    """Class outside all masks or outlines. None: where `mask_class` is given, only that it is not of that
     class; otherwise nothing."""
     resize: int | None = Field(default=None, gt=0)
     """Stretch image and mask to a square of so many pixels; they have no physical scale then."""

@@ -1,4 +1,4 @@
-"""Which regions belong together: those of one patient, and tiles of one larger image."""
+"""Grouping of regions: those of one patient, and tiles of one larger image."""
 
 from __future__ import annotations
 

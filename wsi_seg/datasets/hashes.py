@@ -1,4 +1,4 @@
-"""Which files a training run saw, so that it can be told whether they are still the same."""
+"""Hashes of the files of a training run, to find out whether they are still the same."""
 
 from __future__ import annotations
 

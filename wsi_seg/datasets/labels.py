@@ -1,4 +1,4 @@
-"""What the outputs of a model stand for, and masks of class codes turned into targets."""
+"""Meaning of the outputs of a model, and masks of class codes turned into targets."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def _find(name: str, names: Sequence[str], kind: str, where: str) -> int:
 
 
 def resample_codes(codes: NDArray[np.uint8], frame: MapFrame) -> NDArray[np.uint8]:
-    """Return the code of each map pixel; by majority for a whole factor, else by the pixel at its centre.
+    """Return the code of each map pixel; by majority for a whole factor, else by the pixel at its center.
 
     A map pixel is the mean of factor × factor pixels, so its label is what most of them are. A pick of one
     of them would shift the labels by half a source pixel when the factor is even; it only breaks ties,
-    without favour for any code.
+    without favor for any code.
 
     Args:
         codes: uint8 (H, W) codes of the slide or image that `frame` is the map of, one per l0 pixel.

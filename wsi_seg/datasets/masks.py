@@ -1,4 +1,4 @@
-"""Images with masks beside them, laid out as BUSI is.
+"""Images with masks next to them, laid out as BUSI is.
 
 Breast Ultrasound Images, Al-Dhabyani et al. 2020, doi:10.1016/j.dib.2019.104863.
 """

@@ -23,7 +23,7 @@ from wsi_seg.tissue.mask import drawn_l0
 class OutlinedImages(ImageFolder, NamedClasses):
     """Images `NAME.png` or `CLASS/NAME.png` with outlines of what is on them.
 
-    The outlines are turned into masks of the image's own pixels by the pixel-centre rule
+    The outlines are turned into masks of the image's own pixels by the pixel-center rule
     (`wsi_seg.annotations.rasterize`) and go on as masks do. Where they overlap the smaller one wins.
     """
 

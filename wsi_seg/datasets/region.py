@@ -71,7 +71,7 @@ class AnnotatedRegion(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it was read from."""
+        """File it was read from."""
         ...
 
     @property

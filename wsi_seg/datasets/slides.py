@@ -42,11 +42,11 @@ class AnnotatedSlides(Dataset, NamedClasses):
 
     kind: Literal["slides"] = "slides"
     slides: str = "*"
-    """Which slides of the folder, as a pattern of their file names. A folder of DICOM files is a slide."""
+    """Pattern of the file names of slides in the folder. A folder of DICOM files is a slide."""
     annotations: Path | None = None
-    """Folder of the GeoJSON files, relative to `folder`; None: beside the slides."""
+    """Folder of the GeoJSON files, relative to `folder`; None: next to the slides."""
     origin: Origin = "bounds"
-    """What positions in the GeoJSON count from: `bounds` (the scanned region, as in QuPath, where the slide
+    """Origin of positions in the GeoJSON: `bounds` (the scanned region, as in QuPath, where the slide
     has one) or `level0`. A file that says what was subtracted is believed."""
     mpp: float | None = Field(default=None, gt=0)
     """Microns per l0 pixel, in place of what the slides say."""
@@ -151,5 +151,5 @@ def _find_annotations(folder: Path) -> dict[str, Path]:
 
 
 def _companions(path: Path) -> tuple[Path, ...]:
-    """Return what belongs to a slide beside its file: some formats keep the pixels in a folder."""
+    """Return what belongs to a slide next to its file: some formats keep the pixels in a folder."""
     return (path.with_suffix(""),) if path.suffix.lower() in WITH_FOLDER else ()

@@ -36,7 +36,7 @@ class Parts:
 
 
 class Split(BaseModel):
-    """Which regions are kept out of training.
+    """Regions kept out of training.
 
     `validation` and `test` are a share of the groups (0 … 1), or the names of groups
     (`AnnotatedRegion.group`). A share is drawn at random, within each image label alike where regions have

@@ -1,4 +1,4 @@
-"""What a trained model must beat: predictors that learned nothing, for one class against everything else."""
+"""Baselines that a trained model must beat: untrained predictors, for one class against everything else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOX_SIDE = 1024
 
 LEAST_THRESHOLD = 1e-3
 
-KINDS = ("everything", "haematoxylin")
+KINDS = ("everything", "hematoxylin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Baseline:
     """A baseline as asked for."""
 
     kind: str
-    """`everything` or `haematoxylin`."""
+    """`everything` or `hematoxylin`."""
     class_name: str
     channel: int
     """The model's output channel of the class."""
     threshold: float | None = None
-    """Optical density of haematoxylin above which a pixel is the class; None: Otsu's of each data set."""
+    """Optical density of hematoxylin above which a pixel is the class; None: Otsu's of each data set."""
 
     @property
     def name(self) -> str:
@@ -51,11 +51,11 @@ class Baseline:
             return Everything(len(card.classes), self.channel)
         sigma = SMOOTHING_UM / card.mpp
         threshold = find_threshold(regions, sigma) if self.threshold is None else self.threshold
-        return Haematoxylin(len(card.classes), self.channel, sigma, threshold)
+        return Hematoxylin(len(card.classes), self.channel, sigma, threshold)
 
 
 def parse_baseline(text: str, card: ModelCard) -> Baseline:
-    """Read `everything=CLASS`, `haematoxylin=CLASS` or `haematoxylin=CLASS:THRESHOLD`.
+    """Read `everything=CLASS`, `hematoxylin=CLASS` or `hematoxylin=CLASS:THRESHOLD`.
 
     Raises:
         UsageError: it is none of these, or the model has no such class.
@@ -64,7 +64,7 @@ def parse_baseline(text: str, card: ModelCard) -> Baseline:
     name, colon, number = rest.partition(":")
     if kind not in KINDS or not equals or (colon and kind == "everything"):
         raise UsageError(
-            f"baseline {text!r}: write everything=CLASS, haematoxylin=CLASS or haematoxylin=CLASS:THRESHOLD"
+            f"baseline {text!r}: write everything=CLASS, hematoxylin=CLASS or hematoxylin=CLASS:THRESHOLD"
         )
     if len(card.classes) < 2:
         raise UsageError(f"baseline {text!r}: the model has one class only, there is nothing to tell apart")
@@ -98,8 +98,8 @@ class Everything:
 
 
 @dataclass(frozen=True, slots=True)
-class Haematoxylin:
-    """Calls a pixel the class where the smoothed optical density D of haematoxylin exceeds a threshold T.
+class Hematoxylin:
+    """Calls a pixel the class where the smoothed optical density D of hematoxylin exceeds a threshold T.
 
     The class has the probability D / (D + T); another channel, whichever, has the rest.
     """
@@ -112,15 +112,15 @@ class Haematoxylin:
 
     def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
         """Return float32 (N, C, H, W) of uint8 (N, H, W, 3)."""
-        density = np.stack([haematoxylin_density(tile, self.sigma) for tile in tiles])
+        density = np.stack([hematoxylin_density(tile, self.sigma) for tile in tiles])
         out = np.zeros((len(tiles), self.channels, *tiles.shape[1:3]), np.float32)
         out[:, self.channel] = density / (density + self.threshold)
         out[:, 1 if self.channel == 0 else 0] = 1 - out[:, self.channel]
         return without_margin(out, margin)
 
 
-def haematoxylin_density(pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
-    """Return the smoothed optical density of haematoxylin, not below 0, after Ruifrok & Johnston 2001.
+def hematoxylin_density(pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    """Return the smoothed optical density of hematoxylin, not below 0, after Ruifrok & Johnston 2001.
 
     Args:
         pixels: uint8 RGB (h, w, 3), glass at 255.
@@ -137,7 +137,7 @@ def haematoxylin_density(pixels: NDArray[np.uint8], sigma: float) -> NDArray[np.
 
 
 def find_threshold(regions: Sequence[AnnotatedRegion], sigma: float) -> float:
-    """Return Otsu's threshold of the smoothed haematoxylin density over the annotated pixels of regions."""
+    """Return Otsu's threshold of the smoothed hematoxylin density over the annotated pixels of regions."""
     values = [sample for region in regions for sample in _samples(region, sigma)]
     # Without any stain there is nothing to split; a positive threshold then calls nothing the class.
     return max(otsu_threshold(np.concatenate(values)), LEAST_THRESHOLD)
@@ -148,5 +148,5 @@ def _samples(region: AnnotatedRegion, sigma: float) -> Iterator[NDArray[np.float
         for x in range(0, region.size.width, BOX_SIDE):
             box = Box.at(x, y, BOX_SIDE, BOX_SIDE).intersect(Box(0, 0, region.size.width, region.size.height))
             image, target = region.read(box)
-            density = haematoxylin_density(image, sigma)[::SAMPLED, ::SAMPLED]
+            density = hematoxylin_density(image, sigma)[::SAMPLED, ::SAMPLED]
             yield density[target[::SAMPLED, ::SAMPLED] != IGNORED]

@@ -1,4 +1,4 @@
-"""Which regions of a data set are evaluated, and what their annotations can tell."""
+"""Choice of the regions of a data set to evaluate, and of the classes that their annotations know."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ DEFAULT_BOOTSTRAP = BootstrapSettings()
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is evaluated: a model, or the maps that one made."""
+    """Subject of an evaluation: a model, or the maps that one made."""
 
     card: ModelCard
     digest: str

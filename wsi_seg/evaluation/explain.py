@@ -1,4 +1,4 @@
-"""What the network looked at: Grad-CAM for a class on an image or a region of a slide, as one picture."""
+"""Grad-CAM for a class on an image or a region of a slide, as one picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_PIXELS = 1536 * 1536
 
 @dataclass(frozen=True, slots=True)
 class ExplainSettings:
-    """What is explained, and where."""
+    """Class and place to explain."""
 
     name: str
     """A class of the model, or a group where no class has this name."""
@@ -48,7 +48,7 @@ class ExplainSettings:
 
 @dataclass(frozen=True, slots=True)
 class ExplainSummary:
-    """What was explained."""
+    """Record of an explanation."""
 
     path: Path
     """The picture."""

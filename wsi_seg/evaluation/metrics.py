@@ -26,7 +26,7 @@ class Counts:
     """One name per row."""
     matrix: NDArray[np.uint64]
     """(K, K + 1): truth by row, prediction by column; the last column counts predictions that are
-    none of the K, such as pixels left unanalysed."""
+    none of the K, such as pixels left unanalyzed."""
 
     def __post_init__(self) -> None:
         if self.matrix.shape != (len(self.names), len(self.names) + 1):

@@ -40,11 +40,11 @@ POOLED = "all data sets"
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """What a user may choose about an evaluation."""
+    """Settings of an evaluation."""
 
     part: PartChoice = "test"
     baselines: tuple[str, ...] = ()
-    """`everything=CLASS`, `haematoxylin=CLASS` or `haematoxylin=CLASS:THRESHOLD`."""
+    """`everything=CLASS`, `hematoxylin=CLASS` or `hematoxylin=CLASS:THRESHOLD`."""
     batch: int = 1
     """Tiles per forward pass."""
     bootstrap: BootstrapSettings = DEFAULT_BOOTSTRAP

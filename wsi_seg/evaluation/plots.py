@@ -20,14 +20,14 @@ from wsi_seg.evaluation.tally import Tally
 
 DPI = 130
 INK = "#1c1c20"
-GREY = "#6a6a72"
+GRAY = "#6a6a72"
 # Inches.
 CELL = 0.44
 LABELS = 2.1
 PICTURE = 2.5
 # Shares below this are not written into a cell.
 LEAST_WRITTEN = 0.005
-# Curves of paler colours than this would not be seen on white.
+# Curves of paler colors than this would not be seen on white.
 PALEST = 0.62
 
 STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
@@ -102,7 +102,7 @@ def draw_curves(sections: Sequence[Section]) -> bytes:
 
 
 def _roc_panel(axes: Axes, section: Section, tally: Tally) -> None:
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
     for k, auc in enumerate(tally.scores.roc_auc):
         if not math.isnan(auc):
             _curve(axes, section, k, *tally.scores.roc_curve(k), auc)
@@ -149,7 +149,7 @@ def _finish_curve(axes: Axes, title: str, legend: str) -> None:
 
 
 def _line_color(color: RGB) -> tuple[float, float, float]:
-    """Return a colour dark enough for a line on white (relative luminance, ITU-R BT.709)."""
+    """Return a color dark enough for a line on white (relative luminance, ITU-R BT.709)."""
     red, green, blue = (value / 255 for value in color)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     factor = min(1.0, PALEST / luminance) if luminance else 1.0
@@ -168,9 +168,9 @@ def draw_examples(examples: Sequence[Example]) -> bytes:
         _show(image, example.image)
         _show(truth, example.truth_colors())
         _show(predicted, example.predicted_colors())
-        image.set_title(_shortened(example.name), fontsize=7, color=GREY, loc="left", pad=3)
-        truth.set_title("truth (white: unknown)", fontsize=7, color=GREY, loc="left", pad=3)
-        predicted.set_title("prediction", fontsize=7, color=GREY, loc="left", pad=3)
+        image.set_title(_shortened(example.name), fontsize=7, color=GRAY, loc="left", pad=3)
+        truth.set_title("truth (white: unknown)", fontsize=7, color=GRAY, loc="left", pad=3)
+        predicted.set_title("prediction", fontsize=7, color=GRAY, loc="left", pad=3)
     figure.legend(
         handles=legend,
         loc="outside lower left",
@@ -189,7 +189,7 @@ def _legend(examples: Sequence[Example]) -> list[Patch]:
         for row in sorted(example.shown_rows()):
             colors.setdefault(example.rows.names[row], example.rows.colors[row])
     return [
-        Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor=GREY, linewidth=0.5, label=_spaced(name))
+        Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor=GRAY, linewidth=0.5, label=_spaced(name))
         for name, (r, g, b) in colors.items()
     ]
 
@@ -200,7 +200,7 @@ def _show(axes: Axes, picture: NDArray[np.uint8] | None) -> None:
     for side in axes.spines.values():
         side.set(color="#d4d4da", linewidth=0.8)
     if picture is None:
-        axes.text(0.5, 0.5, "the slide is not at hand", ha="center", va="center", fontsize=8, color=GREY)
+        axes.text(0.5, 0.5, "the slide is not at hand", ha="center", va="center", fontsize=8, color=GRAY)
     else:
         axes.imshow(picture, interpolation="nearest")
 
@@ -222,7 +222,7 @@ def _short(pixels: float) -> str:
 
 
 def frame_plainly(axes: Axes) -> None:
-    """Draw thin grey axes."""
+    """Draw thin gray axes."""
     for side in axes.spines.values():
         side.set(color="#c8c8d0", linewidth=0.8)
     axes.tick_params(length=2, color="#c8c8d0")

@@ -1,4 +1,4 @@
-"""What the rows of a confusion matrix stand for: classes, groups of classes, or one class and the rest."""
+"""Rows of a confusion matrix: classes, groups of classes, or one class and the rest."""
 
 from __future__ import annotations
 

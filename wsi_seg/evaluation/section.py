@@ -84,7 +84,7 @@ def _colored(rows: Rows, index: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class BaselineTally:
-    """What a baseline achieved, for its class against everything else."""
+    """Scores of a baseline, for its class against everything else."""
 
     name: str
     class_name: str

@@ -195,7 +195,7 @@ def _brief_image(image: ImageTally, scored: bool) -> Table:
 
 
 def _baseline_tables(section: Section) -> list[Table]:
-    """Return, for each class that has baselines, the model's scores beside theirs."""
+    """Return, for each class that has baselines, the model's scores next to theirs."""
     names = section.rows[0].names
     tables: list[Table] = []
     for class_name in dict.fromkeys(baseline.class_name for baseline in section.baselines):
@@ -256,11 +256,11 @@ def _label_table(section: Section, names: Sequence[str], resamples: int, seed: i
             "predicted": [*names, "none of these"],
             "matrix": counts.matrix.tolist(),
         },
-        "per_image": [_labelled_image(label, names) for label in labels],
+        "per_image": [_labeled_image(label, names) for label in labels],
     }
 
 
-def _labelled_image(label: ImageLabel, names: Sequence[str]) -> Table:
+def _labeled_image(label: ImageLabel, names: Sequence[str]) -> Table:
     return {
         "name": label.name,
         "group": label.group,

@@ -1,4 +1,4 @@
-"""What is counted of a region; tallies of regions add up to those of patients, slides and data sets."""
+"""Counts of a region; tallies of regions add up to those of patients, slides and data sets."""
 
 from __future__ import annotations
 

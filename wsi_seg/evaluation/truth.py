@@ -38,14 +38,14 @@ OPTIONS = ("--class-names", "--ignored-classes")
 
 @dataclass(frozen=True, slots=True)
 class TruthFile:
-    """What finished maps are compared with."""
+    """Truth that finished maps are compared with."""
 
     path: Path
     """GeoJSON of QuPath, or an image or Zarr array of class codes that covers the whole slide."""
     class_names: tuple[tuple[str, str], ...] = ()
     """From names of annotations to classes of the model, where they differ."""
     origin: Origin = "bounds"
-    """What positions in the GeoJSON count from, unless the file says; see `tissue.find_tissue`."""
+    """Origin of positions in the GeoJSON, unless the file states it; see `tissue.find_tissue`."""
     ignored_classes: tuple[str, ...] = ()
     """Names of annotations of zero weight, besides Ignore* and Region*."""
     ignored_codes: tuple[int, ...] = IGNORED_CODES
@@ -55,7 +55,7 @@ class TruthFile:
 
     @property
     def drawn(self) -> bool:
-        """Whether it holds polygons."""
+        """True where it holds polygons."""
         return self.path.name.lower().endswith((".geojson", ".json", ".geojson.gz"))
 
 

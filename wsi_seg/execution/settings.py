@@ -56,10 +56,10 @@ class WorkerSettings:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether blocks are computed on other machines, or by workers that something else has started."""
+        """True where blocks are computed on other machines, or by workers started elsewhere."""
         return "://" in self.scheduler or self.scheduler == SLURM
 
     @property
     def here(self) -> bool:
-        """Whether blocks are computed in this process."""
+        """True where blocks are computed in this process."""
         return self.scheduler in ("threads", "synchronous") and self.processes == 1 and not self.gpus

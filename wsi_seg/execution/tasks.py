@@ -83,15 +83,15 @@ class BlockRecord:
     iy: int
     tiles: int
     counts: dict[int, int] = field(default_factory=dict)
-    """Map pixels per class code, 0 (not analysed) left out."""
+    """Map pixels per class code, 0 (not analyzed) left out."""
     tissue_pixels: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     other_level_pixels: int = 0
     """Map pixels of tissue that were read from another level than was meant."""
     unread_pixels: int = 0
-    """Map pixels of tissue that could not be read; they are "not analysed"."""
+    """Map pixels of tissue that could not be read; they are "not analyzed"."""
     error: str | None = None
-    """Why the block could not be analysed as it should, wholly or in part."""
+    """Reason why the block was not analyzed as it should, wholly or in part."""
     peak_memory: int = 0
     """Largest resident memory, in bytes, of the process that did it, so far."""
     log: tuple[dict[str, Any], ...] = ()
@@ -99,14 +99,14 @@ class BlockRecord:
     lane: str = ""
     """Host, process and thread that did it, separated by colons; "" where nothing was timed."""
     written: bool = True
-    """The block's shards are there; if not, nothing of it was analysed."""
+    """The block's shards are there; if not, nothing of it was analyzed."""
 
 
 def run_block(task: BlockTask) -> BlockRecord:
     """Segment one block and write it as one shard of each map. Running it again gives the same bytes.
 
     After a read error the slide is opened again and read again; what still cannot be read is read from
-    another level, or left out ("not analysed"), as the record and the coverage layer say. Where not even that
+    another level, or left out ("not analyzed"), as the record and the coverage layer say. Where not even that
     is possible, nothing is written and the record says why.
 
     Raises:

@@ -33,7 +33,7 @@ REPLACEMENT = "�"
 
 PAPER: RGB = (255, 255, 255)
 INK: RGB = (28, 28, 32)
-GREY: RGB = (105, 105, 112)
+GRAY: RGB = (105, 105, 112)
 RULE: RGB = (212, 212, 218)
 
 MARGIN = 36
@@ -66,7 +66,7 @@ class ClassShare:
     name: str
     color: RGB
     share: float
-    """Of what was analysed, 0 … 1."""
+    """Of what was analyzed, 0 … 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Sheet:
     classes: Sequence[ClassShare]
     """Largest first."""
     tint: float
-    """Share of the class colour in the picture, 0 … 1."""
+    """Share of the class color in the picture, 0 … 1."""
     notice: str
     um_per_pic: float
 
@@ -94,8 +94,8 @@ class Type:
     bold: bool = False
 
 
-TITLE, FACTS = Type(40, bold=True), Type(26, GREY)
-HEADING, ENTRY, VALUE, SMALL = Type(28, bold=True), Type(27), Type(27, GREY), Type(22, GREY)
+TITLE, FACTS = Type(40, bold=True), Type(26, GRAY)
+HEADING, ENTRY, VALUE, SMALL = Type(28, bold=True), Type(27), Type(27, GRAY), Type(22, GRAY)
 
 
 def compose(picture: Image.Image, sheet: Sheet) -> Image.Image:
@@ -136,12 +136,12 @@ def draw_legend(sheet: Sheet) -> Image.Image:
         y = _entry(draw, y, count, area_text(group.area_um2))
     if not sheet.groups:
         y = _entry(draw, y, "none found", "")
-    y = _heading(draw, y + ROW // 2, "Classes", "of analysed area")
+    y = _heading(draw, y + ROW // 2, "Classes", "of analyzed area")
     for item in listed:
         draw.rectangle((0, y, SWATCH, y + SWATCH), fill=_mixed(item.color, 0.75), outline=item.color)
         y = _entry(draw, y, item.name.replace("_", " "), share_text(item.share))
     if not listed:
-        y = _entry(draw, y, "nothing analysed", "")
+        y = _entry(draw, y, "nothing analyzed", "")
     if rest > 0 and listed:
         y = _entry(draw, y, "others", share_text(rest))
     return legend.crop((0, 0, LEGEND_WIDTH, y))
@@ -180,9 +180,9 @@ def draw_scale_bar(picture: Image.Image, um_per_pic: float) -> None:
     corner = (left, bottom - plate.height)
     picture.paste(plate, corner, Image.new("L", plate.size, 215))
     draw = ImageDraw.Draw(picture)
-    centre = left + room / 2
-    write(draw, (centre, corner[1] + 1.35 * size), text, style, "ms")
-    start = round(centre - length / 2)
+    center = left + room / 2
+    write(draw, (center, corner[1] + 1.35 * size), text, style, "ms")
+    start = round(center - length / 2)
     draw.rectangle((start, bottom - round(0.85 * size), start + length - 1, bottom - size // 2), fill=INK)
 
 

@@ -42,7 +42,7 @@ BAR_WIDTH = 26
 BAR_ROOM = 110
 LEAST_WIDTH = 900
 
-# Heat from none to most, by its share of the largest: yellow over orange to dark red, on grey tissue.
+# Heat from none to most, by its share of the largest: yellow over orange to dark red, on gray tissue.
 HEAT = np.array([(255, 247, 188), (254, 196, 79), (240, 110, 30), (200, 25, 40), (115, 0, 45)], np.float64)
 OPACITY = 0.8
 METHOD = (
@@ -77,14 +77,14 @@ def write_gradcam(
     predicted: NDArray[np.bool_],
     sheet: GradCamSheet,
 ) -> None:
-    """Write a PNG: image with outlines and scale bar, heat map with colour bar, title and notes.
+    """Write a PNG: image with outlines and scale bar, heat map with color bar, title and notes.
 
     Args:
         path: the file to write; replaced when it exists.
         pixels: uint8 RGB (h, w, 3).
         heat: (h, w), 0 or more.
         predicted: (h, w), to be outlined.
-        sheet: texts and colour.
+        sheet: texts and color.
 
     Raises:
         OutputError: the file cannot be written.
@@ -92,26 +92,26 @@ def write_gradcam(
     most = float(heat.max())
     share = heat / most if most > 0 else heat
     factor = min(MOST_ENLARGED, SIDE / max(heat.shape))  # pic pixels per map pixel
-    image, grey = _sized(pixels, factor), _sized(_greyed(pixels), factor)
+    image, gray = _sized(pixels, factor), _sized(_grayed(pixels), factor)
     warm = Image.fromarray(share).resize(image.size, Image.Resampling.BILINEAR)
     left = Image.fromarray(draw_outlines(np.asarray(image), _rings(predicted, factor), sheet.color, 2.5))
     draw_scale_bar(left, sheet.um_per_map / factor)
-    right = Image.fromarray(heated(np.asarray(grey), np.asarray(warm)))
+    right = Image.fromarray(heated(np.asarray(gray), np.asarray(warm)))
     save_png(_compose(left, right, sheet), path)
 
 
 def heated(pixels: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Lay the colours of `share` (h, w), 0 … 1, over RGB pixels (h, w, 3); where it is 0 they stay."""
+    """Lay the colors of `share` (h, w), 0 … 1, over RGB pixels (h, w, 3); where it is 0 they stay."""
     stops = np.linspace(0, 1, len(HEAT))
     colors = np.stack([np.interp(share, stops, HEAT[:, i]) for i in range(3)], axis=-1)
     opacity = OPACITY * np.sqrt(np.clip(share, 0, 1))[..., None]  # low values are to be seen too
     return np.rint(pixels * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
-def _greyed(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return light grey RGB, so that colour means heat."""
-    grey = np.asarray(Image.fromarray(pixels).convert("L"))
-    return np.repeat((85 + grey.astype(np.uint16) * 2 // 3).astype(np.uint8)[..., None], 3, axis=-1)
+def _grayed(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return light gray RGB, so that color means heat."""
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))
+    return np.repeat((85 + gray.astype(np.uint16) * 2 // 3).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _sized(pixels: NDArray[np.uint8], factor: float) -> Image.Image:
@@ -154,7 +154,7 @@ def _compose(left: Image.Image, right: Image.Image, sheet: GradCamSheet) -> Imag
 
 
 def _draw_bar(page: Image.Image, corner: tuple[int, int], height: int) -> None:
-    """Draw the colour bar: 1 above, 0 below, the colours as they look on light tissue."""
+    """Draw the color bar: 1 above, 0 below, the colors as they look on light tissue."""
     share = np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], BAR_WIDTH, axis=1)
     ground = np.full((height, BAR_WIDTH, 3), 225, np.uint8)
     page.paste(Image.fromarray(heated(ground, share)), corner)

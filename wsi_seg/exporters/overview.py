@@ -1,6 +1,6 @@
 """The overview picture: the slide at low power with the classes as a tint and the regions outlined.
 
-Beside the frames of `geometry` there is one more here: `pic`, pixels of the picture of the slide.
+Besides the frames of `geometry` there is one more here: `pic`, pixels of the picture of the slide.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OUTLINE_TOLERANCE = 0.1
 LEAST_SIDE = 1200
 MOST_ENLARGED = 4
 
-# How much of the class colour is mixed into the slide's.
+# How much of the class color is mixed into the slide's.
 TINT = 0.28
 
 # Gray of what no level shows.
@@ -56,7 +56,7 @@ class TintedSlide:
     name: str
     facts: str
     mpp: float
-    """Micrometres per map pixel."""
+    """Micrometers per map pixel."""
     classes: list[ClassShare]
 
 
@@ -98,7 +98,7 @@ def write_overview(
     Args:
         path: the file to write; replaced when it exists.
         tinted: the slide.
-        groups: in map pixels; each is outlined in its colour and gets a line in the legend.
+        groups: in map pixels; each is outlined in its color and gets a line in the legend.
         notice: a sentence about the model, put under the picture.
 
     Returns:
@@ -138,7 +138,7 @@ def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
 
 
 def _labels_under(picture: _Picture, maps: Maps) -> NDArray[np.uint8]:
-    """Return for each picture pixel the label under its centre, from the level that is just fine enough."""
+    """Return for each picture pixel the label under its center, from the level that is just fine enough."""
     finer = [
         i for i in range(maps.level_count) if maps.layout.downsample("classes", i) <= min(picture.map_per_pic)
     ]
@@ -146,15 +146,15 @@ def _labels_under(picture: _Picture, maps: Maps) -> NDArray[np.uint8]:
     labels = np.asarray(maps.array("classes", level)[:])
     cells = []
     for axis, map_per_pic in enumerate(reversed(picture.map_per_pic)):
-        centres = (np.arange(picture.pixels.shape[axis]) + 0.5) * map_per_pic
-        index = np.floor(centres / maps.layout.downsample("classes", level)).astype(np.int64)
+        centers = (np.arange(picture.pixels.shape[axis]) + 0.5) * map_per_pic
+        index = np.floor(centers / maps.layout.downsample("classes", level)).astype(np.int64)
         cells.append(np.minimum(index, labels.shape[axis] - 1))
     under: NDArray[np.uint8] = labels[np.ix_(*cells)]
     return under
 
 
 def _tint(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
-    """Mix the class colours into the picture; what was not analysed stays as it is."""
+    """Mix the class colors into the picture; what was not analyzed stays as it is."""
     color = np.zeros((256, 3), np.uint16)
     weight = np.zeros((256, 1), np.uint16)
     for tissue_class in maps.classes:
@@ -181,10 +181,10 @@ def outline_tolerance(frame: MapFrame) -> float:
 
 
 def _shares(labels: NDArray[np.uint8], maps: Maps) -> list[ClassShare]:
-    """Return the share of each class in what was analysed, largest first."""
+    """Return the share of each class in what was analyzed, largest first."""
     counts = np.bincount(labels.ravel(), minlength=256)
-    analysed = max(1, int(counts[1:].sum()))
-    shares = [ClassShare(c.name, c.color, counts[c.code] / analysed) for c in maps.classes if counts[c.code]]
+    analyzed = max(1, int(counts[1:].sum()))
+    shares = [ClassShare(c.name, c.color, counts[c.code] / analyzed) for c in maps.classes if counts[c.code]]
     return sorted(shares, key=lambda share: -share.share)
 
 

@@ -146,7 +146,7 @@ class BlockMaps:
     """The finished arrays of one block."""
 
     labels: NDArray[np.uint8]
-    """(h, w) class codes, 0: not analysed."""
+    """(h, w) class codes, 0: not analyzed."""
     tissue: NDArray[np.bool_]
     """(h, w), without what could not be read"""
     probabilities: NDArray[Any]
@@ -186,14 +186,14 @@ def segment_block(
         ModelError: the predictor's output has other channels or another size than expected.
     """
     seconds = dict.fromkeys(STAGES, 0.0)
-    analysed = tissue.sample(settings.frame, block.box)
+    analyzed = tissue.sample(settings.frame, block.box)
     tiles = needed_tiles(block, tissue, settings.frame, settings.stitch)
     inputs, faults = _read_tiles(slide, tiles, settings, read, seconds) if tiles else (iter(()), ())
-    coverage = _coverage(faults, block, analysed)
+    coverage = _coverage(faults, block, analyzed)
     if coverage is not None:
-        analysed &= coverage != UNREADABLE
+        analyzed &= coverage != UNREADABLE
     transfer = _TimedTransfer(getattr(predictor, "transfer", PLAIN_TRANSFER), seconds)
-    stitcher = new_stitcher(settings.stitch, block.box, analysed, len(settings.codes), transfer)
+    stitcher = new_stitcher(settings.stitch, block.box, analyzed, len(settings.codes), transfer)
     margin = settings.stitch.margin
     if pool is None:
         predictions = (predict(predictor, batch, margin) for batch in inputs)
@@ -209,7 +209,7 @@ def segment_block(
         labels = channel if in_order else np.array((0, *settings.codes), np.uint8)[channel]
     # All of it has ended by now: the maps are there.
     seconds["predict"] += sum(taken() for taken in on_device)
-    return BlockMaps(labels, analysed, probabilities, len(tiles), seconds, coverage, faults)
+    return BlockMaps(labels, analyzed, probabilities, len(tiles), seconds, coverage, faults)
 
 
 def _read_tiles(

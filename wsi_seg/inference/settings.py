@@ -12,7 +12,7 @@ from wsi_seg.core.settings import CONFIG, checked, setting
 @checked
 @dataclass(frozen=True, slots=True, config=CONFIG)
 class ModelSettings:
-    """Which network is loaded, and how it runs."""
+    """Network to load, and how it runs."""
 
     title: ClassVar = "Model"
 

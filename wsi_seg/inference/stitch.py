@@ -1,7 +1,7 @@
 """Put tile predictions together into one block of labels and probabilities.
 
 The code is written against the array API, so it runs where the prediction is: NumPy arrays, or torch
-tensors on any device. Only what is stored (uint8 labels, quantised probabilities) leaves the device.
+tensors on any device. Only what is stored (uint8 labels, quantized probabilities) leaves the device.
 Every step works pixel by pixel in a fixed order, so the bytes of a map pixel do not depend on the block
 that it was computed in.
 """
@@ -68,7 +68,7 @@ class Stitcher(Protocol):
         ...
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Return channel indices + 1 (0: not analysed) and probabilities of the whole block.
+        """Return channel indices + 1 (0: not analyzed) and probabilities of the whole block.
 
         Raises:
             ModelError: a probability is not a number; `add` may say so before.
@@ -79,7 +79,7 @@ class Stitcher(Protocol):
 def new_stitcher(
     settings: StitchSettings,
     box_map: Box,
-    analysed: NDArray[np.bool_],
+    analyzed: NDArray[np.bool_],
     channels: int,
     transfer: Transfer = PLAIN_TRANSFER,
 ) -> Stitcher:
@@ -88,16 +88,16 @@ def new_stitcher(
     Args:
         settings: grid and blending.
         box_map: the block's pixels; its top left is a multiple of `probability_downsample`.
-        analysed: bool (box.height, box.width), True where there is tissue.
+        analyzed: bool (box.height, box.width), True where there is tissue.
         channels: number of network outputs C.
         transfer: moves arrays between the host and where the prediction is.
 
-    `finish` returns uint8 (h, w), the most probable channel + 1 or 0 where not analysed, and (C, ⌈h/d⌉,
-    ⌈w/d⌉), with uncertainty (C + 1, …): the mean over the analysed pixels of each d × d cell, 0 where there
+    `finish` returns uint8 (h, w), the most probable channel + 1 or 0 where not analyzed, and (C, ⌈h/d⌉,
+    ⌈w/d⌉), with uncertainty (C + 1, …): the mean over the analyzed pixels of each d × d cell, 0 where there
     are none; uint8 is ⌊255 p + ½⌋.
     """
     maker = _CropStitcher if settings.blend == "crop" else _BlendStitcher
-    return maker(_Output(settings, box_map, analysed, channels, transfer))
+    return maker(_Output(settings, box_map, analyzed, channels, transfer))
 
 
 def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
@@ -115,7 +115,7 @@ def _gaussian(side: int) -> NDArray[np.float64]:
     return line
 
 
-def normalised_entropy(probabilities: Any) -> Any:
+def normalized_entropy(probabilities: Any) -> Any:
     """Return the uncertainty of each pixel: Shannon entropy of its class probabilities over log C.
 
     0 where one class has probability 1, 1 where all are equally probable, 0 for a single class. Shannon
@@ -167,7 +167,7 @@ class _Output:
         self,
         settings: StitchSettings,
         box_map: Box,
-        analysed: NDArray[np.bool_],
+        analyzed: NDArray[np.bool_],
         channels: int,
         transfer: Transfer,
     ) -> None:
@@ -176,8 +176,8 @@ class _Output:
         self.shape = (box_map.height, box_map.width)
         rows, columns = -(-box_map.height // d), -(-box_map.width // d)
         self.box = Box.at(box_map.x0, box_map.y0, columns * d, rows * d)
-        self.analysed = np.zeros((rows * d, columns * d), bool)
-        self.analysed[: box_map.height, : box_map.width] = analysed
+        self.analyzed = np.zeros((rows * d, columns * d), bool)
+        self.analyzed[: box_map.height, : box_map.width] = analyzed
         self.labels = np.zeros((rows * d, columns * d), np.uint8)
         stored = channels + settings.uncertainty
         self.probabilities = np.zeros((stored, rows, columns), settings.probability_dtype)
@@ -201,7 +201,7 @@ class _Output:
     def _put(self, part_map: Box, probabilities: Any) -> None:
         d = self.settings.probability_downsample
         rows, columns = part_map.within(self.box)
-        mask = self.analysed[rows, columns]
+        mask = self.analyzed[rows, columns]
         if not mask.any():
             return
         best = most_probable(probabilities)
@@ -213,7 +213,7 @@ class _Output:
         if isinstance(total, np.ndarray):
             _check_number(part_map, total)
         if self.settings.uncertainty:
-            entropy = _area_mean(normalised_entropy(probabilities)[None], weight, d)
+            entropy = _area_mean(normalized_entropy(probabilities)[None], weight, d)
             small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
@@ -225,7 +225,7 @@ class _Output:
     def _store(self, part_map: Box, best: NDArray[np.uint8], small: NDArray[Any]) -> None:
         d = self.settings.probability_downsample
         rows, columns = part_map.within(self.box)
-        np.multiply(best + np.uint8(1), self.analysed[rows, columns], out=self.labels[rows, columns])
+        np.multiply(best + np.uint8(1), self.analyzed[rows, columns], out=self.labels[rows, columns])
         self.probabilities[:, rows.start // d : rows.stop // d, columns.start // d : columns.stop // d] = (
             small
         )

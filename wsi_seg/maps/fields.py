@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.core.classes import NOT_ANALYSED, TissueClass
+from wsi_seg.core.classes import NOT_ANALYZED, TissueClass
 
 FULL = 255
 
@@ -54,7 +54,7 @@ class LabelField:
     """Class codes of a map, read on demand, and their positions in `classes`."""
 
     labels: Any
-    """uint8 (y, x) array, NumPy or Zarr; 0 = not analysed."""
+    """uint8 (y, x) array, NumPy or Zarr; 0 = not analyzed."""
     classes: tuple[TissueClass, ...]
 
     @property
@@ -63,21 +63,21 @@ class LabelField:
 
     @property
     def columns(self) -> int:
-        """Positions: one for each class, one for other codes, one for pixels that were not analysed."""
+        """Positions: one for each class, one for other codes, one for pixels that were not analyzed."""
         return len(self.classes) + 2
 
     def column(self, codes: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Return the position of each code."""
         position = np.full(256, len(self.classes), np.intp)
         position[[c.code for c in self.classes]] = np.arange(len(self.classes))
-        position[NOT_ANALYSED] = len(self.classes) + 1
+        position[NOT_ANALYZED] = len(self.classes) + 1
         return position[codes]
 
     def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
         return np.asarray(self.labels[key])
 
     def shares(self, counts: NDArray[np.int64]) -> dict[str, float]:
-        """Return the share of each class among analysed pixels; classes without pixels are left out."""
-        analysed = int(counts[:-1].sum())
+        """Return the share of each class among analyzed pixels; classes without pixels are left out."""
+        analyzed = int(counts[:-1].sum())
         pairs = zip(self.classes, counts.tolist(), strict=False)
-        return {c.name: count / analysed for c, count in pairs if count}
+        return {c.name: count / analyzed for c, count in pairs if count}

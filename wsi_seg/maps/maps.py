@@ -3,8 +3,8 @@
     maps.zarr/              image: class probabilities (c, y, x), at 1 / probability_downsample of the map;
                             one more channel, "uncertainty", where the layout says so
       0, 1, …               its levels, each half the one before
-      labels/classes/0, …   uint8 (y, x): class codes, 0 = not analysed; level 0 at full map resolution
-      labels/tissue/0, …    uint8 (y, x): 1 = analysed tissue, 0 = background
+      labels/classes/0, …   uint8 (y, x): class codes, 0 = not analyzed; level 0 at full map resolution
+      labels/tissue/0, …    uint8 (y, x): 1 = analyzed tissue, 0 = background
       labels/coverage/0, …  uint8 (y, x): tissue that was read from another level (1) or not at all (2) as the
                             slide is damaged there; 0 = no such fault
 
@@ -45,7 +45,7 @@ __all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remo
 LABELS: tuple[Kind, ...] = ("classes", "tissue", "coverage")
 PATHS: dict[Kind, str] = {"probabilities": "", **{kind: f"labels/{kind}/" for kind in LABELS}}
 
-NOT_ANALYSED = TissueClass(0, "not_analysed", (0, 0, 0))
+NOT_ANALYZED = TissueClass(0, "not_analyzed", (0, 0, 0))
 BACKGROUND = TissueClass(0, "background", (0, 0, 0))
 TISSUE = TissueClass(1, "tissue", (0, 160, 160))
 NO_FAULT = TissueClass(0, "no_fault", (0, 0, 0))
@@ -88,7 +88,7 @@ def _root_attributes(layout: MapLayout) -> dict[str, Any]:
 
 def _label_attributes(layout: MapLayout, kind: Kind) -> dict[str, Any]:
     values = {
-        "classes": (NOT_ANALYSED, *layout.classes),
+        "classes": (NOT_ANALYZED, *layout.classes),
         "tissue": (BACKGROUND, TISSUE),
         "coverage": (NO_FAULT, *FAULTS),
     }[kind]
@@ -159,12 +159,12 @@ class Maps:
 
     @property
     def labels(self) -> ShardedArray:
-        """Class codes: uint8 (y, x) at full map resolution; 0 = not analysed."""
+        """Class codes: uint8 (y, x) at full map resolution; 0 = not analyzed."""
         return self.array("classes")
 
     @property
     def tissue(self) -> ShardedArray:
-        """Analysed tissue: uint8 (y, x) at full map resolution; 0 or 1."""
+        """Analyzed tissue: uint8 (y, x) at full map resolution; 0 or 1."""
         return self.array("tissue")
 
     @property
@@ -211,7 +211,7 @@ class Maps:
         Args:
             block: one of `cut_blocks(layout.map_size, layout.block)`.
             labels: uint8 (h, w), class codes.
-            tissue: (h, w), true or 1 where tissue was analysed.
+            tissue: (h, w), true or 1 where tissue was analyzed.
             probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type.
             coverage: uint8 (h, w); None where it is 0 all over.
 

@@ -1,8 +1,8 @@
-"""The metadata of our OME-Zarr 0.5 stores, and where each level of a pyramid lies in micrometres.
+"""The metadata of our OME-Zarr 0.5 stores, and where each level of a pyramid lies in micrometers.
 
-OME-Zarr 0.5: https://ngff.openmicroscopy.org/0.5/. A coordinate in OME-Zarr is that of a pixel's centre, and
-the centre of label pixel (0, 0) at full resolution is the origin, 0 µm. A pixel that stands for n × n of
-those has its centre (n - 1) / 2 of their sides further on, so every level but that one carries a translation;
+OME-Zarr 0.5: https://ngff.openmicroscopy.org/0.5/. A coordinate in OME-Zarr is that of a pixel's center, and
+the center of label pixel (0, 0) at full resolution is the origin, 0 µm. A pixel that stands for n × n of
+those has its center (n - 1) / 2 of their sides further on, so every level but that one carries a translation;
 without it, coarse levels (and probabilities at a quarter of the resolution) appear shifted up and left.
 """
 
@@ -30,7 +30,7 @@ def image_metadata(
         name: name of the image.
         mpp: microns per full-resolution map pixel.
         downsamples: for each level, full-resolution map pixels per pixel.
-        channels: name and colour of each; the first is a class.
+        channels: name and color of each; the first is a class.
         dtype: of the probabilities; 255 of uint8 stands for 1.
     """
     return {

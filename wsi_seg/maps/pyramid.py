@@ -41,7 +41,7 @@ def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
 def halve_labels(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return for each 2 × 2 pixels the label that stands for them.
 
-    0 (not analysed, background) stands for four pixels of which two or more are 0, so the covered area does
+    0 (not analyzed, background) stands for four pixels of which two or more are 0, so the covered area does
     not grow from level to level, and class labels and tissue keep covering the same pixels. Otherwise it is
     the most frequent label that is not 0; of equally frequent ones, the first in reading order.
 

@@ -75,7 +75,7 @@ class BatchProgress(Protocol):
 
 
 class Batch:
-    """Slides on their way, and the table that shows what became of them."""
+    """Slides in progress, and the table of their outcomes."""
 
     def __init__(
         self, tasks: Sequence[SlideTask], out: str | Path, workers: WorkerSettings, *, keep_table: bool = True
@@ -99,7 +99,7 @@ class Batch:
         """Run all slides.
 
         Returns:
-            What became of each, in the order of the tasks.
+            The outcome of each, in the order of the tasks.
 
         Raises:
             Interrupted: Ctrl-C; the tables say how far each slide came.
@@ -309,7 +309,7 @@ class _Logging:
         for warning in plan.warnings:
             logger.warning("%s: %s", plan.slide.name, warning)
         if tiles_done:
-            logger.info("%s: going on after %d tiles of an earlier run", plan.slide.name, tiles_done)
+            logger.info("%s: resuming after %d tiles of an earlier run", plan.slide.name, tiles_done)
         self._progress.start(plan, tiles_done)
 
     def block_done(self, record: BlockRecord) -> None:

@@ -1,4 +1,4 @@
-"""The tables of a batch: `batch.csv`, what became of each slide, and `failed.csv`, to be fed back in."""
+"""The tables of a batch: `batch.csv`, the outcome of each slide, and `failed.csv`, to be fed back in."""
 
 from __future__ import annotations
 

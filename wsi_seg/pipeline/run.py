@@ -33,7 +33,7 @@ from wsi_seg.pipeline.models import (
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
-from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarise
+from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarize
 from wsi_seg.pipeline.tracing import TraceTask, trace_slide
 from wsi_seg.planning.map_layout import KINDS, Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
@@ -297,7 +297,7 @@ class _SlideRun:
         self.progress.block_done(record)
 
     def _mark(self, records: Sequence[BlockRecord], *, fault: int) -> None:
-        """Say in the coverage layer what became of the tissue of blocks for which nothing was written."""
+        """Record in the coverage layer the tissue of blocks for which nothing was written."""
         failed = {(record.ix, record.iy) for record in records if not record.written}
         maps = Maps.open(self.store) if failed else None
         for planned in self.plan.blocks:
@@ -349,7 +349,7 @@ class _SlideRun:
         )
         traced = self.traced
         summary = {
-            **summarise(facts, traced.regions),
+            **summarize(facts, traced.regions),
             "polygons": traced.polygons,
             "regions_too_thin_to_write": traced.vanished,
         }

@@ -80,7 +80,7 @@ def run_key(
     return hashlib.sha256(json.dumps(regions, sort_keys=True).encode()).hexdigest()
 
 
-def summarise(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
+def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -> dict[str, Any]:
     """Return areas in mm², counts, seconds per stage and rates.
 
     Areas of tissue, classes and groups are counted in label pixels. Those of `regions` are the areas of the
@@ -91,7 +91,7 @@ def summarise(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
     counts: Counter[int] = Counter()
     for record in facts.records:
         counts.update(record.counts)
-    analysed = sum(record.tissue_pixels for record in facts.records)
+    analyzed = sum(record.tissue_pixels for record in facts.records)
     tiles = sum(record.tiles for record in facts.records)
     tiles_now = sum(record.tiles for record in facts.records[facts.blocks_before :])
     busy: Counter[str] = Counter()
@@ -108,7 +108,7 @@ def summarise(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,
-        "tissue_area_mm2": round(analysed * pixel_mm2, 6),
+        "tissue_area_mm2": round(analyzed * pixel_mm2, 6),
         "class_area_mm2": {
             c.name: round(counts[c.code] * pixel_mm2, 6) for c in facts.model.card.classes if counts[c.code]
         },
@@ -123,7 +123,7 @@ def summarise(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "blocks": len(facts.records),
         "blocks_failed": sum(not record.written for record in facts.records),
         "coverage": {
-            "analysed_share": round(analysed / (analysed + unread), 6) if analysed + unread else None,
+            "analyzed_share": round(analyzed / (analyzed + unread), 6) if analyzed + unread else None,
             "unread_mm2": round(unread * pixel_mm2, 6),
             "other_level_mm2": round(sum(r.other_level_pixels for r in facts.records) * pixel_mm2, 6),
         },

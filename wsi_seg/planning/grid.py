@@ -36,7 +36,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Square tiles of side `tile` whose neighbours share `overlap` pixels.
+    """Square tiles of side `tile` whose neighbors share `overlap` pixels.
 
     The halo of overlap / 2 pixels on each side is a multiple of 32 by default settings, so that a
     network with an output stride of 32 sees every tile at the same phase.

@@ -125,13 +125,13 @@ class ShardRef:
     iy: int
 
 
-def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
+def output_bytes(layout: MapLayout, analyzed_fraction: float = 1.0) -> int:
     """Return an upper estimate of the store's bytes: as if nothing compressed. Of a slide without faults,
     whose coverage layer is empty.
 
     Args:
         layout: of the store.
-        analysed_fraction: share of the blocks that are analysed; others take no room.
+        analyzed_fraction: share of the blocks that are analyzed; others take no room.
     """
     channels, item = len(layout.channels), np.dtype(layout.probability_dtype).itemsize
     values = 0
@@ -139,7 +139,7 @@ def output_bytes(layout: MapLayout, analysed_fraction: float = 1.0) -> int:
         labels, image = layout.size("classes", level), layout.size("probabilities", level)
         values += 2 * labels.width * labels.height + channels * item * image.width * image.height
     # Shard indices take 16 bytes for each inner chunk of up to 1 MB; metadata a few kB a level.
-    return int(values * analysed_fraction * 1.001) + layout.level_count * 16_384
+    return int(values * analyzed_fraction * 1.001) + layout.level_count * 16_384
 
 
 def _rgb(color: Sequence[int]) -> RGB:

@@ -23,7 +23,7 @@ from wsi_seg.tissue.mask import TissueMask
 
 # A block is a whole number of strides nearest to this many map pixels: no tile is then predicted twice.
 BLOCK_TARGET = 2048
-# Share of a tile that overlaps its neighbours where the card does not say: with a U-Net of five halvings
+# Share of a tile that overlaps its neighbors where the card does not say: with a U-Net of five halvings
 # and tiles of 1024 px the stitched labels then equal an undivided forward pass on more than 99.9 % of
 # pixels (`wsi-seg check-seams`). Kept to multiples of 64, so that all tiles have one phase of the network.
 DEFAULT_OVERLAP_SHARE = 3 / 8

@@ -23,7 +23,7 @@ class StitchSettings:
     """Map pixels per probability pixel on each axis."""
     probability_dtype: ProbabilityDtype = _DEFAULTS.probability_dtype
     uncertainty: bool = _DEFAULTS.uncertainty
-    """Add a channel with the normalised entropy of the class probabilities, see `normalised_entropy`."""
+    """Add a channel with the normalized entropy of the class probabilities, see `normalized_entropy`."""
 
     @property
     def margin(self) -> int:

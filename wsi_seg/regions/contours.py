@@ -1,8 +1,8 @@
 """Sub-pixel contours of a field of any size, traced block by block and joined without a seam.
 
-Nodes are the pixel centres plus one rim of empty nodes on the field's outer edge, so that contours close
-inside the field. A block is a rectangle of cells between nodes; neighbours share one line of nodes, and
-every pixel is read once. A contour's vertex lies on the grid edge between two neighbouring nodes, one
+Nodes are the pixel centers plus one rim of empty nodes on the field's outer edge, so that contours close
+inside the field. A block is a rectangle of cells between nodes; neighbors share one line of nodes, and
+every pixel is read once. A contour's vertex lies on the grid edge between two neighboring nodes, one
 inside and one outside: the number of that edge names the vertex. Lines that end on a block's border are
 joined by that number, and positions follow from the two nodes alone, so the result does not depend on
 the blocks. Where two corners of a cell are inside, crosswise, they are connected if the mean of the four
@@ -73,7 +73,7 @@ def trace_contours(
 ) -> list[Polygon]:
     """Trace the regions where `field` is at or above `threshold`, with their holes.
 
-    Contours run where linear interpolation between pixel centres crosses the threshold; for whole
+    Contours run where linear interpolation between pixel centers crosses the threshold; for whole
     numbers, half a step below it.
 
     Args:

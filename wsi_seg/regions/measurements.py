@@ -1,7 +1,7 @@
 """Measurements inside regions: class shares, mean probability and uncertainty, in one pass over the maps.
 
-A pixel belongs to a region by the pixel-centre rule of `rasterize`. A region too small to hold any pixel
-centre is measured at the one pixel under a point inside it.
+A pixel belongs to a region by the pixel-center rule of `rasterize`. A region too small to hold any pixel
+center is measured at the one pixel under a point inside it.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _present(ids: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]
 def _measure_small(
     polygons: NDArray[np.object_], totals: _RegionTotals, labels: LabelField, fields: Sequence[ChannelSum]
 ) -> None:
-    """Give regions without any pixel centre the one pixel under a point inside them."""
+    """Give regions without any pixel center the one pixel under a point inside them."""
     for i in np.flatnonzero((totals.pixels == 0) | (totals.labels.sum(axis=1) == 0)).tolist():
         point = shapely.point_on_surface(polygons[i])
         if totals.pixels[i] == 0:

@@ -41,7 +41,7 @@ class MapArrays(Protocol):
 
     @property
     def labels(self) -> Any:
-        """uint8 (y, x): class codes at full map resolution, 0 = not analysed."""
+        """uint8 (y, x): class codes at full map resolution, 0 = not analyzed."""
 
     @property
     def probabilities(self) -> Any:
@@ -68,10 +68,10 @@ class Region:
     perimeter_um: float
     """Length of the outline and of the holes' outlines; measured again likewise."""
     mean_probability: float
-    """Mean of the group's probability over the probability pixels whose centre lies inside, 0 … 1."""
+    """Mean of the group's probability over the probability pixels whose center lies inside, 0 … 1."""
     shares: dict[str, float]
-    """Class name to its share of the analysed label pixels whose centre lies inside, in the order of the
-    model's classes, without those that do not occur; empty when nothing inside was analysed."""
+    """Class name to its share of the analyzed label pixels whose center lies inside, in the order of the
+    model's classes, without those that do not occur; empty when nothing inside was analyzed."""
     mean_uncertainty: float | None = None
     """Mean of the uncertainty over the same pixels as `mean_probability`, 0 … 1; None where not stored."""
 

@@ -161,7 +161,7 @@ def large_enough(rings: Lines, limits: RingLimits) -> Lines:
 
 
 def without_straight(rings: Lines) -> Lines:
-    """Return the rings without vertices on a straight line between their neighbours.
+    """Return the rings without vertices on a straight line between their neighbors.
 
     They are most vertices of a ring around whole numbers, and would only cost time and memory.
     """

@@ -53,7 +53,7 @@ class TraceSettings:
 @checked
 @dataclass(frozen=True, slots=True, config=CONFIG)
 class RegionSettings:
-    """Which regions become polygons, and how."""
+    """Choice of regions that become polygons, and how they are traced."""
 
     title: ClassVar = "Regions"
 

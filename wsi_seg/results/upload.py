@@ -75,7 +75,7 @@ def local_folder(out: str | Path, staging: str | None = None) -> Path:
 
 
 def upload_files(folder: Path, names: Sequence[str], url: str) -> None:
-    """Put files of a local folder beside the results at a URL; those that are not there are left out.
+    """Put files of a local folder next to the results at a URL; those that are not there are left out.
 
     Raises:
         OutputError: the URL cannot be written.

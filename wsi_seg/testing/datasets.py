@@ -1,4 +1,4 @@
-"""What every kind of data set must do: run each of `CHECKS` on one of its kind.
+"""Contract of every kind of data set: run each of `CHECKS` on one of its kind.
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_my_data_set(check):

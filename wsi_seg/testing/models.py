@@ -1,4 +1,4 @@
-"""What every model must do: run each of `CHECKS` on its folder.
+"""Contract of every model: run each of `CHECKS` on its folder.
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_my_model(check, tmp_path):
@@ -55,7 +55,7 @@ def check_probabilities(folder: Path, scratch: Path) -> None:
 
 
 def check_repeatable(folder: Path, scratch: Path) -> None:
-    """The same batch gives the same bytes, also from a model that is loaded anew."""
+    """The same batch gives the same bytes, also from a model that is loaded again."""
     tiles = some_tiles(2)
     predictor = _predictor(folder)
     first = predictor(tiles)
@@ -63,7 +63,7 @@ def check_repeatable(folder: Path, scratch: Path) -> None:
     assert torch.equal(first, _predictor(folder)(tiles))
 
 
-def check_independent_of_neighbours(folder: Path, scratch: Path) -> None:
+def check_independent_of_neighbors(folder: Path, scratch: Path) -> None:
     """A tile's result does not depend on what else is in its batch, nor on its place in it."""
     predictor = _predictor(folder)
     tiles = some_tiles(3)
@@ -122,7 +122,7 @@ CHECKS: tuple[Callable[[Path, Path], None], ...] = (
     check_card,
     check_probabilities,
     check_repeatable,
-    check_independent_of_neighbours,
+    check_independent_of_neighbors,
     check_round_trip,
     check_wrong_tensors,
     check_wrong_channels,

@@ -1,10 +1,10 @@
-"""What every reader must do: run each of `CHECKS` on slides of every kind it opens.
+"""Contract of every reader: run each of `CHECKS` on slides of every kind it opens.
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
     def test_my_reader(check):
         check(lambda: MyReader("slide.xyz"))
 
-Each check takes a function that opens the slide anew and raises AssertionError where the contract is broken.
+Each check takes a function that opens the slide again and raises AssertionError where the contract is broken.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ class TissueMask:
             painted = self.drawn.scaled(frame.l0_per_map).paint(box_map, ground=CUT_OUT)
             return np.asarray(painted == DRAWN)
         height, width = self.mask.shape
-        columns = _cell_of_centre(box_map.x0, box_map.x1, frame.l0_per_map.x / self.l0_per_cell.x)
-        rows = _cell_of_centre(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
+        columns = _cell_of_center(box_map.x0, box_map.x1, frame.l0_per_map.x / self.l0_per_cell.x)
+        rows = _cell_of_center(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
         columns -= self.origin_cell[0]
         rows -= self.origin_cell[1]
         # A rim of cells without tissue stands for all that lies outside.
@@ -142,9 +142,9 @@ def _in_cells(box_l0: RealBox, l0_per_cell: Scale) -> RealBox:
     )
 
 
-def _cell_of_centre(start_map: int, stop_map: int, cells_per_map: float) -> NDArray[np.int64]:
-    centres = (np.arange(start_map, stop_map, dtype=np.float64) + 0.5) * cells_per_map
-    return np.floor(centres).astype(np.int64)
+def _cell_of_center(start_map: int, stop_map: int, cells_per_map: float) -> NDArray[np.int64]:
+    centers = (np.arange(start_map, stop_map, dtype=np.float64) + 0.5) * cells_per_map
+    return np.floor(centers).astype(np.int64)
 
 
 def find_tissue(

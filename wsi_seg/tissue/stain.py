@@ -1,12 +1,12 @@
 """Tissue in a low-power picture of an H&E slide, found by its color.
 
-Glass, dust, shadows and scanner-black are without colour; stained tissue is not. The signal is the colour
+Glass, dust, shadows and scanner-black are without color; stained tissue is not. The signal is the color
 in optical density, max - min over R, G, B of log10(glass / value), which neither the brightness nor the
 tint of the glass changes. Its threshold is Otsu's (1979, IEEE Trans. Syst. Man Cybern. 9:62-66, doi:
 10.1109/TSMC.1979.4310076), held within absolute limits, because Otsu always splits: in a blank slide it
 would split noise, and in a slide full of tissue it would split tissue.
 
-Ink is recognized by the colors it absorbs. Haematoxylin and eosin both absorb green the most; blue and green
+Ink is recognized by the colors it absorbs. Hematoxylin and eosin both absorb green the most; blue and green
 ink do not. Red ink lets all red through while it absorbs the others; blood at this power does not. Ink mixed
 from the stain's own colors (purple) cannot be distinguished.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# Optical density of haematoxylin, eosin and DAB in R, G, B, one stain per row: Ruifrok & Johnston,
+# Optical density of hematoxylin, eosin and DAB in R, G, B, one stain per row: Ruifrok & Johnston,
 # "Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 23:291-299, 2001.
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 
@@ -31,7 +31,7 @@ MOST_SIGNAL = 0.06
 # What counts as glass: bright, nearly without color, but not the pure white that readers paint where a slide
 # holds nothing.
 GLASS_VALUE = 190
-GLASS_COLOUR = 26
+GLASS_COLOR = 26
 PAINTED_WHITE = 254
 GLASS_SHARE = 0.002
 DEFAULT_GLASS = 243.0
@@ -63,7 +63,7 @@ SPECK_SHARE = 0.05
 class Signals:
     """Measurements at each pixel, (h, w)."""
 
-    colour: NDArray[np.float32]
+    color: NDArray[np.float32]
     """Largest minus smallest optical density over R, G, B."""
     ink: NDArray[np.bool_]
     """Absorbs as strong blue, green or red ink does."""
@@ -85,13 +85,13 @@ def detect_tissue(pixels: NDArray[np.uint8], cell_um: float) -> NDArray[np.bool_
     """
     signals = measure(pixels)
     excluded = find_ink(signals, cell_um) | _find_black(pixels)
-    colour = signals.colour
-    colour[excluded] = 0
-    ndimage.gaussian_filter(colour, 1.0, output=colour)
-    threshold = float(np.clip(otsu_threshold(colour[~excluded]), LEAST_SIGNAL, MOST_SIGNAL))
-    tissue = (colour > threshold) & ~excluded
+    color = signals.color
+    color[excluded] = 0
+    ndimage.gaussian_filter(color, 1.0, output=color)
+    threshold = float(np.clip(otsu_threshold(color[~excluded]), LEAST_SIGNAL, MOST_SIGNAL))
+    tissue = (color > threshold) & ~excluded
     tissue = _close(tissue, max(1, round(CLOSING_UM / cell_um)))
-    speck = min(SPECK_UM2 / cell_um**2, SPECK_SHARE * colour.size)
+    speck = min(SPECK_UM2 / cell_um**2, SPECK_SHARE * color.size)
     tissue = _drop_small(tissue, speck)
     tissue = _fill_holes(tissue, HOLE_UM2 / cell_um**2)
     tissue = ndimage.binary_dilation(tissue, iterations=max(1, round(MARGIN_UM / cell_um)))
@@ -107,17 +107,17 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
     if values.size == 0:
         return 0.0
     counts, edges = np.histogram(values, bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
+    centers = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts).astype(np.float64)
     above = below[-1] - below
-    sums = np.cumsum(counts * centres)
+    sums = np.cumsum(counts * centers)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
     return float(edges[1 + int(np.nanargmax(np.where(above > 0, between, 0)))])
 
 
 def measure(pixels: NDArray[np.uint8]) -> Signals:
-    """Measure the colour of each pixel of a uint8 RGB picture (h, w, 3)."""
+    """Measure the color of each pixel of a uint8 RGB picture (h, w, 3)."""
     glass = _glass(pixels)
     # Below 10 the noise of the camera, not the tissue, decides.
     tables = [np.maximum(np.log10(g / np.maximum(np.arange(256), 10)), 0).astype(np.float32) for g in glass]
@@ -127,7 +127,7 @@ def measure(pixels: NDArray[np.uint8]) -> Signals:
         rows = slice(start, start + STRIP)
         red, green, blue = (table[pixels[rows, :, c]] for c, table in enumerate(tables))
         most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-        signals.colour[rows] = most - least
+        signals.color[rows] = most - least
         blue_ink = (red - green > 0.12) & (red - blue > 0.2)
         green_ink = np.minimum(red, blue) - green > 0.06
         red_ink = (green > 0.6) & (red < 0.1 * green) & (blue > 0.65 * green)
@@ -151,8 +151,8 @@ def _glass(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     step = max(1, math.isqrt(pixels.shape[0] * pixels.shape[1] // GLASS_SAMPLE))
     here = pixels[::step, ::step]
     low, high = here.min(axis=2), here.max(axis=2)
-    neutral = (low >= GLASS_VALUE) & (high - low <= GLASS_COLOUR) & (low < PAINTED_WHITE)
-    tinted = (low >= TINTED_VALUE) & (high >= GLASS_VALUE) & (high - low > GLASS_COLOUR)
+    neutral = (low >= GLASS_VALUE) & (high - low <= GLASS_COLOR) & (low < PAINTED_WHITE)
+    tinted = (low >= TINTED_VALUE) & (high >= GLASS_VALUE) & (high - low > GLASS_COLOR)
     tinted &= _is_smooth(pixels, step)
     tinted[tinted] = _spares_green(here[tinted])
     if np.count_nonzero(tinted) > TINTED_SHARE * low.size:

@@ -1,4 +1,4 @@
-"""Random changes of one crop: geometry, colour, stain, sharpness, encoding and blank ground.
+"""Random changes of one crop: geometry, color, stain, sharpness, encoding and blank ground.
 
 Every change is drawn from the generator that is passed in, so a crop depends on its seed alone.
 """
@@ -21,7 +21,7 @@ from wsi_seg.inference.models.network import LUMA
 from wsi_seg.tissue.stain import STAINS
 from wsi_seg.training.config import AugmentationConfig
 
-# Sides of the cells that average colour.
+# Sides of the cells that average color.
 CHROMA_CELLS = (2, 4, 8)
 # Range of the quality factor, libjpeg's scale; slide scanners use 30 to 95.
 JPEG_QUALITY = (30, 95)
@@ -105,7 +105,7 @@ class Geometry:
 
 
 class Appearance:
-    """Change what an image looks like and not what it shows: stain, colour, sharpness, encoding.
+    """Change what an image looks like and not what it shows: stain, color, sharpness, encoding.
 
     Methods take and return float images (N, 3, H, W) in 0 … 1, each changed in its own way.
     """
@@ -159,7 +159,7 @@ class Appearance:
         return out
 
     def _smooth_chroma(self, images: Tensor) -> Tensor:
-        """Coarsen the colour of some crops, but not their luma: fine colour is mostly encoder noise."""
+        """Coarsen the color of some crops, but not their luma: fine color is mostly encoder noise."""
         images = images.clone()
         luma_of = torch.tensor(LUMA).to(images)[:, None, None]
         for i in range(images.shape[0]):
@@ -176,7 +176,7 @@ class Appearance:
         return images
 
     def _encode(self, images: Tensor) -> Tensor:
-        """Pass some crops through JPEG: scanners and archives differ in quality and colour resolution."""
+        """Pass some crops through JPEG: scanners and archives differ in quality and color resolution."""
         images = images.clone()
         for i in range(images.shape[0]):
             chance, quality, subsampled = self._uniform(3).tolist()

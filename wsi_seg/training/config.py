@@ -1,4 +1,4 @@
-"""What a training run is, as data read from YAML."""
+"""Configuration of a training run, read from YAML."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class AugmentationConfig(_ConfigPart):
     blur: float = Field(default=0.2, ge=0, le=1)
     """Share of crops that are slightly blurred."""
     chroma: float = Field(default=0.5, ge=0, le=1)
-    """Share of crops whose colour, not brightness, is averaged over 2, 4 or 8 pixels."""
+    """Share of crops whose color, not brightness, is averaged over 2, 4 or 8 pixels."""
     jpeg: float = Field(default=0.5, ge=0, le=1)
-    """Share of crops that are encoded as JPEG once more, with and without subsampled colour."""
+    """Share of crops that are encoded as JPEG again, with and without subsampled color."""
     blank: float = Field(default=0.1, ge=0, le=1)
     """Share of crops of which a part is replaced by blank glass."""
 
@@ -56,7 +56,7 @@ class LossConfig(_ConfigPart):
     image_label: float = Field(default=1.0, ge=0)
     """Cross-entropy of the class of the whole image, for models with image labels."""
     consistency: float = Field(default=0.0, ge=0)
-    """Squared difference between the predictions for two recoloured copies of a crop; above 0 the network
+    """Squared difference between the predictions for two recolored copies of a crop; above 0 the network
     sees each crop of a batch twice."""
 
 
@@ -114,7 +114,7 @@ class TrainConfig(_ConfigPart):
     keep: Literal["best", "last"] = "best"
     """Weights of the best epoch (without a validation part: the last), or of the last one."""
     freeze_encoder: bool = False
-    """Keep the encoder as it starts, its normalisation statistics too."""
+    """Keep the encoder as it starts, its normalization statistics too."""
     unfreeze_epoch: int | None = Field(
         default=None, ge=1, validation_alias=AliasChoices("unfreeze_epoch", "thaw_epoch")
     )
@@ -155,7 +155,7 @@ class TrainConfig(_ConfigPart):
 
     @property
     def scheme(self) -> LabelScheme:
-        """What targets mean in this run."""
+        """Meaning of the targets in this run."""
         card = self.model
         return LabelScheme(card.tissue_classes, card.mpp, self.ignored_codes, card.image_labels)
 
@@ -178,5 +178,5 @@ def read_train_config(path: Path) -> TrainConfig:
 
 
 def resolved(config: TrainConfig) -> dict[str, Any]:
-    """Return the configuration as plain values for storing beside the result."""
+    """Return the configuration as plain values for storing next to the result."""
     return config.model_dump(mode="json")

@@ -17,7 +17,7 @@ from wsi_seg.training.sampling import CropSource, EpochSampler, GridCrops, Key, 
 
 
 class CropBatch(NamedTuple):
-    """What one step sees. With two views the second half shows the places of the first once more."""
+    """Batch of one step. With two views the second half shows the places of the first again."""
 
     images: Tensor
     """uint8 (V · N, 3, H, W)"""
@@ -42,8 +42,8 @@ class TrainingCrops(Dataset[CropBatch]):
         torch_seed, numpy_seed = seeds.generate_state(2).tolist()
         random = Generator().manual_seed(torch_seed)
         side = self._geometry.source_side
-        region, centre = self._source.choose(np.random.default_rng(numpy_seed), key[1], side)
-        pixels, target = self._geometry(*cut(region, centre, side), random)
+        region, center = self._source.choose(np.random.default_rng(numpy_seed), key[1], side)
+        pixels, target = self._geometry(*cut(region, center, side), random)
         image, target = blank_ground(
             pixels.float() / 255, target, self._config.augmentation.blank, self._blank, random
         )

@@ -26,7 +26,7 @@ class TrainingData:
     names: tuple[str, ...]
     parts: tuple[Parts, ...]
     sources: tuple[Source, ...]
-    """What is trained on."""
+    """Regions to train on."""
     crops: CropSource
     crops_per_epoch: int
     """On each device where the configuration gives steps; else on all together."""

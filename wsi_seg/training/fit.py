@@ -51,7 +51,7 @@ def train(
         config: see `read_train_config`.
         out: folder that receives `model.safetensors` and `card.json`; `train.yaml`, `data.json` and
             `environment.json`, from which the run can be repeated; `checkpoints/` and `log/`.
-        resume: go on after the last whole epoch of an interrupted run of the same configuration and data;
+        resume: resume after the last whole epoch of an interrupted run of the same configuration and data;
             the weights come out as if it had not been interrupted (on the CPU, with one process and as many
             threads).
         overwrite: replace what is in `out`.

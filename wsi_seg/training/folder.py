@@ -1,4 +1,4 @@
-"""The folder of a training run: what is needed to repeat it, to go on with it, and to use its result."""
+"""The folder of a training run: what is needed to repeat it, to resume it, and to use its result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OWN = (CONFIG, DATA, ENVIRONMENT, CHECKPOINTS, LOG, WEIGHTS_NAME, CARD_NAME)
 # In the folders of checkpoints and logs.
 WRITTEN = ("*.ckpt", "*.ckpt.tmp", "metrics*.csv", "hparams.yaml", "events.out.tfevents.*")
 
-# What decides the result beside the configuration and the data.
+# What decides the result besides the configuration and the data.
 PACKAGES = ("wsi-seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning", "numpy")
 
 
@@ -47,14 +47,14 @@ class TrainingFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the model is there, whole."""
+        """True where the model is there, whole."""
         return (self.path / WEIGHTS_NAME).is_file() and (self.path / CARD_NAME).is_file()
 
     def begin(self, config: TrainConfig, data: TrainingData, resume: bool, overwrite: bool) -> Path | None:
         """Write what the run is, or check that an earlier one was the same.
 
         Returns:
-            The checkpoint to go on from; None to start from the beginning.
+            The checkpoint to resume from; None to start from the beginning.
 
         Raises:
             OutputError: the folder cannot be written, or holds something else than this run.
@@ -99,7 +99,7 @@ class TrainingFolder:
         if any((self.path / name).exists() for name in OWN):
             way = "give another folder, or --overwrite to replace it"
             if not self.finished:
-                way = f"go on with it with --resume, {way}"
+                way = f"resume it with --resume, {way}"
             state = "a finished training" if self.finished else "an unfinished training"
             raise OutputError(f"{self.path}: holds {state}; {way}")
 

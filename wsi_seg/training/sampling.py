@@ -1,4 +1,4 @@
-"""Which crops a training run sees; crop (epoch, index) is always the same, so a run can be resumed."""
+"""Choice of the crops of a training run; crop (epoch, index) is always the same, so a run can be resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Pixels, Targets
 
-POSITION_STEP = 8  # crop centres are drawn from every 8th pixel, to keep their table small
+POSITION_STEP = 8  # crop centers are drawn from every 8th pixel, to keep their table small
 
 Key = tuple[int, int]
 """Epoch and index of a crop in it."""
@@ -31,23 +31,23 @@ class Source:
 
 
 class CropSource(ABC):
-    """Chooses a region and a centre for each crop."""
+    """Chooses a region and a center for each crop."""
 
     @abstractmethod
     def choose(
         self, random: np.random.Generator, index: int, side: int
     ) -> tuple[AnnotatedRegion, tuple[int, int]]:
-        """Return a region and (row, column) of the crop's centre in it."""
+        """Return a region and (row, column) of the crop's center in it."""
 
 
 class BalancedCrops(CropSource):
     """Random crops, balanced over data sets and the classes in them.
 
     Every crop draws a data set by its weight, then one of the targets found in that data set, then a
-    pixel of that target for its centre: rare classes are seen as often as common ones.
+    pixel of that target for its center: rare classes are seen as often as common ones.
 
     Raises:
-        DataError: a data set has no labelled pixel to train on.
+        DataError: a data set has no labeled pixel to train on.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -59,9 +59,9 @@ class BalancedCrops(CropSource):
         self, random: np.random.Generator, index: int, side: int
     ) -> tuple[AnnotatedRegion, tuple[int, int]]:
         source = self._sources[random.choice(len(self._sources), p=self._weights)]
-        region, centre = source.draw(random)
+        region, center = source.draw(random)
         jitter = random.integers(-side // 4, side // 4 + 1, 2)
-        return region, (int(centre[0] + jitter[0]), int(centre[1] + jitter[1]))
+        return region, (int(center[0] + jitter[0]), int(center[1] + jitter[1]))
 
 
 class EachRegion(CropSource):
@@ -102,15 +102,15 @@ class _Positions:
         return region, at[random.integers(len(at))]
 
 
-def cut(region: AnnotatedRegion, centre: tuple[int, int], side: int) -> tuple[Pixels, Targets]:
+def cut(region: AnnotatedRegion, center: tuple[int, int], side: int) -> tuple[Pixels, Targets]:
     """Cut side × side pixels, moved inside the region where they fit.
 
     A smaller region is continued by mirroring, targets too: it was cut out of tissue that goes on, and white
     around it would look like glass.
     """
     height, width = region.size.height, region.size.width
-    y = int(np.clip(centre[0] - side // 2, 0, max(0, height - side)))
-    x = int(np.clip(centre[1] - side // 2, 0, max(0, width - side)))
+    y = int(np.clip(center[0] - side // 2, 0, max(0, height - side)))
+    x = int(np.clip(center[1] - side // 2, 0, max(0, width - side)))
     image, target = region.read(Box(x, y, min(width, x + side), min(height, y + side)))
     missing = [(n // 2, n - n // 2) for n in (side - target.shape[0], side - target.shape[1])]
     if missing == [(0, 0), (0, 0)]:

@@ -1,4 +1,4 @@
-"""One optimisation step as a Lightning module. Imported on use, since Lightning is an optional dependency."""
+"""One optimization step as a Lightning module. Imported on use, since Lightning is an optional dependency."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class SegmentationTask(lightning.LightningModule):
             metrics["validation_label_accuracy"] = right_labels / labels
         self.log_dict(metrics)
 
-    # --- optimisation ---------------------------------------------------------------------------------
+    # --- optimization ---------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and a schedule of its learning rate over the run."""

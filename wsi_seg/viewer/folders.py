@@ -1,4 +1,4 @@
-"""Which results lie under a folder, finished or on their way, and names for them that are no paths.
+"""Results under a folder, finished or in progress, and names for them that are no paths.
 
 A name in a URL (`id`) is a hash of the folder's place under OUT and only ever looked up in the table that a
 walk has made; so nothing that a URL encodes leads anywhere else. Symbolic links are not followed: neither to
@@ -82,7 +82,7 @@ def _holds_link(folder: Path) -> bool:
 
 
 class ResultFolders:
-    """The table of the results under one folder, made anew when it is older than a second."""
+    """The table of the results under one folder, made again when it is older than a second."""
 
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()

@@ -13,7 +13,7 @@ Starts = NDArray[np.int64]
 
 NUMBERS = b"0123456789.-+eE"
 SPACE = b" \t\r\n"
-# What may stand beside each other once vertices are `v`; that the depth is right is checked beside it.
+# What may stand next to each other once vertices are `v`; that the depth is right is checked next to it.
 PAIRS = {ord(a) << 8 | ord(b) for a, b in ("[[", "[v", "v,", "v]", ",v", ",[", "]]", "],")}
 # Brackets around a vertex: those of its MultiPolygon, its polygon and its ring.
 DEPTH = 3

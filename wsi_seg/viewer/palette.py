@@ -1,8 +1,8 @@
-"""Colours of the layers: those of the model's card, or a set that the colour-blind can tell apart.
+"""Colors of the layers: those of the model's card, or a set that the color-blind can tell apart.
 
-The safe colours are those of Okabe and Ito (2008, "Color Universal Design"), then of Paul Tol's "muted"
-scheme (2021, SRON/EPS/TN/09-002), in an order in which neighbours differ in lightness too. More than some
-fifteen colours cannot be told apart by anyone; beyond that they repeat.
+The safe colors are those of Okabe and Ito (2008, "Color Universal Design"), then of Paul Tol's "muted"
+scheme (2021, SRON/EPS/TN/09-002), in an order in which neighbors differ in lightness too. More than some
+fifteen colors cannot be told apart by anyone; beyond that they repeat.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from wsi_seg.core.classes import RGB, ClassGroup, TissueClass, canonical_name
 
-# What most results show, by name, so that a class has its colour in every model.
+# What most results show, by name, so that a class has its color in every model.
 SAFE_BY_NAME: dict[str, RGB] = {
     "tumor": (213, 94, 0),
     "stroma": (0, 158, 115),
@@ -48,7 +48,7 @@ def hex_code(color: RGB) -> str:
 
 
 def safe_colors(classes: Iterable[TissueClass | ClassGroup]) -> dict[str, RGB]:
-    """Return a safe colour for each name: its own where it has one, else the next that is free."""
+    """Return a safe color for each name: its own where it has one, else the next that is free."""
     colors: dict[str, RGB] = {}
     spare = 0
     for one in classes:
@@ -60,5 +60,5 @@ def safe_colors(classes: Iterable[TissueClass | ClassGroup]) -> dict[str, RGB]:
 
 
 def color_of(one: TissueClass | ClassGroup, among: Sequence[TissueClass | ClassGroup], palette: str) -> RGB:
-    """Return the colour of a class or group in the palette `card` or `safe`."""
+    """Return the color of a class or group in the palette `card` or `safe`."""
     return one.color if palette == "card" else safe_colors(among)[one.name]

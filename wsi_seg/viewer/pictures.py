@@ -17,7 +17,7 @@ from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
 
 JPEG_QUALITY = 85
 THUMBNAIL_SIDE = 384
-# Level pixels around a box, so that interpolation sees its neighbours.
+# Level pixels around a box, so that interpolation sees its neighbors.
 MARGIN = 2
 
 
@@ -43,7 +43,7 @@ def jpeg(pixels: NDArray[np.uint8] | Image.Image) -> bytes:
     """Return uint8 RGB (h, w, 3) as a JPEG file."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     file = io.BytesIO()
-    # Colour at full resolution: thin stained structures keep theirs.
+    # Color at full resolution: thin stained structures keep theirs.
     image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return file.getvalue()
 
@@ -51,7 +51,7 @@ def jpeg(pixels: NDArray[np.uint8] | Image.Image) -> bytes:
 def label_tile(
     source: MapSource, what: Channels, map_per_pixel: Scale, box: Box, colors: Mapping[int, RGB]
 ) -> bytes:
-    """Return labels as PNG: for each pixel the label under its centre; what has no colour is transparent.
+    """Return labels as PNG: for each pixel the label under its center; what has no color is transparent.
 
     Args:
         source: of the maps.
@@ -72,7 +72,7 @@ def label_tile(
 
 
 def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box, color: RGB) -> bytes:
-    """Return a probability as PNG: one colour, as opaque as the value is high; linear between centres.
+    """Return a probability as PNG: one color, as opaque as the value is high; linear between centers.
 
     Args:
         source: see `label_tile`.
@@ -89,7 +89,7 @@ def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box
 
 
 def _under(start: int, stop: int, step: float) -> NDArray[np.int64]:
-    """Return the level pixel under the centre of each pixel start … stop - 1."""
+    """Return the level pixel under the center of each pixel start … stop - 1."""
     under: NDArray[np.int64] = np.floor((np.arange(start, stop) + 0.5) * step).astype(np.int64)
     return under
 
@@ -123,7 +123,7 @@ def as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def png(values: NDArray[np.uint8], colors: Mapping[int, RGB], alpha: NDArray[np.uint8]) -> bytes:
-    """Return uint8 (h, w) as a PNG whose palette gives each value a colour and an opacity (256,)."""
+    """Return uint8 (h, w) as a PNG whose palette gives each value a color and an opacity (256,)."""
     table = np.zeros((256, 3), np.uint8)
     for value, color in colors.items():
         table[value] = color

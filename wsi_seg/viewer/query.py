@@ -1,4 +1,4 @@
-"""What a request may ask for: numbers that are finite and within bounds, boxes, scales, class codes."""
+"""Parameters of a request: numbers that are finite and within bounds, boxes, scales, class codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Query = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a screen shows."""
+    """View of a screen."""
 
     box_l0: tuple[float, float, float, float]
     """x0, y0, x1, y1 in l0 pixels."""

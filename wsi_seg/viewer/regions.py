@@ -208,7 +208,7 @@ def _features(pieces: Iterable[str]) -> Iterator[_Feature]:
 
 
 def _group(properties: dict[str, Any]) -> tuple[str, str, int, int, int]:
-    """Return name, label and colour."""
+    """Return name, label and color."""
     known = properties["classification"]
     red, green, blue = known["color"]
     label = str(known["name"])

@@ -1,4 +1,4 @@
-"""What the server answers: refusals with their status, JSON, and pictures that a browser may keep."""
+"""Responses of the server: refusals with their status, JSON, and pictures that a browser may cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result says about itself, read from its manifest and summary, or from the plan of a run."""
+"""Facts about a result, read from its manifest and summary, or from the plan of a run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class StoredStitch:
-    """What the plan in a manifest says about the stored maps."""
+    """Layout of the stored maps, from the plan in a manifest."""
 
     probability_downsample: int
     uncertainty: bool = False
@@ -70,7 +70,7 @@ class ResultInfo:
     """Of the GeoJSON, see `RegionSettings`."""
     notice: str = ""
     origin_offset: tuple[float, float] = (0.0, 0.0)
-    """What was subtracted from l0 positions in the GeoJSON."""
+    """Offset subtracted from l0 positions in the GeoJSON."""
     uncertainty: bool = False
     probability_downsample: int = 1
     summary: dict[str, Any] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from wsi_seg.viewer.state import ViewerState
 
 
 class RunRequest(BaseModel):
-    """What is to be run; names are looked up in the tables of `Runs`."""
+    """Request for a run; names are looked up in the tables of `Runs`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -42,9 +42,9 @@ class Job:
     id: str
     process: subprocess.Popen[bytes]
     output: IO[bytes]
-    """What it prints: JSON of the results."""
+    """Standard output: JSON of the results."""
     messages: IO[bytes]
-    """What it says on stderr."""
+    """Standard error."""
     final: Path
     """Folder that the results will be in."""
     stopped_at: float | None = None
@@ -143,7 +143,7 @@ class Runs:
         return job
 
     def stop(self, job: Job) -> None:
-        """Ask a run to stop, as Ctrl-C does: finished blocks are kept, and it can be taken up again."""
+        """Ask a run to stop, as Ctrl-C does: finished blocks are kept, and it can be resumed."""
         if job.process.poll() is None and job.stopped_at is None:
             job.stopped_at = time.monotonic()
             _signal(job, signal.SIGINT)

@@ -27,7 +27,7 @@ from wsi_seg.viewer.regions import RegionGroup, Regions
 MOST_SHOWN = 100_000
 CACHE_BYTES = 192 * 2**20
 BATCH = 2000
-# Of a text, beside its characters.
+# Of a text, besides its characters.
 PIECE_BYTES = 50
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: the outermost layer of the server, before any route.
+"""Access control: the outermost layer of the server, before any route.
 
 - The Host header must name this machine, else a foreign page whose name leads here (DNS rebinding) could ask.
 - With a token, each request must bring it: once in the address, from then on in a cookie, or as a bearer.
@@ -48,7 +48,7 @@ class Access:
     host: str = "127.0.0.1"
     """Address that it is bound to."""
     token: str | None = None
-    """What every request must bring; None: nothing."""
+    """Token that every request must carry; None: no token is asked for."""
     cookie: str = "wsi_seg"
     """Name of the cookie that holds the token."""
     names: frozenset[str] = field(default_factory=frozenset)

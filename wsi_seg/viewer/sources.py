@@ -1,6 +1,6 @@
 """Boxes of the maps at any of their levels, of finished results and of runs that fill them.
 
-Beside the frames of `geometry` there is `level`, pixels of one level of a pyramid of the maps; its
+Besides the frames of `geometry` there is `level`, pixels of one level of a pyramid of the maps; its
 `downsample` is the number of map pixels per level pixel.
 """
 

@@ -1,4 +1,4 @@
-"""What the server holds: the table of results, those that are open, slides, and caches with bounds."""
+"""State of the server: the table of results, open results and slides, and bounded caches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ POLYGON_FILES = ("polygons.geojson", "polygons.geojson.gz")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which folders the server may read."""
+    """Folders that the server may read."""
 
     out: Path
     """Results."""
@@ -172,7 +172,7 @@ class OpenResult:
         raise Refused(404, f"no class or group {name[:80]!r} in this result")
 
     def colored(self) -> tuple[TissueClass | ClassGroup, ...]:
-        """Return all that has a colour, in the order in which safe colours are given out."""
+        """Return all that has a color, in the order in which safe colors are given out."""
         return (*self.facts.classes, *self.facts.groups)
 
 

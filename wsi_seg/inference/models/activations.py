@@ -54,7 +54,7 @@ def kept_activations(name: str, find: Callable[[], float]) -> float:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path, shared=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-    except OutputError as error:  # found anew next time
+    except OutputError as error:  # found again next time
         logger.info("%s", error)
     return found
 

@@ -49,7 +49,7 @@ def grad_cam(
 
     Args:
         network: in evaluation mode; float (N, 3, H, W) -> logits (N, C, H, W), alone or first of a pair.
-        card: the network's classes and normalisation.
+        card: the network's classes and normalization.
         pixels: uint8 RGB (H, W, 3), H and W multiples of 32.
         codes: label values of the classes asked about.
         layer: name of a module of the network that gives one tensor (N, channels, h, w); by default the last

@@ -70,7 +70,7 @@ def forward(network: Callable[[Tensor], Any], inputs: Tensor) -> tuple[Tensor, T
 
     Args:
         network: from `build_network`, or one that stands in for it.
-        inputs: normalised float (N, 3, H, W).
+        inputs: normalized float (N, 3, H, W).
     """
     return as_pair(network(inputs))
 
@@ -176,7 +176,7 @@ def load_encoder(network: nn.Module, path: Path) -> None:
 def save_network(network: nn.Module, card: ModelCard, folder: Path) -> None:
     """Write a model folder: the card, and the weights in bfloat16.
 
-    A run in bfloat16 then computes with the very weights of one in float32. Normalisation layers, which keep
+    A run in bfloat16 then computes with the very weights of one in float32. Normalization layers, which keep
     float32 in every run, are stored in float32.
     """
     folder.mkdir(parents=True, exist_ok=True)

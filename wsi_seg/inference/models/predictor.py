@@ -305,7 +305,7 @@ def activations_of(folder: Path, digest: str, precision: Precision) -> float:
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Cast the weights, but for those of layers that keep float32.
 
-    Batch normalisation does, as a short mantissa would bend its statistics, and so does the last convolution:
+    Batch normalization does, as a short mantissa would bend its statistics, and so does the last convolution:
     logits of so few digits often tie between two classes. It takes a twentieth of the time.
     """
     if dtype == torch.float32:

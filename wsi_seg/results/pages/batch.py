@@ -24,7 +24,7 @@ TISSUE = "tissue_mm2"
 def write_batch_page(out: Path, rows: Sequence[Mapping[str, Any]], *, notice: str = "") -> Path:
     """Write `out`/report.html, whole or not at all.
 
-    Beside `rows`, memory holds one small picture at a time.
+    Besides `rows`, memory holds one small picture at a time.
 
     Args:
         out: folder of the batch.

@@ -173,7 +173,7 @@ def _coverage(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[s
     return {
         "blocks": summary["blocks"],
         "failed": len(failed),
-        "share": summary["coverage"]["analysed_share"],
+        "share": summary["coverage"]["analyzed_share"],
         "first": [{**block, "reason": _reason(block["reason"], manifest)} for block in failed[:MOST_FAULTS]],
         "more": max(0, len(failed) - MOST_FAULTS),
     }

@@ -54,7 +54,7 @@ def open_slide(
         path: a file; a URL (`s3://`, `gs://`, `az://`, `https://`, `http://`); or a folder that holds one
             DICOM series.
         reader: a name of `READERS`. By default `tiff` for the tiled TIFFs that it understands in full,
-            OpenSlide for all else that OpenSlide recognises, TiffSlide for other tiled TIFFs, and Pillow for
+            OpenSlide for all else that OpenSlide recognizes, TiffSlide for other tiled TIFFs, and Pillow for
             plain images. Behind a URL only `tiff` and `tiffslide` read, piece by piece.
         mpp: microns per l0 pixel, in place of what the file says.
         series: number of the image in a TIFF file of several, counted from 0. By default the largest of those

@@ -44,7 +44,7 @@ class FileImage:
     plain: bool = False
     """True for the only page of a TIFF file, stored in strips."""
     special: str = ""
-    """Why only the image reader converts it to upright RGB; empty where others do too."""
+    """Reason why only the image reader converts it to upright RGB; empty where others do too."""
     fourth: Literal["none", "straight", "associated", "empty"] = "none"
     """Meaning of a fourth channel next to RGB: transparency, of two kinds, or nothing."""
     others: tuple[tuple[Size, str], ...] = ()
@@ -225,14 +225,14 @@ def read_tile_sizes(
 
 
 def over(image: Image.Image, background: tuple[int, int, int] = (WHITE, WHITE, WHITE)) -> NDArray[np.uint8]:
-    """Lay an RGBA image over an opaque colour and return uint8 RGB (h, w, 3)."""
+    """Lay an RGBA image over an opaque color and return uint8 RGB (h, w, 3)."""
     if image.getchannel("A").getextrema() == (255, 255):
         return np.asarray(image)[..., :3].copy()
     ground = Image.new("RGBA", image.size, (*background, 255))
     return np.asarray(Image.alpha_composite(ground, image))[..., :3].copy()
 
 
-def parse_colour(text: str | None) -> tuple[int, int, int]:
+def parse_color(text: str | None) -> tuple[int, int, int]:
     """Return the RGB of six hex digits; white when there are none."""
     if text is None or not re.fullmatch(r"#?[0-9a-fA-F]{6}", text):
         return WHITE, WHITE, WHITE

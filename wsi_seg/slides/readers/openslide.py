@@ -22,7 +22,7 @@ from wsi_seg.slides.readers.base import (
     file_fingerprint,
     make_levels,
     over,
-    parse_colour,
+    parse_color,
     read_bounds,
     read_tile_sizes,
 )
@@ -154,7 +154,7 @@ def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: Fil
         series=image.number,
         left_out=(*_associated_images(properties), *image.left_out(pyramid)),
     )
-    background = parse_colour(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
+    background = parse_color(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
     tiles = tuple(read_tile_sizes(properties, "openslide", handle.level_dimensions))
     return OpenSlideInfo(
         info, background, pyramid.stored, tiles, pyramid.stored[-1] == len(handle.level_dimensions) - 1

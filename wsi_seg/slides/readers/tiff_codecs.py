@@ -1,6 +1,6 @@
 """Decoding of one stored TIFF tile to RGB; the codecs are imagecodecs', which decode outside the GIL.
 
-The colour space comes from the TIFF tags and not from the JPEG stream, as in OpenSlide: Aperio's JPEG/RGB
+The color space comes from the TIFF tags and not from the JPEG stream, as in OpenSlide: Aperio's JPEG/RGB
 tiles do not say that they are RGB.
 
 A tile that was cut off raises. Bytes that were overwritten within a JPEG tile can decode to wrong pixels, as
@@ -30,7 +30,7 @@ Raises RuntimeError or ValueError where the bytes are damaged.
 # What the codecs raise on damaged data: all errors of imagecodecs are RuntimeErrors.
 CODEC_ERRORS = (RuntimeError, ValueError)
 
-JPEG_COLOURS: dict[int, str] = {
+JPEG_COLORS: dict[int, str] = {
     tifffile.PHOTOMETRIC.RGB: "RGB",
     tifffile.PHOTOMETRIC.YCBCR: "YCBCR",
 }
@@ -50,8 +50,8 @@ def find_decoder(page: tifffile.TiffPage) -> Decoder | str:
     """Return what decodes the tiles of a page of 8-bit RGB, or why nothing here does."""
     tile = Size(page.tilewidth, page.tilelength)
     compression, photometric = page.compression, page.photometric
-    if compression == tifffile.COMPRESSION.JPEG and photometric in JPEG_COLOURS:
-        return partial(_decode_jpeg, tile=tile, tables=page.jpegtables, colour=JPEG_COLOURS[photometric])
+    if compression == tifffile.COMPRESSION.JPEG and photometric in JPEG_COLORS:
+        return partial(_decode_jpeg, tile=tile, tables=page.jpegtables, color=JPEG_COLORS[photometric])
     if compression == tifffile.COMPRESSION.APERIO_JP2000_RGB:
         return partial(_decode_jpeg2000, tile=tile)
     if compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC:
@@ -70,11 +70,11 @@ def is_subsampled(codestream: bytes) -> bool:
     return any(step != 1 for at, step in enumerate(steps) if at % 3)
 
 
-def _decode_jpeg(data: bytes, *, tile: Size, tables: bytes | None, colour: str) -> RGB:
-    # libjpeg fills what is missing with grey and only warns, which imagecodecs does not pass on.
+def _decode_jpeg(data: bytes, *, tile: Size, tables: bytes | None, color: str) -> RGB:
+    # libjpeg fills what is missing with gray and only warns, which imagecodecs does not pass on.
     if data.rfind(END_OF_IMAGE) < 0:
         raise ValueError("premature end of JPEG data")
-    pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colour, outcolorspace="RGB")
+    pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=color, outcolorspace="RGB")
     return _checked(pixels, tile)
 
 

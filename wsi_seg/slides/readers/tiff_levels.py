@@ -23,7 +23,7 @@ TOP_LEFT = 1
 
 
 class NotUnderstoodError(Exception):
-    """Why a file is left to another reader; never leaves this package."""
+    """Reason why a file is left to another reader; never leaves this package."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from wsi_seg.slides.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
 from wsi_seg.slides.readers.tiff_levels import VENDORS, NotUnderstoodError, TiledLevel, find_levels
 from wsi_seg.slides.slide import SlideInfo
 
-# Decoded tiles that a handle keeps, so that neighbouring reads do not decode their common tiles again;
+# Decoded tiles that a handle keeps, so that neighboring reads do not decode their common tiles again;
 # OpenSlide's own default.
 CACHE_BYTES = 32 * 2**20
 

@@ -1,4 +1,4 @@
-"""Files that ship with the package; NOTICE.txt names their source and licence."""
+"""Files that ship with the package; NOTICE.txt names their source and license."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// The outlines over one slide: a canvas that moves with the slide at once and is drawn anew by a worker.
+// The outlines over one slide: a canvas that moves with the slide at once and is drawn again by a worker.
 
 import { debounce } from "./dom.js";
 import { enlarged } from "./geometry.js";

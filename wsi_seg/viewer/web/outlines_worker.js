@@ -1,4 +1,4 @@
-// Fetches and draws outlines beside the page's own thread: moving the slide never waits for them.
+// Fetches and draws outlines next to the page's own thread: moving the slide never waits for them.
 
 import { covers, fetchArea, viewBox } from "./geometry.js";
 import { pack, regionAt, touching } from "./regions.js";
@@ -22,7 +22,7 @@ import { pack, regionAt, touching } from "./regions.js";
  */
 
 const KEPT = 8; // fetched areas
-const BATCH = 400; // regions a path: longer ones take the rasteriser more than linear time
+const BATCH = 400; // regions a path: longer ones take the rasterizer more than linear time
 const SETTLE_MS = 40; // scales that are only passed on the way are not fetched
 
 /** @type {Order | null} */

@@ -29,7 +29,7 @@ export class Pane {
     this.listeners = listeners;
     /** @type {State | null} */
     this.state = null;
-    this.looks = 0; // counts up while a run is under way, so that its maps are read anew
+    this.looks = 0; // counts up while a run is under way, so that its maps are read again
     this.stage = h("div", { className: "stage" });
     this.bar = h("div", { className: "scalebar", role: "img" });
     this.card = h("div", { className: "card", hidden: true, role: "status" });
@@ -164,7 +164,7 @@ export class Pane {
     return [view.x + x * view.scale, view.y + y * view.scale];
   }
 
-  /** @param {[number, number] | null} l0 a place to mark: where the pointer is in the pane beside this one */
+  /** @param {[number, number] | null} l0 a place to mark: where the pointer is in the pane next to this one */
   mark(l0) {
     this.cross.hidden = l0 === null;
     if (l0 === null) return;
@@ -185,7 +185,7 @@ export class Pane {
   }
 
   /**
-   * Show a region's facts beside a place, and draw it heavily.
+   * Show a region's facts next to a place, and draw it heavily.
    * @param {import("./outlines.js").Found | null} found
    * @param {[number, number] | null} css
    */

@@ -1,4 +1,4 @@
-// The panel beside the slide: classes with areas, layers, outlines, and what can be taken away.
+// The panel next to the slide: classes with areas, layers, outlines, and what can be taken away.
 
 import { api, slidePath, title } from "./api.js";
 import { h } from "./dom.js";

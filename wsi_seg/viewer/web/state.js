@@ -3,7 +3,7 @@
 /**
  * @typedef {object} State
  * @property {string | null} slide id; null: the list
- * @property {string | null} other id of the run that is shown beside it
+ * @property {string | null} other id of the run that is shown next to it
  * @property {[number, number, number] | null} at center in l0 pixels, and l0 pixels per CSS pixel; null: all of the slide
  * @property {Record<string, number>} opacity of each layer, 0 … 1
  * @property {string | null} channel of the probability layer
