@@ -16,7 +16,7 @@ ASK = "import sys; from wsi_seg.core.system import started_at; print(started_at(
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="the oracle is /proc")
-@pytest.mark.parametrize("pid", [1, os.getpid()])
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["first", "own"])
 def test_the_start_of_a_process_is_that_of_the_kernel_whoever_asks(pid: int) -> None:
     ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     asked = subprocess.run([sys.executable, "-c", ASK, str(pid)], capture_output=True, text=True, check=True)
