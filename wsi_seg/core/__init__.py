@@ -1,7 +1,8 @@
 """Ground that everything stands on; nothing here knows slides, networks or Dask.
 
 Errors with their exit codes, geometry in its frames, classes, the model card, slide formats by name and
-first bytes, folders and URLs, YAML, logs, and what the operating system says of this machine.
+first bytes, whole files written under a temporary name, folders and URLs, declaration of settings, YAML,
+logs, threads, caches, versions, and facts about this machine.
 """
 
 __all__ = [

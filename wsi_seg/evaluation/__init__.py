@@ -1,6 +1,8 @@
 """Evaluation: a model on annotated data, or finished maps against annotations; counts first, then scores.
 
-Metrics, confidence intervals, reports, seams of the tiling, and Grad-CAM.
+`model` predicts annotated regions and `stored` reads finished maps (`truth`: what they are compared with);
+`metrics` has the scores, `intervals` their confidence, `sentences` the words around them, `write` and `html`
+the report; `seams` and `explain` look at tiling and at the network.
 """
 
 __all__ = ["config", "evaluation", "explain", "model", "seams", "sentences", "stored", "truth", "write"]

@@ -45,7 +45,7 @@ def inputs_key(
     """Return a hash of the stamps of the slide's files, the model, the settings and the versions.
 
     Equal hashes mean equal results. Different ones need not mean different results: a copy of a slide has
-    another time of change, so then the slide is opened and its content decides (`report.run_key`).
+    another time of change, so then the slide is opened and its content decides (`pipeline.summary.run_key`).
 
     Args:
         path: of the slide.

@@ -34,7 +34,7 @@ class ExpectedResults:
     versions: Versions
     """See `run_inputs.made_with`."""
     key_with: Callable[[Versions], str]
-    """Returns the key that the run would have with these versions, see `report.run_key`."""
+    """Returns the key that the run would have with these versions, see `pipeline.summary.run_key`."""
     choices: Mapping[str, Any]
     """Model and settings as a manifest says them, as far as they decide the results."""
     overwrite: bool = False

@@ -2,7 +2,7 @@
 
 `readers.open_slide` returns a `slide.Slide`; `tolerant` reads around damage, `local_copies` fetches slides
 behind URLs, `identity` compares contents, and `sample` holds the packaged slide. A new slide format is a
-new reader.
+new module of `readers`, named in its table; a new decoder goes into `readers.tiff_codecs`.
 """
 
 __all__ = ["identity", "local_copies", "readers", "sample", "slide", "tolerant"]

@@ -1,4 +1,4 @@
-"""Contracts of every reader, model, exporter and data set: `CHECKS` that a test runs on one of its kind.
+"""Contracts of readers, models and data sets (`CHECKS` that a test runs on one of each kind), and of GeoJSON.
 
 Only tests import this folder.
 """

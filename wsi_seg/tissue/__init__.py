@@ -1,7 +1,7 @@
 """Tissue: where a slide is worth analyzing.
 
 `mask.find_tissue` detects it at low power (`stain`) or takes drawn regions; the result is a `TissueMask` in
-l0.
+l0. A new detector is a module next to `stain`, named in `mask.METHODS`.
 """
 
 __all__ = ["mask", "stain"]
