@@ -119,6 +119,38 @@ def test_an_interrupted_run_and_an_interrupted_upload_go_on(
     assert list((tmp_path / "staging").iterdir()) == []
 
 
+def test_a_file_that_the_store_cuts_keeps_the_manifest_back(
+    s3: Traffic,
+    slide: Path,
+    quiet: dict[str, str],
+    staged: RunSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import s3fs
+
+    real = s3fs.S3FileSystem._put_file
+
+    async def cut(store: Any, local: str, there: str, **options: Any) -> None:
+        await real(store, local, there, **options)
+        if there.endswith("/polygons.geojson"):
+            await store._pipe_file(there, Path(local).read_bytes()[:-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_put_file", cut)
+        with pytest.raises(OutputError) as error:
+            run(slide, staged)
+    (size,) = [path.stat().st_size for path in (tmp_path / "staging").glob("*/made/polygons.geojson")]
+    assert str(error.value) == (
+        f"{OUT}/made/polygons.geojson: {size - 1} of {size} bytes are stored; run again"
+    )
+    assert not [path for path in s3.puts() if path.endswith(MANIFEST)]
+    s3.reset()
+    assert run(slide, staged).status == "skipped"
+    assert [path.rsplit("/", 1)[1] for path in s3.puts()] == ["polygons.geojson", MANIFEST]
+    assert compared(fetched(tmp_path / "there")) == compared(quiet)
+
+
 def test_other_results_are_refused_or_replaced_as_a_whole(
     s3: Traffic, slide: Path, staged: RunSettings, tmp_path: Path
 ) -> None:

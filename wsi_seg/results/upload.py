@@ -206,10 +206,19 @@ class RemoteResultsFolder(ResultsFolder):
             for start in range(0, len(todo), UPLOADS_AT_ONCE):
                 some = todo[start : start + UPLOADS_AT_ONCE]
                 store.put([str(here[name]) for name in some], [f"{root}/{name}" for name in some])
+            self._check_sizes(here)
             confirm()
             store.put_file(str(manifest), f"{root}/{MANIFEST}")
         self._forget()
         self._discard_staged()
+
+    def _check_sizes(self, here: dict[str, Path]) -> None:
+        """Refuse an upload of which a file is missing at the URL or has another size than the local one."""
+        there = self._list()
+        for name, path in here.items():
+            size, sent = there.get(name, {}).get("size", 0), path.stat().st_size
+            if name not in there or size != sent:
+                raise OutputError(f"{self.url}/{name}: {size} of {sent} bytes are stored; run again")
 
     def _leave_staging(self, record: Record) -> None:
         """Remove whole results that are here too, once those at the URL are the same."""
