@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_seg.datasets.patients import UNKNOWN_PATIENTS
+from wsi_seg.evaluation.metrics import BRIEF_SCORES, SCORES
 from wsi_seg.evaluation.sentences import explain_accuracy, explain_rows
-from wsi_seg.evaluation.tables import BRIEF
 from wsi_seg.results.pages.template import new_environment
 
 TEMPLATE = "report.html.j2"
@@ -44,7 +44,12 @@ def render_report(metrics: dict[str, Any], figures: Sequence[PageFigure]) -> str
         explain_rows=explain_rows,
     )
     return environment.get_template(TEMPLATE).render(
-        metrics, figures=figures, most_groups=MOST_GROUPS, brief=BRIEF, unknown_patients=UNKNOWN_PATIENTS
+        metrics,
+        figures=figures,
+        most_groups=MOST_GROUPS,
+        score_names=SCORES,
+        brief=BRIEF_SCORES,
+        unknown_patients=UNKNOWN_PATIENTS,
     )
 
 

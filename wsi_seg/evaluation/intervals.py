@@ -15,15 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.evaluation.metrics import Counts, ScoreCounts, Scores, mean_score
+from wsi_seg.evaluation.metrics import (
+    COUNT_SCORES,
+    RANK_SCORES,
+    SCORES,
+    Counts,
+    ScoreCounts,
+    Scores,
+    mean_score,
+)
 from wsi_seg.evaluation.tally import Tally
 
 # With fewer groups than this the spread between them cannot be told.
 LEAST_GROUPS = 3
 LEVEL = 0.95
-
-
-SCORES = ("dice", "iou", "precision", "recall", "specificity", "mcc", "roc_auc", "average_precision")
 
 
 def single_row(counts: Counts) -> int | None:
@@ -41,27 +46,19 @@ def class_scores(tally: Tally) -> dict[str, Scores]:
     if single_row(counts) is not None:
         return dict.fromkeys(SCORES, np.full(len(counts.names), np.nan))
     return {
-        "dice": counts.dice,
-        "iou": counts.iou,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "specificity": counts.specificity,
-        "mcc": counts.mcc,
-        "roc_auc": tally.scores.roc_auc,
-        "average_precision": tally.scores.average_precision,
+        **{name: getattr(counts, name) for name in COUNT_SCORES},
+        **{name: getattr(tally.scores, name) for name in RANK_SCORES},
     }
 
 
 def overall_scores(counts: Counts) -> dict[str, float]:
     """Return the scores that stand for all rows together; macro means are over rows that have a value."""
-    macro = {
-        f"macro_{name}": mean_score(getattr(counts, name)) for name in ("dice", "iou", "precision", "recall")
-    }
+    micro = counts.micro
     return {
         "pixel_accuracy": counts.accuracy,
         "one_against_rest_accuracy": counts.one_against_rest_accuracy,
-        **macro,
-        **{f"micro_{name}": value for name, value in counts.micro.items()},
+        **{f"macro_{name}": mean_score(getattr(counts, name)) for name in micro},
+        **{f"micro_{name}": value for name, value in micro.items()},
     }
 
 

@@ -12,6 +12,13 @@ from wsi_seg.core.classes import ClassGroup
 
 Scores = NDArray[np.float64]
 
+# Scores of a class in the order of all tables: those of `Counts`, and those of `ScoreCounts`.
+COUNT_SCORES = ("dice", "iou", "precision", "recall", "specificity", "mcc")
+RANK_SCORES = ("roc_auc", "average_precision")
+SCORES = (*COUNT_SCORES, *RANK_SCORES)
+# Of these, the ones shown for each patient, slide, image and baseline.
+BRIEF_SCORES = ("dice", "iou", "precision", "recall", "mcc", "roc_auc")
+
 # Steps in which probabilities are counted; eight-bit probabilities stay apart.
 SCORE_BINS = 512
 # A row that stands for no class in maps of rows.

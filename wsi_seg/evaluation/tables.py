@@ -18,15 +18,13 @@ from wsi_seg.evaluation.intervals import (
     overall_scores,
     single_row,
 )
-from wsi_seg.evaluation.metrics import Counts, count_classes, mean_score, rank_scores, rounded
+from wsi_seg.evaluation.metrics import BRIEF_SCORES, Counts, count_classes, mean_score, rank_scores, rounded
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.evaluation.section import ImageLabel, ImageTally, Section, sum_tallies
 from wsi_seg.evaluation.sentences import explain_missing
 from wsi_seg.evaluation.tally import Tally
 
 Table = dict[str, Any]
-# Scores shown for each patient, slide or image.
-BRIEF = ("dice", "iou", "precision", "recall", "mcc", "roc_auc")
 THIS_MODEL = "this model"
 
 
@@ -150,16 +148,16 @@ def _pairs(limits: dict[str, NDArray[np.float64]]) -> Table | None:
 
 def _brief(tally: Tally, k: int) -> Table:
     scores = class_scores(tally)
-    return {name: rounded(scores[name][k]) for name in BRIEF}
+    return {name: rounded(scores[name][k]) for name in BRIEF_SCORES}
 
 
 def _at_half(tally: Tally, k: int) -> Table:
     """Return the scores of one class against the rest, called at a probability of 0.5 as regions are."""
     counts = tally.scores.at_half(k)
     if single_row(counts) is not None:
-        return dict.fromkeys(BRIEF)
-    scores = {name: getattr(counts, name)[0] for name in BRIEF if name != "roc_auc"}
-    return {name: rounded({**scores, "roc_auc": tally.scores.roc_auc[k]}[name]) for name in BRIEF}
+        return dict.fromkeys(BRIEF_SCORES)
+    scores = {name: getattr(counts, name)[0] for name in BRIEF_SCORES if name != "roc_auc"}
+    return {name: rounded({**scores, "roc_auc": tally.scores.roc_auc[k]}[name]) for name in BRIEF_SCORES}
 
 
 def _brief_group(section: Section, group: str, scored: bool) -> Table:

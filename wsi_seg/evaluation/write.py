@@ -14,6 +14,7 @@ from typing import Any
 from wsi_seg.core.errors import MissingExtraError, OutputError
 from wsi_seg.core.files import writing
 from wsi_seg.evaluation.evaluation import Evaluation
+from wsi_seg.evaluation.metrics import SCORES
 from wsi_seg.results.files import is_litter
 from wsi_seg.results.folder import read_record
 
@@ -26,7 +27,6 @@ CAPTIONS = {
     "examples.png": "The first regions: image, truth and prediction.",
     "training.png": "The training of this model, as it was logged.",
 }
-SCORES = ("dice", "iou", "precision", "recall", "specificity", "mcc", "roc_auc", "average_precision")
 COLUMNS = (
     "data_set",
     "kind",
