@@ -19,7 +19,6 @@ from wsi_seg.annotations.geojson import read_annotations
 from wsi_seg.core.classes import BCSS_GROUPS, ClassGroup
 from wsi_seg.core.errors import MaskError, OutputError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.exporters import EXPORTERS, find_exporter
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.regions.polygons import Region
 from wsi_seg.slides.slide import Level, MapFrame, SlideInfo, map_frame
@@ -208,9 +207,6 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         write(tmp_path / "a.json", region())
     with pytest.raises(UsageError, match="'level1'"):
         write(tmp_path / "a.geojson", region(), origin="level1")
-    with pytest.raises(UsageError, match="'shapefile'; choose one of geojson"):
-        find_exporter("shapefile")
-    assert [find_exporter(name) for name in EXPORTERS] == [write_geojson]
 
 
 # --- the checker ------------------------------------------------------------------------------------------
