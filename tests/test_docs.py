@@ -49,11 +49,6 @@ LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Options of other programs that the pages name.
 FOREIGN = {"--rw", "--bs", "--numjobs", "--gres", "--strict", "--plugin", "--host"}
-BRITISH = re.compile(
-    r"color|tumor|\bcenter|\bgray\b|neighbor|program|micromet?res?\b|license|behavior|"
-    r"normaliz|recogniz|analys(?:e|ed|ing)\b|\bbeside\b|\banew\b|again|\b(?:goes?|went) on\b|taken up",
-    re.I,
-)
 
 
 @dataclass(frozen=True)
@@ -194,12 +189,6 @@ def test_examples_of_configurations_are_valid() -> None:
 
 def test_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text("utf-8").splitlines()) <= README_LINES
-
-
-@pytest.mark.parametrize("page", [*PAGES, RESULTS / "README.md"], ids=[*NAMES, "results"])
-def test_words_are_american_and_plain(page: Path) -> None:
-    text = re.sub(r"`[^`\n]+`|\]\([^)]+\)|hematoxylin=", "", page.read_text("utf-8"))
-    assert BRITISH.findall(text) == []
 
 
 def test_reference_has_every_command_and_every_setting() -> None:
