@@ -43,6 +43,7 @@ WEB = (
 
 SAMPLE_MD5 = "1ad6e35c9d17e4d85fb7e3143b328efe"
 MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
 BUNDLED_BYTES = 16 * 2**20
 
 # Distributions whose import name is another.
@@ -170,6 +171,16 @@ def test_no_file_names_a_machine_or_a_package_host() -> None:
 def test_modules_are_short() -> None:
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {str(path): count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    lines = {
+        f"{path.relative_to(REPOSITORY)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: count for name, count in lines.items() if count > MOST_FUNCTION_LINES} == {}
 
 
 def test_wheel_holds_every_file_of_the_package() -> None:

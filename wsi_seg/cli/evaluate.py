@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import fill, indent
@@ -20,6 +20,7 @@ from wsi_seg.cli.options import (
     given_settings,
     set_up_logging,
     settings_of,
+    takes_options,
     takes_settings,
 )
 from wsi_seg.cli.output import say
@@ -27,9 +28,7 @@ from wsi_seg.core.errors import UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.evaluation.evaluation import Evaluation
-    from wsi_seg.evaluation.model import EvaluateSettings, Progress
-    from wsi_seg.evaluation.truth import TruthFile
-    from wsi_seg.pipeline.run import Model
+    from wsi_seg.evaluation.model import Progress
 
 # Scores of the table on the terminal, and their headings.
 SHOWN = {
@@ -38,95 +37,78 @@ SHOWN = {
 }  # fmt: skip
 
 
-@takes_settings("ignored_classes", "device", "precision", "tta")
-def evaluate(
-    context: typer.Context,
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """Arguments and flags of `wsi-seg evaluate`, besides the settings that it shares with run."""
+
     subject: Annotated[
         str,
         typer.Argument(
             metavar="MODEL|RESULTS",
             help="A model as for run; or the results of a slide, OUT/SLIDE, or the maps.zarr in it.",
         ),
-    ],
+    ]
     data: Annotated[
         Path | None,
         typer.Option(
             "--data", "-d", help="YAML with data_dir and datasets; by default train.yaml of the model."
         ),
-    ] = None,
+    ] = None
     part: Annotated[
         Literal["test", "validation", "training", "all"], typer.Option(help="Part of the data.")
-    ] = "test",
+    ] = "test"
     annotations: Annotated[
         Path | None,
         typer.Option(
             help="With results: QuPath GeoJSON, or an image or Zarr array of the codes of the whole slide."
         ),
-    ] = None,
+    ] = None
     class_names: Annotated[
         str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
-    ] = None,
+    ] = None
     mask_mpp: Annotated[
         float | None,
         typer.Option(min=0.001, help="Microns per pixel of a mask whose size is of no level of the slide."),
-    ] = None,
+    ] = None
     origin: Annotated[
         Literal["bounds", "level0"], typer.Option(help="What positions in the GeoJSON count from.")
-    ] = "bounds",
+    ] = "bounds"
     baseline: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KIND=CLASS", help="everything=CLASS or hematoxylin=CLASS[:THRESHOLD]; repeatable."
         ),
-    ] = None,
+    ] = None
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.html, figures and tables.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Tiles per forward pass.")] = 1,
+    ] = None
+    batch: Annotated[int, typer.Option(min=1, help="Tiles per forward pass.")] = 1
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another evaluation in the output folder.")
-    ] = False,
-    json_: JsonOption = False,
-    verbose: VerboseOption = False,
-) -> int:
+    ] = False
+    json_: JsonOption = False
+    verbose: VerboseOption = False
+
+
+@takes_settings("ignored_classes", "device", "precision", "tta")
+@takes_options(EvaluateOptions)
+def evaluate(context: typer.Context, options: EvaluateOptions) -> int:
     """Score a model on annotated data, or finished maps against annotations.
 
     Regions are predicted as run predicts slides. Exit codes: 0 done, 1 failed, 2 wrong usage,
     130 interrupted.
     """
-    from wsi_seg.evaluation.model import EvaluateSettings
     from wsi_seg.evaluation.stored import is_results
-    from wsi_seg.evaluation.truth import TruthFile
-    from wsi_seg.pipeline.run import load_model
 
-    set_up_logging(verbose)
-    given = given_settings(context)
-    chosen = settings_of(given)
-    if is_results(Path(subject)):
-        _refuse("a model", {"--data": data, "--baseline": baseline, "--tta": given.get("tta")})
-        if annotations is None:
-            raise UsageError(f"{subject}: what are these maps to be compared with? Give --annotations FILE")
-        truth = TruthFile(
-            annotations, _name_pairs(class_names), origin, chosen.ignored_classes, mask_mpp=mask_mpp
-        )
-        evaluation = _evaluate_maps(Path(subject), truth, output, overwrite)
-    else:
-        of_results = {
-            "--annotations": annotations, "--class-names": class_names,
-            "--ignored-classes": given.get("ignored_classes"), "--mask-mpp": mask_mpp,
-        }  # fmt: skip
-        _refuse("the results of a slide", of_results)
-        settings = EvaluateSettings(part, tuple(baseline or ()), batch)
-        model = load_model(**{**asdict(chosen.model), "reference": subject})
-        if model.facts.card.notice:
-            say(f"{model.facts.card.name}: {model.facts.card.notice}", err=True)
-        evaluation = _evaluate_model(model, data, settings, output, overwrite)
-    if output is not None:
+    set_up_logging(options.verbose)
+    score = _evaluate_maps if is_results(Path(options.subject)) else _evaluate_model
+    evaluation = score(options, given_settings(context))
+    if options.output is not None:
         from wsi_seg.evaluation.write import write_evaluation
 
         command = shlex.join(["wsi-seg", *context.find_root().obj])
-        write_evaluation(evaluation, output, overwrite=overwrite, command=command)
-    _print(evaluation.metrics, output, json_)
+        write_evaluation(evaluation, options.output, overwrite=options.overwrite, command=command)
+    _print(evaluation.metrics, options.output, options.json_)
     return 0
 
 
@@ -147,33 +129,60 @@ def _name_pairs(text: str | None) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _evaluate_model(
-    model: Model, data: Path | None, settings: EvaluateSettings, output: Path | None, overwrite: bool
-) -> Evaluation:
+def _evaluate_model(options: EvaluateOptions, given: dict[str, Any]) -> Evaluation:
     from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
     from wsi_seg.evaluation.evaluation import evaluation_key
-    from wsi_seg.evaluation.model import describe_data, evaluate_model, subject_of
+    from wsi_seg.evaluation.model import EvaluateSettings, describe_data, evaluate_model, subject_of
     from wsi_seg.evaluation.write import check_output
+    from wsi_seg.pipeline.run import load_model
 
-    subject = subject_of(model)
-    path = data or (subject.folder or Path()) / TRAIN_CONFIG
-    if data is None and not path.is_file():
+    model_settings = settings_of(given).model
+    of_results = {
+        "--annotations": options.annotations, "--class-names": options.class_names,
+        "--ignored-classes": given.get("ignored_classes"), "--mask-mpp": options.mask_mpp,
+    }  # fmt: skip
+    _refuse("the results of a slide", of_results)
+    model = load_model(**{**asdict(model_settings), "reference": options.subject})
+    card, subject = model.facts.card, subject_of(model)
+    if card.notice:
+        say(f"{card.name}: {card.notice}", err=True)
+    path = options.data or (subject.folder or Path()) / TRAIN_CONFIG
+    if options.data is None and not path.is_file():
         raise UsageError(f"{path}: the model has no such file that names data; give --data FILE")
     config = read_evaluate_config(path)
-    if output is not None:
-        check_output(output, evaluation_key(subject, describe_data(config, settings)), overwrite)
+    settings = EvaluateSettings(options.part, tuple(options.baseline or ()), options.batch)
+    if options.output is not None:
+        key = evaluation_key(subject, describe_data(config, settings))
+        check_output(options.output, key, options.overwrite)
     with _bar() as progress:
         return evaluate_model(model, config, settings, progress)
 
 
-def _evaluate_maps(path: Path, truth: TruthFile, output: Path | None, overwrite: bool) -> Evaluation:
+def _evaluate_maps(options: EvaluateOptions, given: dict[str, Any]) -> Evaluation:
     from wsi_seg.evaluation.evaluation import evaluation_key
     from wsi_seg.evaluation.stored import Results, evaluate_maps
+    from wsi_seg.evaluation.truth import TruthFile
     from wsi_seg.evaluation.write import check_output
 
-    if output is not None:
+    ignored_classes = settings_of(given).ignored_classes
+    of_model = {"--data": options.data, "--baseline": options.baseline, "--tta": given.get("tta")}
+    _refuse("a model", of_model)
+    path, annotations = Path(options.subject), options.annotations
+    if annotations is None:
+        raise UsageError(
+            f"{options.subject}: what are these maps to be compared with? Give --annotations FILE"
+        )
+    truth = TruthFile(
+        annotations,
+        _name_pairs(options.class_names),
+        options.origin,
+        ignored_classes,
+        mask_mpp=options.mask_mpp,
+    )
+    if options.output is not None:
         results = Results.open(path)
-        check_output(output, evaluation_key(results.subject(), results.describe(truth)), overwrite)
+        key = evaluation_key(results.subject(), results.describe(truth))
+        check_output(options.output, key, options.overwrite)
     return evaluate_maps(path, truth)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from wsi_seg.core.settings import Setting
     from wsi_seg.pipeline.settings import RunSettings
 
-F = TypeVar("F", bound=Callable[..., int])
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file of settings; flags win over it.")
@@ -37,6 +38,24 @@ def takes_settings(*names: str) -> Callable[[F], F]:
     def mark(command: F) -> F:
         command.settings = names  # type: ignore[attr-defined]
         return command
+
+    return mark
+
+
+def takes_options(kind: type[T]) -> Callable[[Callable[[typer.Context, T], int]], Callable[..., int]]:
+    """Give a command the arguments and flags that a dataclass declares as its fields; it gets an instance."""
+
+    def mark(command: Callable[[typer.Context, T], int]) -> Callable[..., int]:
+        @wraps(command)
+        def take(context: typer.Context, **values: Any) -> int:
+            return command(context, kind(**values))
+
+        hints = get_type_hints(kind, include_extras=True)
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            for name, parameter in inspect.signature(kind).parameters.items()
+        ]
+        return _with_parameters(take, [_keyword("context", typer.Context), *parameters])
 
     return mark
 
@@ -62,11 +81,8 @@ class _SettingsCommand(TyperCommand):
 
         def stand_in(**_: Any) -> None: ...
 
-        parameters = [_parameter(declared) for declared in chosen]
-        stand_in.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        stand_in.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         app = typer.Typer(add_completion=False)
-        app.command()(stand_in)
+        app.command()(_with_parameters(stand_in, [_parameter(declared) for declared in chosen]))
         return list(typer.main.get_command(app).params)
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -105,10 +121,18 @@ def _parameter(declared: Setting) -> inspect.Parameter:
     )
     kind = {"integer": int, "number": float, "path": Path, "true or false": bool}.get(declared.type_text, str)
     default, annotation = (False, kind) if kind is bool else (None, kind | None)
-    annotated = Annotated[annotation, flag]  # type: ignore[valid-type]
-    return inspect.Parameter(
-        declared.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotated
-    )
+    return _keyword(declared.name, Annotated[annotation, flag], default)
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _with_parameters(function: F, parameters: Sequence[inspect.Parameter]) -> F:
+    """Give a function the parameters from which typer makes arguments and flags."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
 
 
 def given_settings(context: typer.Context) -> dict[str, Any]:

@@ -163,16 +163,7 @@ def segment_slide(
         if note is not None:
             return _skipped(path, folder, settings, note)
         workers = workers or stack.enter_context(open_workers(settings.workers))
-        before = folder.begin(run.plan, run.expected)
-        try:
-            record_hash = partial(folder.record_content, run.expected)
-            with inputs.hashing(folder.known_hash(), record_hash) as full_hash:
-                run.fill_maps(before, workers, claim)
-                run.trace_regions(workers)
-                summary = run.finish(full_hash, claim)
-        except WsiSegError:
-            folder.discard_if_nothing_done()
-            raise
+        summary = run.do_stages(workers, claim)
     return SlideResult(str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary))
 
 
@@ -254,6 +245,19 @@ class _SlideRun:
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
         self.flight = Flight(0, 0)
+
+    def do_stages(self, workers: Workers, claim: Claim) -> dict[str, Any]:
+        """Make the results, resuming an interrupted run, and return their summary."""
+        before = self.folder.begin(self.plan, self.expected)
+        record_hash = partial(self.folder.record_content, self.expected)
+        try:
+            with self.inputs.hashing(self.folder.known_hash(), record_hash) as full_hash:
+                self.fill_maps(before, workers, claim)
+                self.trace_regions(workers)
+                return self.finish(full_hash, claim)
+        except WsiSegError:
+            self.folder.discard_if_nothing_done()
+            raise
 
     def fill_maps(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
         """Predict the blocks that an earlier run has not finished, then the pyramids."""

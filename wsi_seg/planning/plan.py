@@ -163,16 +163,7 @@ def plan_segmentation(
             f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
         )
     stitch = _stitch_settings(grid, settings, frame.size)
-    layout = MapLayout(
-        name=info.name,
-        map_size=frame.size,
-        mpp=frame.mpp,
-        block=side,
-        probability_downsample=stitch.probability_downsample,
-        probability_dtype=stitch.probability_dtype,
-        classes=card.tissue_classes,
-        uncertainty=stitch.uncertainty,
-    )
+    layout = _map_layout(info.name, frame, card, side, stitch)
     planned, total = _plan_blocks(frame, side, tissue, stitch)
     if not planned:
         warnings += (NO_TISSUE,)
@@ -209,6 +200,19 @@ def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size) -> Stit
         settings.probability_downsample,
         settings.probability_dtype,
         settings.uncertainty,
+    )
+
+
+def _map_layout(name: str, frame: MapFrame, card: ModelCard, block: int, stitch: StitchSettings) -> MapLayout:
+    return MapLayout(
+        name=name,
+        map_size=frame.size,
+        mpp=frame.mpp,
+        block=block,
+        probability_downsample=stitch.probability_downsample,
+        probability_dtype=stitch.probability_dtype,
+        classes=card.tissue_classes,
+        uncertainty=stitch.uncertainty,
     )
 
 

@@ -135,30 +135,14 @@ def fit(
         checkpoint: the state to resume from; None: from the start.
         report: see `Report`.
     """
-    import lightning
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from lightning.pytorch.loggers import CSVLogger
 
     from wsi_seg.training.task import SegmentationTask
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no notes on hardware, no tips
     earlier = [] if checkpoint is None else logged_until(out / LOG, checkpoint)
     table = CSVLogger(out, LOG, version="")  # starts a new table
-    trainer = lightning.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        # Encoders hold layers that a shallow decoder leaves unused.
-        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
-        precision=cast(Any, config.precision),
-        max_epochs=config.epochs,
-        logger=[table, TensorBoardLogger(out, LOG, version="tensorboard")],
-        callbacks=_callbacks(config, out, bool(data.validation), report),
-        plugins=[_atomic_checkpoints()],
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-    )
+    trainer = _trainer(config, out, table, _callbacks(config, out, bool(data.validation), report))
     if trainer.is_global_zero:
         table.experiment.metrics.extend(earlier)
     if config.unfreeze_epoch is not None and trainer.world_size > 1:
@@ -179,6 +163,29 @@ def fit(
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
     return trainer
+
+
+def _trainer(config: TrainConfig, out: Path, table: Any, callbacks: list[Any]) -> Any:
+    """Return the trainer of a run, which logs to a CSV table and to TensorBoard."""
+    import lightning
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return lightning.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        # Encoders hold layers that a shallow decoder leaves unused.
+        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
+        precision=cast(Any, config.precision),
+        max_epochs=config.epochs,
+        logger=[table, TensorBoardLogger(out, LOG, version="tensorboard")],
+        callbacks=callbacks,
+        plugins=[_atomic_checkpoints()],
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+    )
 
 
 def logged_until(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
