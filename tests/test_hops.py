@@ -6,6 +6,7 @@ it. The network itself looks at that chain, before its first layer.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +72,10 @@ def chains(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Hop, ...]]:
 def test_a_tile_gets_from_the_command_to_the_network_in_few_modules_and_two_pools(
     chains: list[tuple[Hop, ...]], made_svs: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = ["run", str(made_svs), "-m", str(tiny_model), "-o", str(tmp_path), "--device", "cpu"]
+    model = shutil.copytree(
+        tiny_model, tmp_path / "model"
+    )  # this process may hold the predictor of the other
+    words = ["run", str(made_svs), "-m", str(model), "-o", str(tmp_path / "out"), "--device", "cpu"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert chains

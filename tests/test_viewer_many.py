@@ -59,7 +59,7 @@ class Calls:
 
 
 def test_the_list_is_read_once_for_each_version(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Calls(monkeypatch, viewer_state, "read_facts")
+    read = Calls(monkeypatch, viewer_state, "read_result_info")
     opened = Calls(monkeypatch, slides, "reopen_slide")
     asking = client(out)
     first = asking.get("/api/slides")
@@ -80,7 +80,7 @@ def test_the_list_is_read_once_for_each_version(out: Path, monkeypatch: pytest.M
 
 def test_the_list_has_pages_and_can_be_searched(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = client(out).get("/api/slides").json()
-    read = Calls(monkeypatch, viewer_state, "read_facts")
+    read = Calls(monkeypatch, viewer_state, "read_result_info")
     asking = client(out)
     page = asking.get("/api/slides?limit=20&offset=140")
     assert [one["name"] for one in page.json()] == [f"slide{i:03d}" for i in range(140, 150)]

@@ -38,7 +38,7 @@ class Outer(Section):
     ("values", "message"),
     [
         ({"nam": "x"}, "unknown key 'nam'; did you mean 'name'?"),
-        ({"name": "x", "one": {"color": "b"}}, "unknown key 'one.color'; did you mean 'colour'?"),
+        ({"name": "x", "one": {"colr": "b"}}, "unknown key 'one.colr'; did you mean 'color'?"),
         ({"name": "x", "many": [{}, {"with": 2}]}, "unknown key 'many.1.with'; did you mean 'width'?"),
         ({"name": "x", "maybe": {"widht": 2}}, "unknown key 'maybe.widht'; did you mean 'width'?"),
         ({"name": "x", "table": {"k": {"widht": 2}}}, "unknown key 'table.k.widht'; did you mean 'width'?"),
