@@ -12,7 +12,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from wsi_seg.core.classes import ClassGroup
 from wsi_seg.evaluation.metrics import (
     NO_ROW,
     SCORE_BINS,
@@ -71,17 +70,6 @@ def test_scores_equal_their_definitions(maps):
     assert counts.total == known.sum()
     right = (truth == predicted)[known]
     assert counts.accuracy == pytest.approx(right.mean() if right.size else math.nan, nan_ok=True)
-
-
-@given(pairs)
-def test_groups_equal_counting_the_groups(maps):
-    truth, predicted = maps
-    groups = (ClassGroup("x", (1, 7), (0, 0, 0)), ClassGroup("y", (2,), (0, 0, 0)))
-    codes = (1, 2, 3, 7)
-    counts = count_classes(truth, predicted, codes, ("a", "b", "c", "g")).grouped(groups, codes)
-    assert counts.names == ("x", "y")
-    for row, group in enumerate(groups):
-        assert_scores(counts, row, brute(truth, predicted, group.codes, (1, 2, 7)))
 
 
 @given(pairs, st.integers(0, 8))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from wsi_seg.core.classes import ClassGroup
 
 Scores = NDArray[np.float64]
 
@@ -65,22 +62,22 @@ class Counts:
     @property
     def dice(self) -> Scores:
         """2 TP / (2 TP + FP + FN) per class; nan where the truth has none of it."""
-        return self._scores(2 * self.true_positive, self.support + self.predicted)
+        return self._scores(*self._fractions["dice"])
 
     @property
     def iou(self) -> Scores:
         """TP / (TP + FP + FN) per class; nan where the truth has none of it."""
-        return self._scores(self.true_positive, self.support + self.predicted - self.true_positive)
+        return self._scores(*self._fractions["iou"])
 
     @property
     def precision(self) -> Scores:
         """TP / (TP + FP) per class; nan where the truth has none of it or nothing was predicted as it."""
-        return self._scores(self.true_positive, self.predicted)
+        return self._scores(*self._fractions["precision"])
 
     @property
     def recall(self) -> Scores:
         """TP / (TP + FN) per class; nan where the truth has none of it."""
-        return self._scores(self.true_positive, self.support)
+        return self._scores(*self._fractions["recall"])
 
     @property
     def true_negative(self) -> Scores:
@@ -121,34 +118,24 @@ class Counts:
 
         Recall is the accuracy; so are precision and Dice, unless some pixels were predicted as no class.
         """
-        right, known, predicted = self.true_positive.sum(), self.total, self.predicted.sum()
-        fractions = {
+        fractions = {name: (top.sum(), bottom.sum()) for name, (top, bottom) in self._fractions.items()}
+        return {
+            name: float(top / bottom) if bottom else float("nan") for name, (top, bottom) in fractions.items()
+        }
+
+    @property
+    def _fractions(self) -> dict[str, tuple[Scores, Scores]]:
+        """Numerator and denominator of the scores that need no true negatives."""
+        right, known, predicted = self.true_positive, self.support, self.predicted
+        return {
             "dice": (2 * right, known + predicted),
             "iou": (right, known + predicted - right),
             "precision": (right, predicted),
             "recall": (right, known),
         }
-        return {
-            name: float(top / bottom) if bottom else float("nan") for name, (top, bottom) in fractions.items()
-        }
-
-    def grouped(self, groups: Iterable[ClassGroup], codes: tuple[int, ...]) -> Counts:
-        """Return the counts of groups of classes; row i of these counts is class code `codes[i]`.
-
-        Truth of a class that is in no group is dropped; a prediction of it counts as none of the groups.
-        """
-        groups = tuple(groups)
-        member = np.array([[code in g.codes for code in codes] for g in groups], np.uint64)
-        columns = np.vstack([member.T, np.zeros((1, len(groups)), np.uint64)])
-        loose = np.append(member.sum(axis=0) == 0, True).astype(np.uint64)
-        columns = np.hstack([columns, loose[:, None]])
-        return Counts(tuple(g.name for g in groups), member @ self.matrix @ columns)
 
     def _scores(self, top: Scores, bottom: Scores) -> Scores:
-        known = (self.support > 0) & (bottom > 0)
-        out = np.full(len(self.names), np.nan)
-        np.divide(top, bottom, out=out, where=known)
-        return out
+        return np.where(self.support > 0, _ratio(top, bottom), np.nan)
 
 
 def count_classes(
