@@ -19,7 +19,7 @@ from wsi_seg.pipeline.run import load_model, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings, choose_grid
 from wsi_seg.planning.stitch_settings import StitchSettings
-from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.results.files import MAPS, POLYGONS
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import map_frame
 from wsi_seg.testing.geojson import assert_geojson

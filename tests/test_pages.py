@@ -26,7 +26,7 @@ from wsi_seg.core.classes import BCSS
 from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.overview import Overview
 from wsi_seg.regions.group_outlines import size_histogram
-from wsi_seg.results.folder import REPORT, THUMBNAIL
+from wsi_seg.results.files import REPORT, THUMBNAIL
 from wsi_seg.results.pages.batch import write_batch_page
 from wsi_seg.results.pages.check import check_page
 from wsi_seg.results.pages.slide import histogram_columns, write_slide_page

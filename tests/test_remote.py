@@ -34,7 +34,7 @@ from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.pipeline.run import Model, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
-from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.results.files import MAPS, POLYGONS
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import default_name
 from wsi_seg.testing.readers import CHECKS

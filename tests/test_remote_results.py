@@ -21,7 +21,7 @@ from wsi_seg.core.errors import Interrupted, OutputError
 from wsi_seg.core.geometry import Size
 from wsi_seg.pipeline.run import SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
-from wsi_seg.results.folder import MANIFEST
+from wsi_seg.results.files import MANIFEST
 
 OUT = f"s3://{BUCKET}/out"
 NOT_COMPARED = {MANIFEST, "summary.json", "report.html"}  # which hold times

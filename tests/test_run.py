@@ -27,7 +27,7 @@ from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.run import Model, SlideResult, load_model, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import PlanSettings
-from wsi_seg.results.folder import JOURNAL, MAPS, POLYGONS
+from wsi_seg.results.files import JOURNAL, MAPS, POLYGONS
 from wsi_seg.testing.geojson import assert_geojson
 
 SETTINGS = RunSettings(plan=PlanSettings(block=512, overlap=32))

@@ -23,7 +23,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError, SlideError
 from wsi_seg.core.geometry import Box
 from wsi_seg.pipeline.run import segment_slide
-from wsi_seg.results.folder import MAPS, POLYGONS
+from wsi_seg.results.files import MAPS, POLYGONS
 from wsi_seg.slides.local_copies import LOCK, OWN, SlideCache
 from wsi_seg.slides.readers import open_slide
 

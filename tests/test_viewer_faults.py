@@ -23,7 +23,7 @@ from wsi_seg.maps.maps import FAULTS
 from wsi_seg.pipeline.export import export_regions
 from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.regions.polygons import TraceSettings
-from wsi_seg.results.folder import JOURNAL
+from wsi_seg.results.files import JOURNAL
 from wsi_seg.viewer import state as viewer_state
 
 SIZE = Size(1300, 1000)

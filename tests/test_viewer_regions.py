@@ -24,7 +24,7 @@ from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import TraceSettings
-from wsi_seg.results.folder import MAPS
+from wsi_seg.results.files import MAPS
 from wsi_seg.viewer import regions
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import Regions, read_regions

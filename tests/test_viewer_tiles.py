@@ -21,7 +21,7 @@ from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import PlanSettings
-from wsi_seg.results.folder import MAPS
+from wsi_seg.results.files import MAPS
 from wsi_seg.viewer.grid import DeepZoom
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.sources import CLASSES, Channels, LiveMaps, StoredMaps

@@ -76,7 +76,7 @@ def validate(
     """Check GeoJSON against the rules by which QuPath reads it, and that results and reports are whole."""
     from wsi_seg.core.folders import walk_files
     from wsi_seg.exporters.check import check_geojson
-    from wsi_seg.results.folder import MANIFEST, REPORT, missing_files
+    from wsi_seg.results.files import MANIFEST, REPORT, missing_files
     from wsi_seg.results.pages.check import check_page
 
     checks = {

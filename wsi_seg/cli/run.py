@@ -209,7 +209,7 @@ class _Printing:
 
 
 def _describe_all(rows: Sequence[Row], out: str) -> str:
-    from wsi_seg.results.folder import BATCH, FAILED
+    from wsi_seg.results.files import BATCH, FAILED
 
     counts = Counter(row.status for row in rows)
     order = sorted(counts, key=lambda status: (status in SAID, -counts[status]))

@@ -27,7 +27,7 @@ from wsi_seg.evaluation.tally import PredictedBlock
 from wsi_seg.evaluation.truth import Truth, TruthFile, file_digest, open_truth
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.export import manifest_part
-from wsi_seg.results.folder import MANIFEST, MAPS, read_record
+from wsi_seg.results.files import MANIFEST, MAPS, read_record
 from wsi_seg.slides.readers import reopen_slide
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 

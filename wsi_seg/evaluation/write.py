@@ -15,8 +15,7 @@ from wsi_seg.core.errors import MissingExtraError, OutputError
 from wsi_seg.core.files import writing
 from wsi_seg.evaluation.evaluation import Evaluation
 from wsi_seg.evaluation.metrics import SCORES
-from wsi_seg.results.files import is_litter
-from wsi_seg.results.folder import read_record
+from wsi_seg.results.files import is_litter, read_record
 
 METRICS = "metrics.json"
 TABLE = "metrics.csv"

@@ -27,7 +27,8 @@ from wsi_seg.pipeline.inputs import SlideInput
 from wsi_seg.pipeline.run import Model, Progress, SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
-from wsi_seg.results.folder import BATCH, FAILED, LOGS, REPORT, ResultsFolder, short_name
+from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name
+from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.results.pages.batch import write_batch_page
 from wsi_seg.results.upload import local_folder, upload_files
 

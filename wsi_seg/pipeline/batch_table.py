@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.pipeline.inputs import SlideInput
-from wsi_seg.results.folder import BATCH, FAILED
+from wsi_seg.results.files import BATCH, FAILED
 
 LOCK = ".batch.lock"
 # Seconds between two writings while slides are being done: with many slides the tables are large.

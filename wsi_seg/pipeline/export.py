@@ -14,7 +14,7 @@ from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import RegionSettings
-from wsi_seg.results.folder import MANIFEST, MAPS, read_record
+from wsi_seg.results.files import MANIFEST, MAPS, read_record
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 

@@ -20,7 +20,7 @@ from wsi_seg.core.errors import UsageError
 from wsi_seg.core.folders import Kind, dicom_files, is_passed_over, kind_of, list_folder
 from wsi_seg.core.formats import DICOM_ENDINGS, SLIDE_ENDINGS, UNREAD_ENDINGS, WITH_FOLDER
 from wsi_seg.pipeline.slide_table import SPREADSHEETS, TableRow, read_table
-from wsi_seg.results.folder import BATCH, FAILED, LOGS, REPORT
+from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT
 from wsi_seg.slides.slide import default_name
 
 # What is named where it is found; links and special files of these endings, and DICOM, too.

@@ -38,16 +38,8 @@ from wsi_seg.pipeline.tracing import TraceTask, trace_slide
 from wsi_seg.planning.map_layout import KINDS, Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
-from wsi_seg.results.folder import (
-    MANIFEST,
-    MAPS,
-    OVERVIEW,
-    POLYGONS,
-    SUMMARY,
-    ResultsFolder,
-    results_name,
-    write_json,
-)
+from wsi_seg.results.files import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, write_json
+from wsi_seg.results.folder import ResultsFolder, results_name
 from wsi_seg.results.pages.slide import write_slide_page
 from wsi_seg.results.upload import results_folder
 from wsi_seg.slides.readers import open_slide

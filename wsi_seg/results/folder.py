@@ -32,26 +32,16 @@ from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results import matching
 from wsi_seg.results.files import (
-    BATCH,
     CONTENT,
-    FAILED,
     JOURNAL,
-    LOGS,
     MANIFEST,
-    MAPS,
-    OVERVIEW,
     PLAN,
-    POLYGONS,
-    REPORT,
     SUMMARY,
-    THUMBNAIL,
     WORKING,
     as_summary,
-    check_name,
     check_own,
     earlier_batch_of,
     is_manifest,
-    missing_files,
     read_json,
     read_record,
     short_name,
@@ -61,28 +51,6 @@ from wsi_seg.results.journal import append_record, read_records
 from wsi_seg.results.matching import ExpectedResults, Record, Versions
 from wsi_seg.slides.identity import Content
 from wsi_seg.slides.slide import default_name
-
-__all__ = [
-    "BATCH",
-    "FAILED",
-    "JOURNAL",
-    "LOGS",
-    "MANIFEST",
-    "MAPS",
-    "OVERVIEW",
-    "PLAN",
-    "POLYGONS",
-    "REPORT",
-    "SUMMARY",
-    "THUMBNAIL",
-    "ResultsFolder",
-    "check_name",
-    "missing_files",
-    "read_record",
-    "results_name",
-    "short_name",
-    "write_json",
-]  # fmt: skip
 
 
 def results_name(slide: str | Path) -> str:

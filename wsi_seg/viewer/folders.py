@@ -18,7 +18,8 @@ from pathlib import Path
 
 from wsi_seg.core.errors import OutputError
 from wsi_seg.results.claims import is_held
-from wsi_seg.results.folder import JOURNAL, MANIFEST, MAPS, PLAN, ResultsFolder
+from wsi_seg.results.files import JOURNAL, MANIFEST, MAPS, PLAN
+from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.viewer.responses import Refused
 
 # How deep results may lie under OUT.

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Box
 from wsi_seg.maps.maps import FAULTS
-from wsi_seg.results.folder import OVERVIEW
+from wsi_seg.results.files import OVERVIEW
 from wsi_seg.slides.slide import MapFrame
 from wsi_seg.viewer import query
 from wsi_seg.viewer.palette import TISSUE_COLOR, UNCERTAINTY_COLOR, color_of

@@ -15,7 +15,7 @@ from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.planning.map_layout import MapLayout
 from wsi_seg.regions.settings import RegionSettings, TraceSettings
-from wsi_seg.results.folder import JOURNAL, MANIFEST, PLAN, SUMMARY, read_record
+from wsi_seg.results.files import JOURNAL, MANIFEST, PLAN, SUMMARY, read_record
 from wsi_seg.results.journal import parse_records, whole_lines
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 from wsi_seg.viewer.folders import ResultEntry

@@ -16,7 +16,7 @@ from wsi_seg.core.classes import ClassGroup, TissueClass, canonical_name
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
-from wsi_seg.results.folder import JOURNAL
+from wsi_seg.results.files import JOURNAL
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
 from wsi_seg.viewer.limits import ThreadLimiter

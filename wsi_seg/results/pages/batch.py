@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsi_seg.results.folder import REPORT, THUMBNAIL
+from wsi_seg.results.files import REPORT, THUMBNAIL
 from wsi_seg.results.pages.template import write_page
 
 TEMPLATE = "batch.html.j2"

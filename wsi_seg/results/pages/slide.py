@@ -13,7 +13,7 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.files import writing
 from wsi_seg.exporters.figure import draw_scale_bar
 from wsi_seg.exporters.overview import Overview
-from wsi_seg.results.folder import REPORT, THUMBNAIL
+from wsi_seg.results.files import REPORT, THUMBNAIL
 from wsi_seg.results.pages.template import jpeg_of, write_page
 
 TEMPLATE = "slide.html.j2"
