@@ -29,7 +29,8 @@ from wsi_seg.core.system import usable_cores
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.inference import stitch
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.run import load_model, segment_slide
+from wsi_seg.pipeline.models import load_model
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 
 CORES = 16  # of the machine that is reckoned with, beside its GPU

@@ -34,7 +34,8 @@ from wsi_seg.execution.workers import open_workers
 from wsi_seg.inference.models.calibrate import machine
 from wsi_seg.inference.models.devices import resolve_device
 from wsi_seg.inference.models.predictor import NetworkPredictor
-from wsi_seg.pipeline.run import SlideResult, load_model, open_predictor, segment_slide
+from wsi_seg.pipeline.models import load_model, open_predictor
+from wsi_seg.pipeline.run import SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 

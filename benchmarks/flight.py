@@ -25,7 +25,7 @@ from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.workers import open_workers
-from wsi_seg.pipeline.run import Model
+from wsi_seg.pipeline.models import Model
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
 
 MIB = 2**20

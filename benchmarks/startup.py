@@ -44,7 +44,7 @@ def done(step):
 done("start Python")
 from wsi_seg import cli
 done("import the command line")
-from wsi_seg.pipeline import run
+from wsi_seg.pipeline import models, run
 done("import readers, plan, maps and Dask")
 import torch
 done("import PyTorch")
@@ -57,7 +57,7 @@ def noting(before, function, after):
         done(after)
         return result
     return call
-run.load_model = noting("read options", run.load_model, "find and hash the model")
+models.load_model = noting("read options", models.load_model, "find and hash the model")
 run.prepare = noting("open the slide", run.prepare, "find tissue and plan")
 predictor.load_predictor = noting("create the maps", predictor.load_predictor, "load the weights")
 predict = predictor.NetworkPredictor.__call__

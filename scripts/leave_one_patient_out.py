@@ -21,7 +21,7 @@ from wsi_seg.datasets.split import Split
 from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
 from wsi_seg.evaluation.write import write_evaluation
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 from wsi_seg.training.config import TrainConfig, read_train_config
 from wsi_seg.training.fit import train
 from wsi_seg.training.train import EVALUATION

@@ -23,7 +23,7 @@ from wsi_seg.evaluation.predict import predict_region
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.execution.tasks import load_predictor
 from wsi_seg.inference.stitch import normalized_entropy
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 
 BINS = 1000
 FIFTHS = 5

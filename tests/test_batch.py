@@ -24,7 +24,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 from wsi_seg.pipeline.run_inputs import inputs_key
 from wsi_seg.pipeline.settings import make_settings
 from wsi_seg.results.claims import claimed

@@ -23,7 +23,7 @@ from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.inference.blocks import STAGES, BlockSettings, ForwardPool, segment_block
 from wsi_seg.inference.models.calibrate import Calibration, Timing
 from wsi_seg.inference.models.transfer import CudaClock
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 from wsi_seg.planning.grid import Block, Grid
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.results.bottleneck import SERIAL, Lanes, bottleneck, describe, lanes_of

@@ -15,7 +15,8 @@ from wsi_seg.evaluation.seams import measure_seams
 from wsi_seg.inference.blocks import BlockSettings
 from wsi_seg.inference.models.predictor import load_predictor
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.run import load_model, segment_slide
+from wsi_seg.pipeline.models import load_model
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings, choose_grid
 from wsi_seg.planning.stitch_settings import StitchSettings

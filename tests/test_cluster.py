@@ -34,7 +34,8 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.worker_processes import stay_near_gpu
 from wsi_seg.execution.workers import open_workers, visible_device
-from wsi_seg.pipeline.run import load_model, segment_slide
+from wsi_seg.pipeline.models import load_model
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings, make_settings
 from wsi_seg.planning.plan import PlanSettings
 

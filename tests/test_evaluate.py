@@ -31,7 +31,8 @@ from wsi_seg.evaluation.stored import evaluate_maps
 from wsi_seg.evaluation.truth import TruthFile
 from wsi_seg.execution.tasks import load_predictor
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.run import Model, load_model, segment_slide
+from wsi_seg.pipeline.models import Model, load_model
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.testing.models import random_model
 

@@ -31,7 +31,8 @@ from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.storage import GAP_BYTES, REQUEST_BYTES, merge, open_remote
 from wsi_seg.execution.tasks import PredictorRecipe
-from wsi_seg.pipeline.run import Model, segment_slide
+from wsi_seg.pipeline.models import Model
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
 from wsi_seg.results.files import MAPS, POLYGONS

@@ -24,7 +24,8 @@ from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import BlockRecord, BlockTask, killed_block
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.run import Model, SlideResult, load_model, segment_slide
+from wsi_seg.pipeline.models import Model, load_model
+from wsi_seg.pipeline.run import SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.files import JOURNAL, MAPS, POLYGONS

@@ -10,7 +10,7 @@ from tests.made.datasets import MADE, SCHEME
 from wsi_seg.core.card import CardClass, ModelCard
 from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 from wsi_seg.training.config import AugmentationConfig, OptimizerConfig, TrainConfig
 from wsi_seg.training.fit import train
 

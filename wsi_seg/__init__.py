@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from wsi_seg.inference.settings import ModelSettings
     from wsi_seg.maps.maps import Maps
     from wsi_seg.pipeline.export import export_regions
-    from wsi_seg.pipeline.run import Progress, load_model, segment_slide
+    from wsi_seg.pipeline.models import load_model
+    from wsi_seg.pipeline.run import Progress, segment_slide
     from wsi_seg.pipeline.settings import RunSettings
     from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
     from wsi_seg.planning.settings import PlanSettings
@@ -62,7 +63,7 @@ _HOMES = {
     "TraceSettings": "regions.settings",
     "trace": "regions.polygons",
     "open_slide": "slides.readers",
-    "load_model": "pipeline.run",
+    "load_model": "pipeline.models",
     "Progress": "pipeline.run",
     "segment_slide": "pipeline.run",
     "ModelSettings": "inference.settings",

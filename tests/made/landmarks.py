@@ -14,7 +14,7 @@ from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.execution.tasks import PredictorRecipe
-from wsi_seg.pipeline.run import Model
+from wsi_seg.pipeline.models import Model
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import ModelFacts, PlanSettings
 from wsi_seg.regions.polygons import TraceSettings

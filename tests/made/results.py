@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.made.landmarks import darkness_model
-from wsi_seg.pipeline.run import Model, Progress, segment_slide
+from wsi_seg.pipeline.models import Model
+from wsi_seg.pipeline.run import Progress, segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.polygons import TraceSettings

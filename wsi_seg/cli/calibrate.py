@@ -40,7 +40,7 @@ def calibrate(
     """
     from wsi_seg.core.errors import UsageError
     from wsi_seg.inference.models.calibrate import Timing, machine, measure_shapes
-    from wsi_seg.pipeline.run import calibration, load_model, open_predictor
+    from wsi_seg.pipeline.models import calibration, load_model, open_predictor
     from wsi_seg.planning.plan import affordable_passes, choose_grid
 
     keep_freed_memory()  # as a run does

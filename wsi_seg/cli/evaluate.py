@@ -134,7 +134,7 @@ def _evaluate_model(options: EvaluateOptions, given: dict[str, Any]) -> Evaluati
     from wsi_seg.evaluation.evaluation import evaluation_key
     from wsi_seg.evaluation.model import EvaluateSettings, describe_data, evaluate_model, subject_of
     from wsi_seg.evaluation.write import check_output
-    from wsi_seg.pipeline.run import load_model
+    from wsi_seg.pipeline.models import load_model
 
     model_settings = settings_of(given).model
     of_results = {

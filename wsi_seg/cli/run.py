@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from wsi_seg.pipeline.batch import SlideTask
     from wsi_seg.pipeline.batch_table import Row
     from wsi_seg.pipeline.inputs import SlideInput
-    from wsi_seg.pipeline.run import Model, Progress, SlideResult
+    from wsi_seg.pipeline.models import Model
+    from wsi_seg.pipeline.run import Progress, SlideResult
     from wsi_seg.pipeline.settings import RunSettings
     from wsi_seg.planning.grid import Grid
     from wsi_seg.planning.plan import SegmentationPlan
@@ -101,7 +102,7 @@ def _tasks(
     """
     from wsi_seg.execution.workers import check_gpus
     from wsi_seg.pipeline.batch import SlideTask
-    from wsi_seg.pipeline.run import cuda_devices, load_model
+    from wsi_seg.pipeline.models import cuda_devices, load_model
 
     gpus = cuda_devices() if settings.workers.gpus else ()
     where = settings.for_workers(gpus).workers

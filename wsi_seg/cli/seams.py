@@ -35,7 +35,8 @@ def check_seams(
     from wsi_seg.evaluation.seams import densest_region, measure_seams
     from wsi_seg.inference.blocks import BlockSettings
     from wsi_seg.inference.models.predictor import load_predictor
-    from wsi_seg.pipeline.run import load_model, prepare
+    from wsi_seg.pipeline.models import load_model
+    from wsi_seg.pipeline.run import prepare
     from wsi_seg.slides.readers import open_slide
 
     settings = settings_of({"precision": precision, **given_settings(context)}, config, set_)

@@ -32,7 +32,7 @@ from wsi_seg.evaluation.section import (
     pool,
 )
 from wsi_seg.execution.tasks import load_predictor
-from wsi_seg.pipeline.run import Model
+from wsi_seg.pipeline.models import Model
 
 EXAMPLES = 10
 POOLED = "all data sets"

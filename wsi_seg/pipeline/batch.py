@@ -24,7 +24,8 @@ from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.pipeline.batch_table import BatchTable, Row
 from wsi_seg.pipeline.inputs import SlideInput
-from wsi_seg.pipeline.run import Model, Progress, SlideResult, segment_slide
+from wsi_seg.pipeline.models import Model
+from wsi_seg.pipeline.run import Progress, SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name

@@ -23,13 +23,7 @@ from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
-from wsi_seg.pipeline.models import (
-    Model,
-    calibration,
-    cuda_devices,
-    load_model,
-    open_predictor,
-)
+from wsi_seg.pipeline.models import Model
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
@@ -46,18 +40,6 @@ from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import UNREADABLE
 from wsi_seg.tissue.mask import TissueMask, find_tissue
-
-__all__ = [
-    "Model",
-    "Progress",
-    "SlideResult",
-    "calibration",
-    "cuda_devices",
-    "load_model",
-    "open_predictor",
-    "prepare",
-    "segment_slide",
-]
 
 logger = logging.getLogger(__name__)
 

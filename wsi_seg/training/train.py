@@ -14,7 +14,7 @@ from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
 from wsi_seg.evaluation.evaluation import Evaluation
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model, progress_lines
 from wsi_seg.evaluation.write import check_own, write_evaluation
-from wsi_seg.pipeline.run import load_model
+from wsi_seg.pipeline.models import load_model
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.data import NOTHING_HELD_OUT
 from wsi_seg.training.fit import Report, train
