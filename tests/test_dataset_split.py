@@ -22,7 +22,7 @@ def region(name: str, group: str | None = None, label: int | None = None, width:
     image = np.zeros((4, width, 3), np.uint8)
     image[..., 0] = np.arange(width)
     target = np.arange(width, dtype=np.int16)[None].repeat(4, 0)
-    return ArrayRegion(name, group or name, image, target, 0.5, label)
+    return ArrayRegion(name, group or name, image, target, 0.5, label=label)
 
 
 def names(part: Sequence[AnnotatedRegion]) -> list[str]:

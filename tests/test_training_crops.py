@@ -31,7 +31,7 @@ def region_of(target: np.ndarray, name: str = "made", label: int | None = None) 
     """A region whose red channel tells its target."""
     image = np.zeros((*target.shape, 3), np.uint8)
     image[..., 0] = np.clip(target, 0, None) * 50
-    return ArrayRegion(name, name, image, target.astype(np.int16), 0.5, label)
+    return ArrayRegion(name, name, image, target.astype(np.int16), 0.5, label=label)
 
 
 def source_of(*targets: np.ndarray, weight: float = 1.0, name: str = "made") -> Source:

@@ -91,7 +91,7 @@ class ImageFolder(Dataset):
         label = None
         if scheme.image_labels and path.parent != folder:
             label = scheme.image_label(path.parent.name, str(path))
-        return ArrayRegion(name, name, image, target, scheme.mpp, label, (path, *found.files))
+        return ArrayRegion(name, name, image, target, scheme.mpp, label=label, files=(path, *found.files))
 
     def _sides(
         self, mask_class: str, marked: bool, path: Path, folder: Path, scheme: LabelScheme

@@ -9,10 +9,10 @@ Labels of pixels are int16 *targets*:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,39 +43,42 @@ class Place:
     """The region's pixels in the slide's map."""
 
 
-class AnnotatedRegion(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class AnnotatedRegion(ABC):
     """An image with targets at the model's resolution. It can be sent to another process."""
 
-    @property
-    def name(self) -> str:
-        """Unique in its data set."""
-        ...
+    name: str
+    """Unique in its data set."""
+    group: str
+    """Key of images that stay together in one part of a split, unless the split is by columns.
+
+    They are all of one patient; where the patient is unknown, all tiles of one image, or all of a slide."""
+    label: int | None = field(default=None, kw_only=True)
+    """Class of the whole image, an index into the model's `image_labels`; None where there is none."""
+    files: tuple[Path, ...] = field(default=(), kw_only=True)
+    """Files it was read from."""
+    patient: str | None = field(default=None, kw_only=True)
+    """None where it is unknown. Patients are the units of confidence intervals."""
 
     @property
-    def group(self) -> str:
-        """Key of images that stay together in one part of a split, unless the split is by columns.
-
-        They are all of one patient; where the patient is unknown, all tiles of one image, or all of a slide.
-        """
-        ...
-
-    @property
-    def patient(self) -> str | None:
-        """None where it is unknown. Patients are the units of confidence intervals."""
-        ...
-
-    @property
-    def label(self) -> int | None:
-        """Class of the whole image, an index into the model's `image_labels`; None where there is none."""
-        ...
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """File it was read from."""
-        ...
-
-    @property
+    @abstractmethod
     def size(self) -> Size: ...
+
+    @abstractmethod
+    def coarse_targets(self, step: int) -> Targets:
+        """Return the targets of the pixels step // 2, step // 2 + step, … of both axes."""
+
+    @abstractmethod
+    def part(self, box: Box, name: str | None = None) -> Self:
+        """Return the part of the region inside a box that lies inside it; None keeps the name."""
+
+    @abstractmethod
+    def place(self) -> Place:
+        """Return the slide that the region lies in, opened, and where it lies."""
+
+    @abstractmethod
+    def _read_inside(self, box: Box) -> tuple[Pixels, Targets]:
+        """Read a box that lies inside the region; see `read`."""
 
     def read(self, box: Box) -> tuple[Pixels, Targets]:
         """Read a box of the region's pixels, which may reach beyond it.
@@ -86,74 +89,42 @@ class AnnotatedRegion(Protocol):
         Raises:
             SlideError: the pixels cannot be read.
         """
-        ...
-
-    def coarse_targets(self, step: int) -> Targets:
-        """Return the targets of the pixels step // 2, step // 2 + step, … of both axes."""
-        ...
-
-    def part(self, box: Box, name: str | None = None) -> Self:
-        """Return the part of the region inside a box that lies inside it; None keeps the name."""
-        ...
+        image = np.full((box.height, box.width, 3), WHITE, np.uint8)
+        target = np.full((box.height, box.width), IGNORED, np.int16)
+        inside = box.intersect(Box(0, 0, self.size.width, self.size.height))
+        if not inside.empty:
+            image[inside.within(box)], target[inside.within(box)] = self._read_inside(inside)
+        return image, target
 
     def grouped(self, group: str, patient: str | None) -> Self:
         """Return the region with this group and patient."""
-        ...
-
-    def place(self) -> Place:
-        """Return the slide that the region lies in, opened, and where it lies."""
-        ...
-
-
-def read_padded(
-    box: Box, size: Size, read_inside: Callable[[Box], tuple[Pixels, Targets]]
-) -> tuple[Pixels, Targets]:
-    """Read a box that may reach beyond a region of this size: white and IGNORED there."""
-    image = np.full((box.height, box.width, 3), WHITE, np.uint8)
-    target = np.full((box.height, box.width), IGNORED, np.int16)
-    inside = box.intersect(Box(0, 0, size.width, size.height))
-    if not inside.empty:
-        image[inside.within(box)], target[inside.within(box)] = read_inside(inside)
-    return image, target
+        return replace(self, group=group, patient=patient)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArrayRegion:
+class ArrayRegion(AnnotatedRegion):
     """A region in memory."""
 
-    name: str
-    group: str
     image: Pixels
     """RGB (H, W, 3) at the model's resolution."""
     target: Targets
     """(H, W), see above."""
     mpp: float
     """Microns per pixel of both: the model's."""
-    label: int | None = None
-    files: tuple[Path, ...] = field(default=())
-    patient: str | None = None
 
     @property
     def size(self) -> Size:
         return Size(self.target.shape[1], self.target.shape[0])
 
-    def read(self, box: Box) -> tuple[Pixels, Targets]:
-        return read_padded(box, self.size, self._read_inside)
-
     def _read_inside(self, box: Box) -> tuple[Pixels, Targets]:
-        rows, columns = box.within(Box(0, 0, 0, 0))
-        return self.image[rows, columns], self.target[rows, columns]
+        return self.image[box.slices], self.target[box.slices]
 
     def coarse_targets(self, step: int) -> Targets:
         return self.target[step // 2 :: step, step // 2 :: step]
 
-    def part(self, box: Box, name: str | None = None) -> ArrayRegion:
-        rows, columns = box.within(Box(0, 0, 0, 0))
-        image, target = self.image[rows, columns], self.target[rows, columns]
+    def part(self, box: Box, name: str | None = None) -> Self:
+        image, target = self._read_inside(box)
         return replace(self, name=name or self.name, image=image, target=target)
-
-    def grouped(self, group: str, patient: str | None) -> ArrayRegion:
-        return replace(self, group=group, patient=patient)
 
     def place(self) -> Place:
         slide = ArraySlide(self.image, self.mpp, self.name)

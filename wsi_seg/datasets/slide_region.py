@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Self
 
 from wsi_seg.annotations.drawing import Drawing
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Size
-from wsi_seg.datasets.region import IGNORED, Pixels, Place, Targets, read_padded
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Pixels, Place, Targets
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import MapFrame, Slide, read_region
@@ -21,27 +20,19 @@ MOST_OPEN = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SlideRegion:
+class SlideRegion(AnnotatedRegion):
     """A box of a slide's map with the polygons drawn on the slide."""
 
-    name: str
-    group: str
     recipe: SlideRecipe
     frame: MapFrame
     box_map: Box
     """The region's pixels in the slide's map."""
     drawing: Drawing
     """In map pixels, of the whole slide; the regions of a slide share it."""
-    files: tuple[Path, ...] = ()
-    label: int | None = None
-    patient: str | None = None
 
     @property
     def size(self) -> Size:
         return Size(self.box_map.width, self.box_map.height)
-
-    def read(self, box: Box) -> tuple[Pixels, Targets]:
-        return read_padded(box, self.size, self._read_inside)
 
     def _read_inside(self, box: Box) -> tuple[Pixels, Targets]:
         box_map = box.shifted(self.box_map.x0, self.box_map.y0)
@@ -55,12 +46,9 @@ class SlideRegion:
     def coarse_targets(self, step: int) -> Targets:
         return self.drawing.paint(self.box_map, step, ground=IGNORED)
 
-    def part(self, box: Box, name: str | None = None) -> SlideRegion:
+    def part(self, box: Box, name: str | None = None) -> Self:
         box_map = box.shifted(self.box_map.x0, self.box_map.y0)
-        return dataclasses.replace(self, name=name or self.name, box_map=box_map)
-
-    def grouped(self, group: str, patient: str | None) -> SlideRegion:
-        return dataclasses.replace(self, group=group, patient=patient)
+        return replace(self, name=name or self.name, box_map=box_map)
 
     def place(self) -> Place:
         return Place(open_slide_of(self.recipe), self.frame, self.box_map)

@@ -91,7 +91,7 @@ class AnnotatedSlides(Dataset, NamedClasses):
         drawing = Drawing.of(polygons_map, targets)
         files = (path, *_companions(path), file)
         return [
-            SlideRegion(f"{name}_x{box.x0}_y{box.y0}", name, recipe, frame, box, drawing, files)
+            SlideRegion(f"{name}_x{box.x0}_y{box.y0}", name, recipe, frame, box, drawing, files=files)
             for box in boxes
         ]
 
