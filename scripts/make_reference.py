@@ -50,22 +50,31 @@ def settings_markdown() -> str:
 
 def cli_markdown() -> str:
     """Return a section for each command."""
-    group: Any = typer.main.get_command(app)
-    root = group.context_class(group, info_name="wsi-seg")
     lines = []
-    for name in group.list_commands(root):
-        command = group.get_command(root, name)
-        context = command.context_class(command, info_name=f"wsi-seg {name}", parent=None)
+    for words, command in every_command():
+        context = command.context_class(command, info_name=words, parent=None)
         usage = " ".join(command.collect_usage_pieces(context))
         paragraphs = [" ".join(part.split()) for part in command.help.split("\n\n")]
         records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
         rows = [
             (f"`{' '.join(left.split())}`", " ".join(right.split())) for left, right in filter(None, records)
         ]
-        lines += [f"## wsi-seg {name}", "", f"```text\nwsi-seg {name} {usage}\n```", ""]
+        lines += [f"## {words}", "", f"```text\n{words} {usage}\n```", ""]
         lines += [line for paragraph in paragraphs for line in (paragraph, "")]
         lines += [*_table(("Argument or option", "Help"), rows), ""]
     return "\n".join(lines)
+
+
+def every_command() -> Iterator[tuple[str, Any]]:
+    """Yield every command with the words that call it; a group comes before its commands."""
+    yield from _below(typer.main.get_command(app), "wsi-seg")
+
+
+def _below(group: Any, words: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        yield f"{words} {name}", command
+        if hasattr(command, "commands"):
+            yield from _below(command, f"{words} {name}")
 
 
 def run_yaml() -> str:

@@ -25,9 +25,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what is measured or converted in tests out of the user's cache folder."""
+    """Keep what tests measure, convert or install out of the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WSI_SEG_MODELS", str(tmp_path_factory.mktemp("models")))
         yield
 
 

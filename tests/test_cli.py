@@ -246,16 +246,30 @@ def test_info_and_models(small_png: Path, sample_svs: Path) -> None:
     assert facts["size"] == {"width": 2220, "height": 2967}
     assert facts["mpp"]["x"] == pytest.approx(0.499)
     cards = json.loads(call("models", "--json").stdout)
-    assert [card["name"] for card in cards] == ["bcss-demo"]
+    assert [(card["name"], card["state"]) for card in cards] == [("bcss-demo", "bundled")]
     assert "not for clinical use" in cards[0]["notice"]
 
 
-def test_info_needs_neither_torch_nor_dask(sample_svs: Path) -> None:
+def test_installed_models_are_listed_and_run(
+    small_png: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSI_SEG_MODELS", str(tmp_path / "models"))
+    shutil.copytree(tiny_model, tmp_path / "models" / "mine")
+    listed = call("models").stdout
+    assert listed.index("bundled:") < listed.index("bcss-demo") < listed.index("installed:\n  mine (version")
+    assert [card["state"] for card in json.loads(call("models", "--json").stdout)] == ["bundled", "installed"]
+    result = call("run", small_png, "-o", tmp_path / "out", "--model", "mine", "--mpp", 0.5, "--dry-run")
+    assert result.exit_code == 0, result.output
+    refused(call("run", small_png, "-o", tmp_path / "out", "--model", "minee"), 1, "did you mean 'mine'?")
+
+
+def test_info_and_models_need_neither_torch_nor_dask(sample_svs: Path) -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\nfrom wsi_seg.cli import app\n"
-        f"result = CliRunner().invoke(app, ['info', {str(sample_svs)!r}])\n"
-        "assert result.exit_code == 0, result.output\n"
+        f"for words in (['info', {str(sample_svs)!r}], ['models']):\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    assert result.exit_code == 0, result.output\n"
         "assert not {'torch', 'dask'} & set(sys.modules), 'torch or dask was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -13,10 +14,11 @@ import torch
 
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.folders import models_folder
 from wsi_seg.inference.models import registry
 from wsi_seg.inference.models.network import load_network
 from wsi_seg.inference.models.predictor import load_predictor
-from wsi_seg.inference.models.registry import find_model, list_models, model_hash
+from wsi_seg.inference.models.registry import find_model, list_installed, list_models, model_hash
 from wsi_seg.testing.models import random_model, some_tiles
 
 
@@ -40,6 +42,26 @@ def test_finds_bundled_names_and_folders(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "BUNDLED", tmp_path)
     assert list_models() == []
     assert find_model(str(model_folder)) == model_folder
+
+
+def test_finds_installed_names(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WSI_SEG_MODELS", str(tmp_path))
+    assert list_installed() == []
+    for name in ("mine", "bcss-demo", ".unfinished"):
+        shutil.copytree(model_folder, tmp_path / name)
+    assert find_model("mine") == tmp_path / "mine"
+    assert find_model("bcss-demo") == registry.BUNDLED / "bcss-demo"  # a bundled model keeps its name
+    assert [card.name for card in list_installed()] == ["mine"]
+    with pytest.raises(ModelError, match=r"did you mean 'mine'.* installed: mine; else give"):
+        find_model("mines")
+
+
+def test_folder_of_installed_models(monkeypatch):
+    monkeypatch.delenv("WSI_SEG_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert models_folder() == Path("/data/wsi_seg/models")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert models_folder() == Path.home() / ".local/share/wsi_seg/models"
 
 
 def test_unknown_model_lists_the_bundled_ones(model_folder, monkeypatch):

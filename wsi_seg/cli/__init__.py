@@ -14,7 +14,9 @@ from wsi_seg.cli.calibrate import calibrate
 from wsi_seg.cli.evaluate import evaluate
 from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
-from wsi_seg.cli.inspect import info, models, validate
+from wsi_seg.cli.inspect import info, validate
+from wsi_seg.cli.models import COMMANDS as MODELS_COMMANDS
+from wsi_seg.cli.models import models
 from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.run import run
@@ -59,8 +61,11 @@ def _options(
     """Options before the command."""
 
 
-def _reporting(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn what a command returns or raises into an exit code; a foreseen error is one line on stderr."""
+def _reporting(command: Callable[..., int | None]) -> Callable[..., None]:
+    """Turn what a command returns or raises into an exit code; a foreseen error is one line on stderr.
+
+    None is what the callback of a group returns where a command of the group follows.
+    """
 
     @functools.wraps(command)
     def run_command(*args: Any, **kwargs: Any) -> None:
@@ -72,13 +77,29 @@ def _reporting(command: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             say("error: interrupted", err=True)
             code = Interrupted.exit_code
+        if code is None:
+            return
         raise typer.Exit(code or int(lost_output()))
 
     return run_command
 
 
-for _command in (run, view, info, export, models, validate, train, evaluate, explain, calibrate, check_seams):
-    app.command(_command.__name__.replace("_", "-"), cls=command_class(_command))(_reporting(_command))
+def _group(callback: Callable[..., int | None], commands: tuple[Callable[..., int], ...]) -> typer.Typer:
+    """Return a command that has commands of its own; the callback does what it does without one."""
+    group = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+    group.callback()(_reporting(callback))
+    _add(group, *commands)
+    return group
+
+
+def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
+    for command in commands:
+        name = command.__name__.strip("_").replace("_", "-")
+        group.command(name, cls=command_class(command))(_reporting(command))
+
+
+_add(app, run, view, info, export, validate, train, evaluate, explain, calibrate, check_seams)
+app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 
 
 def main() -> None:

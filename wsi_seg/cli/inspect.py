@@ -1,4 +1,4 @@
-"""Commands that only look: `info`, `models`, `validate`."""
+"""Commands that only look: `info`, `validate`."""
 
 from __future__ import annotations
 
@@ -47,24 +47,6 @@ def info(
         *(f"  left out     {what}" for what in facts.left_out),
     ]
     say("\n".join(lines))
-    return 0
-
-
-def models(json_: JsonOption = False) -> int:
-    """List the bundled models with their cards."""
-    from wsi_seg.inference.models.registry import list_models
-
-    cards = list_models()
-    if json_:
-        say(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
-        return 0
-    for card in cards:
-        say(
-            f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
-            f"{len(card.classes)} classes, {card.mpp:g} µm/px\n  {card.description}\n  {card.notice}\n"
-            f"  groups: {', '.join(g.name for g in card.groups) or 'none'}; traced by default: "
-            f"{', '.join(card.traced_names)}"
-        )
     return 0
 
 

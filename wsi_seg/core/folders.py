@@ -1,4 +1,4 @@
-"""The user's folders: walks, what they pass over, which files make up a DICOM slide, and the cache folder."""
+"""The user's folders: walks, what they pass over, which files make up a DICOM slide, caches, models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from wsi_seg.core.formats import (
     is_dicom,
 )
 
+# Environment variable that names the folder of installed models.
+MODELS_VARIABLE = "WSI_SEG_MODELS"
 # Left behind by systems, besides all whose name begins with a dot (`._a.svs`, `.DS_Store`).
 LEFT_BEHIND = (
     "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "__macosx",
@@ -94,6 +96,16 @@ def is_there(path: Path) -> bool:
 def cache_folder(name: str) -> Path:
     """Return `wsi_seg/<name>` in the user's cache folder: `$XDG_CACHE_HOME`, else `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "wsi_seg" / name
+
+
+def models_folder() -> Path:
+    """Return where models are installed: `$WSI_SEG_MODELS`, else `wsi_seg/models` in the user's data folder.
+
+    That folder is `$XDG_DATA_HOME`, else `~/.local/share`.
+    """
+    if named := os.environ.get(MODELS_VARIABLE):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "wsi_seg" / "models"
 
 
 def home_expanded(text: str) -> Path:

@@ -1,7 +1,8 @@
 """Where models are found. Free of torch: a card can be read and a run planned without it.
 
-A model is a folder with `model.safetensors` and `card.json`. A reference to one is a bundled name, a path to
-a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has a card next to it.
+A model is a folder with `model.safetensors` and `card.json`. A reference to one is the name of a bundled or
+an installed model, a path to a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has
+a card next to it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reading
-from wsi_seg.core.folders import cache_folder, home_expanded, kind_of
+from wsi_seg.core.folders import cache_folder, home_expanded, is_passed_over, kind_of, models_folder
 
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
@@ -31,6 +32,8 @@ def find_model(reference: str) -> Path:
     """
     if reference in bundled_names():
         return BUNDLED / reference
+    if reference in installed_names():
+        return models_folder() / reference
     if reference.startswith(HUB_PREFIX):
         return _complete(_download(reference), reference)
     path = home_expanded(reference)
@@ -55,6 +58,22 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CARD_NAME}"))
 
 
+def list_installed() -> list[ModelCard]:
+    """Return the cards of the installed models, sorted by name; the name of each is that of its folder.
+
+    Raises:
+        ModelError: a card is damaged.
+    """
+    folder = models_folder()
+    return [read_card(folder / name).model_copy(update={"name": name}) for name in installed_names()]
+
+
+def installed_names() -> list[str]:
+    """Return the names of the models in `models_folder`, sorted, without those of bundled models."""
+    found = {path.parent.name for path in models_folder().glob(f"*/{CARD_NAME}")}
+    return sorted(name for name in found - set(bundled_names()) if not is_passed_over(name))
+
+
 def model_hash(folder: Path) -> str:
     """Return the SHA-256 (hex) of the model's weights and card.
 
@@ -65,11 +84,12 @@ def model_hash(folder: Path) -> str:
 
 
 def _unknown(reference: str) -> str:
-    names = bundled_names()
-    near = difflib.get_close_matches(reference, names, n=1)
+    bundled, installed = bundled_names(), installed_names()
+    near = difflib.get_close_matches(reference, bundled + installed, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
+    more = f"installed: {', '.join(installed)}; " if installed else ""
     return (
-        f"no such model; {hint}bundled: {', '.join(names) or 'none'}; else give a model folder, "
+        f"no such model; {hint}bundled: {', '.join(bundled) or 'none'}; {more}else give a model folder, "
         "hf://owner/name[@revision], or a .pth state dict with a card"
     )
 
