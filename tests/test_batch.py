@@ -25,8 +25,9 @@ from wsi_seg.core.geometry import Size
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.models import load_model
-from wsi_seg.pipeline.run_inputs import inputs_key
-from wsi_seg.pipeline.settings import make_settings
+from wsi_seg.pipeline.run_inputs import RunInputs
+from wsi_seg.pipeline.settings import RunSettings, make_settings
+from wsi_seg.planning.plan import ModelFacts
 from wsi_seg.results.claims import claimed
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.slides.readers import open_slide
@@ -398,10 +399,10 @@ def test_finished_slides_are_skipped_unopened(
     manifest = json.loads((out / "s0" / "manifest.json").read_text())
     # Of each name, as its own run would have written it.
     task = _task_of(arguments)
-    assert inputs_key(scans / "s0.svs", *task) == manifest["request"]
+    assert _inputs_key(scans / "s0.svs", *task) == manifest["request"]
     for number in range(1, 200):
         shutil.copytree(out / "s0", out / f"s{number}")
-        own = {**manifest, "request": inputs_key(scans / f"s{number}.svs", *task)}
+        own = {**manifest, "request": _inputs_key(scans / f"s{number}.svs", *task)}
         (out / f"s{number}" / "manifest.json").write_text(json.dumps(own))
     os.link(slides / "a.svs", scans / "s200.svs")
     opened: list[str] = []
@@ -424,19 +425,24 @@ def test_a_request_knows_every_file_that_decides_the_results(
     mask = tmp_path / "regions"  # of any name
     mask.write_text("{}")
     drawn = replace(settings, tissue=str(mask))
-    before = inputs_key(slides / "a.svs", facts, drawn)
-    assert before not in (None, inputs_key(slides / "a.svs", facts, settings))
-    assert inputs_key(slides / "a.svs", facts, replace(drawn, workers=WorkerSettings(processes=7))) == before
+    before = _inputs_key(slides / "a.svs", facts, drawn)
+    assert before not in (None, _inputs_key(slides / "a.svs", facts, settings))
+    assert _inputs_key(slides / "a.svs", facts, replace(drawn, workers=WorkerSettings(processes=7))) == before
     mask.write_text("{ }")
-    assert inputs_key(slides / "a.svs", facts, drawn) != before
+    assert _inputs_key(slides / "a.svs", facts, drawn) != before
     series = tmp_path / "series"
     shutil.copytree(data_dir / "slides" / "CMU-1-Small-Region-dicom", series)
     one, *_, other = sorted(series.iterdir())
-    before = inputs_key(one, facts, settings)
+    before = _inputs_key(one, facts, settings)
     other.write_bytes(other.read_bytes() + b"more")
-    assert inputs_key(one, facts, settings) != before
-    assert inputs_key(tmp_path / "none.svs", facts, settings) is None
-    assert inputs_key("https://x.org/a.svs", facts, settings) is None
+    assert _inputs_key(one, facts, settings) != before
+    assert _inputs_key(tmp_path / "none.svs", facts, settings) is None
+    assert _inputs_key("https://x.org/a.svs", facts, settings) is None
+
+
+def _inputs_key(path: str | Path, facts: ModelFacts, settings: RunSettings) -> str | None:
+    inputs = RunInputs(path, facts, settings)
+    return inputs.key(inputs.versions)
 
 
 def _task_of(arguments: tuple[object, ...]) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,51 +35,6 @@ def made_with(model: ModelFacts) -> dict[str, str]:
     return {"wsi-seg": wsi_seg.__version__, **{name: package_version(name) for name in packages}}
 
 
-def inputs_key(
-    path: str | Path,
-    model: ModelFacts,
-    settings: RunSettings,
-    versions: Mapping[str, str] | None = None,
-    files: Sequence[FileStamp] = (),
-) -> str | None:
-    """Return a hash of the stamps of the slide's files, the model, the settings and the versions.
-
-    Equal hashes mean equal results. Different ones need not mean different results: a copy of a slide has
-    another time of change, so then the slide is opened and its content decides (`pipeline.summary.run_key`).
-
-    Args:
-        path: of the slide.
-        model: facts of the model.
-        settings: of the run.
-        versions: of the software; by default those of `made_with`.
-        files: stamps of the slide's files, where they were looked at before.
-
-    Returns:
-        None for a URL, a missing file, or anything else that only opening it can show.
-    """
-    if is_remote(path):
-        return None
-    settings = dataclasses.replace(settings, regions=settings.regions.of_model(model.card))
-    tissue = []
-    try:
-        files = files or stamp_slide(path)
-        if settings.tissue not in METHODS:
-            tissue = [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
-    except OSError:
-        return None
-    parts = (
-        dict(made_with(model) if versions is None else versions),
-        [dataclasses.astuple(file) for file in files],
-        tissue,
-        model.digest,
-        model.device.split(":")[0],
-        model.precision,
-        model.tta,
-        _deciding(settings),
-    )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 class RunInputs:
     """A slide that is to be run with a model and settings, before it is opened."""
 
@@ -94,8 +49,36 @@ class RunInputs:
                 self._files = stamp_slide(self.path)
 
     def key(self, versions: Mapping[str, str]) -> str | None:
-        """Return `inputs_key` with these versions."""
-        return inputs_key(self.path, self._model, self._settings, versions, self._files)
+        """Return a hash of the stamps of the slide's files, the model, the settings and these versions.
+
+        Equal hashes mean equal results. Different ones need not mean different results: a copy of a slide has
+        another time of change, so then the slide is opened and its content decides
+        (`pipeline.summary.run_key`).
+
+        Returns:
+            None for a URL, a missing file, or anything else that only opening it can show.
+        """
+        if not self._files:
+            return None
+        model, settings = self._model, self._settings
+        settings = dataclasses.replace(settings, regions=settings.regions.of_model(model.card))
+        tissue = []
+        if settings.tissue not in METHODS:
+            try:
+                tissue = [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
+            except OSError:
+                return None
+        parts = (
+            dict(versions),
+            [dataclasses.astuple(file) for file in self._files],
+            tissue,
+            model.digest,
+            model.device.split(":")[0],
+            model.precision,
+            model.tta,
+            _deciding(settings),
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def expected(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> ExpectedResults:
         """Return what the run is about to make, now that its slide is open.

@@ -51,7 +51,7 @@ class FinishedRun:
     flight: Flight
     """Tasks of the run, and of others on the same workers meanwhile or before."""
     request: str | None = None
-    """See `run_inputs.inputs_key`."""
+    """See `run_inputs.RunInputs.key`."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """See `run_inputs.made_with`."""
     content: Mapping[str, Any] = field(default_factory=dict)

@@ -101,7 +101,7 @@ class ResultsFolder:
         """Return a note on whole results of the same inputs, as `kept` does, but without opening the slide.
 
         Args:
-            key_with: returns the `inputs_key` with the versions of the software that made the results.
+            key_with: returns the key of the inputs with the versions of the software that made the results.
             versions: of this software.
         """
         record = self._finished()
