@@ -94,9 +94,9 @@ def test_one_bad_slide_costs_only_itself(
 
     # Again: what is whole is not even opened.
     opened = []
-    real = wsi_seg.pipeline.run.open_slide
     monkeypatch.setattr(
-        wsi_seg.pipeline.run, "open_slide", lambda path, **how: opened.append(str(path)) or real(path, **how)
+        "wsi_seg.slides.readers.open_slide",
+        lambda path, **how: opened.append(str(path)) or open_slide(path, **how),
     )
     again = call("run", slides, "-o", tmp_path, *arguments)
     assert again.exit_code == 3
@@ -411,7 +411,7 @@ def test_finished_slides_are_skipped_unopened(
         opened.append(Path(path).name)
         return open_slide(path, *arguments, **settings)
 
-    monkeypatch.setattr("wsi_seg.pipeline.run.open_slide", opening)
+    monkeypatch.setattr("wsi_seg.slides.readers.open_slide", opening)
     result = call("run", scans, "-o", out, *arguments)
     assert result.exit_code == 0, result.output
     assert "201 slides: 200 skipped, 1 done" in result.stdout

@@ -227,7 +227,7 @@ def test_results_of_another_version_are_kept_and_named(
 
     monkeypatch.setattr("wsi_seg.pipeline.run_inputs.package_version", lambda name: "9.9.9")
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.pipeline.run.open_slide", lambda *_, **__: pytest.fail("opened"))
+        patch.setattr("wsi_seg.slides.readers.open_slide", lambda *_, **__: pytest.fail("opened"))
         kept = call("run", slide, "-o", out, *how)
     assert kept.exit_code == 0, kept.output
     assert "skipped" in kept.stdout and "--overwrite" in kept.stdout

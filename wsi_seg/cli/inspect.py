@@ -22,10 +22,7 @@ def info(
     json_: JsonOption = False,
 ) -> int:
     """Show what a slide says about itself: size, levels, microns per pixel, bounds, and what is left out."""
-    from wsi_seg.slides.readers import open_slide
-
-    how = settings_of(given_settings(context))
-    with open_slide(slide, reader=how.reader, mpp=how.mpp, series=how.series) as opened:
+    with settings_of(given_settings(context)).open_slide(slide) as opened:
         facts = opened.info
     if json_:
         say(json.dumps(dataclasses.asdict(facts), indent=2))

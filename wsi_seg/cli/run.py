@@ -281,14 +281,10 @@ def print_plans(tasks: Sequence[SlideTask], as_json: bool) -> int:
 def _plan(task: SlideTask) -> SegmentationPlan:
     from wsi_seg.pipeline.batch import refuse
     from wsi_seg.pipeline.run import prepare
-    from wsi_seg.slides.readers import open_slide
 
-    how = task.settings
     refuse(task.slide)
-    with open_slide(
-        task.slide.path, reader=how.reader, mpp=how.mpp, series=how.series, cache=how.cache
-    ) as slide:
-        return prepare(slide, task.model, how)[1]
+    with task.settings.open_slide(task.slide.path) as slide:
+        return prepare(slide, task.model, task.settings)[1]
 
 
 def _plan_row(task: SlideTask, plan: SegmentationPlan, number: int) -> str:

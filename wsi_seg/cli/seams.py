@@ -37,13 +37,12 @@ def check_seams(
     from wsi_seg.inference.models.predictor import load_predictor
     from wsi_seg.pipeline.models import load_model
     from wsi_seg.pipeline.run import prepare
-    from wsi_seg.slides.readers import open_slide
 
     settings = settings_of({"precision": precision, **given_settings(context)}, config, set_)
     chosen = load_model(**dataclasses.asdict(settings.model))
     settings = settings.for_workers()
     predictor = load_predictor(**dict(chosen.predictor.arguments))
-    with open_slide(slide, reader=settings.reader, mpp=settings.mpp, series=settings.series) as opened:
+    with settings.open_slide(slide) as opened:
         tissue, plan = prepare(opened, chosen, settings)
         block = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
         report = measure_seams(opened, predictor, block, densest_region(tissue, block, side))

@@ -36,7 +36,6 @@ from wsi_seg.results.files import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, w
 from wsi_seg.results.folder import ResultsFolder, results_name
 from wsi_seg.results.pages.slide import write_slide_page
 from wsi_seg.results.upload import results_folder
-from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import UNREADABLE
 from wsi_seg.tissue.mask import TissueMask, find_tissue
@@ -125,7 +124,7 @@ def segment_slide(
         return _skipped(path, folder, settings, note)
     with ExitStack() as stack:
         stack.callback(folder.remove_empty)
-        slide = stack.enter_context(_open(path, settings))
+        slide = stack.enter_context(settings.open_slide(path))
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs)
         note = folder.kept(run.expected)
         if note is not None:
@@ -139,12 +138,6 @@ def segment_slide(
         workers = workers or stack.enter_context(open_workers(settings.workers))
         summary = run.do_stages(workers, claim)
     return SlideResult(str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary))
-
-
-def _open(path: str | Path, settings: RunSettings) -> Slide:
-    return open_slide(
-        path, reader=settings.reader, mpp=settings.mpp, series=settings.series, cache=settings.cache
-    )
 
 
 def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str) -> SlideResult:

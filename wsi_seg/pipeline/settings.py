@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -23,6 +23,9 @@ from wsi_seg.inference.settings import ModelSettings
 from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.local_copies import SlideCache
+
+if TYPE_CHECKING:
+    from wsi_seg.slides.slide import Slide
 
 _MPP: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
 
@@ -101,6 +104,12 @@ class RunSettings:
         scope="run",
     )
     model: ModelSettings = ModelSettings()
+
+    def open_slide(self, path: str | Path) -> Slide:
+        """Open a slide as these settings say; see `open_slide` for what it raises."""
+        from wsi_seg.slides.readers import open_slide
+
+        return open_slide(path, reader=self.reader, mpp=self.mpp, series=self.series, cache=self.cache)
 
     def for_workers(self, gpus: tuple[int, ...] = ()) -> Self:
         """Return the settings of each worker process: its threads, and its share of this machine's memory.
