@@ -132,7 +132,8 @@ def test_a_plan_is_json() -> None:
     plain = json.loads(json.dumps(made.to_json()))
     assert plain["tiles"] == made.tiles == sum(tiles for _, _, tiles in plain["blocks"])
     assert plain["key"] == made.key
-    assert plain["stitch"]["grid"] == {"tile": 512, "overlap": 128, "whole": [None, None]}
+    grid = {"tile": 512, "overlap": 128, "whole": [None, None], "margin": 0, "multiple": 32}
+    assert plain["stitch"]["grid"] == grid
 
 
 def test_the_overlap_comes_from_the_card_only_for_its_own_tile() -> None:

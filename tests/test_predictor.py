@@ -13,6 +13,7 @@ from torch import nn
 
 from wsi_seg.core.card import CardClass, ModelCard, Normalization, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.heads import planar
 from wsi_seg.inference.models.network import load_network, normalized
 from wsi_seg.inference.models.predictor import (
     DTYPES,
@@ -20,7 +21,6 @@ from wsi_seg.inference.models.predictor import (
     _cast,
     cpu_threads,
     load_predictor,
-    planar,
 )
 from wsi_seg.testing.models import random_model, some_tiles
 

@@ -88,7 +88,8 @@ def test_hash_covers_weights_and_card(tmp_path):
         (tmp_path / CARD_NAME).write_bytes(card)
         return model_hash(tmp_path)
 
-    contents = [(b"ab", b"c"), (b"a", b"bc"), (b"ab", b"d"), (b"", b"abc")]
+    one, other = b'{"name": "a"}', b'{"name": "b"}'
+    contents = [(b"ab", one), (b"a", one), (b"ab", other), (b"ab", one + b" "), (b"", one)]
     digests = [digest(*c) for c in contents]
     assert len(set(digests)) == len(contents)
     assert digest(*contents[0]) == digests[0] and len(digests[0]) == 64

@@ -53,22 +53,43 @@ def stitched(
     return labels, probabilities
 
 
+class Narrow(Identity):
+    """A network that takes inputs of the grid only, and does not predict its margin."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def __call__(self, tiles: np.ndarray, /, margin: int = 0) -> np.ndarray:
+        size = self._grid.input_size
+        assert tiles.shape[1:3] == (size.height, size.width) and margin >= self._grid.margin
+        assert size.height % self._grid.multiple == 0 and size.width % self._grid.multiple == 0
+        return super().__call__(tiles, margin)
+
+
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
-grids = st.sampled_from([(64, 0), (64, 32), (96, 32), (128, 64)])
+grids = st.sampled_from(
+    [
+        *(Grid(*grid) for grid in [(64, 0), (64, 32), (96, 32), (128, 64)]),
+        Grid(64, 32, margin=16),  # networks that predict less than they see: all that is left,
+        Grid(96, 64, margin=24),  # more than that, so that predictions overlap,
+        Grid(128, 96, margin=40, multiple=128),  # and less than half, for inputs of one size only
+        Grid(80, 40, margin=10, multiple=20),
+    ]
+)
 blends = st.sampled_from(["crop", "gaussian", "mean"])
 
 
 @settings(max_examples=40, deadline=None)
 @given(sizes, grids, blends, st.sampled_from([64, 128, 256]), st.sampled_from([1, 2, 3, 4]), st.booleans())
 def test_identity_comes_back(
-    size: tuple[int, int], tile: tuple[int, int], blend: Any, side: int, downsample: int, fitted: bool
+    size: tuple[int, int], grid: Grid, blend: Any, side: int, downsample: int, fitted: bool
 ) -> None:
     pixels = texture(*size)
     slide = ArraySlide(pixels, mpp=0.5)
-    grid = Grid(*tile).fitted(slide.info.size, downsample) if fitted else Grid(*tile)
+    grid = grid.fitted(slide.info.size, downsample) if fitted else grid
     assume(grid.stride % downsample == 0 and side % downsample == 0)
     stitch = StitchSettings(grid, blend, downsample, "float32")
-    labels, probabilities = stitched(slide, Identity(), stitch, side, CODES)
+    labels, probabilities = stitched(slide, Narrow(grid), stitch, side, CODES)
     for channel in range(3):
         plane = pixels[..., channel].astype(np.float64) / 255
         for y, x in ((0, 0), (-1, -1), (probabilities.shape[1] // 2, probabilities.shape[2] // 2)):
@@ -82,11 +103,9 @@ def test_identity_comes_back(
 
 @settings(max_examples=25, deadline=None)
 @given(sizes, grids, blends, st.integers(0, 10))
-def test_bytes_do_not_depend_on_the_block(
-    size: tuple[int, int], grid: tuple[int, int], blend: Any, seed: int
-) -> None:
+def test_bytes_do_not_depend_on_the_block(size: tuple[int, int], grid: Grid, blend: Any, seed: int) -> None:
     slide = ArraySlide(texture(*size, seed), mpp=0.31)
-    stitch = StitchSettings(Grid(*grid), blend, 4, "float32", uncertainty=True)
+    stitch = StitchSettings(grid, blend, 4, "float32", uncertainty=True)
     results = [stitched(slide, Position(), stitch, side, CODES[:2]) for side in (64, 96, 512)]
     for labels, probabilities in results[1:]:
         assert np.array_equal(labels, results[0][0])
@@ -125,7 +144,7 @@ def test_blending_is_the_weighted_mean_of_all_tiles(blend: Any) -> None:
     window = blend_window(stitch)
     total = np.zeros((100, 150))
     weight = np.zeros((100, 150))
-    for one in stitch.grid.tiles_with_input_in(Box(0, 0, 150, 100)):
+    for one in stitch.grid.tiles_predicting(Box(0, 0, 150, 100)):
         part = one.input.intersect(Box(0, 0, 150, 100))
         inner, outer = part.within(one.input), part.within(Box(0, 0, 150, 100))
         total[outer] += (tile * window)[inner]
@@ -286,6 +305,12 @@ def test_a_predictor_with_other_channels_is_named() -> None:
 def test_grids_that_make_no_sense(tile: int, overlap: int, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         Grid(tile, overlap)
+
+
+@pytest.mark.parametrize(("overlap", "margin"), [(0, 16), (30, 16), (128, 64)])
+def test_tiles_overlap_by_what_their_networks_leave_out(overlap: int, margin: int) -> None:
+    with pytest.raises(UsageError, match=f"overlap {overlap} must be even and between {2 * margin} and"):
+        Grid(128, overlap, margin=margin)
 
 
 def test_settings_that_make_no_sense() -> None:

@@ -6,7 +6,7 @@ A model is a folder with `model.safetensors` and `card.json`; this module reads 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ class _CardPart(BaseModel):
 
 
 class CardClass(_CardPart):
-    """One output channel; channel i of the network is `classes[i]`."""
+    """One class; channel i of the network is `classes[i]`."""
 
     code: int = Field(ge=1, le=255)
     name: str
@@ -39,8 +39,12 @@ class CardGroup(_CardPart):
 
 
 class Normalization(_CardPart):
-    """Input = (RGB / 255 - mean) / std, channel by channel, after `chroma_box`."""
+    """Input = (RGB / scale - mean) / std, channel by channel, after `chroma_box`."""
 
+    scale: float = Field(default=255, gt=0)
+    """Value of a channel that counts as 1; 1 for networks that take 0 … 255."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels of the input, and of `mean` and `std`."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     chroma_box: int = Field(default=1, ge=1)
@@ -52,6 +56,27 @@ class Normalization(_CardPart):
         if self.chroma_box % 2 == 0:
             raise ValueError(f"chroma_box {self.chroma_box} must be odd")
         return self
+
+
+class OutputGeometry(_CardPart):
+    """Where the pixels of the network's output lie in its input, of side stride × output + 2 × margin."""
+
+    margin: int = Field(default=0, ge=0)
+    """Pixels of the input at each side that have no output, as with convolutions without padding."""
+    stride: int = Field(default=1, ge=1)
+    """Pixels of the input along one of the output, which is enlarged to the resolution of the input."""
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    """How it is enlarged; bilinear: centers of pixels as torch has them without `align_corners`."""
+    of: Literal["probabilities", "logits"] = "probabilities"
+    """What is enlarged: probabilities, or the logits that they are made of."""
+
+    @property
+    def plain(self) -> bool:
+        """True where the output has the size of the input."""
+        return self.margin == 0 and self.stride == 1
+
+
+Head = Literal["softmax", "sigmoid", "argmin", "none"]
 
 
 def _bcss_classes() -> tuple[CardClass, ...]:
@@ -71,8 +96,12 @@ class ModelCard(_CardPart):
     license: str = ""
     notice: str = ""
     """One sentence printed once per run, such as "demonstration, not for clinical use"."""
+    task: Literal["segmentation", "tissue", "artifacts"] = "segmentation"
+    """What it finds: classes of tissue; where there is tissue (`--tissue`); or artifacts (`--qc`)."""
+    format: str = "smp"
+    """How the network is stored, see `formats`; smp: by segmentation-models-pytorch, with safetensors."""
     architecture: str = "Unet"
-    """Name of a segmentation-models-pytorch architecture."""
+    """Name of an architecture of the format, for smp one of segmentation-models-pytorch."""
     encoder: str = "resnet34"
     """Name of a segmentation-models-pytorch encoder."""
     architecture_options: dict[str, Any] = Field(default_factory=dict)
@@ -87,11 +116,26 @@ class ModelCard(_CardPart):
     mpp: float = Field(default=0.5, gt=0)
     """Microns per pixel of the network's input."""
     tile: int = Field(default=512, ge=32)
-    """Side of a square input tile in map pixels; a multiple of 32."""
+    """Side of a square input tile in map pixels; a multiple of `input_multiple`."""
+    input_multiple: int = Field(default=32, ge=1)
+    """The network takes inputs of which the sides are multiples of this; `tile` where it takes no other."""
+    batch: int | None = Field(default=None, ge=1)
+    """Tiles of a forward pass where the network takes no other number; None: any."""
+    output: OutputGeometry = Field(default_factory=OutputGeometry)
+    head: Head = "softmax"
+    """How the output becomes probabilities. softmax: over the channels. sigmoid: of each channel, and the
+    last class, which has no channel, gets 1 - the largest. argmin: (1 - softmax) / (channels - 1), of a
+    network whose least channel is the class. none: the network returns probabilities."""
+    temperature: float = Field(default=1, gt=0)
+    """The logits are divided by it (Guo et al. 2017, arXiv:1706.04599)."""
     overlap: int | None = Field(default=None, ge=0, multiple_of=2)
     """Pixels that neighboring tiles share; should reach as far as the network looks. None: 3/8 of a tile."""
     normalization: Normalization = Field(default_factory=Normalization)
     training_data: str = ""
+    trained_pixels: dict[str, int] | None = None
+    """Pixels of each class that it was trained on, at its resolution; None: not known."""
+    assessed: tuple[str, ...] | None = None
+    """Names of the classes that are predicted; others get no probability. None: all are."""
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Held-out metrics, with a sentence that says on what; see `held_out`."""
     held_out: str = ""
@@ -113,14 +157,52 @@ class ModelCard(_CardPart):
         for name in self.traced or ():
             if canonical_name(name) not in known:
                 raise ValueError(f"traced names {name!r}, which is no group and no class of the model")
-        if self.tile % 32:
-            raise ValueError(f"tile {self.tile} is not a multiple of 32")
+        if self.tile % self.input_multiple:
+            raise ValueError(f"tile {self.tile} is not a multiple of {self.input_multiple}")
+        self._check_output()
         return self
+
+    def _check_output(self) -> None:
+        inside = self.tile - 2 * self.output.margin
+        if inside <= 0 or inside % self.output.stride:
+            raise ValueError(
+                f"output: tile {self.tile} less a margin of {self.output.margin} on each side is no multiple "
+                f"of the stride {self.output.stride}"
+            )
+        if self.head in ("sigmoid", "argmin") and len(self.classes) < 2:
+            raise ValueError(
+                f"head {self.head} needs two classes or more; the last one of sigmoid is the rest"
+            )
+        if self.output.of == "logits" and self.head == "none":
+            raise ValueError("output.of: the head none has no logits; use probabilities")
+        names = [c.name for c in self.classes]
+        for field in ("assessed", "trained_pixels"):
+            unknown = set(getattr(self, field) or ()) - set(names)
+            if unknown:
+                raise ValueError(f"{field} names what is no class of the model: {', '.join(sorted(unknown))}")
+        if self.assessed is not None and self.head != "softmax":
+            raise ValueError(
+                f"assessed: classes can be left out of a softmax only, not with head {self.head}"
+            )
+        if self.assessed == ():
+            raise ValueError("assessed names nothing; leave it out, or name a class")
 
     @property
     def codes(self) -> tuple[int, ...]:
         """Label value of each output channel."""
         return tuple(c.code for c in self.classes)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's output."""
+        return len(self.classes) - (self.head == "sigmoid")
+
+    @property
+    def assessed_channels(self) -> tuple[int, ...] | None:
+        """Channels of the classes that are predicted, in order; None: all are."""
+        if self.assessed is None:
+            return None
+        return tuple(i for i, c in enumerate(self.classes) if c.name in self.assessed)
 
     @property
     def tissue_classes(self) -> tuple[TissueClass, ...]:

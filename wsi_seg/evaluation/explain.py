@@ -88,6 +88,11 @@ def explain_image(
     """
     folder = find_model(model)
     card = read_card(folder)
+    if not card.output.plain or card.head != "softmax":
+        raise UsageError(
+            f"{model}: Grad-CAM explains a softmax of the size of the input only, not a network with head "
+            f"{card.head}, margin {card.output.margin} and stride {card.output.stride}"
+        )
     group = find_class_or_group(settings.name, card.tissue_classes, card.class_groups)
     place = _output_path(path, group, output)
     with open_slide(path, mpp=settings.mpp) as slide:

@@ -42,22 +42,28 @@ def measure_seams(
         predictor: must take images of any size that is a multiple of 32.
         settings: grid and blending under test.
         box_map: the region; it is widened to multiples of 32 pixels.
-        context: pixels around it; a multiple of 32.
+        context: pixels around it, besides the margin of the network; a multiple of 32.
 
     Raises:
-        UsageError: the grid's tiles do not start at multiples of 32, so no undivided image matches them.
+        UsageError: the network takes tiles of one size only; or the grid's tiles do not start at multiples
+            of 32, so no undivided image matches them.
     """
     grid = settings.stitch.grid
+    if grid.multiple == grid.tile:
+        raise UsageError(
+            f"the network takes tiles of {grid.tile} px only, so no undivided image can be compared"
+        )
     if any(part % INPUT_MULTIPLE for part in (grid.stride, grid.halo, context)):
         raise UsageError(
             f"overlap {grid.overlap} and tile {grid.tile} do not start tiles at multiples of "
             f"{INPUT_MULTIPLE}; use an overlap that is a multiple of 64"
         )
     box = box_map.aligned(INPUT_MULTIPLE)
-    whole_map = _undivided(grid, box.grown(context))
+    whole_map = _undivided(grid, box.grown(context + -(-grid.margin // INPUT_MULTIPLE) * INPUT_MULTIPLE))
     image = read_region(slide, settings.frame, whole_map, settings.level)
     image = reflected(image, whole_map, settings.frame, grid)
-    whole = to_numpy(predictor(image[None])[0])[(slice(None), *box.within(whole_map))]
+    predicted = whole_map.grown(-grid.margin)
+    whole = to_numpy(predictor(image[None], margin=grid.margin)[0])[(slice(None), *box.within(predicted))]
     stitch = StitchSettings(grid, settings.stitch.blend, 1, "float32")
     everywhere = TissueMask(np.ones((1, 1), bool), _one_cell(slide), "none")
     one = BlockSettings(settings.frame, stitch, settings.codes, settings.level, settings.batch)
@@ -76,8 +82,9 @@ def measure_seams(
 def _undivided(grid: Grid, box_map: Box) -> Box:
     """Return the box, as long as the grid's tiles along axes that are not cut."""
     width, height = grid.whole
-    x0, x1 = (box_map.x0, box_map.x1) if width is None else (0, width)
-    y0, y1 = (box_map.y0, box_map.y1) if height is None else (0, height)
+    margin = grid.margin
+    x0, x1 = (box_map.x0, box_map.x1) if width is None else (-margin, width + margin)
+    y0, y1 = (box_map.y0, box_map.y1) if height is None else (-margin, height + margin)
     return Box(x0, y0, x1, y1)
 
 

@@ -6,7 +6,6 @@ the predictor once per process; both are reopened only when a task asks for othe
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -210,9 +210,7 @@ def load_predictor(recipe: PredictorRecipe) -> Predictor:
     with _predictor_lock:
         if recipe not in _predictors:
             _predictors.clear()
-            module, _, attribute = recipe.factory.partition(":")
-            factory = getattr(importlib.import_module(module), attribute)
-            _predictors[recipe] = factory(**dict(recipe.arguments))
+            _predictors[recipe] = resolve_name(recipe.factory)(**dict(recipe.arguments))
         return _predictors[recipe]
 
 

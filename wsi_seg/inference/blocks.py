@@ -39,7 +39,8 @@ class Predictor(Protocol):
         """Return float32 probabilities (N, C, H - 2 margin, W - 2 margin) of RGB tiles uint8 (N, H, W, 3).
 
         What lies within `margin` pixels of a tile's border is left out: it is seen, but nobody needs its
-        classes. The result may be an array of any library that follows the array API, on any device.
+        classes, or the network does not predict it (`Grid.margin`). The result may be an array of any library
+        that follows the array API, on any device.
         """
         ...
 
@@ -306,7 +307,7 @@ def reflected(pixels: NDArray[np.uint8], box_map: Box, frame: MapFrame, grid: Gr
 
     Args:
         pixels: uint8 RGB (h, w, 3), read at `box_map`.
-        box_map: begins inside the map.
+        box_map: of the pixels; meets the map.
         frame: of the map.
         grid: as fitted to it.
 
@@ -314,13 +315,18 @@ def reflected(pixels: NDArray[np.uint8], box_map: Box, frame: MapFrame, grid: Gr
         uint8 (h, w, 3); along the axes that are cut as it was.
     """
     height, width = pixels.shape[:2]
-    inside_x = width if grid.whole[0] is None else min(width, frame.size.width - box_map.x0)
-    inside_y = height if grid.whole[1] is None else min(height, frame.size.height - box_map.y0)
-    if (inside_x, inside_y) == (width, height):
+    size = frame.size
+    left, right = _beyond(box_map.x0, width, size.width) if grid.whole[0] is not None else (0, 0)
+    top, bottom = _beyond(box_map.y0, height, size.height) if grid.whole[1] is not None else (0, 0)
+    if left == right == top == bottom == 0:
         return pixels
-    return np.pad(
-        pixels[:inside_y, :inside_x], ((0, height - inside_y), (0, width - inside_x), (0, 0)), "reflect"
-    )
+    inside = pixels[top : height - bottom, left : width - right]
+    return np.pad(inside, ((top, bottom), (left, right), (0, 0)), "reflect")
+
+
+def _beyond(start: int, length: int, side: int) -> tuple[int, int]:
+    """Return how many of the pixels from `start` on lie before and after an axis of the map."""
+    return max(0, -start), max(0, start + length - side)
 
 
 def _stack(region: NDArray[np.uint8], region_map: Box, tiles: list[Tile], batch: int) -> NDArray[np.uint8]:

@@ -102,10 +102,11 @@ def new_stitcher(
 
 def blend_window(settings: StitchSettings) -> NDArray[np.float32]:
     """Return the float32 (height, width) weights of `gaussian` and `mean` blending, all positive."""
-    size = settings.grid.input_size
+    size, margin = settings.grid.input_size, settings.margin
+    height, width = size.height - 2 * margin, size.width - 2 * margin
     if settings.blend != "gaussian":
-        return np.ones((size.height, size.width), np.float32)
-    rows, columns = _gaussian(size.height), _gaussian(size.width)
+        return np.ones((height, width), np.float32)
+    rows, columns = _gaussian(height), _gaussian(width)
     return np.maximum(np.outer(rows, columns), LEAST_WEIGHT).astype(np.float32)
 
 
@@ -274,8 +275,8 @@ class _BlendStitcher:
             self._sum = xp.zeros((probabilities.shape[0], *shape), dtype=xp.float32, device=where)
             self._weight = xp.zeros(shape, dtype=xp.float32, device=where)
             self._window = xp.asarray(blend_window(self._out.settings), device=where)
-        part = tile.input.intersect(self._out.box)
-        rows, columns = part.within(tile.input)
+        part = tile.predicted.intersect(self._out.box)
+        rows, columns = part.within(tile.predicted)
         to_rows, to_columns = part.within(self._out.box)
         window = self._window[rows, columns]
         self._sum[:, to_rows, to_columns] += probabilities[:, rows, columns] * window

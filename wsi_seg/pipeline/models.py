@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsi_seg.core.card import WEIGHTS_NAME, read_card
+from wsi_seg.core.card import read_card
 from wsi_seg.core.errors import UsageError
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe, load_predictor
+from wsi_seg.inference.models.formats import precision_for, weights_path
 from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.planning.plan import ModelFacts
 
@@ -55,17 +56,19 @@ def load_model(
     from wsi_seg.inference.models.predictor import activations_of, most_passes, pass_pixels
 
     folder = find_model(reference)
+    card = read_card(folder)
+    precision = precision_for(card, precision)
     if workers is not None and workers.elsewhere:
         where, number = device_elsewhere(device, precision)
     else:
         where = resolve_device("cuda" if workers is not None and workers.gpus else device)
         number = resolve_precision(precision, where)
-    size = (folder / WEIGHTS_NAME).stat().st_size
+    size = weights_path(folder).stat().st_size
     digest = model_hash(folder)
     activations = activations_of(folder, digest, number)
     batches = Calibration(digest, where, number, tta).best_batches()
     facts = ModelFacts(
-        read_card(folder),
+        card,
         digest,
         size,
         activations,

@@ -6,11 +6,13 @@ same input for both blocks and results do not depend on how the map was cut.
 Along an axis on which the map is no longer than a tile, it is not cut at all: the network sees the map's own
 length, filled up by reflection to a multiple that it takes. A small image is so predicted in one forward pass
 over just this image, not inside a white square.
+
+A network of convolutions without padding predicts less than it sees: each tile's `margin` is seen only. Where
+an axis is not cut, the map is grown by it, by reflection.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -31,7 +33,10 @@ class Tile:
     core: Box
     """The pixels that this tile owns in the grid: stride × stride, or a whole axis of the map."""
     input: Box
-    """The pixels that the network sees: the core and, along axes that are cut, a halo on each side."""
+    """The pixels that the network sees: the core, with a halo on each side along axes that are cut, and with
+    the margin along others."""
+    predicted: Box
+    """The pixels that the network predicts: the input without the margin of the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +50,22 @@ class Grid:
     tile: int
     overlap: int
     whole: tuple[int | None, int | None] = (None, None)
-    """Width and height of the tiles along axes that are not cut, see `fitted`; None where they are."""
+    """Width and height of what tiles predict along axes that are not cut, see `fitted`; None: they are."""
+    margin: int = 0
+    """Pixels at each side of the input that the network sees and does not predict."""
+    multiple: int = INPUT_MULTIPLE
+    """The sides of an input are multiples of this; equal to `tile` for a network that takes one size only."""
 
     def __post_init__(self) -> None:
-        if self.tile <= 0 or self.tile % INPUT_MULTIPLE:
-            raise UsageError(f"tile size {self.tile} must be a positive multiple of {INPUT_MULTIPLE}")
-        if self.overlap < 0 or self.overlap % 2 or self.overlap > self.tile // 2:
-            raise UsageError(
-                f"overlap {self.overlap} must be even and between 0 and half the tile ({self.tile // 2})"
+        if self.tile <= 0 or self.tile % self.multiple:
+            raise UsageError(f"tile size {self.tile} must be a positive multiple of {self.multiple}")
+        # Neighbors share at least what is not predicted, and half of what is at most.
+        least, most = 2 * self.margin, self.tile // 2 + self.margin
+        if self.overlap % 2 or self.overlap >= self.tile or not least <= self.overlap <= most:
+            half = (
+                "half the tile" if self.margin == 0 else "half of what the network predicts and its margins"
             )
+            raise UsageError(f"overlap {self.overlap} must be even and between {least} and {half} ({most})")
 
     @property
     def stride(self) -> int:
@@ -76,25 +88,28 @@ class Grid:
     @property
     def input_size(self) -> Size:
         """Width and height of what the network sees."""
-        return Size(self.whole[0] or self.tile, self.whole[1] or self.tile)
+        width, height = (self.tile if whole is None else whole + 2 * self.margin for whole in self.whole)
+        return Size(width, height)
 
-    def fitted(self, map_size: Size, multiple: int = INPUT_MULTIPLE) -> Grid:
-        """Return the grid for a map: axes no longer than a tile are not cut.
+    def fitted(self, map_size: Size, multiple: int = 1) -> Grid:
+        """Return the grid for a map: axes no longer than what a tile predicts are not cut.
 
         Args:
             map_size: of the whole map.
-            multiple: of which the sides of tiles are to be multiples, besides that of the network.
+            multiple: of which the sides of what a tile predicts are to be multiples.
         """
-        unit = math.lcm(multiple, INPUT_MULTIPLE)
-        width, height = (-(-side // unit) * unit for side in (map_size.width, map_size.height))
-        return replace(
-            self,
-            whole=(width if width <= self.tile else None, height if height <= self.tile else None),
-        )
+        whole_x, whole_y = (self._whole(side, multiple) for side in (map_size.width, map_size.height))
+        return replace(self, whole=(whole_x, whole_y))
+
+    def _whole(self, side: int, multiple: int) -> int | None:
+        """Return the least length that holds the side and that the network takes; None if it takes none."""
+        predicted = (whole - 2 * self.margin for whole in range(self.multiple, self.tile + 1, self.multiple))
+        return next((length for length in predicted if length >= side and length % multiple == 0), None)
 
     def tile_at(self, ix: int, iy: int) -> Tile:
         core = Box.at(ix * self.step.width, iy * self.step.height, self.step.width, self.step.height)
-        return Tile(ix, iy, core, self._grown(core))
+        predicted = self._grown(core)
+        return Tile(ix, iy, core, predicted.grown(self.margin), predicted)
 
     def tiles_with_core_in(self, box: Box) -> Iterator[Tile]:
         """Yield, row by row, the tiles whose core meets `box`."""
@@ -104,12 +119,13 @@ class Grid:
             for ix in range(box.x0 // self.step.width, -(-box.x1 // self.step.width)):
                 yield self.tile_at(ix, iy)
 
-    def tiles_with_input_in(self, box: Box) -> Iterator[Tile]:
-        """Yield, row by row, the tiles whose input meets `box`."""
+    def tiles_predicting(self, box: Box) -> Iterator[Tile]:
+        """Yield, row by row, the tiles of which the predicted pixels meet `box`."""
         yield from self.tiles_with_core_in(self._grown(box))
 
     def _grown(self, box: Box) -> Box:
-        x, y = (self.halo if whole is None else 0 for whole in self.whole)
+        """Return the box grown as a core is to what a tile predicts."""
+        x, y = (self.halo - self.margin if whole is None else 0 for whole in self.whole)
         return Box(box.x0 - x, box.y0 - y, box.x1 + x, box.y1 + y)
 
 

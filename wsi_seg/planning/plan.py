@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.geometry import Size
-from wsi_seg.planning.grid import Block, Grid, Tile, cut_blocks
+from wsi_seg.planning.grid import INPUT_MULTIPLE, Block, Grid, Tile, cut_blocks
 from wsi_seg.planning.map_layout import MapLayout, output_bytes
 from wsi_seg.planning.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
 from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
@@ -120,7 +120,7 @@ class SegmentationPlan:
             self.frame,
             self.level,
             self.model_digest,
-            self.stitch,
+            _stitch_key(self.stitch),
             self.layout.block,
             self.layout.block_levels,
             self.batch,
@@ -246,12 +246,21 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     """
     usual = GPU_THREADS if model.device.startswith("cuda") else DEFAULT_THREADS
     for grid in _grids(model.card, settings):
-        batch = settings.batch or dict(model.batches).get(grid.tile) or _usual_batch(grid, model)
-        for size in (batch,) if settings.batch else sorted({batch, 1}, reverse=True):
+        fixed = _fixed_batch(model.card, settings)
+        batch = fixed or dict(model.batches).get(grid.tile) or _usual_batch(grid, model)
+        for size in (batch,) if fixed else sorted({batch, 1}, reverse=True):
             for passes in range(affordable_passes(model, grid, size), 0, -1):
                 for side in _blocks(grid, settings):
                     for workers in (settings.threads,) if settings.threads else range(usual, 0, -1):
                         yield WorkShape(grid, side, size, workers, passes)
+
+
+def _fixed_batch(card: ModelCard, settings: PlanSettings) -> int | None:
+    if card.batch is not None and settings.batch not in (None, card.batch):
+        raise UsageError(
+            f"batch {settings.batch}: the network of {card.name!r} takes {card.batch} tiles at a time"
+        )
+    return card.batch or settings.batch
 
 
 def affordable_passes(model: ModelFacts, grid: Grid, batch: int) -> int:
@@ -267,8 +276,10 @@ def _grids(card: ModelCard, settings: PlanSettings) -> Iterator[Grid]:
     grid = choose_grid(card, settings.tile, settings.overlap)
     yield grid
     if settings.tile is None and settings.overlap is None and settings.max_memory is not None:
-        for tile in range(grid.tile - TILE_STEP, LEAST_TILE - 1, -TILE_STEP):
-            yield Grid(tile, min(grid.overlap, tile // 128 * 64))
+        step = math.lcm(TILE_STEP, card.input_multiple)
+        for tile in range(grid.tile - step, max(LEAST_TILE, 2 * card.output.margin + step) - 1, -step):
+            overlap = max(min(grid.overlap, tile // 128 * 64), 2 * card.output.margin)
+            yield replace(grid, tile=tile, overlap=overlap)
 
 
 def _blocks(grid: Grid, settings: PlanSettings) -> Iterator[int]:
@@ -297,11 +308,11 @@ def needed_tiles(block: Block, tissue: TissueMask, frame: MapFrame, stitch: Stit
     """Return the tiles, in grid order, whose prediction some tissue pixel of the block needs."""
     cropped = stitch.blend == "crop"
     grid = stitch.grid
-    tiles = grid.tiles_with_core_in(block.box) if cropped else grid.tiles_with_input_in(block.box)
+    tiles = grid.tiles_with_core_in(block.box) if cropped else grid.tiles_predicting(block.box)
     return [
         tile
         for tile in tiles
-        if tissue.any_in(frame.to_l0((tile.core if cropped else tile.input).intersect(block.box)))
+        if tissue.any_in(frame.to_l0((tile.core if cropped else tile.predicted).intersect(block.box)))
     ]
 
 
@@ -325,13 +336,19 @@ def resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tupl
 
 
 def choose_grid(card: ModelCard, tile: int | None = None, overlap: int | None = None) -> Grid:
-    """Return the grid of a model: what is asked for, else what its card says, else the default overlap."""
+    """Return the grid of a model: what is asked for, else what its card says, else the default overlap.
+
+    Raises:
+        UsageError: the network does not take this tile, or predicts too little of it for this overlap.
+    """
     side = tile or card.tile
+    if card.input_multiple == card.tile != side:
+        raise UsageError(f"tile {side}: the network of {card.name!r} takes tiles of {card.tile} px only")
     if overlap is None and side == card.tile:
         overlap = card.overlap
     if overlap is None:
-        overlap = int(side * DEFAULT_OVERLAP_SHARE) // 64 * 64
-    return Grid(side, overlap)
+        overlap = max(int(side * DEFAULT_OVERLAP_SHARE) // 64 * 64, 2 * card.output.margin)
+    return Grid(side, overlap, margin=card.output.margin, multiple=card.input_multiple)
 
 
 def _choose_block(grid: Grid, settings: PlanSettings) -> int:
@@ -356,6 +373,14 @@ def _plan_blocks(
             tiles = len(needed_tiles(block, tissue, frame, stitch))
             planned.append(PlannedBlock(block, tiles))
     return tuple(planned), total
+
+
+def _stitch_key(stitch: StitchSettings) -> Any:
+    """Return the settings as plain data; what older versions did not know is left out where it is unused."""
+    plain = _plain(stitch)
+    if stitch.grid.margin == 0 and stitch.grid.multiple == INPUT_MULTIPLE:
+        del plain["grid"]["margin"], plain["grid"]["multiple"]
+    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ class StitchSettings:
     @property
     def margin(self) -> int:
         """Pixels at each side of a tile whose prediction is not used."""
-        return self.grid.halo if self.blend == "crop" and self.grid.cut else 0
+        return self.grid.halo if self.blend == "crop" and self.grid.cut else self.grid.margin
 
     def __post_init__(self) -> None:
         if self.blend not in get_args(Blend):

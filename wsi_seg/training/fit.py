@@ -19,7 +19,7 @@ from wsi_seg.core.card import WEIGHTS_NAME
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.inference.models.network import (
-    build_network,
+    build_smp,
     load_encoder,
     load_weights,
     read_weights,
@@ -105,7 +105,7 @@ def start_network(config: TrainConfig) -> nn.Module:
     weights = config.encoder_weights
     from_file = weights is not None and weights.endswith(".safetensors")
     try:
-        network = build_network(config.model, None if from_file else weights)
+        network = build_smp(config.model, None if from_file else weights)
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"encoder_weights {weights!r}: cannot be downloaded ({reason})") from error

@@ -11,6 +11,8 @@ __all__ = [
     "devices",
     "explain",
     "fold",
+    "formats",
+    "heads",
     "network",
     "openvino",
     "predictor",

@@ -72,7 +72,7 @@ def grad_cam(
     name = find_layer(network, inputs, layer)
     channels = [i for i, code in enumerate(card.codes) if code in codes]
     try:
-        predicted = _predicted(network, inputs, channels)
+        predicted = _predicted(network, inputs, channels, card)
         target = _target_pixels(predicted, inside)
 
         def score(images: Tensor) -> Tensor:
@@ -90,9 +90,14 @@ def grad_cam(
 
 
 @torch.no_grad()
-def _predicted(network: nn.Module, inputs: Tensor, channels: list[int]) -> Tensor:
-    """Return bool (H, W): where one of the channels has the largest logit."""
-    best = forward(network, inputs)[0][0].argmax(dim=0)
+def _predicted(network: nn.Module, inputs: Tensor, channels: list[int], card: ModelCard) -> Tensor:
+    """Return bool (H, W): where one of the channels has the largest logit of the assessed classes."""
+    logits = forward(network, inputs)[0][0]
+    if card.assessed_channels is not None:
+        others = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        others[list(card.assessed_channels)] = False
+        logits = logits.masked_fill(others[:, None, None], -torch.inf)
+    best = logits.argmax(dim=0)
     return torch.isin(best, torch.tensor(channels, device=best.device))
 
 

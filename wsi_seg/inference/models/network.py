@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.inference.models.formats import format_of, weights_path
 
 HEAD = "segmentation_head"  # name of the last layers in every network of the library
 HEAD_KEY = f"{HEAD}.0.weight"
@@ -29,8 +31,25 @@ LUMA = (0.299, 0.587, 0.114)
 SHOWN = 3  # tensors named in an error message
 
 
-def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Module:
-    """Build the network that a card describes.
+def build_network(card: ModelCard) -> nn.Module:
+    """Build the network that a card describes, with random weights.
+
+    Returns:
+        A module float (N, 3, H, W) -> output (N, card.channels, h, w) as `card.output` places it; for a card
+        with image labels a pair of these and logits (N, len(card.image_labels)). Call it by `forward`.
+
+    Raises:
+        ModelError: the format builds none; the architecture, the encoder or an option is unknown or wrong.
+    """
+    spec = format_of(card).build
+    if not spec:
+        raise ModelError(f"model {card.name!r}: a network of format {card.format} is loaded whole, not built")
+    network: nn.Module = resolve_name(spec)(card)
+    return network
+
+
+def build_smp(card: ModelCard, encoder_weights: str | None = None) -> nn.Module:
+    """Build a network of segmentation-models-pytorch.
 
     Args:
         card: architecture, encoder, options and classes.
@@ -38,7 +57,7 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
             segmentation-models-pytorch download them.
 
     Returns:
-        A module float (N, 3, H, W) -> logits (N, len(card.classes), H, W), H and W multiples of 32; for a
+        A module float (N, 3, H, W) -> logits (N, card.channels, H, W), H and W multiples of 32; for a
         card with image labels a pair of these and logits (N, len(card.image_labels)). Call it by `forward`.
 
     Raises:
@@ -51,7 +70,7 @@ def build_network(card: ModelCard, encoder_weights: str | None = None) -> nn.Mod
             encoder_name=card.encoder,
             encoder_weights=encoder_weights,
             in_channels=3,
-            classes=len(card.classes),
+            classes=card.channels,
             aux_params=head if card.image_labels else None,
             **card.architecture_options,
         )
@@ -100,6 +119,10 @@ def load_network(folder: Path) -> nn.Module:
         ModelError: card or weights are missing or damaged, or the weights do not fit the card.
     """
     card = read_card(folder)
+    spec = format_of(card).load
+    if spec:
+        loaded: nn.Module = resolve_name(spec)(weights_path(folder), card)
+        return loaded.eval()
     weights = read_weights(folder / WEIGHTS_NAME)
     network = build_network(card)
     load_weights(network, card, weights, folder / WEIGHTS_NAME)
@@ -131,7 +154,7 @@ def load_weights(network: nn.Module, card: ModelCard, weights: Mapping[str, Tens
     if head is not None and HEAD_KEY in expected and head.shape[0] != expected[HEAD_KEY].shape[0]:
         raise ModelError(
             f"{path}: the weights predict {head.shape[0]} classes but the card of {card.name!r} names "
-            f"{len(card.classes)}; correct `classes` in the card"
+            f"{card.channels}; correct `classes` in the card"
         )
     difference = describe_difference(expected, weights)
     if difference:
@@ -208,9 +231,11 @@ def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:
     """Turn uint8 (N, H, W, 3) tiles into the network's float32 (N, 3, H, W) input, on their device."""
     mean = _constant(normalization.mean, tiles.device)
     std = _constant(normalization.std, tiles.device)
-    pixels = tiles.to(torch.float32) / 255
+    pixels = tiles.to(torch.float32) / normalization.scale
     if normalization.chroma_box > 1:
         pixels = _smooth_chroma(pixels, normalization.chroma_box)
+    if normalization.channel_order == "bgr":
+        pixels = pixels.flip(-1)
     # Dimensions are swapped last, so the result lies in memory as channels-last convolutions want it.
     return ((pixels - mean) / std).permute(0, 3, 1, 2)
 

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.folders import cache_folder
-from wsi_seg.inference.blocks import without_margin
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision, resolve_device, resolve_precision
 from wsi_seg.inference.models.fold import fold_batch_norm
+from wsi_seg.inference.models.formats import precision_for
+from wsi_seg.inference.models.heads import Head
 from wsi_seg.inference.models.network import HEAD, as_pair, build_network, load_network, normalized
 from wsi_seg.inference.models.openvino import DEVICE, OpenVinoNetwork
 from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.inference.models.transfer import CudaClock, CudaTransfer
-from wsi_seg.inference.stitch import PLAIN_TRANSFER, STRIP_ROWS, Transfer
+from wsi_seg.inference.stitch import PLAIN_TRANSFER, Transfer
 
 # The eight views of a square (the dihedral group): flipped or not, then turned by so many quarters.
 VIEWS = tuple((flip, quarters) for flip in (False, True) for quarters in range(4))
@@ -104,6 +105,7 @@ class NetworkPredictor:
         self.precision = precision
         self.tta = tta
         self._more_views = VIEWS[1:] if tta else ()
+        self._head = Head(card)
         self._dtype = DTYPES[precision]
         if precision != "bf16" and device != DEVICE:
             # Not in bf16: scaled weights need more digits than it has.
@@ -148,14 +150,14 @@ class NetworkPredictor:
 
     @torch.inference_mode()
     def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> Tensor:
-        """Return softmax probabilities of RGB tiles.
+        """Return the probabilities of RGB tiles.
 
         Args:
-            tiles: uint8 (N, H, W, 3), H and W multiples of 32.
-            margin: pixels to leave out at each side of the result.
+            tiles: uint8 (N, H, W, 3), H and W multiples of the card's `input_multiple`.
+            margin: pixels to leave out at each side of the result; at least those that the network does.
 
         Raises:
-            ModelError: the device has not enough memory.
+            ModelError: the device has not enough memory, or the output is not what the card says.
         """
         self._begin()
         total = self._pixels(tiles, margin)
@@ -202,12 +204,7 @@ class NetworkPredictor:
         return None if self._clock is None else self._clock.seconds()
 
     def _pixels(self, tiles: NDArray[np.uint8], margin: int) -> Tensor:
-        logits = without_margin(self._run(tiles)[0], margin)
-        if self.tensor_device == "cpu":
-            return planar(logits).softmax(dim=1, dtype=torch.float32)
-        # The network leaves the classes of a pixel side by side in memory; they stay so on a GPU, where
-        # softmax and argmax then take a third of the time, and are seen as (N, C, H, W) again.
-        return logits.permute(0, 2, 3, 1).softmax(dim=-1, dtype=torch.float32).permute(0, 3, 1, 2)
+        return self._head(self._run(tiles)[0], (tiles.shape[1], tiles.shape[2]), margin)
 
     def _on_device(self, tiles: NDArray[np.uint8]) -> Tensor:
         if isinstance(self.transfer, CudaTransfer):
@@ -232,19 +229,6 @@ class NetworkPredictor:
                     f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "
                     f"{tiles.shape[2]}×{tiles.shape[1]} pixels; use a smaller batch"
                 ) from error
-
-
-def planar(maps: Tensor) -> Tensor:
-    """Return (N, C, H, W) on the CPU with each channel's map contiguous, copied if it was not.
-
-    So is softmax over the channels faster there, and all that is done with the classes of a pixel afterwards.
-    """
-    if maps.stride(3) == 1:
-        return maps
-    out, source = np.empty(tuple(maps.shape), np.float32), maps.numpy()
-    for y in range(0, maps.shape[2], STRIP_ROWS):  # what fits into the cache of a core
-        out[:, :, y : y + STRIP_ROWS] = source[:, :, y : y + STRIP_ROWS]
-    return torch.from_numpy(out)
 
 
 def turned(tiles: NDArray[np.uint8], flip: bool, quarters: int) -> NDArray[np.uint8]:
@@ -274,10 +258,11 @@ def load_predictor(
         ModelError: the model is missing or damaged.
     """
     where = resolve_device(device)
-    number = resolve_precision(precision, where)
     folder: Path = find_model(reference)
+    card = read_card(folder)
+    number = resolve_precision(precision_for(card, precision), where)
     kept = cache_folder("openvino") / model_hash(folder)[:16] if where == DEVICE else None
-    return NetworkPredictor(load_network(folder), read_card(folder), where, number, tta, kept)
+    return NetworkPredictor(load_network(folder), card, where, number, tta, kept)
 
 
 @lru_cache(maxsize=8)
@@ -310,14 +295,15 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     if dtype == torch.float32:
         return network
-    head = network.get_submodule(HEAD)
-    kept = [head, *(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))]
+    heads = [module for name, module in network.named_children() if name == HEAD]
+    kept = [*heads, *(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))]
     exact = [{name: t.clone() for name, t in module.state_dict().items()} for module in kept]
     network = network.to(dtype)
     for module, state in zip(kept, exact, strict=True):
         # Widening the type alone would bring back the type, not the digits that the cast took.
         module.float().load_state_dict(state)
-    head.register_forward_pre_hook(lambda _, inputs: tuple(one.float() for one in inputs))
+    for head in heads:
+        head.register_forward_pre_hook(lambda _, inputs: tuple(one.float() for one in inputs))
     return network
 
 

@@ -1,8 +1,8 @@
 """Where models are found. Free of torch: a card can be read and a run planned without it.
 
-A model is a folder with `model.safetensors` and `card.json`. A reference to one is the name of a bundled or
-an installed model, a path to a folder, `hf://owner/name[@revision]`, or a `.pth` or `.pt` state dict that has
-a card next to it.
+A model is a folder with a file of weights, by default `model.safetensors`, and `card.json`. A reference to
+one is the name of a bundled or an installed model, a path to a folder, `hf://owner/name[@revision]`, or a
+`.pth` or `.pt` state dict that has a card next to it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import importlib
 import re
 from pathlib import Path
 
-from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME, ModelCard, read_card
+from wsi_seg.core.card import CARD_NAME, ModelCard, read_card
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reading
 from wsi_seg.core.folders import cache_folder, home_expanded, is_passed_over, kind_of, models_folder
+from wsi_seg.inference.models.formats import FORMATS, weights_path
 
 BUNDLED = Path(__file__).parent / "bundled"
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
@@ -80,7 +81,7 @@ def model_hash(folder: Path) -> str:
     Raises:
         ModelError: one of the files is missing or cannot be read.
     """
-    return _digest(folder / WEIGHTS_NAME, folder / CARD_NAME)
+    return _digest(weights_path(folder), folder / CARD_NAME)
 
 
 def _unknown(reference: str) -> str:
@@ -95,9 +96,11 @@ def _unknown(reference: str) -> str:
 
 
 def _complete(folder: Path, reference: str) -> Path:
-    for name in (CARD_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise ModelError(f"{reference}: no model folder; it lacks {name} ({folder})")
+    if not (folder / CARD_NAME).is_file():
+        raise ModelError(f"{reference}: no model folder; it lacks {CARD_NAME} ({folder})")
+    weights = weights_path(folder)
+    if not weights.is_file():
+        raise ModelError(f"{reference}: no model folder; it lacks {weights.name} ({folder})")
     return folder
 
 
@@ -110,9 +113,8 @@ def _download(reference: str) -> Path:
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        folder = snapshot_download(
-            match["repo"], revision=match["revision"], allow_patterns=[CARD_NAME, WEIGHTS_NAME]
-        )
+        patterns = [CARD_NAME, *{known.weights for known in FORMATS.values()}]
+        folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns)
     except (HTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{reference}: cannot be downloaded from the Hugging Face hub: {reason}") from error

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import stat
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import IO, cast
 
 from wsi_seg.core.errors import SlideError, UsageError
@@ -127,8 +127,7 @@ def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
 
 
 def _load(name: str) -> Reader:
-    module, attribute = READERS[name].split(":")
-    return cast(Reader, getattr(import_module(module), attribute))
+    return cast(Reader, resolve_name(READERS[name]))
 
 
 def _choose_reader(path: str, image: FileImage) -> str:
