@@ -208,6 +208,21 @@ def _geojson(name: str) -> Callable[..., Path]:
     return make
 
 
+def _layers(folder: Path, _: Path) -> Path:
+    def region(kind: int, *corners: tuple[int, int]) -> str:
+        vertices = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in corners)
+        return f'<Region Id="1" Type="{kind}" NegativeROA="0"><Vertices>{vertices}</Vertices></Region>'
+
+    drawn = region(0, (10, 10), (130, 10), (130, 130)) + region(2, (150, 10), (190, 90))
+    layer = f'<Annotation Id="1" Name="Tumor" Type="4"><Regions>{drawn}</Regions></Annotation>'
+    (folder / "regions.xml").write_text(f'<Annotations MicronsPerPixel="0.5">{layer}</Annotations>')
+    return folder / "regions.xml"
+
+
+def _layers_commands(path: Path, case: Case, _: random.Random) -> list[Command]:
+    return [_plan(case, "--tissue", str(path))]
+
+
 def _plan(case: Case, *more: str) -> Command:
     png, model = case.shared / "slide.png", case.shared / "model"
     return (
@@ -355,6 +370,7 @@ KINDS = (
     Kind("jpeg", _image("slide.jpg"), _slide_commands("auto"), hot=_head),
     Kind("geojson", _geojson("regions.geojson"), _regions_commands, text=True),
     Kind("geojson.gz", _geojson("regions.geojson.gz"), _regions_commands),
+    Kind("xml", _layers, _layers_commands, text=True),
     Kind("table", _table, _table_commands, text=True, named=False),
     Kind("config", _run_config, _config_commands, text=True, named=False),
     Kind("card", _model, _model_commands, text=True, named=False, only=("card.json",)),

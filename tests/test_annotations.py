@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.made.datasets import feature
-from wsi_seg.annotations.geojson import read_annotations
+from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.cli import app
 from wsi_seg.core.errors import MaskError
 from wsi_seg.maps.maps import Maps
@@ -110,11 +110,11 @@ def test_every_polygon_counts_however_it_is_wrapped(document: Any, area: float, 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([of("a", SQUARE, isMissing=True)], "found 1 features of kind missing TMA core"),
-        (of("a", collection(LINE)), "found 1 features of kind GeometryCollection"),
+        ([of("a", SQUARE, isMissing=True)], "found 1 × missing TMA core"),
+        (of("a", collection(LINE)), "found 1 × GeometryCollection"),
         ([[SQUARE], 3], "neither a FeatureCollection, a Feature, a geometry nor a list of them"),
-        (of("a", {"type": "Polygon"}), "feature 0 has a damaged geometry"),
-        (of("a", {"type": "MultiPolygon", "coordinates": 3}), "feature 0 has a damaged geometry"),
+        (of("a", {"type": "Polygon"}), "polygon 1 has a damaged geometry"),
+        (of("a", {"type": "MultiPolygon", "coordinates": 3}), "polygon 1 has a damaged geometry"),
     ],
 )
 def test_files_without_a_polygon(document: Any, message: str, tmp_path: Path) -> None:

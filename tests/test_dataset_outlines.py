@@ -12,7 +12,8 @@ from PIL import Image
 from shapely import Polygon
 
 from tests.made.datasets import corners, feature, write_features
-from wsi_seg.annotations.outline_files import read_outlines
+from wsi_seg.annotations.annotation import Annotation
+from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.core.classes import BCSS, IGNORED_CODES
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box
@@ -26,6 +27,12 @@ FLAT = " ".join(f"{x} {y}" for x, y in SQUARE)
 HEIGHT, WIDTH = 6, 9
 IN_SQUARE = np.zeros((HEIGHT, WIDTH), bool)
 IN_SQUARE[1:4, 2:6] = True
+
+
+def read_outlines(path: Path) -> dict[str, list[Annotation]]:
+    found = read_annotations(path, strict=True, may_be_empty=True, many_images=True)
+    return {name: [item for item in found.items if item.image == name] for name in found.images}
+
 
 # --- formats ------------------------------------------------------------------------------------------
 
@@ -59,13 +66,13 @@ def test_formats(name: str, tmp_path: Path) -> None:
     outlines = read_outlines(path)
     assert list(outlines) == ["a.png", "b"] and outlines["b"] == []
     (outline,) = outlines["a.png"]
-    assert outline.name == "Tumor" and outline.polygon.equals(Polygon(SQUARE))
+    assert outline.name == "Tumor" and outline.geometry.equals(Polygon(SQUARE))
     assert str(path) in outline.where
 
 
 def test_an_outline_that_crosses_itself_counts_as_encircled(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "o.csv", "image,points", "a,0 0 4 4 4 0 0 4")
-    assert read_outlines(path)["a"][0].polygon.area == 8
+    assert read_outlines(path)["a"][0].geometry.area == 8
 
 
 def test_parts_of_a_coco_object_are_one_outline(tmp_path: Path) -> None:
@@ -73,15 +80,15 @@ def test_parts_of_a_coco_object_are_one_outline(tmp_path: Path) -> None:
     document = {**COCO, "annotations": [{"image_id": 7, "category_id": 1, "segmentation": parts}]}
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(document))
-    assert read_outlines(path)["a.png"][0].polygon.area == 5
+    assert read_outlines(path)["a.png"][0].geometry.area == 5
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["image,points", "a,1 1 2 2"], "row 2: an outline has at least 3 points, this one has 2"),
+        (["image,points", "a,1 1 2 2"], "row 2 has no area (fewer than three points?)"),
         (["image,points", "a,1 1 2 2 3"], "row 2: points are pairs of x and y, but there are 5 numbers"),
-        (["image,points", "a,1 1 2 2 3 3"], "row 2: the outline encircles no area"),
+        (["image,points", "a,1 1 2 2 3 3"], "row 2 has no area"),
         (["image,points", "a,1 1 2 x 3 3"], "row 2: 'x' is no number"),
         (["image,points", "a,1 1 2 nan 3 3"], "row 2: a position is not a finite number"),
         (["image,points", "a,1,1,2,2,3,3"], "row 2 has not the 2 columns of the first row"),
@@ -97,7 +104,7 @@ def test_parts_of_a_coco_object_are_one_outline(tmp_path: Path) -> None:
         ),
         (
             ["image,polygon,x,y", "a,p,0,0", "a,p,1,0"],
-            "polygon 'p' of image 'a': an outline has at least 3 points, this one has 2",
+            "polygon 'p' of image 'a' has no area (fewer than three points?)",
         ),
     ],
 )
@@ -112,18 +119,21 @@ def test_bad_csv(rows: list[str], message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([{"points": SQUARE}], "0.image: Field required"),
-        ([{"image": "a", "points": [[1, 2], [3, 4]]}], "outline 0: an outline has at least 3 points"),
+        ([{"points": SQUARE}], "outlines (image, class, points): 0.image: Field required"),
+        ([{"image": "a", "points": [[1, 2], [3, 4]]}], "outline 0 has no area (fewer"),
         ([{"image": "a", "points": [1, 2, 3, 4]}], "0.points.0: Input should be a valid tuple"),
-        ({"image": "a"}, "neither a list of outlines (image, class, points) nor COCO with polygons: images"),
+        (
+            {"image": "a"},
+            "JSON, but neither a FeatureCollection, a Feature, a geometry nor a list of them (GeoJSON), nor",
+        ),
         ({**COCO, "annotations": [{"image_id": 9, "segmentation": [[1, 2]]}]}, "there is no image of id 9"),
         (
             {**COCO, "annotations": [{"image_id": 7, "category_id": 5, "segmentation": [[1, 2]]}]},
             "annotation 0: there is no category of id 5",
         ),
         (
-            {**COCO, "annotations": [{"image_id": 7, "segmentation": {"counts": "x", "size": [1, 2]}}]},
-            "annotations.0.segmentation: Input should be a valid list",
+            {**COCO, "annotations": [{"image_id": 7, "segmentation": {"counts": "X", "size": [1, 2]}}]},
+            "0: its run lengths are cut off",
         ),
         ({**COCO, "annotations": [{"image_id": 7, "segmentation": []}]}, "annotation 0: has no polygon"),
         (
@@ -146,7 +156,7 @@ def test_bad_json(document: object, message: str, tmp_path: Path) -> None:
     [
         ("o.csv", b"\xff\xfe\x00", "no valid CSV"),
         ("o.json", b"[{", "not JSON"),
-        ("o.xml", b"", "outlines are read from .csv and .json"),
+        ("o.xml", b"", "damaged XML"),
     ],
 )
 def test_damaged_files(name: str, data: bytes, message: str, tmp_path: Path) -> None:
@@ -254,7 +264,9 @@ def test_outlines_of_other_images_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no outlines in .*o\.csv; list it without points") as caught:
         load(tmp_path, outlines="o.csv")
     assert str(caught.value).startswith(str(image))
-    with pytest.raises(DataError, match=r"a\.png: has no outlines; expected .*a\.geojson$"):
+    with pytest.raises(
+        DataError, match=r"a\.png: has no outlines; expected .*a\.geojson, \.annotations, \.xml or \.json$"
+    ):
         load(tmp_path)
 
 
@@ -278,6 +290,44 @@ def test_an_outline_along_the_border_may_slip(tmp_path: Path) -> None:
     write_image(tmp_path, "a.png")
     write_csv(tmp_path / "o.csv", "image,class,points", "a,tumor,-0.02 -0.01 9.01 0 9 6.01 0 6")
     assert (load(tmp_path, outlines="o.csv")[0].target == 0).all()
+
+
+def labelme(width: int = WIDTH) -> str:
+    shape = {"label": "Tumor", "shape_type": "rectangle", "points": [[2, 1], [6, 4]]}
+    document = {"imagePath": "x/a.png", "imageWidth": width, "imageHeight": HEIGHT, "shapes": [shape]}
+    return json.dumps(document)
+
+
+def test_other_formats_next_to_the_image(tmp_path: Path) -> None:
+    write_image(tmp_path, "a.png")
+    (tmp_path / "a.json").write_text(labelme())
+    (region,) = load(tmp_path, background_class="stroma")
+    np.testing.assert_array_equal(region.target, np.where(IN_SQUARE, 0, 1))
+    corner = "".join(f'<V X="{x}" Y="{y}"/>' for x, y in SQUARE)
+    (tmp_path / "a.annotations").write_text(
+        f'<Annotations><Annotation Name="dcis"><Regions><Region Type="Polygon"><Vertices>{corner}</Vertices>'
+        "</Region></Regions></Annotation></Annotations>"
+    )
+    (region,) = load(tmp_path)  # a.json may be something else
+    np.testing.assert_array_equal(region.target, np.where(IN_SQUARE, 19, IGNORED))
+    write_features(tmp_path / "a.geojson", [feature(corners(Box(1, 1, 4, 4)), "Tumor")])
+    with pytest.raises(DataError, match=r"a\.annotations: a\.geojson is there too; remove one of them"):
+        load(tmp_path)
+
+
+def test_outlines_of_an_image_of_another_size(tmp_path: Path) -> None:
+    image = write_image(tmp_path, "a.png")
+    (tmp_path / "a.json").write_text(labelme(width=18))
+    said = rf"a\.json: was drawn on 18 × 6 pixels, but {image} has 9 × 6; draw on this image"
+    with pytest.raises(DataError, match=said):
+        load(tmp_path)
+    listed = {**COCO, "images": [{"id": 7, "file_name": "a.png", "width": 18, "height": 6}]}
+    (tmp_path / "c.json").write_text(json.dumps(listed))
+    with pytest.raises(DataError, match=r"c\.json: was drawn on 18 × 6 pixels"):
+        load(tmp_path, outlines="c.json")
+    write_features(tmp_path / "q.json", [feature(corners(Box(1, 1, 4, 4)), "Tumor")])
+    with pytest.raises(DataError, match=r"q\.json: does not say the image of each region; put a file next"):
+        load(tmp_path, outlines="q.json")
 
 
 @pytest.mark.parametrize(
@@ -313,8 +363,6 @@ def test_a_polygon_of_two_points_in_geojson(more: list[dict[str, object]], tmp_p
     write_image(tmp_path, "a.png")
     flat = feature([[1, 1], [2, 2], [1, 1]], "Tumor")
     write_features(tmp_path / "a.geojson", [*more, flat])
-    message = (
-        r"a\.geojson: feature 1 is a polygon without an area" if more else r"a\.geojson: no polygon with"
-    )
+    message = r"a\.geojson: polygon 2 has no area" if more else r"a\.geojson: polygon 1 has no area"
     with pytest.raises(DataError, match=message):
         load(tmp_path)

@@ -35,7 +35,8 @@ def fault(folder: Path, **values) -> str:
 
 def test_a_slide_without_annotations(folder: Path) -> None:
     (folder / "one.geojson").unlink()
-    assert fault(folder) == f"{folder}/one.tiff: has no annotations; expected {folder}/one.geojson"
+    expected = f"{folder}/one.geojson, .annotations, .xml or .json"
+    assert fault(folder) == f"{folder}/one.tiff: has no annotations; expected {expected}"
     (folder / "drawn").mkdir()
     assert f"expected {folder}/drawn/one.geojson" in fault(folder, annotations="drawn")
 
@@ -87,7 +88,7 @@ def test_a_polygon_outside_its_slide(box: Box, folder: Path) -> None:
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ('{"type": "FeatureCollection", "features": []}', "no polygon with an area (found no features)"),
+        ('{"type": "FeatureCollection", "features": []}', "no polygon with an area (found nothing drawn)"),
         ("{}", "neither a FeatureCollection, a Feature, a geometry nor a list of them"),
     ],
 )
@@ -99,7 +100,7 @@ def test_damaged_annotations(text: str, message: str, folder: Path) -> None:
 def test_a_polygon_without_area(folder: Path) -> None:
     flat = feature([[0.0, 0.0], [4.0, 4.0], [0.0, 0.0]], "Tumor")
     write_features(folder / "one.geojson", [feature(corners(BOX), "Tumor"), flat])
-    assert fault(folder).startswith(f"{folder}/one.geojson: feature 1 is a polygon without an area")
+    assert fault(folder).startswith(f"{folder}/one.geojson: polygon 2 has no area (fewer than three points?)")
 
 
 def test_annotations_without_a_pixel(folder: Path) -> None:

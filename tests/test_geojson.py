@@ -15,7 +15,7 @@ import pytest
 import shapely
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.annotations.geojson import read_annotations
+from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.core.classes import BCSS_GROUPS, ClassGroup
 from wsi_seg.core.errors import MaskError, OutputError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
@@ -176,7 +176,9 @@ def test_gzip_is_the_same_document_and_always_the_same_bytes(tmp_path: Path) -> 
     data = (tmp_path / "a.geojson.gz").read_bytes()
     assert data == (tmp_path / "b.geojson.gz").read_bytes()
     assert data[3:8] == bytes(5)  # the gzip header names neither a file nor a time
-    assert read_annotations(tmp_path / "a.geojson.gz") == read_annotations(tmp_path / "a.geojson")
+    packed, plain = (read_annotations(tmp_path / name) for name in ("a.geojson.gz", "a.geojson"))
+    assert [(i.geometry, i.name) for i in packed.items] == [(i.geometry, i.name) for i in plain.items]
+    assert packed.subtracted_l0 == plain.subtracted_l0
 
 
 def test_no_regions_make_an_empty_collection(tmp_path: Path) -> None:
@@ -421,9 +423,9 @@ def test_parts_that_overlap_are_one_area(tmp_path: Path) -> None:
         (b"7", "neither a FeatureCollection"),
         (b'{"type":"Topology"}', "neither a FeatureCollection"),
         (b'{"type":"FeatureCollection","features":[3]}', "neither a FeatureCollection"),
-        (b'{"type":"FeatureCollection","features":[]}', "no features"),
-        (json.dumps(feature(POINT)).encode(), "kind Point"),
-        (b'{"type":"Feature","geometry":null,"properties":{}}', "kind none"),
+        (b'{"type":"FeatureCollection","features":[]}', "nothing drawn"),
+        (json.dumps(feature(POINT)).encode(), "1 × Point"),
+        (b'{"type":"Feature","geometry":null,"properties":{}}', "1 × none"),
         (json.dumps(feature({"type": "Polygon", "coordinates": [SQUARE[:2]]})).encode(), "damaged geometry"),
         (json.dumps(feature({"type": "Polygon", "coordinates": "x"})).encode(), "damaged geometry"),
         (json.dumps(feature({"type": "Polygon", "coordinates": [SQUARE[:1] * 4]})).encode(), "no polygon"),

@@ -1,7 +1,8 @@
 """Annotations: what people draw, as polygons and as pixels.
 
-QuPath GeoJSON and other outline files in; `rasterize` and `drawing` turn polygons into masks by the pixel-
-center rule. A new annotation format is a new reader here.
+`reading` has one table of formats: QuPath, ASAP, Aperio, HALO, DSA, COCO, Labelme and our own outlines.
+`rasterize` and `drawing` turn polygons into masks by the pixel-center rule. A new format is a new row of the
+table with a reader here.
 """
 
-__all__ = ["drawing", "geojson", "outline_files", "rasterize"]
+__all__ = ["annotation", "drawing", "geojson", "rasterize", "reading"]

@@ -1,30 +1,24 @@
-"""Regions drawn by somebody: the reader of QuPath's GeoJSON, one for all commands.
+"""QuPath's GeoJSON.
 
-QuPath writes a FeatureCollection, a single Feature or a bare list of features, plain or gzipped; bare
-geometries and lists of collections are read too. Every polygon counts, those inside a GeometryCollection
-like those next to it; points, lines and missing cores of a tissue microarray do not. Positions are those of
-the file; what our own exporter subtracted from level-0 positions comes with them.
+QuPath writes a FeatureCollection, a single Feature or a bare list of features; bare geometries and lists of
+collections are read too. Every polygon counts, those inside a GeometryCollection like those next to it;
+points, lines and missing cores of a tissue microarray do not. Positions are those of the file; what our own
+exporter subtracted from level-0 positions comes with them.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import shapely
-from shapely import MultiPolygon, Polygon
 
-from wsi_seg.core.classes import canonical_name
+from wsi_seg.annotations.annotation import Content, Drawn, union_of
 from wsi_seg.core.errors import MaskError
-from wsi_seg.core.files import reading
 
-GZIP_MAGIC = b"\x1f\x8b"
 POLYGONAL = ("Polygon", "MultiPolygon")
 COLLECTION = "GeometryCollection"
 GEOMETRIES = (*POLYGONAL, COLLECTION, "Point", "MultiPoint", "LineString", "MultiLineString")
@@ -32,80 +26,18 @@ GEOMETRIES = (*POLYGONAL, COLLECTION, "Point", "MultiPoint", "LineString", "Mult
 # Name of our member at the top of a FeatureCollection; QuPath ignores it.
 OWN_MEMBER = "wsi_seg"
 
-# What QuPath calls an annotation without a class.
-UNCLASSIFIED = "Unclassified"
-# Class of areas that no command takes into account, whatever else the user names.
-IGNORE = "Ignore*"
 
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One drawn region."""
-
-    geometry: Polygon | MultiPolygon
-    """Valid, area above zero, in the file's coordinates."""
-    name: str | None
-    """Name of its classification; None when it has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Annotations:
-    """All drawn regions of one file."""
-
-    items: tuple[Annotation, ...]
-    """At least one, unless an empty file was asked for."""
-    subtracted_l0: tuple[float, float] | None
-    """Offset to add to get l0 positions, when the file says so (files of this package do)."""
-    without_area: tuple[int, ...] = ()
-    """Numbers, from 0, of the file's features that are polygons without an area; they are left out."""
-
-
-def is_named(name: str | None, names: Iterable[str]) -> bool:
-    """Return whether a class is one of several; None, no class, is called Unclassified."""
-    return canonical_name(name or UNCLASSIFIED) in map(canonical_name, names)
-
-
-def read_annotations(path: Path, *, may_be_empty: bool = False) -> Annotations:
-    """Read the polygons of a GeoJSON file as QuPath writes it; anything else in it is left out.
-
-    A polygon that crosses itself, as drawn by hand, is made valid; all that its line encircles counts. A ring
-    that is not closed is closed.
-
-    Args:
-        path: plain or gzipped.
-        may_be_empty: accept a file without any feature.
-
-    Raises:
-        MaskError: not there, not GeoJSON, damaged, or without any polygon that has an area.
-    """
-    document = load_json(path)
-    features = list(_features(document, path))
-    found = {i: _annotation(f, i, path) for i, f in enumerate(features) if _polygons(f)}
-    items = tuple(item for item in found.values() if item is not None)
-    if not items and not (may_be_empty and not features):
-        kinds = sorted({_kind(f) for f in features})
-        what = f"{len(features)} features of kind {', '.join(kinds)}" if features else "no features"
-        raise MaskError(
-            f"{path}: no polygon with an area (found {what}); draw areas in QuPath and export them"
-        )
-    without_area = tuple(i for i, item in found.items() if item is None)
-    return Annotations(items, _subtracted(document, path), without_area)
-
-
-def load_json(path: Path) -> Any:
-    """Return the JSON document of a plain or gzipped file.
-
-    Raises:
-        MaskError: the file cannot be read or is not JSON.
-    """
-    with reading(path, MaskError):
-        data = Path(path).read_bytes()
-    try:
-        return json.loads(gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise MaskError(f"{path}: damaged gzip file ({error})") from error
-    except (ValueError, RecursionError) as error:
-        raise MaskError(f"{path}: not JSON ({error}); give a GeoJSON file as exported by QuPath") from error
+def read_geojson(document: Any, path: Path) -> Content:
+    """Read what is drawn in a JSON document; raises MaskError. A ring that is not closed is closed."""
+    drawn: list[Drawn] = []
+    polygons = 0
+    for feature in _features(document, path):
+        parts = _polygons(feature)
+        polygons += bool(parts)
+        where = f"{path}: polygon {polygons}"
+        shape = _shape(parts, where) if parts else None
+        drawn.append(Drawn(_kind(feature), shape, _name(feature.get("properties")), where))
+    return Content(drawn, _subtracted(document, path))
 
 
 def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
@@ -124,7 +56,8 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
             yield {"type": "Feature", "geometry": part}
         else:
             raise MaskError(
-                f"{path}: JSON, but neither a FeatureCollection, a Feature, a geometry nor a list of them"
+                f"{path}: JSON, but neither a FeatureCollection, a Feature, a geometry nor a list of them "
+                "(GeoJSON), nor DSA, COCO, Labelme or a list of outlines"
             )
 
 
@@ -157,18 +90,12 @@ def _polygons(feature: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _annotation(feature: dict[str, Any], index: int, path: Path) -> Annotation | None:
+def _shape(polygons: list[dict[str, Any]], where: str) -> shapely.Geometry:
     try:
-        shapes = [shapely.from_geojson(json.dumps(_closed(part))) for part in _polygons(feature)]
+        shapes = [shapely.from_geojson(json.dumps(_closed(part))) for part in polygons]
     except (shapely.GEOSException, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MaskError(f"{path}: feature {index} has a damaged geometry ({reason})") from error
-    parts = [part for shape in shapes if (part := polygonal_part(shapely.force_2d(shape))) is not None]
-    if not parts:
-        return None
-    whole = parts[0] if len(parts) == 1 else polygonal_part(shapely.union_all(parts))
-    assert whole is not None
-    return Annotation(whole, _name(feature.get("properties")))
+        raise MaskError(f"{where} has a damaged geometry ({str(error).splitlines()[0]})") from error
+    return union_of([shapely.force_2d(shape) for shape in shapes])
 
 
 def _closed(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -185,18 +112,6 @@ def _closed(geometry: dict[str, Any]) -> dict[str, Any]:
         [close(ring) for ring in polygon] if isinstance(polygon, list) else polygon for polygon in polygons
     ]
     return {"type": geometry["type"], "coordinates": closed if several else closed[0]}
-
-
-def polygonal_part(geometry: shapely.Geometry) -> Polygon | MultiPolygon | None:
-    """Return the valid, areal part of a geometry, or None when it has no area."""
-    if not shapely.is_valid(geometry):
-        # "structure": where parts overlap or a line crosses itself, all that was encircled counts.
-        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    polygons = [part for part in parts if isinstance(part, Polygon) and part.area > 0]
-    if len(polygons) > 1:
-        return MultiPolygon(polygons)
-    return polygons[0] if polygons else None
 
 
 def _name(properties: Any) -> str | None:

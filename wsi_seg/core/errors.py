@@ -32,10 +32,6 @@ class ModelError(WsiSegError):
     """A model folder, card or checkpoint is missing, damaged or does not fit."""
 
 
-class MaskError(WsiSegError):
-    """A file with regions to analyze cannot be used."""
-
-
 class OutputError(WsiSegError):
     """Results cannot be written, or the folder belongs to another run."""
 
@@ -56,6 +52,10 @@ class ClaimedError(OutputError):
 
 class DataError(WsiSegError):
     """Training or evaluation data are missing or inconsistent."""
+
+
+class MaskError(DataError):
+    """A file with drawn regions cannot be used."""
 
 
 class ClusterError(WsiSegError):

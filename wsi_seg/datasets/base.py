@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsi_seg.annotations.reading import OWN_ENDINGS, SHARED_ENDINGS
 from wsi_seg.core.errors import DataError, SlideError
 from wsi_seg.core.folders import list_folder, why_missing
 from wsi_seg.core.geometry import Box, Scale, Size
@@ -104,6 +105,31 @@ def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 def list_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder, sorted; DataError where it cannot be read."""
     return [path for path in _entries(folder) if path.is_dir()]
+
+
+def annotation_files(folder: Path) -> dict[str, Path]:
+    """Return the files of drawn regions in a folder, by the name of their slide or image.
+
+    `NAME.xml` and `NAME.json`, which may be something else, count where there is no `NAME.geojson` or so.
+
+    Raises:
+        DataError: the folder cannot be read, or there are two files of one name.
+    """
+    files: dict[str, Path] = {}
+    for endings in (SHARED_ENDINGS, OWN_ENDINGS):
+        found: dict[str, Path] = {}
+        for ending in endings:
+            for path in list_files(folder, (ending,)):
+                other = found.setdefault(path.name[: -len(ending)], path)
+                if other != path:
+                    raise DataError(f"{path}: {other.name} is there too; remove one of them")
+        files |= found
+    return files
+
+
+def expected_annotations(stem: Path) -> str:
+    """Return the names that `annotation_files` looks for, for messages."""
+    return f"{stem}.geojson, .annotations, .xml or .json"
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from wsi_seg.annotations.geojson import IGNORE, UNCLASSIFIED, is_named
+from wsi_seg.annotations.annotation import IGNORE, UNCLASSIFIED, is_named
 from wsi_seg.core.classes import QUPATH_NAMES, canonical_name
 from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.labels import LabelScheme

@@ -1,23 +1,23 @@
-"""Images whose annotations are outlines: polygons in CSV, JSON or GeoJSON files."""
+"""Images whose annotations are outlines: files of drawn regions."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from wsi_seg.annotations.annotation import Annotation
 from wsi_seg.annotations.drawing import Drawing, check_inside
-from wsi_seg.annotations.outline_files import Outline, read_outlines
+from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box, Size
+from wsi_seg.datasets.base import annotation_files, expected_annotations
 from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, image_name
-from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
-from wsi_seg.tissue.mask import drawn_l0
 
 
 class OutlinedImages(ImageFolder, NamedClasses):
@@ -29,38 +29,33 @@ class OutlinedImages(ImageFolder, NamedClasses):
 
     kind: Literal["outlines"] = "outlines"
     outlines: Path | None = None
-    """CSV or JSON file with the outlines of all images, relative to `folder`; the formats stand in
-    `wsi_seg.annotations.outline_files`. None: `NAME.geojson` or `NAME.geojson.gz` next to each image, as
-    QuPath exports it, in pixels of the image."""
+    """File with the outlines of all images, relative to `folder`: COCO, CSV or our own JSON. None: a file
+    next to each image: `NAME.geojson` of QuPath, `NAME.json` of Labelme and so on, in pixels of the image."""
     mask_class: str | None = None
     """Class of all outlines, or `folder`: the class named like the folder of the image. None: the class that
     each outline names itself."""
 
     def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
-        file = None if self.outlines is None else folder / self.outlines
-        listed = {} if file is None else _listed(file, {path: image_name(path, folder) for path in images})
+        find = _beside(images) if self.outlines is None else _listed(folder / self.outlines, folder, images)
 
         def annotate(path: Path, size: Size) -> Annotated:
-            if file is None:
-                outlines, of_file = _beside(path)
-            elif path in listed:
-                outlines, of_file = listed[path], file
-            else:
+            outlines, of_file, said = find(path)
+            if said not in (None, size):
                 raise DataError(
-                    f"{path}: has no outlines in {file}; list it without points if it has nothing to outline"
+                    f"{of_file}: was drawn on {said} pixels, but {path} has {size}; draw on this image"
                 )
             for outline in outlines:
-                check_inside(outline.polygon, size, outline.where, path)
+                check_inside(outline.geometry, size, outline.where, path)
             ground, inside = self._targets(outlines, path, folder, scheme)
             targets = [ground, *sorted(set(inside))]
-            drawing = Drawing.of([o.polygon for o in outlines], [targets.index(t, 1) for t in inside])
+            drawing = Drawing.of([o.geometry for o in outlines], [targets.index(t, 1) for t in inside])
             codes = drawing.paint(Box(0, 0, size.width, size.height), ground=0)
             return Annotated(codes.astype(np.uint8), targets, (of_file,))
 
         return annotate
 
     def _targets(
-        self, outlines: Sequence[Outline], path: Path, folder: Path, scheme: LabelScheme
+        self, outlines: Sequence[Annotation], path: Path, folder: Path, scheme: LabelScheme
     ) -> tuple[int, list[int]]:
         """Return the targets outside all outlines of an image and inside each."""
         if self.mask_class is None:
@@ -69,28 +64,46 @@ class OutlinedImages(ImageFolder, NamedClasses):
         return ground, [inside] * len(outlines)
 
 
-def _listed(file: Path, names: dict[Path, str]) -> dict[Path, list[Outline]]:
-    """Return the outlines of images, by path; the file names images with or without their ending."""
+Found = tuple[Sequence[Annotation], Path, Size | None]
+"""Outlines of an image, their file, and the size of the image that they were drawn on, where it says it."""
+
+
+def _listed(file: Path, folder: Path, images: Sequence[Path]) -> Callable[[Path], Found]:
+    """Return what finds the outlines of an image in a file, which names images with or without ending."""
+    names = {path: image_name(path, folder) for path in images}
     by_name = {name: path for path, name in names.items()}
     by_name |= {f"{name}{path.suffix}": path for path, name in names.items()}
-    listed: dict[Path, list[Outline]] = {}
-    for name, outlines in read_outlines(file).items():
+    annotations = read_annotations(file, strict=True, may_be_empty=True, many_images=True)
+    outlines: dict[Path, list[Annotation]] = {}
+    sizes: dict[Path, Size | None] = {}
+    for name, size in annotations.images.items():
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)
             raise DataError(f"{file}: there is no image {name!r}; did you mean {near[0]!r}?")
-        listed.setdefault(by_name[name], []).extend(outlines)
-    return listed
+        outlines.setdefault(by_name[name], [])
+        sizes[by_name[name]] = size
+    for item in annotations.items:
+        outlines[by_name[str(item.image)]].append(item)
+
+    def find(path: Path) -> Found:
+        if path not in outlines:
+            raise DataError(
+                f"{path}: has no outlines in {file}; list it without points if it has nothing to outline"
+            )
+        return outlines[path], file, sizes[path]
+
+    return find
 
 
-def _beside(image: Path) -> tuple[list[Outline], Path]:
-    files = [image.with_name(image.stem + ending) for ending in ANNOTATION_ENDINGS]
-    file = next((file for file in files if file.exists()), None)
-    if file is None:
-        raise DataError(f"{image}: has no outlines; expected {files[0]}")
-    annotations = read_geojson(file, may_be_empty=True)
-    polygons = drawn_l0(annotations, None, "level0")
-    outlines = [
-        Outline(polygon, item.name, f"{file}: polygon {number}")
-        for number, (polygon, item) in enumerate(zip(polygons, annotations.items, strict=True), start=1)
-    ]
-    return outlines, file
+def _beside(images: Sequence[Path]) -> Callable[[Path], Found]:
+    """Return what finds the outlines of an image in the file next to it."""
+    files = {folder: annotation_files(folder) for folder in {path.parent for path in images}}
+
+    def find(path: Path) -> Found:
+        file = files[path.parent].get(path.stem)
+        if file is None:
+            raise DataError(f"{path}: has no outlines; expected {expected_annotations(path.with_suffix(''))}")
+        annotations = read_annotations(file, strict=True, may_be_empty=True).in_l0(None, "level0")
+        return annotations.items, file, next(iter(annotations.images.values()), None)
+
+    return find

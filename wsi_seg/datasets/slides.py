@@ -1,4 +1,4 @@
-"""Whole slides with QuPath annotations."""
+"""Whole slides with drawn regions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Literal
 import numpy as np
 import shapely
 from pydantic import Field
-from shapely import MultiPolygon, Polygon
 
+from wsi_seg.annotations.annotation import Annotations
 from wsi_seg.annotations.drawing import Drawing, check_inside
-from wsi_seg.annotations.geojson import Annotations
+from wsi_seg.annotations.reading import OWN_ENDINGS, read_annotations
 from wsi_seg.core.errors import DataError, SlideError
 from wsi_seg.core.folders import dicom_files, list_folder, why_missing
 from wsi_seg.core.formats import SLIDE_ENDINGS, WITH_FOLDER
 from wsi_seg.core.geometry import Origin, Scale
 from wsi_seg.datasets.areas import annotated_boxes
-from wsi_seg.datasets.base import Dataset, list_files, list_folders
-from wsi_seg.datasets.geojson import ANNOTATION_ENDINGS, read_geojson
+from wsi_seg.datasets.base import Dataset, annotation_files, expected_annotations, list_files, list_folders
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
@@ -28,11 +27,10 @@ from wsi_seg.datasets.slide_region import SlideRegion
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import SlideInfo, map_frame
-from wsi_seg.tissue.mask import drawn_l0
 
 
 class AnnotatedSlides(Dataset, NamedClasses):
-    """Whole slides, each with `SLIDE.geojson` or `SLIDE.geojson.gz` as exported by QuPath.
+    """Whole slides, each with `SLIDE.geojson` as exported by QuPath, or another file of drawn regions.
 
     The class of each annotation is read by name. Ground without annotation is ignored; where annotations
     overlap the smaller one wins, as it was drawn inside the larger. `known_class` makes annotations of any
@@ -44,10 +42,10 @@ class AnnotatedSlides(Dataset, NamedClasses):
     slides: str = "*"
     """Pattern of the file names of slides in the folder. A folder of DICOM files is a slide."""
     annotations: Path | None = None
-    """Folder of the GeoJSON files, relative to `folder`; None: next to the slides."""
+    """Folder of the files of drawn regions, relative to `folder`; None: next to the slides."""
     origin: Origin = "bounds"
-    """Origin of positions in the GeoJSON: `bounds` (the scanned region, as in QuPath, where the slide
-    has one) or `level0`. A file that says what was subtracted is believed."""
+    """Origin of positions in QuPath's GeoJSON: `bounds` (the scanned region, where the slide has one) or
+    `level0`. A file that says what was subtracted is believed."""
     mpp: float | None = Field(default=None, gt=0)
     """Microns per l0 pixel, in place of what the slides say."""
     margin: int = Field(default=128, ge=0)
@@ -55,10 +53,11 @@ class AnnotatedSlides(Dataset, NamedClasses):
 
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
         slides = _find_slides(folder)
-        files = _find_annotations(folder if self.annotations is None else folder / self.annotations)
-        orphan = next((name for name in files if name not in slides.values()), None)
-        if orphan is not None:
-            raise DataError(f"{files[orphan]}: annotations without a slide; there is no {folder / orphan}.*")
+        drawn = folder if self.annotations is None else folder / self.annotations
+        files = annotation_files(drawn)
+        for name, file in files.items():
+            if name not in slides.values() and file.name.lower().endswith(OWN_ENDINGS):
+                raise DataError(f"{file}: annotations without a slide; there is no {folder / name}.*")
         chosen = {path: name for path, name in slides.items() if fnmatchcase(path.name, self.slides)}
         if not chosen:
             raise DataError(
@@ -67,19 +66,17 @@ class AnnotatedSlides(Dataset, NamedClasses):
         regions: list[SlideRegion] = []
         for path, name in chosen.items():
             if name not in files:
-                expected = folder / (self.annotations or "") / f"{name}{ANNOTATION_ENDINGS[0]}"
-                raise DataError(f"{path}: has no annotations; expected {expected}")
+                raise DataError(f"{path}: has no annotations; expected {expected_annotations(drawn / name)}")
             regions.extend(self._of_slide(path, name, files[name], scheme))
         return sorted(regions, key=lambda region: region.name)
 
     def _of_slide(self, path: Path, name: str, file: Path, scheme: LabelScheme) -> list[SlideRegion]:
         info = self._describe(path)
         frame = map_frame(info, scheme.mpp)
-        annotations = read_geojson(file)
-        polygons_l0 = drawn_l0(annotations, info.bounds, self.origin)
-        targets = self._targets(annotations, list(polygons_l0), info, file, scheme)
+        annotations = read_annotations(file, strict=True).in_l0(info.bounds, self.origin)
+        targets = self._targets(annotations, info, scheme)
         per_l0 = np.array([1 / frame.l0_per_map.x, 1 / frame.l0_per_map.y])
-        polygons_map = shapely.transform(polygons_l0, lambda xy: xy * per_l0)
+        polygons_map = shapely.transform(annotations.geometries, lambda xy: xy * per_l0)
         known = [p for p, target in zip(polygons_map, targets, strict=True) if target != IGNORED]
         if not known:
             raise DataError(f"{file}: all of its annotations are of ignored classes")
@@ -107,20 +104,12 @@ class AnnotatedSlides(Dataset, NamedClasses):
             )
         return info
 
-    def _targets(
-        self,
-        annotations: Annotations,
-        polygons_l0: Sequence[Polygon | MultiPolygon],
-        info: SlideInfo,
-        file: Path,
-        scheme: LabelScheme,
-    ) -> list[int]:
+    def _targets(self, annotations: Annotations, info: SlideInfo, scheme: LabelScheme) -> list[int]:
         targets = []
-        for number, (item, polygon) in enumerate(zip(annotations.items, polygons_l0, strict=True), start=1):
-            what = f"{file}: polygon {number}"
-            target = self.target_of(item.name, scheme, what, self.known_class)
+        for item in annotations.items:
+            target = self.target_of(item.name, scheme, item.where, self.known_class)
             if target != IGNORED:
-                check_inside(polygon, info.size, what, info.path)
+                check_inside(item.geometry, info.size, item.where, info.path)
             targets.append(target)
         return targets
 
@@ -136,18 +125,6 @@ def _find_slides(folder: Path) -> dict[Path, str]:
         if series:
             slides[path] = path.name
     return dict(sorted(slides.items()))
-
-
-def _find_annotations(folder: Path) -> dict[str, Path]:
-    """Return the annotation files in a folder by the name of their slide."""
-    files: dict[str, Path] = {}
-    for ending in ANNOTATION_ENDINGS:
-        for path in list_files(folder, (ending,)):
-            name = path.name[: -len(ending)]
-            if name in files:
-                raise DataError(f"{path}: {files[name].name} is there too; remove one of them")
-            files[name] = path
-    return files
 
 
 def _companions(path: Path) -> tuple[Path, ...]:

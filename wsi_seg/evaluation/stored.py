@@ -110,7 +110,7 @@ def evaluate_maps(
     Raises:
         OutputError: the results are missing or damaged.
         DataError: the truth does not fit the maps or the model's classes.
-        MaskError: the GeoJSON cannot be read.
+        MaskError: the drawn regions cannot be read.
     """
     started = datetime.now(UTC)
     results = Results.open(Path(path))

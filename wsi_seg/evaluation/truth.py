@@ -1,4 +1,4 @@
-"""The truth of finished maps: QuPath annotations painted at the map's resolution, or a mask of codes."""
+"""The truth of finished maps: drawn regions painted at the map's resolution, or a mask of codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shapely import MultiPolygon, Polygon
 
 from wsi_seg.annotations.drawing import Drawing, check_inside
-from wsi_seg.annotations.geojson import read_annotations
+from wsi_seg.annotations.reading import ENDINGS, read_annotations
 from wsi_seg.core.classes import IGNORED_CODES
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box, Origin, Scale, Size
@@ -27,7 +27,6 @@ from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, Targets
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
-from wsi_seg.tissue.mask import drawn_l0
 
 # Pixels from which on a TIFF mask is read in parts.
 LARGE = 2**26
@@ -41,11 +40,11 @@ class TruthFile:
     """Truth that finished maps are compared with."""
 
     path: Path
-    """GeoJSON of QuPath, or an image or Zarr array of class codes that covers the whole slide."""
+    """Drawn regions, or an image or Zarr array of class codes that covers the whole slide."""
     class_names: tuple[tuple[str, str], ...] = ()
     """From names of annotations to classes of the model, where they differ."""
     origin: Origin = "bounds"
-    """Origin of positions in the GeoJSON, unless the file states it; see `tissue.find_tissue`."""
+    """Origin of positions in QuPath's GeoJSON, unless the file states it; see `tissue.find_tissue`."""
     ignored_classes: tuple[str, ...] = ()
     """Names of annotations of zero weight, besides Ignore* and Region*."""
     ignored_codes: tuple[int, ...] = IGNORED_CODES
@@ -56,7 +55,7 @@ class TruthFile:
     @property
     def drawn(self) -> bool:
         """True where it holds polygons."""
-        return self.path.name.lower().endswith((".geojson", ".json", ".geojson.gz"))
+        return self.path.name.lower().endswith(ENDINGS)
 
 
 class Truth(Protocol):
@@ -77,7 +76,7 @@ def open_truth(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: Labe
 
     Raises:
         DataError: it does not fit the map or the model's classes.
-        MaskError: the GeoJSON cannot be read.
+        MaskError: the drawn regions cannot be read.
     """
     if not truth.path.exists():
         raise DataError(f"{truth.path}: no such file; give the annotations or the mask of {slide.name}")
@@ -86,7 +85,7 @@ def open_truth(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: Labe
             raise DataError(f"{truth.path}: polygons have no pixels; --mask-mpp goes with a mask")
         return _drawn(truth, slide, frame, scheme)
     if truth.class_names:
-        raise DataError(f"{truth.path}: a mask holds codes, not names; class names go with a GeoJSON file")
+        raise DataError(f"{truth.path}: a mask holds codes, not names; class names go with drawn regions")
     return _Mask(truth, slide, frame, scheme)
 
 
@@ -170,17 +169,17 @@ def _text(size: Size) -> str:
 
 
 def _drawn(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelScheme) -> Truth:
-    annotations = read_annotations(truth.path)
-    polygons_l0 = drawn_l0(annotations, slide.bounds, truth.origin)
+    annotations = read_annotations(truth.path).in_l0(slide.bounds, truth.origin)
     names = NamedClasses(class_names=dict(truth.class_names), ignored_classes=truth.ignored_classes)
     targets = []
-    for number, (item, polygon) in enumerate(zip(annotations.items, polygons_l0, strict=True), start=1):
-        what = f"{truth.path}: polygon {number}"
-        targets.append(names.target_of(item.name, scheme, what, options=OPTIONS))
+    for item in annotations.items:
+        targets.append(names.target_of(item.name, scheme, item.where, options=OPTIONS))
         if targets[-1] != IGNORED:
-            check_inside(polygon, slide.size, what, slide.path)
+            check_inside(item.geometry, slide.size, item.where, slide.path)
     per_l0 = np.array([1 / frame.l0_per_map.x, 1 / frame.l0_per_map.y])
-    polygons: list[Polygon | MultiPolygon] = list(shapely.transform(polygons_l0, lambda xy: xy * per_l0))
+    polygons: list[Polygon | MultiPolygon] = list(
+        shapely.transform(annotations.geometries, lambda xy: xy * per_l0)
+    )
     known = [p for p, target in zip(polygons, targets, strict=True) if target != IGNORED]
     if not known:
         raise DataError(f"{truth.path}: all of its annotations are of ignored classes")

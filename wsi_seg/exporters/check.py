@@ -16,8 +16,9 @@ from typing import Any
 
 import shapely
 
-from wsi_seg.annotations.geojson import GZIP_MAGIC, OWN_MEMBER
+from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.files import reason_of
+from wsi_seg.core.formats import GZIP_MAGIC
 
 GRID = 0.01
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)

@@ -26,7 +26,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.annotations.geojson import OWN_MEMBER, polygonal_part
+from wsi_seg.annotations.annotation import polygonal_part
+from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin

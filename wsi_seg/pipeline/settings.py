@@ -43,12 +43,13 @@ def _both_axes(value: Any) -> Any:
 
 def _tissue_path(value: Any) -> Any:
     """Return the absolute path of a file of drawn regions; the name of a method stays, right or wrong."""
-    from wsi_seg.tissue.mask import MASK_ENDINGS, METHODS
+    from wsi_seg.annotations.reading import ENDINGS
+    from wsi_seg.tissue.mask import METHODS
 
     if not isinstance(value, str | Path) or str(value) in METHODS:
         return value
     path = Path(value)
-    is_mask = path.name.lower().endswith(MASK_ENDINGS) or is_there(path)
+    is_mask = path.name.lower().endswith(ENDINGS) or is_there(path)
     return absolute_path(str(value)) if is_mask else str(value)
 
 
@@ -75,11 +76,12 @@ class RunSettings:
         ge=0,
     )
     tissue: Annotated[str, BeforeValidator(_tissue_path)] = setting(
-        "otsu", "otsu, none (the whole slide), or a QuPath GeoJSON file of the regions to analyze."
+        "otsu",
+        "otsu, none (the whole slide), or a file of the regions to analyze, such as QuPath GeoJSON.",
     )
     ignored_classes: tuple[str, ...] = setting(
         (),
-        "Classes of a GeoJSON file whose areas are left out besides Ignore*, separated by commas; "
+        "Classes of drawn regions whose areas are left out besides Ignore*, separated by commas; "
         "Unclassified for areas without a class.",
         metavar="NAMES",
     )

@@ -14,10 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from wsi_seg.annotations.reading import ENDINGS
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import reading
 from wsi_seg.core.folders import is_there
-from wsi_seg.tissue.mask import MASK_ENDINGS, METHODS
+from wsi_seg.tissue.mask import METHODS
 
 TABLE_COLUMNS = ("slide", "name")
 # What a table of failed slides holds besides what was asked for.
@@ -152,7 +153,7 @@ def _tissue(path: Path, where: str, slide: str, text: str) -> str:
             f"{where}: tissue {text!r} lies next to the slide, but paths in a table start in the table's "
             f"folder; write {os.path.relpath(Path(slide).parent / text, path.absolute().parent)!r}"
         )
-    if text.lower().endswith(MASK_ENDINGS):
+    if text.lower().endswith(ENDINGS):
         return str(file)  # it is missing for this slide, which fails, and not for the others
     raise UsageError(
         f"{where}: tissue {text!r} is neither {' nor '.join(METHODS)}, and there is no file {file}"

@@ -19,8 +19,9 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsi_seg.annotations.annotation import IGNORE, is_named, polygonal_part
 from wsi_seg.annotations.drawing import Drawing, largest_first, reached_pixels
-from wsi_seg.annotations.geojson import IGNORE, Annotations, is_named, polygonal_part, read_annotations
+from wsi_seg.annotations.reading import ENDINGS, read_annotations
 from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.folders import is_there
 from wsi_seg.core.geometry import Box, Origin, RealBox, Scale
@@ -45,7 +46,6 @@ NEXT_TO_UNREAD = 3
 
 # Ways to find tissue; anything else is a file of drawn regions.
 METHODS = ("otsu", "none")
-MASK_ENDINGS = (".geojson", ".json", ".gz")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +155,11 @@ def find_tissue(
     Args:
         slide: an open slide.
         method: `otsu` (detected at low power, see `wsi_seg.tissue.stain`), `none` (the whole slide), or the
-            path of a QuPath GeoJSON file whose areas are to be analyzed, of whatever class or none. Areas of
-            class `Ignore*` are cut out; where areas overlap the smaller one wins.
-        origin: what positions in that file count from: `bounds` (the non-empty region, as in QuPath, where
-            the slide has one) or `level0`. A file that says what was subtracted is believed.
+            path of a file of drawn regions (see `wsi_seg.annotations.reading`) whose areas are to be
+            analyzed, of whatever class or none. Areas of class `Ignore*` are cut out; where areas overlap the
+            smaller one wins.
+        origin: what positions in QuPath's GeoJSON count from: `bounds` (the non-empty region, where the slide
+            has one) or `level0`. A file that says what was subtracted is believed.
         ignored_classes: classes of that file that are cut out too; Unclassified are areas without a class.
 
     Raises:
@@ -171,9 +172,11 @@ def find_tissue(
         return TissueMask(np.ones((1, 1), bool), Scale(info.size.width, info.size.height), "none")
     if method == "otsu":
         return _detected_tissue(slide)
-    if method.lower().endswith(MASK_ENDINGS) or is_there(Path(method)):
+    if method.lower().endswith(ENDINGS) or is_there(Path(method)):
         return _drawn_tissue(info, Path(method), origin, ignored_classes)
-    raise UsageError(f"unknown tissue method {method!r}; use otsu, none or the path of a GeoJSON file")
+    raise UsageError(
+        f"unknown tissue method {method!r}; use otsu, none or a file of drawn regions, such as GeoJSON"
+    )
 
 
 def _detected_tissue(slide: Slide) -> TissueMask:
@@ -207,12 +210,12 @@ def _cells_along(info: SlideInfo) -> int:
 
 
 def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin, ignored_classes: Sequence[str]) -> TissueMask:
-    annotations = read_annotations(path)
+    annotations = read_annotations(path).in_l0(info.bounds, origin)
     ignored = (IGNORE, *ignored_classes)
     values = np.array([CUT_OUT if is_named(item.name, ignored) else DRAWN for item in annotations.items])
     if not (values == DRAWN).any():
         raise MaskError(f"{path}: all of its areas are of ignored classes; draw what is to be analyzed")
-    geometries_l0 = drawn_l0(annotations, info.bounds, origin)
+    geometries_l0 = annotations.geometries
     x0, y0, x1, y1 = shapely.total_bounds(geometries_l0[values == DRAWN])
     inside = RealBox(max(x0, 0), max(y0, 0), min(x1, info.size.width), min(y1, info.size.height))
     if inside.x0 >= inside.x1 or inside.y0 >= inside.y1:
@@ -241,21 +244,3 @@ def _on_slide(
         cut[i] = polygonal_part(shapely.intersection(cut[i], whole))
     kept = ~shapely.is_missing(cut)
     return cut[kept], values[kept]
-
-
-def drawn_l0(annotations: Annotations, bounds: Box | None, origin: Origin) -> NDArray[Any]:
-    """Return the drawn areas in l0 pixels, as an array of valid polygons in the order of the file.
-
-    Args:
-        annotations: as read from a file.
-        bounds: the non-empty region of the slide in l0 pixels, where it states one.
-        origin: what positions count from, unless the file says what was subtracted: see `find_tissue`.
-    """
-    subtracted_l0 = np.zeros(2)
-    if annotations.subtracted_l0 is not None:
-        subtracted_l0[:] = annotations.subtracted_l0
-    elif origin == "bounds" and bounds is not None:
-        subtracted_l0[:] = bounds.x0, bounds.y0
-    geometries = np.array([item.geometry for item in annotations.items], dtype=object)
-    moved: NDArray[Any] = shapely.transform(geometries, lambda xy: xy + subtracted_l0)
-    return moved

@@ -23,8 +23,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from wsi_seg.annotations.geojson import GZIP_MAGIC, OWN_MEMBER
+from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.errors import OutputError
+from wsi_seg.core.formats import GZIP_MAGIC
 from wsi_seg.viewer.packed import Packed, pack
 
 # Features whose coordinates are turned into numbers together.
