@@ -27,7 +27,7 @@ from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.files import MAPS
 from wsi_seg.viewer import regions
 from wsi_seg.viewer.query import View
-from wsi_seg.viewer.regions import Regions, read_regions
+from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.screen_outlines import Outlines, ScaledOutlines, power_of_two_below, ring_texts
 from wsi_seg.viewer.state import Places, ViewerState
 from wsi_seg.viewer.threshold import trace_view
@@ -212,12 +212,8 @@ def test_compressed_regions_are_the_same(results: Path, tmp_path: Path) -> None:
     plain = read_regions(results / "polygons.geojson")
     (tmp_path / "a.geojson.gz").write_bytes(gzip.compress((results / "polygons.geojson").read_bytes()))
     packed = read_regions(tmp_path / "a.geojson.gz")
-    assert shapely.equals_exact(shapes_of(plain), shapes_of(packed)).all()
+    assert shapely.equals_exact(plain.shapes, packed.shapes).all()
     assert (plain.properties, plain.ids) == (packed.properties, packed.ids)
-
-
-def shapes_of(regions: Regions) -> Any:
-    return regions.shapes(np.arange(len(regions.ids)))
 
 
 # In small pieces features are cut anywhere.
@@ -251,9 +247,8 @@ def test_all_kinds_of_polygons_are_read_in_order(
     (tmp_path / "a.geojson").write_text(text, encoding="utf-8")
     read = read_regions(tmp_path / "a.geojson")
     assert [read.describe(i)["name"] for i in range(5)] == [name] * 5 and read.ids == tuple("01234")
-    for i, (got, shape) in enumerate(zip(shapes_of(read), shapes, strict=True)):
+    for i, (got, shape) in enumerate(zip(read.shapes, shapes, strict=True)):
         assert read.bounds[i].tolist() == list(got.bounds)
-        assert read.shapes(np.array([i]))[0].equals_exact(got)
         moved = shapely.transform(shape, lambda xy: xy + np.array([7, -3]))
         assert got.symmetric_difference(moved).area == 0
     assert read.at(107 + 5, 2) == 1 and read.at(8, 87.5) == 4
@@ -290,7 +285,6 @@ def one_feature(coordinates: str = SQUARE, properties: str = "", kind: str = "Po
     )
 
 
-@pytest.mark.filterwarnings("ignore:string or file could not be read:DeprecationWarning")
 @pytest.mark.parametrize(
     "bad",
     [

@@ -1,7 +1,6 @@
-"""The regions of a result, read from its GeoJSON into packed arrays that answer what is where.
+"""The regions of a result, read from its GeoJSON into arrays that answer what is where.
 
-The file is read as the exporter writes it, in a third of the time of any GeoJSON: coordinates are turned into
-numbers many regions at a time, and polygons are made of them when somebody looks there.
+The file is read piece by piece, as the exporter writes it; geometries are parsed many at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,9 +25,8 @@ from numpy.typing import NDArray
 from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.formats import GZIP_MAGIC
-from wsi_seg.viewer.packed import Packed, pack
 
-# Features whose coordinates are turned into numbers together.
+# Features whose geometries are parsed together.
 BATCH = 1000
 FEATURES = '"features":['
 # A file is refused if it holds more text than this, in bytes: 20 times 100,000 regions.
@@ -38,7 +36,7 @@ PIECE = 2**22
 # A feature up to its properties; in strings, quotes are escaped.
 FEATURE = re.compile(
     r',?\{"type":"Feature","id":"(?P<id>[^"\\]*)",'
-    r'"geometry":\{"type":"(?P<type>Polygon|MultiPolygon)","coordinates":(?P<coordinates>[^}]*)\},"properties":'
+    r'"geometry":(?P<geometry>\{"type":"(?:Polygon|MultiPolygon)","coordinates":[^}]*\}),"properties":'
 )
 _decoder = json.JSONDecoder()
 # Measurements that the exporter writes, and the keys of the server's answers for them.
@@ -65,23 +63,16 @@ class RegionGroup:
 class Regions:
     """All regions of one result, in the order of the file."""
 
-    packed: Packed
-    """Their n outlines in l0 pixels."""
+    shapes: NDArray[np.object_]
+    """(n,) Polygon or MultiPolygon of each region in l0 pixels."""
+    bounds: NDArray[np.float64]
+    """(n, 4) x0, y0, x1, y1 of each region in l0 pixels."""
     group: NDArray[np.int32]
     """(n,) position in `groups`."""
     groups: tuple[RegionGroup, ...]
     ids: tuple[str, ...]
     properties: tuple[str, ...]
     """(n,) properties of each feature, as JSON text."""
-
-    @property
-    def bounds(self) -> NDArray[np.float64]:
-        """Return x0, y0, x1, y1 of each region in l0 pixels, (n, 4)."""
-        return self.packed.bounds
-
-    def shapes(self, indices: NDArray[np.intp]) -> NDArray[np.object_]:
-        """Return the MultiPolygon of each of these regions in l0 pixels."""
-        return self.packed.shapes(indices)
 
     def in_box(self, box_l0: tuple[float, float, float, float]) -> NDArray[np.intp]:
         """Return the regions whose bounding boxes meet a box, in ascending order."""
@@ -91,7 +82,7 @@ class Regions:
     def at(self, x_l0: float, y_l0: float) -> int | None:
         """Return the region at a place, the smallest where several are; None where there is none."""
         near = self.in_box((x_l0, y_l0, x_l0, y_l0))
-        shapes = self.shapes(near)
+        shapes = self.shapes[near]
         found = np.flatnonzero(shapely.intersects_xy(shapes, x_l0, y_l0))
         if not len(found):
             return None
@@ -118,8 +109,8 @@ class _Feature(NamedTuple):
     """One feature of the file."""
 
     id: str
-    coordinates: str
-    """Text of those of a MultiPolygon."""
+    geometry: str
+    """As JSON text."""
     properties: Any
     text: str
     """Of the properties."""
@@ -146,19 +137,35 @@ def _read(pieces: Iterator[str]) -> Regions:
     x, y = json.loads(head.rstrip().removesuffix(",") + "}")[OWN_MEMBER]["subtracted_l0"]
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError("subtracted_l0 is not finite")
-    parts: list[Packed] = []
+    parts = [np.empty(0, object)]
     numbers, ids, properties = [], [], []
     groups: dict[tuple[str, str, int, int, int], int] = {}
     rest = _features(chain([text], pieces))
     while features := list(islice(rest, BATCH)):
-        parts.append(pack([feature.coordinates for feature in features]))
+        parts.append(_shapes([feature.geometry for feature in features]))
         for feature in features:
             numbers.append(groups.setdefault(_group(feature.properties), len(groups)))
             ids.append(feature.id)
             properties.append(feature.text)
     named = tuple(RegionGroup(name, label, (red, green, blue)) for name, label, red, green, blue in groups)
-    packed = Packed.joined(parts, (float(x), float(y)))
-    return Regions(packed, np.array(numbers, np.int32), named, tuple(ids), tuple(properties))
+    shapes = np.asarray(shapely.transform(np.concatenate(parts), lambda xy: np.add(xy, (x, y))), object)
+    bounds = shapely.bounds(shapes)
+    return Regions(shapes, bounds, np.array(numbers, np.int32), named, tuple(ids), tuple(properties))
+
+
+def _shapes(geometries: Sequence[str]) -> NDArray[np.object_]:
+    """Return the (n,) polygons of JSON texts.
+
+    Raises:
+        ValueError: a text is no polygon, or one without area, or of more than x and y.
+    """
+    try:
+        shapes = np.asarray(shapely.from_geojson(geometries), object)
+    except shapely.GEOSException as error:
+        raise ValueError(str(error)) from error
+    if not (shapely.area(shapes) > 0).all() or shapely.has_z(shapes).any():
+        raise ValueError("coordinates are not those of polygons")
+    return shapes
 
 
 @contextmanager
@@ -195,9 +202,7 @@ def _features(pieces: Iterable[str]) -> Iterator[_Feature]:
         while not rest and (found := FEATURE.match(text, at)):
             start = found.end()
             properties, at = _decoder.raw_decode(text, start)
-            several = found["type"] == "MultiPolygon"
-            coordinates = found["coordinates"] if several else f"[{found['coordinates']}]"
-            yield _Feature(found["id"], coordinates, properties, text[start:at])
+            yield _Feature(found["id"], found["geometry"], properties, text[start:at])
             if text[at : at + 1] != "}":
                 raise ValueError(f"feature {count} does not end with its properties")
             at, count = at + 1, count + 1

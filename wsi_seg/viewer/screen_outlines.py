@@ -78,7 +78,7 @@ class Outlines:
 
     def _rings(self, wanted: list[int], scale: float) -> Iterator[str]:
         for start in range(0, len(wanted), BATCH):  # so that few shapes are held as objects
-            yield from ring_texts(self.regions.shapes(np.array(wanted[start : start + BATCH])), scale)
+            yield from ring_texts(self.regions.shapes[wanted[start : start + BATCH]], scale)
 
     def _keep(self, new: dict[int, str], scale: float) -> None:
         with self._lock:
