@@ -23,7 +23,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from tests.made.slides import half_tissue
-from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, rasterize_ids, strip_runs
+from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, strip_runs
 from wsi_seg.cli import app
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, TissueClass
 from wsi_seg.core.geometry import Box, Size
@@ -93,7 +93,7 @@ def test_vertices_stand_where_an_outline_turns() -> None:
     step = np.tile(np.arange(40), (30, 1)) >= np.arange(30)[:, None] + 2  # a slope has none on its way
     (polygon,) = trace_contours(step.astype(np.uint8), 1, block=8)
     assert len(polygon.exterior.coords) <= 8
-    np.testing.assert_array_equal(rasterize_ids([polygon], [1], Box(0, 0, 40, 30)) > 0, step)
+    np.testing.assert_array_equal(fill_edges(polygon_edges([polygon], [1]), Box(0, 0, 40, 30)) > 0, step)
 
 
 # --- simplification ---------------------------------------------------------------------------------------

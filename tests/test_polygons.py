@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from shapely import MultiPolygon, Polygon
 
-from wsi_seg.annotations.rasterize import rasterize_ids
+from wsi_seg.annotations.rasterize import fill_edges, polygon_edges
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Box
@@ -71,7 +71,8 @@ def fields(draw: st.DrawFn) -> NDArray[np.uint8]:
 
 
 def fill(polygons: list[Polygon], shape: tuple[int, ...]) -> NDArray[np.int32]:
-    return rasterize_ids(polygons, np.arange(1, len(polygons) + 1), Box(0, 0, shape[1], shape[0]))
+    edges = polygon_edges(polygons, np.arange(1, len(polygons) + 1))
+    return fill_edges(edges, Box(0, 0, shape[1], shape[0]))
 
 
 def canonical(polygons: list[Polygon]) -> list[bytes]:

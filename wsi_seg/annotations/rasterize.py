@@ -182,33 +182,6 @@ def _first_after(position: NDArray[np.float64], start: int, step: int) -> NDArra
     return np.asarray(np.ceil((pixel - (start + step // 2)) / step))
 
 
-def rasterize_ids(polygons: Sequence[Polygon | MultiPolygon], ids: ArrayLike, box: Box) -> NDArray[np.int32]:
-    """Return the id of the polygon that holds each pixel center, 0 where none does.
-
-    Args:
-        polygons: valid, not overlapping (one may lie in a hole of another), in the pixel frame of `box`.
-        ids: one positive whole number for each polygon.
-        box: pixels to fill.
-
-    Returns:
-        int32 (box.height, box.width).
-    """
-    return fill_edges(polygon_edges(polygons, ids), box)
-
-
-def rasterize_mask(geometries: Sequence[Polygon | MultiPolygon], box: Box) -> NDArray[np.bool_]:
-    """Return the pixels whose center lies in any of the geometries, which may overlap.
-
-    Args:
-        geometries: valid, in the pixel frame of `box`.
-        box: pixels to fill.
-
-    Returns:
-        bool (box.height, box.width).
-    """
-    return fill_edges(polygon_edges(geometries, np.ones(len(geometries), np.int32)), box) > 0
-
-
 def outline_pixels(
     geometries: Sequence[Polygon | MultiPolygon] | NDArray[np.object_], box: Box
 ) -> NDArray[np.bool_]:
