@@ -88,7 +88,7 @@ def _confusion_panel(axes: Axes, counts: Counts, rows: list[int], columns: list[
     axes.set_xlabel("predicted", **STYLE)
     axes.set_ylabel("truth (pixels)", **STYLE)
     axes.set_title(f"{title}\n% of each row", fontsize=9, color=INK, loc="left")
-    frame_plainly(axes)
+    _frame_plainly(axes)
 
 
 def draw_curves(sections: Sequence[Section]) -> bytes:
@@ -131,9 +131,6 @@ def _curve(
 
 def _finish_curve(axes: Axes, title: str, legend: str) -> None:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.set_title(title, fontsize=9, color=INK, loc="left")
-    axes.grid(color="#e6e6ea", linewidth=0.6)
-    axes.tick_params(labelsize=8, colors=INK)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
             title=legend,
@@ -145,7 +142,7 @@ def _finish_curve(axes: Axes, title: str, legend: str) -> None:
         )
     else:
         axes.text(0.5, 0.5, "no class has both its own and other pixels", ha="center", **STYLE)
-    frame_plainly(axes)
+    finish_axes(axes, title)
 
 
 def _line_color(color: RGB) -> tuple[float, float, float]:
@@ -221,8 +218,15 @@ def _short(pixels: float) -> str:
     return f"{pixels:.0f}"
 
 
-def frame_plainly(axes: Axes) -> None:
-    """Draw thin gray axes."""
+def finish_axes(axes: Axes, title: str) -> None:
+    """Draw title, grid and thin gray axes of a panel of curves."""
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
+    axes.grid(color="#e6e6ea", linewidth=0.6)
+    axes.tick_params(labelsize=8, colors=INK)
+    _frame_plainly(axes)
+
+
+def _frame_plainly(axes: Axes) -> None:
     for side in axes.spines.values():
         side.set(color="#c8c8d0", linewidth=0.8)
     axes.tick_params(length=2, color="#c8c8d0")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wsi_seg.core.errors import ModelError
-from wsi_seg.evaluation.plots import INK, STYLE, frame_plainly, to_png
+from wsi_seg.evaluation.plots import STYLE, finish_axes, to_png
 
 # Where training leaves its table in the model's folder.
 LOG = "log/metrics.csv"
@@ -77,11 +77,8 @@ def _panel(axes: Axes, curves: Curves, title: str, highest: float | None) -> Non
             marker="o",
             markersize=3,
         )
-    axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.set_xlabel("epoch", **STYLE)
     axes.set_ylim(bottom=0, top=highest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="#e6e6ea", linewidth=0.6)
-    axes.tick_params(labelsize=8, colors=INK)
     axes.legend(fontsize=8, frameon=False)
-    frame_plainly(axes)
+    finish_axes(axes, title)
