@@ -219,7 +219,7 @@ def test_few_groups_give_no_interval() -> None:
 
 
 def test_a_table_is_blank_where_nothing_is_known() -> None:
-    table = section_table(section(2), (), 100, 0)
+    table = section_table(section(2), ())
     lymphocytes = table["classes"][2]
     assert lymphocytes["pixels"] == 0 and lymphocytes["predicted_pixels"] > 0
     assert {lymphocytes[s] for s in ("dice", "iou", "precision", "recall", "mcc", "roc_auc")} == {None}
@@ -241,7 +241,7 @@ def test_a_table_is_blank_where_nothing_is_known() -> None:
 def test_a_table_pools_pixels_and_also_averages_over_images() -> None:
     assert OF_GROUPS is not None
     of = section(4, (OF_CLASSES, OF_GROUPS))
-    table = section_table(of, (), 50, 0)
+    table = section_table(of, ())
     whole = of.tallies[0].counts
     for k, row in enumerate(table["classes"]):
         if row["pixels"]:
@@ -287,7 +287,7 @@ def test_image_labels_equal_scikit_learn() -> None:
         ImageLabel(f"i{n}", f"p{n // 2}", int(t), p)
         for n, (t, p) in enumerate(zip(truth, probabilities, strict=True))
     )
-    table = section_table(section(1, labels=labels), names, 100, 0)["image_labels"]
+    table = section_table(section(1, labels=labels), names)["image_labels"]
     predicted = probabilities.argmax(1)
     assert table["overall"]["accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted), abs=1e-4)
     balanced = sk.balanced_accuracy_score(truth, predicted)
@@ -371,7 +371,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_escaped_and_asks_for_nothing() -> None:
-    table = section_table(section(3), (), 50, 0)
+    table = section_table(section(3), ())
     table["name"] = "<script>alert(1)</script>"
     metrics = {
         "model": {"name": "<b>m</b>", "version": "1", "digest": "0", "notice": "a & b", "training_data": "",

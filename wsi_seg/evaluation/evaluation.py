@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import DataError
+from wsi_seg.evaluation.intervals import RESAMPLES, SEED
 from wsi_seg.evaluation.section import Example, Section
 from wsi_seg.evaluation.tables import section_table
 from wsi_seg.pipeline.summary import result_versions
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapSettings:
-    """How confidence intervals are drawn."""
-
-    resamples: int = 1000
-    seed: int = 0
-
-
-DEFAULT_BOOTSTRAP = BootstrapSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +62,6 @@ def finish(
     examples: tuple[Example, ...],
     *,
     data: dict[str, Any],
-    bootstrap: BootstrapSettings,
     started: datetime,
 ) -> Evaluation:
     """Score what was counted.
@@ -83,7 +72,6 @@ def finish(
         examples: to look at.
         data: what it was evaluated on and how, as JSON values; together with the subject the identity of the
             evaluation.
-        bootstrap: of the confidence intervals.
         started: when.
 
     Raises:
@@ -96,7 +84,7 @@ def finish(
                 "or ignore fewer classes or codes"
             )
     labels = subject.card.image_labels
-    tables = [section_table(s, labels, bootstrap.resamples, bootstrap.seed) for s in sections]
+    tables = [section_table(s, labels) for s in sections]
     ended = datetime.now(UTC)
     metrics = {
         "key": evaluation_key(subject, data),
@@ -105,7 +93,7 @@ def finish(
         "versions": subject.versions,
         "model": subject.to_json(),
         "data": data,
-        "bootstrap": asdict(bootstrap),
+        "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
         "results": tables,
     }
     return Evaluation(metrics, sections, examples, subject)

@@ -29,6 +29,8 @@ from wsi_seg.evaluation.tally import Tally
 # With fewer groups than this the spread between them cannot be told.
 LEAST_GROUPS = 3
 LEVEL = 0.95
+RESAMPLES = 1000
+SEED = 0
 
 
 def single_row(counts: Counts) -> int | None:
@@ -72,7 +74,7 @@ class Intervals:
     """(2,) by score."""
 
 
-def bootstrap(groups: Sequence[Tally], resamples: int, seed: int) -> Intervals | None:
+def bootstrap(groups: Sequence[Tally], resamples: int = RESAMPLES, seed: int = SEED) -> Intervals | None:
     """Return 95 % percentile intervals.
 
     A class that occurs in fewer than three groups gets none. Resamples without a class are left out of its

@@ -15,7 +15,7 @@ from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.evaluation.baselines import Baseline, parse_baseline
 from wsi_seg.evaluation.choice import Choice, PartChoice, choose_regions
 from wsi_seg.evaluation.config import EvaluateConfig
-from wsi_seg.evaluation.evaluation import DEFAULT_BOOTSTRAP, BootstrapSettings, Evaluation, Subject, finish
+from wsi_seg.evaluation.evaluation import Evaluation, Subject, finish
 from wsi_seg.evaluation.predict import Classifier, classify_region, picture_of, predict_region
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.evaluation.section import (
@@ -47,7 +47,6 @@ class EvaluateSettings:
     """`everything=CLASS`, `hematoxylin=CLASS` or `hematoxylin=CLASS:THRESHOLD`."""
     batch: int = 1
     """Tiles per forward pass."""
-    bootstrap: BootstrapSettings = DEFAULT_BOOTSTRAP
 
 
 Progress = Callable[[str, int, int], None]
@@ -79,7 +78,7 @@ def evaluate_model(
     Args:
         model: from `load_model`.
         data: where the annotated data lie.
-        settings: part of the data, baselines, bootstrap; by default the test part.
+        settings: part of the data, baselines; by default the test part.
         progress: told of each region that is done.
 
     Returns:
@@ -103,7 +102,6 @@ def evaluate_model(
         sections,
         tuple(run.examples),
         data=describe_data(data, settings),
-        bootstrap=settings.bootstrap,
         started=started,
     )
 

@@ -18,7 +18,7 @@ from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import patient_by_name
 from wsi_seg.datasets.region import IGNORED, Place
-from wsi_seg.evaluation.evaluation import DEFAULT_BOOTSTRAP, BootstrapSettings, Evaluation, Subject, finish
+from wsi_seg.evaluation.evaluation import Evaluation, Subject, finish
 from wsi_seg.evaluation.metrics import NO_ROW
 from wsi_seg.evaluation.predict import read_small
 from wsi_seg.evaluation.rows import Rows
@@ -93,9 +93,7 @@ def is_results(path: Path) -> bool:
     return path.name == MAPS or (path / MAPS).is_dir()
 
 
-def evaluate_maps(
-    path: Path, truth: TruthFile, bootstrap: BootstrapSettings = DEFAULT_BOOTSTRAP
-) -> Evaluation:
+def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
     """Compare finished maps of one slide with annotations, at the resolution of the map.
 
     Labels are compared pixel by pixel. Probabilities, which may be stored coarser, stand for all map pixels
@@ -105,7 +103,6 @@ def evaluate_maps(
     Args:
         path: results folder of a slide, or the `maps.zarr` in it.
         truth: annotations or mask.
-        bootstrap: for the record; one slide gives no interval.
 
     Raises:
         OutputError: the results are missing or damaged.
@@ -132,7 +129,7 @@ def evaluate_maps(
         seconds=(datetime.now(UTC) - started).total_seconds(),
     )
     data = results.describe(truth)
-    return finish(results.subject(), (section,), examples, data=data, bootstrap=bootstrap, started=started)
+    return finish(results.subject(), (section,), examples, data=data, started=started)
 
 
 def _count_boxes(

@@ -12,6 +12,8 @@ from wsi_seg.datasets.patients import UNKNOWN_PATIENTS
 from wsi_seg.evaluation.intervals import (
     LEAST_GROUPS,
     LEVEL,
+    RESAMPLES,
+    SEED,
     Intervals,
     bootstrap,
     class_scores,
@@ -28,21 +30,14 @@ Table = dict[str, Any]
 THIS_MODEL = "this model"
 
 
-def section_table(section: Section, labels: Sequence[str], resamples: int, seed: int) -> Table:
-    """Return all scores of a data set.
-
-    Args:
-        section: its counts.
-        labels: the model's classes of whole images.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
+def section_table(section: Section, labels: Sequence[str]) -> Table:
+    """Return all scores of a data set; `labels` are the model's classes of whole images."""
     groups = list(section.by_group.values())
     independent = groups if section.patients_known else []
     scored = single_row(section.tallies[0].counts) is None
     levels = []
     for index, rows in enumerate(section.rows):
-        limits = bootstrap([tallies[index] for tallies in independent], resamples, seed)
+        limits = bootstrap([tallies[index] for tallies in independent])
         images = [image.counts[index] for image in section.images]
         levels.append(_level(section.tallies[index], rows, images, limits))
     classes, *of_groups = levels
@@ -55,13 +50,13 @@ def section_table(section: Section, labels: Sequence[str], resamples: int, seed:
         "files": section.files,
         "files_sha256": section.digest,
         "pixels": int(section.tallies[0].counts.total),
-        "intervals": interval_note(len(groups) if section.patients_known else None, resamples, seed),
+        "intervals": interval_note(len(groups) if section.patients_known else None),
         "missing": _missing(levels),
         **classes,
         "class_groups": of_groups[0] if of_groups else None,
         "per_group": [_brief_group(section, name, scored) for name in section.by_group],
         "per_image": [_brief_image(image, scored) for image in section.images],
-        "image_labels": _label_table(section, labels, resamples, seed) if section.labels else None,
+        "image_labels": _label_table(section, labels) if section.labels else None,
         "baselines": _baseline_tables(section),
         "seconds": round(section.seconds, 1),
     }
@@ -76,7 +71,7 @@ def _missing(levels: Sequence[Table]) -> list[str]:
     return classes + [text for texts in groups for text in texts if blank[1] and not blank[0]]
 
 
-def interval_note(patients: int | None, resamples: int, seed: int) -> str:
+def interval_note(patients: int | None) -> str:
     """Return the sentence on confidence intervals; the number of patients is None where they are unknown."""
     if patients is None:
         return (
@@ -90,7 +85,7 @@ def interval_note(patients: int | None, resamples: int, seed: int) -> str:
         )
     return (
         f"{100 * LEVEL:.0f} % confidence intervals: percentile bootstrap over {patients} patients, "
-        f"{resamples} resamples, seed {seed}; none for classes that fewer than {LEAST_GROUPS} of them have."
+        f"{RESAMPLES} resamples, seed {SEED}; none for classes that fewer than {LEAST_GROUPS} of them have."
     )
 
 
@@ -219,7 +214,7 @@ def _baseline_tables(section: Section) -> list[Table]:
     return tables
 
 
-def _label_table(section: Section, names: Sequence[str], resamples: int, seed: int) -> Table:
+def _label_table(section: Section, names: Sequence[str]) -> Table:
     """Return how well whole images are classified: the label with the highest mean over an image's tiles."""
     labels = section.labels
     by_group: dict[str, list[ImageLabel]] = {}
@@ -230,7 +225,7 @@ def _label_table(section: Section, names: Sequence[str], resamples: int, seed: i
     whole = _label_tally(labels, names)
     counts, auc = whole.counts, rank_scores(*_truth_and_scores(labels), tuple(names)).roc_auc
     scored = single_row(counts) is None
-    limits = bootstrap(groups, resamples, seed) if scored else None
+    limits = bootstrap(groups) if scored else None
     kept = {"pixel_accuracy": "accuracy", "macro_recall": "balanced_accuracy", "macro_dice": "macro_f1"}
     overall = overall_scores(counts)
     pairs = {} if limits is None else _pairs({new: limits.overall[old] for old, new in kept.items()})
