@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -231,10 +231,13 @@ _adapter = functools.cache(TypeAdapter)
 def _refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Any] | list[str], where: str) -> None:
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise UsageError(
-                f"{where}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            raise UsageError(f"{where}: unknown key {name!r}{did_you_mean(name, known)}")
+
+
+def did_you_mean(key: object, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown key: the known one most like it, if any is known."""
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _split(declared: Setting, value: Any) -> Any:

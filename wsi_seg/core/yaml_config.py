@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded
+from wsi_seg.core.settings import describe_error, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 BASES = {"0o": 8, "0x": 16}
@@ -145,15 +145,10 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
     location = first["loc"]
     key = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys_at(cls, location[:-1]), n=1, cutoff=0.0)
-        return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        return f"unknown key {key!r}{did_you_mean(location[-1], _keys_at(cls, location[:-1]))}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
-    message = " ".join(first["msg"].removeprefix("Value error, ").split())
-    if isinstance(first["input"], Mapping):
-        return f"{key}: {message}" if key else message
-    quotes = "; put it in quotes" if first["type"] == "string_type" and location else ""
-    return f"{key or 'configuration'}: {message} (got {first['input']!r:.80}){quotes}"
+    return describe_error(first)
 
 
 def _keys_at(cls: type[BaseModel], location: Sequence[int | str]) -> list[str]:
