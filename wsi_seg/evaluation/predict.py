@@ -31,7 +31,6 @@ class Classifier(Protocol):
 
     def classify(self, tiles: NDArray[np.uint8], /) -> Any:
         """Return float32 probabilities (N, L) of RGB tiles uint8 (N, H, W, 3)."""
-        ...
 
 
 def predict_region(

@@ -68,7 +68,6 @@ class Truth(Protocol):
 
     def read(self, box_map: Box) -> Targets:
         """Return int16 (h, w) targets."""
-        ...
 
 
 def open_truth(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelScheme) -> Truth:

@@ -65,15 +65,12 @@ class BatchProgress(Protocol):
 
     def workers_started(self, workers: Workers) -> None:
         """Blocks can be computed from now on."""
-        ...
 
     def slide_started(self, row: Row) -> Progress:
         """Return the observer of this slide."""
-        ...
 
     def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
         """A slide came to its end, as its row says."""
-        ...
 
 
 class Batch:

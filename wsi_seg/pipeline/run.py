@@ -63,15 +63,12 @@ class Progress(Protocol):
 
     def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
         """Note the plan, and how many of its tiles an earlier, interrupted run has done."""
-        ...
 
     def block_done(self, record: BlockRecord) -> None:
         """Note a block that has ended; called in the thread that runs the slide."""
-        ...
 
     def stage(self, name: str) -> None:
         """Note the stage that begins: "plan", "blocks", "pyramids" or "polygons"."""
-        ...
 
 
 def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:

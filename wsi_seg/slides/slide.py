@@ -112,7 +112,6 @@ class Pixels(Protocol):
             UnreadableError: stored pixels cannot be read; the slide stays usable.
             SlideError: the slide was closed, or has no such level.
         """
-        ...
 
 
 ReadPixels = Callable[[Pixels, "MapFrame", Box, int], NDArray[np.uint8]]

@@ -46,11 +46,9 @@ class MapSource(Protocol):
 
     def downsamples(self, kind: Kind) -> tuple[int, ...]:
         """Return the downsample of each level that can be read, finest first."""
-        ...
 
     def read(self, what: Channels, downsample: int, box_level: Box) -> NDArray[Any]:
         """Return (box.height, box.width) values of a level; 0 outside the map and where nothing is."""
-        ...
 
 
 def pick_downsample(source: MapSource, kind: Kind, map_per_pixel: float) -> int:
