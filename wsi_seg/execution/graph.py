@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from dask.base import compute
@@ -110,23 +111,20 @@ class LocalWorkers(Workers):
         )
         self._stopped = threading.Event()
         self._running: set[_RunningTasks] = set()
-        self._active, self._lock = _PeakCounter(), threading.Lock()
+        self._peak = 0
+        self._changed = threading.Condition()
         hold_forward_pools()
 
     @property
     def flight(self) -> Flight:
         """See `Workers.flight`; here a task is in flight while a thread runs it."""
-        return Flight(self._active.peak, self._limit)
+        return Flight(self._peak, self._limit)
 
     def execute(self, work: TaskSet[Task, Result]) -> None:
         """See `Workers.execute`."""
         with self._cancelled_at_exit(1 if self._synchronous else work.threads) as running:
-            tasks = [
-                delayed(running.call, name="task", pure=False, traverse=False)(
-                    work.function, task, dask_key_name=key
-                )
-                for key, task in work.tasks
-            ]
+            run = delayed(partial(self._run, running, work.function), name="task", pure=False, traverse=False)
+            tasks = [run(task, dask_key_name=key) for key, task in work.tasks]
             if self._synchronous:
                 self._compute(tasks, work.on_result, scheduler=get_sync)
             elif self._shared is not None:
@@ -139,6 +137,18 @@ class LocalWorkers(Workers):
         """See `Workers.call`; it runs in the caller's thread, next to the blocks of other slides."""
         with self._cancelled_at_exit(0) as running, cancellable(running.cancelled):
             return function(task)
+
+    def _run(self, running: _RunningTasks, function: Callable[[Task], Result], task: Task) -> Result:
+        with self._changed:
+            running.active += 1
+            self._peak = max(self._peak, sum(one.active for one in self._running))
+        try:
+            with cancellable(running.cancelled):
+                return function(task)
+        finally:
+            with self._changed:
+                running.active -= 1
+                self._changed.notify_all()
 
     @staticmethod
     def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
@@ -154,8 +164,8 @@ class LocalWorkers(Workers):
     @contextmanager
     def _cancelled_at_exit(self, threads: int) -> Iterator[_RunningTasks]:
         """Let no task run on after the block, whatever ends it."""
-        running = _RunningTasks(threads, self._active)
-        with self._lock:
+        running = _RunningTasks(threads)
+        with self._changed:
             self._running.add(running)
             own = sum(one.threads for one in self._running)
             self._limit = max(self._limit, own if self._shared is None else self._shared_threads or 0)
@@ -166,14 +176,15 @@ class LocalWorkers(Workers):
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(RESUME) from None
         finally:
-            running.end()
-            with self._lock:
+            running.cancelled.set()
+            with self._changed:
+                self._changed.wait_for(lambda: running.active == 0)
                 self._running.discard(running)
 
     def stop(self) -> None:
         """See `Workers.stop`."""
         self._stopped.set()
-        with self._lock:
+        with self._changed:
             for running in self._running:
                 running.cancelled.set()
 
@@ -184,49 +195,11 @@ class LocalWorkers(Workers):
         release_forward_pools()
 
 
-class _PeakCounter:
-    """The most threads that run a task at a time, over all callers."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._now = 0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        with self._lock:
-            self._now += 1
-            self.peak = max(self.peak, self._now)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._now -= 1
-
-
 class _RunningTasks:
     """The tasks of one call of `execute`, which can be cancelled."""
 
-    def __init__(self, threads: int, active: _PeakCounter) -> None:
+    def __init__(self, threads: int) -> None:
         self.threads = threads
         self.cancelled = threading.Event()
-        self._all_active = active
-        self._active = 0
-        self._changed = threading.Condition()
-
-    def call(self, function: Callable[[Task], Result], task: Task) -> Result:
-        with self._changed:
-            self._active += 1
-        try:
-            with cancellable(self.cancelled), self._all_active.one_more():
-                return function(task)
-        finally:
-            with self._changed:
-                self._active -= 1
-                self._changed.notify_all()
-
-    def end(self) -> None:
-        """Cancel, and wait until nothing runs."""
-        self.cancelled.set()
-        with self._changed:
-            self._changed.wait_for(lambda: self._active == 0)
+        self.active = 0
+        """Threads that run one of them."""
