@@ -203,7 +203,10 @@ def test_unfit_masks(codes: np.ndarray, message: str, tmp_path: Path) -> None:
 
 def test_a_code_between_those_of_a_known_class(tmp_path: Path) -> None:
     write_pair(tmp_path, RGB, CODES)
-    with pytest.raises(DataError, match=r"one\.png: mask code 21 is neither 1 .* nor 0"):
+    with pytest.raises(
+        DataError,
+        match=r"one\.png: the mask holds the values .* but black and white are 0 and 255, or 0 and 1",
+    ):
         load(tmp_path, known_class="tumor")
     with pytest.raises(DataError, match="made: the model has no class 'tumoral'; did you mean"):
         load(tmp_path, known_class="tumoral")

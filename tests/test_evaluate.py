@@ -379,6 +379,16 @@ def test_maps_against_a_mask_of_their_size(tmp_path: Path, results: Path) -> Non
     for name in ("truth.png", "truth.zarr"):
         (result,) = evaluate_maps(results, TruthFile(tmp_path / name)).metrics["results"]
         assert result["confusion"]["matrix"] == expected
+    # The same truth in another numbering, and in colors.
+    Image.fromarray(truth * 20 + 5).save(tmp_path / "own.png")
+    colors = np.zeros((*truth.shape, 3), np.uint8)
+    colors[..., 1] = truth * 20 + 5
+    Image.fromarray(colors).save(tmp_path / "colors.png")
+    for name, key in (("own.png", "{}"), ("colors.png", "#00{:02x}00")):
+        keys = [key.format(code * 20 + 5) for code in range(4)]
+        names = tuple(zip(keys[1:], [c.name for c in BCSS[:3]], strict=True))
+        asked = TruthFile(tmp_path / name, names, ignored_classes=(keys[0],))
+        assert evaluate_maps(results, asked).metrics["results"][0]["confusion"]["matrix"] == expected
     # Stored probabilities count for all map pixels that they cover.
     stored = np.asarray(maps.probabilities[0]).repeat(4, 0).repeat(4, 1)[:300, :400]
     auc = sk.roc_auc_score(truth[truth > 0] == 1, stored[truth > 0])
@@ -408,8 +418,14 @@ def test_truth_that_does_not_fit_the_maps(tmp_path: Path, results: Path) -> None
     }.items():
         with pytest.raises(DataError, match=words):
             evaluate_maps(results, TruthFile(path))
-    with pytest.raises(DataError, match="class names go with a GeoJSON file"):
+    with pytest.raises(
+        DataError, match=r"code\.png: 'a' in --class-names or --ignored-classes is not a code"
+    ):
         evaluate_maps(results, TruthFile(wrong_code, (("a", "tumor"),)))
+    drawn = [
+        end for end in (".xml", ".annotations", ".json", ".csv", ".tif") if TruthFile(Path("a" + end)).drawn
+    ]
+    assert drawn == [".xml", ".annotations", ".json", ".csv"]
     with pytest.raises(OutputError, match=r"holds no manifest\.json"):
         evaluate_maps(tmp_path / "empty", TruthFile(wrong_code))
 

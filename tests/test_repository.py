@@ -11,16 +11,20 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
+from pydantic import BaseModel
 
 import wsi_seg
 from scripts.make_reference import run_yaml
 from tests.made.datasets import MADE
-from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, read_card
+from wsi_seg.core.card import WEIGHTS_NAME, CardClass, Normalization, read_card
+from wsi_seg.datasets.base import Dataset
+from wsi_seg.datasets.patients import Patients
+from wsi_seg.datasets.split import Split
 from wsi_seg.inference.models.network import build_network
 from wsi_seg.inference.models.registry import BUNDLED, bundled_names
 from wsi_seg.pipeline.settings import KEYS, RunSettings, make_settings, read_values
@@ -114,17 +118,35 @@ def test_train_configuration_shows_every_key() -> None:
     values = yaml.safe_load((REPOSITORY / "configs" / "train.yaml").read_text(encoding="utf-8"))
     assert set(values) == set(TrainConfig.model_fields)
     for section, model in (
-        ("model", ModelCard),
         ("augmentation", AugmentationConfig),
         ("loss", LossConfig),
         ("optimizer", OptimizerConfig),
     ):
-        assert set(values[section]) == set(model.model_fields), section
         defaults = {k: f.default for k, f in model.model_fields.items()}
-        if model is not ModelCard:
-            assert model(**values[section]) == model(**defaults), section
-    kinds = {dataset["kind"] for dataset in values["datasets"]}
-    assert kinds == set(MADE)
+        assert model(**values[section]) == model(**defaults), section
+    shown: dict[type[BaseModel], set[str]] = {}
+    show(TrainConfig, values, shown)
+    # What all kinds of data sets have is shown with one of them.
+    of_any = set().union(*(keys for model, keys in shown.items() if issubclass(model, Dataset)))
+    assert {model.model_fields["kind"].default for model in shown if issubclass(model, Dataset)} == set(MADE)
+    for model, keys in shown.items():
+        known = of_any if issubclass(model, Dataset) else keys
+        assert set(model.model_fields) <= known, model.__name__
+    assert {Patients, Split, Normalization, CardClass} < shown.keys()
+
+
+def show(annotation: Any, value: Any, shown: dict[type[BaseModel], set[str]]) -> None:
+    """Collect the keys that a value has of each model in its annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = annotation.model_fields.get("kind")
+        if isinstance(value, dict) and (kind is None or kind.default == value["kind"]):
+            shown.setdefault(annotation, set()).update(value)
+            for name, field in annotation.model_fields.items():
+                show(field.annotation, value.get(name), shown)
+        return
+    for inner in get_args(annotation):
+        for part in value if isinstance(value, list) else [value]:
+            show(inner, part, shown)
 
 
 def test_run_configuration_shows_every_key_at_its_default() -> None:

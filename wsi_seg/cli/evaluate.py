@@ -60,18 +60,23 @@ class EvaluateOptions:
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="With results: QuPath GeoJSON, or an image or Zarr array of the codes of the whole slide."
+            help="With results: drawn regions (QuPath GeoJSON and others), or an image or Zarr array of the "
+            "codes of the whole slide."
         ),
     ] = None
     class_names: Annotated[
-        str | None, typer.Option(help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma.")
+        str | None,
+        typer.Option(
+            help="Names of annotations where they differ: Carcinoma=tumor,Scar=stroma; of a mask, codes or "
+            "colors: 0=stroma,255=tumor."
+        ),
     ] = None
     mask_mpp: Annotated[
         float | None,
         typer.Option(min=0.001, help="Microns per pixel of a mask whose size is of no level of the slide."),
     ] = None
     origin: Annotated[
-        Literal["bounds", "level0"], typer.Option(help="What positions in the GeoJSON count from.")
+        Literal["bounds", "level0"], typer.Option(help="What positions in QuPath's GeoJSON count from.")
     ] = "bounds"
     baseline: Annotated[
         list[str] | None,

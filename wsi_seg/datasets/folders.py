@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Size
 from wsi_seg.datasets.base import IMAGE_ENDINGS, Dataset, list_files, list_folders, read_image
-from wsi_seg.datasets.labels import LabelScheme, resample_codes
-from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, ArrayRegion, not_class
+from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, ArrayRegion, Targets, not_class
+from wsi_seg.slides.slide import MapFrame
 
 # `mask_class` that stands for the class named like the folder of the image.
 FOLDER = "folder"
 
-MASK_NAME = re.compile(r"(?P<image>.+)_mask(_\d+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Annotated:
-    """The annotation of one image."""
-
-    codes: NDArray[np.uint8]
-    """(H, W) of the image itself: indices into `targets`."""
-    targets: Sequence[int]
-    files: tuple[Path, ...]
-
-
-Annotate = Callable[[Path, Size], Annotated]
+Annotate = Callable[[Path, Size, MapFrame], tuple[Targets, tuple[Path, ...]]]
+"""From an image, its size, and its frame at the model's resolution: targets (h, w) of the frame, and the
+files that say them."""
 
 
 class ImageFolder(Dataset):
@@ -63,47 +49,50 @@ class ImageFolder(Dataset):
         return self
 
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:
-        images = _find_images(folder)
-        annotate = self._annotator(folder, images, scheme)
-        names = {path: image_name(path, folder) for path in images}
+        names = self._images(folder)
+        if not names:
+            raise DataError(f"{folder}: no images; set data_dir and folder to where the data lie")
+        annotate = self._annotator(folder, names, scheme)
         unknown = next((name for name in self.exclude if name not in names.values()), None)
         if unknown is not None:
             raise DataError(f"{self.name}: exclude names {unknown!r}, but there is no such image in {folder}")
-        chosen = [path for path, name in names.items() if name not in self.exclude]
-        regions = [self._region(path, folder, scheme, annotate) for path in chosen]
+        chosen = {path: name for path, name in names.items() if name not in self.exclude}
+        regions = [self._region(path, name, scheme, annotate) for path, name in chosen.items()]
         return sorted(regions, key=lambda region: region.name)
 
+    def _images(self, folder: Path) -> dict[Path, str]:
+        """Return the images of the data set and their names."""
+        return {path: image_name(path, folder) for path in files_of(folder)}
+
     @abstractmethod
-    def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
-        """Return the function that reads the annotation of an image, given its size.
+    def _annotator(self, folder: Path, names: Mapping[Path, str], scheme: LabelScheme) -> Annotate:
+        """Return the function that reads the annotation of an image.
 
         Args:
             folder: that of the data set.
-            images: all in it, those that are left out too.
+            names: of all images in it, those that are left out too.
             scheme: classes of the model.
         """
 
-    def _region(self, path: Path, folder: Path, scheme: LabelScheme, annotate: Annotate) -> AnnotatedRegion:
+    def _region(self, path: Path, name: str, scheme: LabelScheme, annotate: Annotate) -> AnnotatedRegion:
         image, frame, size = read_image(path, self.mpp, scheme, self.resize)
-        found = annotate(path, size)
-        target = np.array(found.targets, np.int16)[resample_codes(found.codes, frame)]
-        name = image_name(path, folder)
-        label = None
-        if scheme.image_labels and path.parent != folder:
-            label = scheme.image_label(path.parent.name, str(path))
-        return ArrayRegion(name, name, image, target, scheme.mpp, label=label, files=(path, *found.files))
+        target, files = annotate(path, size, frame)
+        label, of_class = None, class_folder(name)
+        if scheme.image_labels and of_class:
+            label = scheme.image_label(of_class, str(path))
+        return ArrayRegion(name, name, image, target, scheme.mpp, label=label, files=(path, *files))
 
     def _sides(
-        self, mask_class: str, marked: bool, path: Path, folder: Path, scheme: LabelScheme
+        self, mask_class: str, marked: bool, path: Path, name: str, scheme: LabelScheme
     ) -> tuple[int, int]:
         """Return the targets outside and inside the masks of an image; `marked`: there is an inside."""
-        ground = self._ground(scheme)
+        ground, of_class = self._ground(scheme), class_folder(name)
         if ground != IGNORED and not marked:
             return ground, IGNORED  # its folder, such as `normal`, may be no class of the model
         if mask_class != FOLDER:
             inside = scheme.channel(mask_class, self.name)
-        elif path.parent != folder:
-            inside = scheme.channel(path.parent.name, str(path))
+        elif of_class:
+            inside = scheme.channel(of_class, str(path))
         else:
             raise DataError(f"{path}: mask_class is {FOLDER!r}, but the image lies in no folder of a class")
         return (not_class(inside) if ground == IGNORED else ground), inside
@@ -120,24 +109,12 @@ def image_name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def find_masks(folder: Path) -> dict[str, list[Path]]:
-    """Return the masks in a folder and those inside it, by the name (`image_name`) of their image."""
-    masks: dict[str, list[Path]] = {}
-    for path in _files(folder):
-        match = MASK_NAME.fullmatch(path.stem)
-        if match:
-            masks.setdefault(image_name(path.with_name(match["image"] + ".png"), folder), []).append(path)
-    return masks
+def class_folder(name: str) -> str:
+    """Return the last folder in the name of a region, which may be that of its class; '' without one."""
+    return PurePosixPath(name).parent.name
 
 
-def _find_images(folder: Path) -> list[Path]:
-    images = [path for path in _files(folder) if not MASK_NAME.fullmatch(path.stem)]
-    if not images:
-        raise DataError(f"{folder}: no images; set data_dir and folder to where the data lie")
-    return images
-
-
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """Return the images and masks in a folder and in those inside it, sorted."""
     return sorted(
         path for within in (folder, *list_folders(folder)) for path in list_files(within, IMAGE_ENDINGS)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.core.classes import TissueClass, canonical_name
 from wsi_seg.core.errors import DataError
-from wsi_seg.datasets.region import IGNORED, Targets, not_class
+from wsi_seg.datasets.region import IGNORED, Targets
 from wsi_seg.slides.slide import MapFrame
 
-_UNKNOWN = np.iinfo(np.int16).min
+Values = TypeVar("Values", bound=np.unsignedinteger[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,42 @@ class LabelScheme:
         Raises:
             DataError: a code is neither a class of the model nor an ignored one.
         """
-        table = np.full(256, _UNKNOWN, np.int16)
-        table[[c.code for c in self.classes]] = np.arange(len(self.classes))
-        table[list(self.ignored_codes)] = IGNORED
-        return _looked_up(table, codes, path, "is neither a class of the model nor an ignored code")
+        return MaskValues(self.targets_of_codes()).read(codes, path)
 
-    def from_known_class(self, codes: NDArray[np.uint8], channel: int, path: Path) -> Targets:
-        """Turn a mask that is 1 on one class and 0 on anything else into targets; raises as `from_codes`."""
-        table = np.full(256, _UNKNOWN, np.int16)
-        table[:2] = not_class(channel), channel
-        return _looked_up(table, codes, path, "is neither 1 (the known class) nor 0 (anything else)")
+    def targets_of_codes(self) -> dict[int, int]:
+        """Return the target of each code of the model's classes, and of those that are ignored."""
+        channels = {tissue.code: channel for channel, tissue in enumerate(self.classes)}
+        return channels | dict.fromkeys(self.ignored_codes, IGNORED)
 
 
-def _looked_up(table: Targets, codes: NDArray[np.uint8], path: Path, fault: str) -> Targets:
-    target: Targets = table[codes]
-    if (target == _UNKNOWN).any():
-        raise DataError(f"{path}: mask code {int(codes[target == _UNKNOWN].max())} {fault}")
-    return target
+@dataclass(frozen=True, slots=True)
+class MaskValues:
+    """The meaning of the values of masks that tell several classes."""
+
+    targets: Mapping[int, int]
+    """Of each code (0 … 255), or of each color (0xrrggbb)."""
+    colored: bool = False
+    """True where the values are colors."""
+    lacking: str = "is neither a class of the model nor an ignored code"
+    """Said of a value that has no target."""
+
+    def read(self, values: NDArray[np.unsignedinteger[Any]], path: Path) -> Targets:
+        """Return the target of each value, of the same shape; DataError where one has none."""
+        if values.dtype == np.uint8:
+            known, index = np.arange(256), values
+            used = np.bincount(values.ravel(), minlength=256) > 0
+        else:
+            known, index = np.unique(values, return_inverse=True)
+            used = np.ones(len(known), bool)
+        unknown = [value for value in known[used].tolist() if value not in self.targets]
+        if unknown:
+            raise DataError(f"{path}: mask {self._text(unknown[-1])} {self.lacking}")
+        table = np.array([self.targets.get(value, IGNORED) for value in known.tolist()], np.int16)
+        targets: Targets = table[index].reshape(values.shape)
+        return targets
+
+    def _text(self, value: int) -> str:
+        return f"color '#{value:06x}'" if self.colored else f"code {value}"
 
 
 def _find(name: str, names: Sequence[str], kind: str, where: str) -> int:
@@ -77,7 +97,7 @@ def _find(name: str, names: Sequence[str], kind: str, where: str) -> int:
     raise DataError(f"{where}: the model has no {kind} {name!r}{hint}")
 
 
-def resample_codes(codes: NDArray[np.uint8], frame: MapFrame) -> NDArray[np.uint8]:
+def resample_codes(codes: NDArray[Values], frame: MapFrame) -> NDArray[Values]:
     """Return the code of each map pixel; by majority for a whole factor, else by the pixel at its center.
 
     A map pixel is the mean of factor × factor pixels, so its label is what most of them are. A pick of one
@@ -85,11 +105,11 @@ def resample_codes(codes: NDArray[np.uint8], frame: MapFrame) -> NDArray[np.uint
     without favor for any code.
 
     Args:
-        codes: uint8 (H, W) codes of the slide or image that `frame` is the map of, one per l0 pixel.
+        codes: (H, W) codes or colors of the slide or image that `frame` is the map of, one per l0 pixel.
         frame: the map.
 
     Returns:
-        uint8 (frame.size.height, frame.size.width).
+        (frame.size.height, frame.size.width), of the same type.
     """
     width, height = frame.size.width, frame.size.height
     fx, fy = frame.l0_per_map.x, frame.l0_per_map.y
@@ -97,13 +117,13 @@ def resample_codes(codes: NDArray[np.uint8], frame: MapFrame) -> NDArray[np.uint
     if max(abs(fx - whole_x), abs(fy - whole_y)) > 1e-6:
         rows = np.minimum((np.arange(height) + 0.5) * fy, codes.shape[0] - 1).astype(np.intp)
         columns = np.minimum((np.arange(width) + 0.5) * fx, codes.shape[1] - 1).astype(np.intp)
-        picked: NDArray[np.uint8] = codes[rows[:, None], columns]
+        picked: NDArray[Values] = codes[rows[:, None], columns]
         return picked
     missing = (max(0, height * whole_y - codes.shape[0]), max(0, width * whole_x - codes.shape[1]))
     padded = np.pad(codes, ((0, missing[0]), (0, missing[1])), mode="edge")
     cells = padded[: height * whole_y, : width * whole_x].reshape(height, whole_y, width, whole_x)
     best = np.zeros((height, width), np.int32)
-    out = np.zeros((height, width), np.uint8)
+    out = np.zeros((height, width), codes.dtype)
     for code in np.unique(codes):
         is_code = cells == code
         votes = 2 * is_code.sum(axis=(1, 3), dtype=np.int32) + is_code[:, whole_y // 2, :, whole_x // 2]

@@ -47,6 +47,10 @@ class MaskReader:
     """Of the data set, for warnings."""
     foreground: Sequence[int] = ()
     """Values of binary masks that are marked; none: white, or 1."""
+    threshold: float | None = None
+    """Share of white above which a pixel of a soft binary mask is marked; None: see `marked`."""
+    per_image: float = 1.0
+    """Mask pixels along a pixel of the image."""
     _colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     _warned: bool = False
 
@@ -56,7 +60,7 @@ class MaskReader:
         Args:
             path: the mask.
             image: what it belongs to, for messages.
-            size: that the mask must have; None: any.
+            size: of the image; None: any.
 
         Returns:
             uint8 (h, w).
@@ -67,22 +71,43 @@ class MaskReader:
         opened, lossy = _open(path, image)
         if lossy:
             raise DataError(f"{path}: JPEG changes codes; store the mask as PNG or lossless TIFF")
-        _check_size(path, opened.size, image, size)
+        self._check_size(path, opened.size, image, size)
         values = self._of_colors(opened, path) if _is_colored_palette(opened) else _gray(opened, path)[0]
         if values.max(initial=0) > 255 or values.min(initial=0) < 0:
             raise DataError(f"{path}: the mask holds the value {values.max()}; codes are 0 … 255")
         return values.astype(np.uint8, copy=False)
 
+    def colors(self, path: Path, image: object, size: Size | None = None) -> NDArray[np.uint32]:
+        """Read a mask whose colors are its classes; arguments as of `codes`.
+
+        Returns:
+            uint32 (h, w), 0xrrggbb.
+
+        Raises:
+            DataError: it is missing, damaged, of another size, lossy or transparent.
+        """
+        opened, lossy = _open(path, image)
+        if lossy:
+            raise DataError(f"{path}: JPEG changes colors; store the mask as PNG or lossless TIFF")
+        self._check_size(path, opened.size, image, size)
+        if opened.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise DataError(f"{path}: has no 8-bit colors but pixels of mode {opened.mode}; convert it")
+        pixels = np.asarray(opened.convert("RGBA")).astype(np.uint32)
+        if pixels[..., 3].min(initial=255) < 255:
+            raise DataError(f"{path}: the mask is transparent in places; store it opaque")
+        return np.asarray(pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2], np.uint32)
+
     def marked(self, path: Path, image: object, size: Size) -> NDArray[np.bool_]:
         """Read a mask that says yes or no.
 
-        White, or 1, is yes. Masks with JPEG noise or soft edges, most of whose pixels are almost black or
-        almost white, are read as yes from half of the range on, with a warning once a data set.
+        White, or 1, is yes. Soft masks and those in JPEG are read by the threshold. Without one, those of
+        which most pixels are almost black or almost white are read as yes above half of the range, with a
+        warning once a data set.
 
         Args:
             path: the mask.
             image: what it belongs to, for messages.
-            size: that the mask must have.
+            size: of the image.
 
         Returns:
             bool (h, w).
@@ -90,17 +115,19 @@ class MaskReader:
         Raises:
             DataError: it is missing, damaged, of another size, colored, transparent, or not black and white.
         """
-        opened, _ = _open(path, image)
-        _check_size(path, opened.size, image, size)
+        opened, lossy = _open(path, image)
+        self._check_size(path, opened.size, image, size)
         if _is_colored_palette(opened):
             raise DataError(f"{path}: the mask is colored; store it in black and white")
         values, white = _gray(opened, path)
         found: Values = np.unique(values)
         if self.foreground:
             return np.isin(values, self.foreground)
-        for top in {1, 255, white}:
+        for top in {white} if lossy else {1, 255, white}:
             if np.isin(found, (0, top)).all():
                 return np.asarray(values == top)
+        if self.threshold is not None:
+            return np.asarray(values > self.threshold * white)
         if found[0] <= CLEAR_RANGE * white and found[-1] >= (1 - CLEAR_RANGE) * white:
             between = (values > CLEAR_RANGE * white) & (values < (1 - CLEAR_RANGE) * white)
             if between.mean() <= 1 - CLEAR_SHARE:
@@ -108,8 +135,23 @@ class MaskReader:
                 return np.asarray(values > white / 2)
         raise DataError(
             f"{path}: the mask holds the values {_listed(found)}, but black and white are 0 and {white}, "
-            f"or 0 and 1; say which are marked, such as foreground: [{found[-1]}] in the data set"
+            f"or 0 and 1; say which are marked, such as foreground: [{found[-1]}], or above which share of "
+            "white, such as threshold: 0.5"
         )
+
+    def _check_size(self, path: Path, found: tuple[int, int], image: object, size: Size | None) -> None:
+        if size is None:
+            return
+        expected = Size(round(size.width * self.per_image), round(size.height * self.per_image))
+        slack = 0 if self.per_image == 1 else 1
+        if max(abs(found[0] - expected.width), abs(found[1] - expected.height)) > slack:
+            at = "" if slack == 0 else f", {expected.width}×{expected.height} at the mask's resolution"
+            way = f" (set mask_mpp: {found[0] / size.width:.4g} times as fine as the image)"
+            whole = slack == 0 and abs(found[0] * size.height - found[1] * size.width) <= max(found)
+            raise DataError(
+                f"{path}: the mask has {found[0]}×{found[1]} pixels but its image {image} "
+                f"{size.width}×{size.height}{at}{way if whole else ''}"
+            )
 
     def _warn(self, path: Path, found: Values, white: int) -> None:
         if not self._warned:
@@ -207,11 +249,3 @@ def _gray(opened: Image.Image, path: Path) -> tuple[Values, int]:
 
 def _listed(values: Values) -> str:
     return ", ".join(map(str, values[:6].tolist())) + (", …" if len(values) > 6 else "")
-
-
-def _check_size(path: Path, found: tuple[int, int], image: object, size: Size | None) -> None:
-    if size is not None and found != (size.width, size.height):
-        raise DataError(
-            f"{path}: the mask has {found[0]}×{found[1]} pixels but its image {image} "
-            f"{size.width}×{size.height}"
-        )

@@ -1,48 +1,135 @@
-"""Images with masks next to them, laid out as BUSI is.
+"""Images with masks, next to them as in BUSI, or where patterns say.
 
 Breast Ultrasound Images, Al-Dhabyani et al. 2020, doi:10.1016/j.dib.2019.104863.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
 
 from wsi_seg.core.errors import DataError
+from wsi_seg.core.files import reading
+from wsi_seg.core.folders import walk_files
 from wsi_seg.core.geometry import Size
-from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, find_masks, image_name
-from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.base import IMAGE_ENDINGS
+from wsi_seg.datasets.folders import Annotate, ImageFolder, files_of, image_name
+from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.mask_files import MaskReader
+from wsi_seg.datasets.mask_settings import MaskSettings, mask_frame, read_classes
+from wsi_seg.datasets.region import Targets
+from wsi_seg.slides.slide import MapFrame
+
+NAME = "{name}"
+MASK_NAME = re.compile(r"(?P<name>.+)_mask(_\d+)?")
 
 
-class MaskedImages(ImageFolder):
+class MaskedImages(ImageFolder, MaskSettings):
     """Images `CLASS/NAME.png` with masks `CLASS/NAME_mask.png`, `CLASS/NAME_mask_1.png` and so on, united.
 
-    A mask has the size of its image and is white, or 1, on what is marked. An image with nothing to mark has
-    a mask that is 0 everywhere.
+    `masks` and `images` are patterns for other layouts. With `mask_class` a mask is white, or 1, on what is
+    marked; an image with nothing to mark has a mask that is 0 everywhere. Without, it holds a code or color
+    for each pixel, and each image has one mask.
     """
 
     kind: Literal["masks"] = "masks"
-    mask_class: str
-    """Class of what is marked, or `folder`: the class named like the folder of the image."""
-    foreground: tuple[int, ...] = ()
-    """Values that are marked, where masks are not black and white, such as (2,) for masks of 1 and 2."""
+    images: str | None = None
+    """Pattern of the images, relative to `folder`, such as 'images/{name}.png'; * stands for any letters."""
+    masks: str | None = None
+    """Pattern of the masks, relative to `folder`, such as 'masks/{name}_*.png' with the same {name}. None:
+    masks are next to images, as above."""
+    mask_class: str | None = None
+    """Class of what is marked, or `folder`: the class named like the folder of the image. None: masks tell
+    several classes, by codes or by `class_names`."""
 
-    def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
-        masks, reader = find_masks(folder), MaskReader(self.name, self.foreground)
-        names = {image_name(path, folder) for path in images}
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for pattern in (self.images, self.masks):
+            if pattern is not None and pattern.count(NAME) != 1:
+                raise ValueError(f"the pattern {pattern!r} has not one {NAME}; as in 'masks/{NAME}.png'")
+        if self.images is not None and self.masks is None:
+            raise ValueError("give the pattern of the masks too, such as masks: 'masks/{name}.png'")
+        if self.mask_class is not None and (self.class_names or self.ignored_classes):
+            raise ValueError("class_names and ignored_classes are for masks without a mask_class")
+        if self.mask_class is None and self.background_class is not None:
+            raise ValueError(
+                "background_class goes with mask_class; map the value of the ground in class_names"
+            )
+        if self.mask_mpp is not None and self.mpp is None:
+            raise ValueError("mask_mpp goes with mpp, not with resize")
+        return self
+
+    def _images(self, folder: Path) -> dict[Path, str]:
+        if self.masks is None:
+            found = {path: image_name(path, folder) for path in files_of(folder)}
+            return {path: name for path, name in found.items() if not MASK_NAME.fullmatch(path.stem)}
+        masks = _matching(folder, self.masks)
+        if self.images is not None:
+            found = _matching(folder, self.images)
+        else:
+            found = {path: image_name(path, folder) for path in files_of(folder)}
+        return {path: name for path, name in found.items() if path not in masks}
+
+    def _annotator(self, folder: Path, names: Mapping[Path, str], scheme: LabelScheme) -> Annotate:
+        masks: dict[str, list[Path]] = {}
+        for path, name in self._masks(folder).items():
+            masks.setdefault(name, []).append(path)
         for name, paths in masks.items():
-            if name not in names:
-                raise DataError(f"{paths[0]}: a mask without image; expected {folder / name}.png")
+            if name not in names.values():
+                expected = (self.images or f"{NAME}.png").replace(NAME, name)
+                raise DataError(f"{paths[0]}: a mask without image; expected {folder / expected}")
+        reader = self.mask_reader(self.name, self.mpp)
+        values = self.mask_values(scheme, self.name)
 
-        def annotate(path: Path, size: Size) -> Annotated:
-            missing = path.with_name(f"{path.stem}_mask.png")
-            files = masks.get(image_name(path, folder), [missing])
-            marked = np.any([reader.marked(mask, path, size) for mask in files], axis=0)
-            targets = self._sides(self.mask_class, bool(marked.any()), path, folder, scheme)
-            return Annotated(marked.astype(np.uint8), targets, tuple(files))
+        def annotate(path: Path, size: Size, frame: MapFrame) -> tuple[Targets, tuple[Path, ...]]:
+            name = names[path]
+            missing = folder / (self.masks or f"{NAME}_mask.png").replace(NAME, name)
+            files = masks.get(name, [missing])
+            if self.mask_class is None:
+                if len(files) > 1:
+                    raise DataError(
+                        f"{files[1]}: {path} has the mask {files[0]} too; give mask_class or one mask"
+                    )
+                return read_classes(reader, values, files[0], path, size, frame), tuple(files)
+            marked = _united(reader, files, path, size)
+            sides = self._sides(self.mask_class, bool(marked.any()), path, name, scheme)
+            target = np.array(sides, np.int16)[resample_codes(marked, mask_frame(frame, reader))]
+            return target, tuple(files)
 
         return annotate
+
+    def _masks(self, folder: Path) -> dict[Path, str]:
+        """Return the masks of the data set and the names of their images."""
+        if self.masks is not None:
+            return _matching(folder, self.masks)
+        found = {path: MASK_NAME.fullmatch(path.stem) for path in files_of(folder)}
+        return {
+            path: image_name(path.with_name(match["name"] + ".png"), folder)
+            for path, match in found.items()
+            if match
+        }
+
+
+def _united(reader: MaskReader, files: Sequence[Path], image: Path, size: Size) -> NDArray[np.uint8]:
+    """Return what any of the masks of an image marks, uint8 0 or 1 (H, W)."""
+    masks = [reader.marked(file, image, size) for file in files]
+    for file, mask in zip(files, masks, strict=True):
+        if mask.shape != masks[0].shape:
+            raise DataError(f"{file}: not of the size of {files[0]}, another mask of {image}")
+    return np.asarray(np.any(masks, axis=0), np.uint8)
+
+
+def _matching(folder: Path, pattern: str) -> dict[Path, str]:
+    """Return the images and masks below a folder that fit a pattern, sorted, and the {name} in each."""
+    name, star = re.escape(NAME), re.escape("*")
+    wanted = re.compile(re.escape(pattern).replace(name, "(?P<name>.+)").replace(star, "[^/]*"))
+    with reading(folder, DataError):
+        files = [path for path in walk_files(folder) if path.name.lower().endswith(IMAGE_ENDINGS)]
+    fits = {path: wanted.fullmatch(path.relative_to(folder).as_posix()) for path in sorted(files)}
+    return {path: fit["name"] for path, fit in fits.items() if fit}

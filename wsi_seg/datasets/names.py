@@ -1,28 +1,73 @@
-"""Annotations that say their class by name, as QuPath's do."""
+"""Annotations that say their class by a name, as QuPath's do, or by a value or color of a mask."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from wsi_seg.annotations.annotation import IGNORE, UNCLASSIFIED, is_named
 from wsi_seg.core.classes import QUPATH_NAMES, canonical_name
 from wsi_seg.core.errors import DataError
-from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.labels import LabelScheme, MaskValues
 from wsi_seg.datasets.region import IGNORED, not_class
 
 # QuPath's class of areas to look at. It says where, not what: no label.
 REGION = "Region*"
 
 
+# A name; of masks, a code or a color such as '#c80000'.
+Name = Annotated[str, Field(coerce_numbers_to_str=True)]
+COLOR = re.compile(r"#[0-9a-f]{6}", re.IGNORECASE)
+
+
 class NamedClasses(BaseModel):
     """How the class names of annotations are read."""
 
-    class_names: dict[str, str] = {}
+    class_names: dict[Name, str] = {}
     """From names of the annotations to classes of the model, such as {Carcinoma: tumor}. Names of the model's
     own classes, and QuPath's for them (Tumor, Immune cells, …), need no entry. Annotations without a class
-    are called Unclassified."""
-    ignored_classes: tuple[str, ...] = ()
-    """Names whose area has zero weight, besides Ignore* and Region*."""
+    are called Unclassified. Of masks: from all codes or colors, such as {0: stroma, 255: tumor} or
+    {'#c80000': tumor}; left out, the codes are the model's."""
+    ignored_classes: tuple[Name, ...] = ()
+    """Names whose area has zero weight, besides Ignore* and Region*; codes or colors of masks."""
+
+    def mask_values(
+        self,
+        scheme: LabelScheme,
+        what: str,
+        known_class: str | None = None,
+        *,
+        options: tuple[str, str] = ("class_names", "ignored_classes"),
+    ) -> MaskValues:
+        """Return the meaning of the values of masks.
+
+        Args:
+            scheme: the model's classes.
+            what: the data set or file, the start of the message.
+            known_class: as of `target_of`.
+            options: as of `target_of`.
+
+        Raises:
+            DataError: a name is neither a code nor a color, or both occur, or a class is none of the model's.
+        """
+        names = [*self.class_names, *self.ignored_classes]
+        colored = bool(names) and COLOR.fullmatch(names[0]) is not None
+        for name in names:
+            if not (COLOR.fullmatch(name) if colored else name.isdecimal() and int(name) < 256):
+                one = "a color, as the first is" if colored else "a code (0 … 255) or a color ('#rrggbb')"
+                raise DataError(f"{what}: {name!r} in {' or '.join(options)} is not {one}")
+        values = {name: int(name[1:], 16) if colored else int(name) for name in names}
+        targets = {} if self.class_names else scheme.targets_of_codes()
+        for name, of_model in self.class_names.items():
+            targets[values[name]] = scheme.channel(of_model, f"{what}, by {options[0]}")
+        if known_class is not None:
+            known = scheme.channel(known_class, what)
+            targets = {value: known if t == known else not_class(known) for value, t in targets.items()}
+        targets |= {values[name]: IGNORED for name in self.ignored_classes}
+        lacking = f"is in neither {' nor '.join(options)}; add it to one"
+        return MaskValues(targets, colored, lacking) if names else MaskValues(targets)
 
     def target_of(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,11 @@ from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.core.errors import DataError
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.base import annotation_files, expected_annotations
-from wsi_seg.datasets.folders import Annotate, Annotated, ImageFolder, image_name
-from wsi_seg.datasets.labels import LabelScheme
+from wsi_seg.datasets.folders import Annotate, ImageFolder
+from wsi_seg.datasets.labels import LabelScheme, resample_codes
 from wsi_seg.datasets.names import NamedClasses
+from wsi_seg.datasets.region import Targets
+from wsi_seg.slides.slide import MapFrame
 
 
 class OutlinedImages(ImageFolder, NamedClasses):
@@ -35,10 +37,10 @@ class OutlinedImages(ImageFolder, NamedClasses):
     """Class of all outlines, or `folder`: the class named like the folder of the image. None: the class that
     each outline names itself."""
 
-    def _annotator(self, folder: Path, images: Sequence[Path], scheme: LabelScheme) -> Annotate:
-        find = _beside(images) if self.outlines is None else _listed(folder / self.outlines, folder, images)
+    def _annotator(self, folder: Path, names: Mapping[Path, str], scheme: LabelScheme) -> Annotate:
+        find = _beside(names) if self.outlines is None else _listed(folder / self.outlines, names)
 
-        def annotate(path: Path, size: Size) -> Annotated:
+        def annotate(path: Path, size: Size, frame: MapFrame) -> tuple[Targets, tuple[Path, ...]]:
             outlines, of_file, said = find(path)
             if said not in (None, size):
                 raise DataError(
@@ -46,21 +48,21 @@ class OutlinedImages(ImageFolder, NamedClasses):
                 )
             for outline in outlines:
                 check_inside(outline.geometry, size, outline.where, path)
-            ground, inside = self._targets(outlines, path, folder, scheme)
+            ground, inside = self._targets(outlines, path, names[path], scheme)
             targets = [ground, *sorted(set(inside))]
             drawing = Drawing.of([o.geometry for o in outlines], [targets.index(t, 1) for t in inside])
             codes = drawing.paint(Box(0, 0, size.width, size.height), ground=0)
-            return Annotated(codes.astype(np.uint8), targets, (of_file,))
+            return np.array(targets, np.int16)[resample_codes(codes.astype(np.uint8), frame)], (of_file,)
 
         return annotate
 
     def _targets(
-        self, outlines: Sequence[Annotation], path: Path, folder: Path, scheme: LabelScheme
+        self, outlines: Sequence[Annotation], path: Path, name: str, scheme: LabelScheme
     ) -> tuple[int, list[int]]:
         """Return the targets outside all outlines of an image and inside each."""
         if self.mask_class is None:
             return self._ground(scheme), [self.target_of(o.name, scheme, o.where) for o in outlines]
-        ground, inside = self._sides(self.mask_class, bool(outlines), path, folder, scheme)
+        ground, inside = self._sides(self.mask_class, bool(outlines), path, name, scheme)
         return ground, [inside] * len(outlines)
 
 
@@ -68,9 +70,8 @@ Found = tuple[Sequence[Annotation], Path, Size | None]
 """Outlines of an image, their file, and the size of the image that they were drawn on, where it says it."""
 
 
-def _listed(file: Path, folder: Path, images: Sequence[Path]) -> Callable[[Path], Found]:
+def _listed(file: Path, names: Mapping[Path, str]) -> Callable[[Path], Found]:
     """Return what finds the outlines of an image in a file, which names images with or without ending."""
-    names = {path: image_name(path, folder) for path in images}
     by_name = {name: path for path, name in names.items()}
     by_name |= {f"{name}{path.suffix}": path for path, name in names.items()}
     annotations = read_annotations(file, strict=True, may_be_empty=True, many_images=True)
@@ -95,7 +96,7 @@ def _listed(file: Path, folder: Path, images: Sequence[Path]) -> Callable[[Path]
     return find
 
 
-def _beside(images: Sequence[Path]) -> Callable[[Path], Found]:
+def _beside(images: Iterable[Path]) -> Callable[[Path], Found]:
     """Return what finds the outlines of an image in the file next to it."""
     files = {folder: annotation_files(folder) for folder in {path.parent for path in images}}
 

@@ -42,15 +42,20 @@ class TruthFile:
     path: Path
     """Drawn regions, or an image or Zarr array of class codes that covers the whole slide."""
     class_names: tuple[tuple[str, str], ...] = ()
-    """From names of annotations to classes of the model, where they differ."""
+    """From names of annotations, or codes or colors of a mask, to classes of the model, where they differ."""
     origin: Origin = "bounds"
     """Origin of positions in QuPath's GeoJSON, unless the file states it; see `tissue.find_tissue`."""
     ignored_classes: tuple[str, ...] = ()
-    """Names of annotations of zero weight, besides Ignore* and Region*."""
+    """Names of zero weight, besides Ignore* and Region*; of a mask, codes or colors."""
     ignored_codes: tuple[int, ...] = IGNORED_CODES
     """Codes of zero weight."""
     mask_mpp: float | None = None
     """Microns per pixel of a mask; None: its size is that of the map or of a level of the slide."""
+
+    @property
+    def names(self) -> NamedClasses:
+        """How its classes are named."""
+        return NamedClasses(class_names=dict(self.class_names), ignored_classes=self.ignored_classes)
 
     @property
     def drawn(self) -> bool:
@@ -83,8 +88,6 @@ def open_truth(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: Labe
         if truth.mask_mpp is not None:
             raise DataError(f"{truth.path}: polygons have no pixels; --mask-mpp goes with a mask")
         return _drawn(truth, slide, frame, scheme)
-    if truth.class_names:
-        raise DataError(f"{truth.path}: a mask holds codes, not names; class names go with drawn regions")
     return _Mask(truth, slide, frame, scheme)
 
 
@@ -105,7 +108,8 @@ class _Mask:
     """Codes of the whole slide; of each map pixel, that of the mask pixel at its center."""
 
     def __init__(self, truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelScheme) -> None:
-        self._codes, self._scheme, self._path = open_codes(truth.path, slide.name), scheme, truth.path
+        self._values = truth.names.mask_values(scheme, str(truth.path), options=OPTIONS)
+        self._codes, self._path = open_codes(truth.path, slide.name, self._values.colored), truth.path
         rows, columns = self._codes.shape
         self._per_map, known_by = _mask_scale(truth, Size(columns, rows), slide, frame)
         self.boxes = [frame.box]
@@ -121,7 +125,7 @@ class _Mask:
         columns = _nearest(box_map.x0, box_map.x1, self._per_map.x, self._codes.shape[1])
         part = np.asarray(self._codes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
         codes = part[(rows - rows[0])[:, None], columns - columns[0]]
-        return self._scheme.from_codes(codes, self._path)
+        return self._values.read(codes, self._path)
 
 
 def _nearest(start: int, stop: int, per_map: float, length: int) -> NDArray[np.intp]:
@@ -169,10 +173,9 @@ def _text(size: Size) -> str:
 
 def _drawn(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelScheme) -> Truth:
     annotations = read_annotations(truth.path).in_l0(slide.bounds, truth.origin)
-    names = NamedClasses(class_names=dict(truth.class_names), ignored_classes=truth.ignored_classes)
     targets = []
     for item in annotations.items:
-        targets.append(names.target_of(item.name, scheme, item.where, options=OPTIONS))
+        targets.append(truth.names.target_of(item.name, scheme, item.where, options=OPTIONS))
         if targets[-1] != IGNORED:
             check_inside(item.geometry, slide.size, item.where, slide.path)
     per_l0 = np.array([1 / frame.l0_per_map.x, 1 / frame.l0_per_map.y])
@@ -185,13 +188,17 @@ def _drawn(truth: TruthFile, slide: SlideInfo, frame: MapFrame, scheme: LabelSch
     return _DrawnTruth(Drawing.of(polygons, targets), annotated_boxes(known, frame.box, margin=0))
 
 
-def open_codes(path: Path, name: str) -> Any:
+def open_codes(path: Path, name: str, colored: bool = False) -> Any:
     """Return uint8 codes (H, W): an array, or a Zarr array of a store or a large TIFF that is read in parts.
+
+    Where the mask is colored, return its colors, uint32 0xrrggbb (H, W).
 
     Raises:
         DataError: the file is no mask of codes.
     """
     if not path.is_dir():
+        if colored:
+            return MaskReader(name).colors(path, name)
         large = _large_tiff(path)
         return MaskReader(name).codes(path, name) if large is None else large
     try:
