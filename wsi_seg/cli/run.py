@@ -220,11 +220,14 @@ def _describe_all(rows: Sequence[Row], out: str) -> str:
 
 
 def _describe_result(result: SlideResult) -> str:
-    note = f" ({result.note})" if result.note else ""
+    from wsi_seg.results.files import unlike_notice
+
+    note, summary = f" ({result.note})" if result.note else "", result.summary
+    marked = unlike_notice(summary)
+    unlike = f"\n  WARNING: {marked}" if marked else ""
     if result.kept:
         whole = "INCOMPLETE" if result.status == "incomplete" else "whole"
-        return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}"
-    summary = result.summary
+        return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}{unlike}"
     regions = ", ".join(
         f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
     )
@@ -235,7 +238,7 @@ def _describe_result(result: SlideResult) -> str:
     rate = summary["tiles_per_second"]
     return (
         f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
-        f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}"
+        f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}{unlike}"
     )
 
 

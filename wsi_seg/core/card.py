@@ -79,6 +79,39 @@ class OutputGeometry(_CardPart):
 Head = Literal["softmax", "sigmoid", "argmin", "none"]
 
 
+class StainRange(_CardPart):
+    """A measure of stain in the training data."""
+
+    low: float
+    """Least mean of a patient."""
+    high: float
+    """Largest mean of a patient."""
+    spread: float = Field(gt=0)
+    """Standard deviation of tiles of 64 µm within a patient, and between the means of patients, together."""
+
+
+class Domain(_CardPart):
+    """Look of the training data, with which slides are compared; see `wsi_seg.tissue.domain`."""
+
+    method: Literal["stain"] = "stain"
+    """Optical density of stained pixels, and the shares of red and blue in it."""
+    patients: int = Field(ge=3)
+    """Patients measured; where they are unknown, images."""
+    tiles: int = Field(ge=1)
+    """Training tiles measured."""
+    density: StainRange
+    """Sum of the optical densities of red, green and blue."""
+    red: StainRange
+    """Share of red in it."""
+    blue: StainRange
+    """Share of blue in it."""
+    left_out: tuple[float, ...] = ()
+    """Score of each patient against all others, ascending."""
+    threshold: float = Field(default=3.0, gt=0)
+    """Spreads beyond low or high of any measure at which a slide is marked as unlike: three standard
+    deviations, a convention, not fitted."""
+
+
 def _bcss_classes() -> tuple[CardClass, ...]:
     return tuple(CardClass(code=c.code, name=c.name, color=c.color) for c in BCSS)
 
@@ -140,6 +173,8 @@ class ModelCard(_CardPart):
     """Held-out metrics, with a sentence that says on what; see `held_out`."""
     held_out: str = ""
     """The metrics in one line, printed once per run."""
+    domain: Domain | None = None
+    """Look of the training data; slides unlike it are marked. None: nothing is said. Training writes it."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelCard:

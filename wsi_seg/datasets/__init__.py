@@ -8,6 +8,7 @@ __all__ = [
     "areas",
     "base",
     "bcss",
+    "domain",
     "folders",
     "hashes",
     "kinds",

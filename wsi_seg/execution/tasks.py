@@ -31,6 +31,7 @@ from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, read_strictly, read_tolerantly
+from wsi_seg.tissue.domain import NO_STAIN, StainSums
 from wsi_seg.tissue.mask import TissueMask
 
 # Slides that a thread keeps open; blocks of this many at a time may take turns.
@@ -100,6 +101,8 @@ class BlockRecord:
     """Host, process and thread that did it, separated by colons; "" where nothing was timed."""
     written: bool = True
     """The block's shards are there; if not, nothing of it was analyzed."""
+    stain: StainSums = NO_STAIN
+    """Of the analyzed pixels; of none where the model's card says nothing of its training data."""
 
 
 def run_block(task: BlockTask) -> BlockRecord:
@@ -151,6 +154,7 @@ def run_block(task: BlockTask) -> BlockRecord:
         peak_memory=peak_memory_bytes(),
         log=tuple(log),
         lane=f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}",
+        stain=maps.stain,
     )
 
 

@@ -22,6 +22,7 @@ from wsi_seg.planning.plan import needed_tiles
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.slides.slide import MapFrame, Slide
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE, Fault, Read, read_strictly
+from wsi_seg.tissue.domain import NO_STAIN, StainSums, sampled, stain_sums
 from wsi_seg.tissue.mask import TissueMask
 
 Array = TypeVar("Array")
@@ -140,6 +141,8 @@ class BlockSettings:
     """Tiles per forward pass; a last, smaller batch is filled up, so that shapes never change."""
     passes: int = 1
     """Forward passes at a time in one process, at most."""
+    stain: bool = False
+    """Count stain, for comparison with the training data."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class BlockMaps:
     """(h, w): `faults.OTHER_LEVEL`, `faults.UNREADABLE`, or 0; None where it is 0 all over."""
     faults: tuple[Fault, ...] = ()
     """Pixels that the tiles of the block could not be given; they may lie beyond the block."""
+    stain: StainSums = NO_STAIN
+    """Of the pixels in `tissue`; of none where it was not asked for."""
 
 
 def segment_block(
@@ -189,7 +194,7 @@ def segment_block(
     seconds = dict.fromkeys(STAGES, 0.0)
     analyzed = tissue.sample(settings.frame, block.box)
     tiles = needed_tiles(block, tissue, settings.frame, settings.stitch)
-    inputs, faults = _read_tiles(slide, tiles, settings, read, seconds) if tiles else (iter(()), ())
+    inputs, faults, stain = _read_tiles(slide, block, analyzed, tiles, settings, read, seconds)
     coverage = _coverage(faults, block, analyzed)
     if coverage is not None:
         analyzed &= coverage != UNREADABLE
@@ -210,21 +215,38 @@ def segment_block(
         labels = channel if in_order else np.array((0, *settings.codes), np.uint8)[channel]
     # All of it has ended by now: the maps are there.
     seconds["predict"] += sum(taken() for taken in on_device)
-    return BlockMaps(labels, analyzed, probabilities, len(tiles), seconds, coverage, faults)
+    return BlockMaps(labels, analyzed, probabilities, len(tiles), seconds, coverage, faults, stain)
 
 
 def _read_tiles(
-    slide: Slide, tiles: list[Tile], settings: BlockSettings, read: Read, seconds: dict[str, float]
-) -> tuple[Iterator[NDArray[np.uint8]], tuple[Fault, ...]]:
-    """Read the pixels of a block's tiles; return them in batches, and the faults that tiles meet."""
-    box_map = _cover([tile.input for tile in tiles])
+    slide: Slide,
+    block: Block,
+    analyzed: NDArray[np.bool_],
+    tiles: list[Tile],
+    settings: BlockSettings,
+    read: Read,
+    seconds: dict[str, float],
+) -> tuple[Iterator[NDArray[np.uint8]], tuple[Fault, ...], StainSums]:
+    """Read the pixels of a block's tiles.
+
+    Returns:
+        The tiles in batches, the faults that they meet, and the stain of the block where that is asked for.
+        What cannot be read is white and counts as unstained.
+    """
+    if not tiles:
+        return iter(()), (), NO_STAIN
+    box_map, stain = _cover([tile.input for tile in tiles]), NO_STAIN
     with _timed(seconds, "resample"):
         reading = read(_TimedSlide(slide, seconds), settings.frame, box_map, settings.level)
         region = reflected(reading.region, box_map, settings.frame, settings.stitch.grid)
+        if settings.stain:
+            seen_map = block.box.intersect(box_map)  # all that is analyzed lies in it
+            tissue = sampled(seen_map, analyzed, block.box)
+            stain = stain_sums(sampled(seen_map, region, box_map)[tissue])
     seconds["resample"] -= seconds["read"]
     faults = tuple(f for f in reading.faults if any(_meet(f.box_map, tile.input) for tile in tiles))
     inputs = (_stack(region, box_map, group, settings.batch) for group in _groups(tiles, settings.batch))
-    return inputs, faults
+    return inputs, faults, stain
 
 
 def _groups(tiles: list[Tile], batch: int) -> list[list[Tile]]:

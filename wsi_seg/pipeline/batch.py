@@ -28,7 +28,7 @@ from wsi_seg.pipeline.models import Model
 from wsi_seg.pipeline.run import Progress, SlideResult, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
-from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name
+from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name, unlike_notice
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.results.pages.batch import write_batch_page
 from wsi_seg.results.upload import local_folder, upload_files
@@ -283,7 +283,7 @@ def log_file(out: Path, name: str) -> Path:
 
 def _enter(row: Row, result: SlideResult) -> None:
     row.status, row.folder = result.status, result.folder
-    notes = (result.note, "" if row.facts["tissue_mm2"] else NO_TISSUE)
+    notes = (result.note, "" if row.facts["tissue_mm2"] else NO_TISSUE, unlike_notice(result.summary))
     row.reason = "; ".join(filter(None, notes))
 
 

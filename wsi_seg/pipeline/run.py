@@ -205,7 +205,8 @@ class _SlideRun:
             slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
         )
         self.store = self.folder.partial / MAPS
-        self.tasks = SlideTasks(self.plan, self.store, self.settings.cache)
+        compared = model.facts.card.domain is not None
+        self.tasks = SlideTasks(self.plan, self.store, self.settings.cache, stain=compared)
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
         self.flight = Flight(0, 0)

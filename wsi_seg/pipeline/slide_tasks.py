@@ -20,15 +20,18 @@ from wsi_seg.tissue.mask import TissueMask
 class SlideTasks:
     """The tasks that carry out a plan and fill one store."""
 
-    def __init__(self, plan: SegmentationPlan, store: Path, cache: SlideCache | None) -> None:
+    def __init__(
+        self, plan: SegmentationPlan, store: Path, cache: SlideCache | None, *, stain: bool = False
+    ) -> None:
         """Make no task yet.
 
         Args:
             plan: to be carried out.
             store: folder of the maps.
             cache: where the workers fetch a remote slide as a whole; None: they read it piece by piece.
+            stain: count stain, see `BlockSettings`.
         """
-        self.plan = plan
+        self.plan, self.stain = plan, stain
         self.store_path = str(store.absolute())
         # Slides may be the same but for their names, so the store is in the key of each task.
         self.token = hashlib.sha256(f"{plan.key} {self.store_path}".encode()).hexdigest()[:16]
@@ -40,7 +43,9 @@ class SlideTasks:
     ) -> list[tuple[str, BlockTask]]:
         """Return the tasks of `run_block` that fill level 0 of the maps, but for the blocks in `done`."""
         plan, finished = self.plan, {(record.ix, record.iy) for record in done}
-        settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes)
+        settings = BlockSettings(
+            plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes, self.stain
+        )
         tasks = []
         for _, row in groupby((planned.block for planned in plan.blocks), key=lambda block: block.iy):
             blocks = list(row)

@@ -21,6 +21,7 @@ from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts, SegmentationPlan
 from wsi_seg.regions.group_outlines import GroupOutlines, size_histogram
 from wsi_seg.results.bottleneck import bottleneck, lanes_of
+from wsi_seg.tissue.domain import NO_STAIN, compare
 
 UM2_PER_MM2 = 1e6
 
@@ -105,6 +106,7 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "model": plan.model,
         "notice": facts.model.card.notice,
         "warnings": list(plan.warnings),
+        **_likeness(facts),
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,
@@ -139,6 +141,15 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "peak_worker_memory_mib": round(max((r.peak_memory for r in facts.records), default=0) / 2**20),
         "tasks_in_flight": {"peak": facts.flight.tasks, "limit": facts.flight.limit},
     }
+
+
+def _likeness(facts: FinishedRun) -> dict[str, Any]:
+    """Return the comparison with the training data, where the card describes them."""
+    domain = facts.model.card.domain
+    if domain is None:
+        return {}
+    sums = sum((record.stain for record in facts.records), NO_STAIN)
+    return {"domain": dataclasses.asdict(compare(sums, domain))}
 
 
 def _region_summary(regions: GroupOutlines) -> dict[str, Any]:

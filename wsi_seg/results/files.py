@@ -49,6 +49,10 @@ class _CoverageFacts(BaseModel):
     other_level_mm2: float
 
 
+class _DomainFacts(BaseModel):
+    notice: str
+
+
 class _SummaryFacts(BaseModel):
     """The parts that every summary has; it may hold others."""
 
@@ -60,6 +64,7 @@ class _SummaryFacts(BaseModel):
     class_area_mm2: dict[str, float]
     regions: dict[str, _RegionFacts]
     coverage: _CoverageFacts
+    domain: _DomainFacts | None = None
 
 
 # Files of the maps.
@@ -101,6 +106,12 @@ def as_record(value: Any, place: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise OutputError(f"{place}: is damaged (no JSON object); remove its folder and run again")
     return value
+
+
+def unlike_notice(summary: Mapping[str, Any]) -> str:
+    """Return the line of a summary that marks the slide as unlike the training data; "" where it is not."""
+    found = summary.get("domain")
+    return str(found.get("notice", "")) if isinstance(found, dict) else ""
 
 
 def as_summary(value: Any, place: Path | str) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class TrainingData:
         return (*(note for parts in self.parts for note in parts.notes), describe_parts(self.parts))
 
     @property
+    def regions(self) -> tuple[AnnotatedRegion, ...]:
+        """Regions that are trained on."""
+        return tuple(region for source in self.sources for region in source.regions)
+
+    @property
     def validation(self) -> tuple[AnnotatedRegion, ...]:
         return tuple(region for part in self.parts for region in part.validation)
 

@@ -15,9 +15,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from wsi_seg.core.card import WEIGHTS_NAME
+from wsi_seg.core.card import WEIGHTS_NAME, ModelCard
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.core.files import atomic_path
+from wsi_seg.datasets.domain import measure_domain
 from wsi_seg.inference.models.network import (
     build_smp,
     load_encoder,
@@ -92,12 +93,21 @@ def train(
         "seconds": round(time.monotonic() - started),
     }
     if trainer.is_global_zero:
-        card = config.model
-        metrics = {**card.metrics, "training": training}
-        made = card.model_copy(update={"metrics": metrics, "traced": card.traced_names})
+        made = made_card(config, data, training)
         save_network(network, made, out)
         folder.finish()
     return out
+
+
+def made_card(config: TrainConfig, data: TrainingData, training: dict[str, Any]) -> ModelCard:
+    """Return the card of a trained model, with what it was trained on; `training` goes into its metrics."""
+    card = config.model
+    update = {
+        "metrics": {**card.metrics, "training": training},
+        "traced": card.traced_names,
+        "domain": card.domain or measure_domain(data.regions, card.mpp),
+    }
+    return card.model_copy(update=update)
 
 
 def start_network(config: TrainConfig) -> nn.Module:

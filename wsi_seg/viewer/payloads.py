@@ -8,6 +8,7 @@ from typing import Any
 from wsi_seg.core.classes import ClassGroup, TissueClass
 from wsi_seg.core.errors import WsiSegError
 from wsi_seg.maps.maps import FAULTS
+from wsi_seg.results.files import unlike_notice
 from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 from wsi_seg.viewer.folders import ResultEntry
@@ -88,6 +89,7 @@ def _row_facts(result: OpenResult) -> dict[str, Any]:
             if facts.area(g.name, "group_area_mm2")
         ],
         "notice": facts.notice,
+        "unlike": unlike_notice(facts.summary),
         "mpp": _mpp(facts.slide),
         "size": [facts.slide.size.width, facts.slide.size.height],
     }
@@ -128,6 +130,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
             "coverage",
         ],
         "notice": facts.notice,
+        "unlike": unlike_notice(facts.summary),
         "origin_offset": list(facts.origin_offset),
         "regions": _region_count(result),
         "coverage": _coverage(result),

@@ -13,7 +13,7 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.files import writing
 from wsi_seg.exporters.figure import draw_scale_bar
 from wsi_seg.exporters.overview import Overview
-from wsi_seg.results.files import REPORT, THUMBNAIL
+from wsi_seg.results.files import REPORT, THUMBNAIL, unlike_notice
 from wsi_seg.results.pages.template import jpeg_of, write_page
 
 TEMPLATE = "slide.html.j2"
@@ -78,7 +78,8 @@ def write_slide_page(
         model=manifest["model"],
         plan=manifest["plan"],
         trace=manifest["settings"]["regions"]["trace"],
-        warnings=manifest["warnings"],
+        warnings=[*filter(None, [unlike_notice(summary)]), *manifest["warnings"]],
+        stain=_stain(summary, manifest["model"]["card"]),
         versions=manifest["versions"],
         started=_date(manifest["started"]),
         file_name=_file_name(manifest["slide"]["path"]),
@@ -115,6 +116,16 @@ def _file_name(path: str) -> str:
 
 def _tissue_source(source: str) -> str:
     return TISSUE_SOURCES.get(source, f"regions of {Path(source).name}")
+
+
+def _stain(summary: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    """Return how dense the stain is, next to that of the training data; "" where the card does not say."""
+    domain = card.get("domain")
+    if domain is None:
+        return ""
+    known = f"{domain['density']['low']:.2f} to {domain['density']['high']:.2f} in training"
+    measured = summary["domain"]["measures"]
+    return f"optical density {measured['density']:.2f}, {known}" if measured else "too little to compare"
 
 
 def _size_mm(slide: Mapping[str, Any]) -> tuple[float, float]:

@@ -13,6 +13,7 @@
  * @property {string} folder below the server's, to tell equal names apart
  * @property {number | null} [tissue_mm2]
  * @property {ClassArea[]} areas
+ * @property {string} [unlike] how the slide differs from the training data; "" where it is not marked
  * @property {boolean} has_slide
  * @property {[number, number]} [size]
  * @property {number} folder_time seconds since 1970
@@ -37,6 +38,7 @@
  * @property {number | null} threshold of the run; null where nothing was traced
  * @property {string[]} layers
  * @property {string} notice
+ * @property {string} unlike how the slide differs from the training data; "" where it is not marked
  * @property {number} regions
  * @property {{legend: {name: string, color: string, mm2: number | null}[]}} coverage what could not be read as it should
  * @property {boolean} has_slide

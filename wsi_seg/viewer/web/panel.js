@@ -27,7 +27,8 @@ function header({ slide, progress }) {
   const mm = slide.mpp ? slide.size.map((length, i) => ((length * (slide.mpp ?? [0, 0])[i]) / 1000).toFixed(1)).join(" × ") + " mm · " : "";
   const mpp = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : `${slide.size.join(" × ")} px`;
   return h("header", {}, h("a", { href: "#", className: "back" }, "‹ All slides"), h("h1", { title: slide.name }, slide.name),
-    h("p", { className: "facts" }, mm + mpp), slide.slide_problem && h("p", { className: "problem" }, slide.slide_problem), progress);
+    h("p", { className: "facts" }, mm + mpp), slide.slide_problem && h("p", { className: "problem" }, slide.slide_problem),
+    slide.unlike && h("p", { className: "problem unlike" }, slide.unlike), progress);
 }
 
 /**

@@ -85,6 +85,6 @@ function slideCard(row) {
   const picture = () => h("img", { loading: "lazy", alt: "", src: `api/${slidePath(row.id, "/thumbnail.jpg", row.version)}` }); // lazy before it has an address
   return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture(),
     h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
-      h("span", { className: "facts" }, state), strip, h("ul", { className: "legend" }, ...areas))));
+      h("span", { className: "facts" }, state), row.unlike && h("span", { className: "problem unlike" }, row.unlike), strip, h("ul", { className: "legend" }, ...areas))));
 }
 
