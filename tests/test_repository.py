@@ -224,7 +224,9 @@ def test_wheel_holds_every_file_of_the_package() -> None:
 def test_dependencies_are_those_that_are_imported() -> None:
     required, extras = project()["dependencies"], project()["optional-dependencies"]
     optional = [
-        line for name in ("cloud", "explain", "openvino", "report", "slurm", "train") for line in extras[name]
+        line
+        for name in ("cloud", "explain", "onnx", "openvino", "report", "slurm", "train")
+        for line in extras[name]
     ]
     declared = {_distribution(line) for line in [*required, *optional]} - {"wsi-seg"}
     imported = {name for path in MODULES for name in _imported(path)} - {"wsi_seg", *sys.stdlib_module_names}

@@ -10,7 +10,7 @@ from wsi_seg.core.card import read_card
 from wsi_seg.core.errors import UsageError
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe, load_predictor
-from wsi_seg.inference.models.formats import precision_for, weights_path
+from wsi_seg.inference.models.formats import format_of, precision_for, weights_path
 from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.planning.plan import ModelFacts
 
@@ -72,6 +72,7 @@ def load_model(
         digest,
         size,
         activations,
+        bool(format_of(card).load),
         where,
         number,
         tta,

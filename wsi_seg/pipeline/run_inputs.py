@@ -16,6 +16,7 @@ from wsi_seg.core.errors import SlideError
 from wsi_seg.core.files import reading, reason_of
 from wsi_seg.core.storage import is_remote
 from wsi_seg.core.versions import package_version
+from wsi_seg.inference.models.formats import format_of
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import ModelFacts
 from wsi_seg.results.matching import ExpectedResults, absolute
@@ -31,7 +32,8 @@ NOT_DECIDING = ("model", "workers", "overwrite", "verify", "cache", "staging")
 
 def made_with(model: ModelFacts) -> dict[str, str]:
     """Return the versions that distinguish results from those of other software; torch is not imported."""
-    packages = ("torch", "openvino") if model.device == "openvino" else ("torch",)
+    by = ("openvino",) if model.device == "openvino" else format_of(model.card).distributions
+    packages = ("torch", *by)
     return {"wsi-seg": wsi_seg.__version__, **{name: package_version(name) for name in packages}}
 
 

@@ -21,6 +21,8 @@ READ_BYTES_OTHERS = 22
 # Memory of a forward pass in that of its activations: the rest is what libraries take for themselves, and
 # what lies between arrays of many sizes and fits none; 1.3 to 2.1 were seen for tiles of 896² to 1536².
 SLACK = 2.2
+# Where a forward pass was measured in a process of its own, the rest is in that already, but for other sizes.
+MEASURED_SLACK = 1.25
 # Forward passes at a time take no more than this together, if one alone does not: passes over large tiles use
 # several cores well, and need not be many.
 PASSES_BYTES = 2 * 2**30
@@ -54,6 +56,8 @@ class ModelMemory:
     device: str
     precision: str
     tta: bool
+    measured: bool = False
+    """The activations were measured as memory of a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ def _forward_bytes(shape: WorkShape, model: ModelMemory) -> float:
     tile_pixels = shape.grid.tile**2 * shape.batch
     if model.device.startswith("cuda"):
         return tile_pixels * 3  # the rest is the device's own memory
-    slack = OPENVINO_SLACK if model.device == "openvino" else SLACK
+    slack = MEASURED_SLACK if model.measured else SLACK
+    slack = OPENVINO_SLACK if model.device == "openvino" else slack
     # When the network is done there are its logits and their softmax.
     return tile_pixels * slack * max(model.activation_bytes, 2 * model.channels * 4)
 

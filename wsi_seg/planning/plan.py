@@ -49,6 +49,8 @@ class ModelFacts:
     weights_bytes: int
     activation_bytes: float = 0
     """Most bytes of activations that are alive at once in a forward pass on the CPU, per input pixel."""
+    measured: bool = False
+    """These are what a forward pass took of the system, and not the sum of its arrays."""
     device: str = "cpu"
     """Where it runs: `cpu`, `openvino` (the CPU too) or `cuda:N`."""
     precision: str = "float32"
@@ -297,6 +299,7 @@ def _model_memory(model: ModelFacts) -> ModelMemory:
         model.device,
         model.precision,
         model.tta,
+        model.measured,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
+from wsi_seg.inference.models.loaded import LoadedNetwork
 from wsi_seg.inference.models.network import forward, normalized
 
 # A forward pass over this much of the image shows what each layer gives.
@@ -59,8 +60,13 @@ def grad_cam(
     Raises:
         MissingExtraError: captum is not installed.
         UsageError: there is no such layer, or it gives no such tensor.
-        ModelError: the device has not enough memory.
+        ModelError: the network was loaded whole, without layers; or the device has not enough memory.
     """
+    if isinstance(network, LoadedNetwork):
+        raise ModelError(
+            f"model {card.name!r}: a network of format {card.format} has no layers to look into; explaining "
+            "needs one of format smp"
+        )
     try:
         from captum.attr import LayerAttribution, LayerGradCam
     except ImportError as error:

@@ -24,12 +24,19 @@ class Format:
     load: str = ""
     """`module:function` that returns the network of a file, with its weights: path, card -> nn.Module. Such a
     network computes in float32 only."""
+    distributions: tuple[str, ...] = ()
+    """Packages that compute it, besides torch; results name their versions."""
     automatic_bf16: bool = False
     """Precision `auto` computes in bf16 where the device has it; else float32, and bf16 where asked for."""
 
 
 FORMATS = {
     "smp": Format(build="wsi_seg.inference.models.network:build_smp", automatic_bf16=True),
+    "torchscript": Format("model.pt", load="wsi_seg.inference.models.loaded:load_torchscript"),
+    "torch-export": Format("model.pt2", load="wsi_seg.inference.models.loaded:load_exported"),
+    "onnx": Format(
+        "model.onnx", load="wsi_seg.inference.models.onnx:load_onnx", distributions=("onnxruntime",)
+    ),
 }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsi_seg.core.errors import MissingExtraError
+from wsi_seg.core.errors import MissingExtraError, ModelError
+from wsi_seg.inference.models.loaded import LoadedNetwork, map_of, short
 
 DEVICE = "openvino"
 HINTS = {"float32": "f32", "bf16": "bf16"}
@@ -72,6 +73,8 @@ class OpenVinoNetwork:
         finally:
             idle.put(request)
         tensors = tuple(torch.from_numpy(array) for array in outputs.values())
+        if isinstance(self._network, LoadedNetwork):
+            return map_of(tensors)
         return tensors if len(tensors) > 1 else tensors[0]
 
     def _compile(self, shape: tuple[int, ...]) -> SimpleQueue[Any]:
@@ -96,11 +99,11 @@ class OpenVinoNetwork:
         import openvino
 
         if self._kept is None:
-            return openvino.convert_model(self._exported(shape))
+            return self._convert(shape)
         place = self._kept / f"openvino-{openvino.__version__.split('-')[0]}" / "x".join(map(str, shape))
         if (place / MODEL_NAME).is_file():
             return core.read_model(place / MODEL_NAME)
-        converted = openvino.convert_model(self._exported(shape))
+        converted = self._convert(shape)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place.parent) as aside:
@@ -110,7 +113,17 @@ class OpenVinoNetwork:
             logger.info("%s: the converted network cannot be kept (%s)", place, error)
         return converted
 
-    def _exported(self, shape: tuple[int, ...]) -> Any:
+    def _convert(self, shape: tuple[int, ...]) -> Any:
+        import openvino
+
         # Outside of inference mode, in which export cannot trace.
         with torch.inference_mode(False), torch.no_grad():
-            return torch.export.export(self._network, (torch.zeros(shape),))
+            if not isinstance(self._network, LoadedNetwork):
+                return openvino.convert_model(torch.export.export(self._network, (torch.zeros(shape),)))
+            try:
+                return self._network.for_openvino(shape)
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise ModelError(
+                    f"OpenVINO cannot convert the network for an input {shape} ({short(error)}); "
+                    "use --device cpu"
+                ) from error

@@ -20,8 +20,10 @@ from wsi_seg.core.folders import cache_folder
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision, resolve_device, resolve_precision
 from wsi_seg.inference.models.fold import fold_batch_norm
-from wsi_seg.inference.models.formats import precision_for
+from wsi_seg.inference.models.formats import format_of, precision_for
 from wsi_seg.inference.models.heads import Head
+from wsi_seg.inference.models.loaded import LoadedNetwork
+from wsi_seg.inference.models.measure import measured_activations
 from wsi_seg.inference.models.network import HEAD, as_pair, build_network, load_network, normalized
 from wsi_seg.inference.models.openvino import DEVICE, OpenVinoNetwork
 from wsi_seg.inference.models.registry import find_model, model_hash
@@ -107,7 +109,7 @@ class NetworkPredictor:
         self._more_views = VIEWS[1:] if tta else ()
         self._head = Head(card)
         self._dtype = DTYPES[precision]
-        if precision != "bf16" and device != DEVICE:
+        if precision != "bf16" and device != DEVICE and not isinstance(network, LoadedNetwork):
             # Not in bf16: scaled weights need more digits than it has.
             network = fold_batch_norm(network.eval())
         self._network = self._prepared(network.eval(), kept)
@@ -145,6 +147,8 @@ class NetworkPredictor:
             self._dtype = torch.float32  # OpenVINO narrows numbers itself
             return OpenVinoNetwork(network, self.precision, cpu_threads(), kept)
         self.tensor_device = self.device
+        if isinstance(network, LoadedNetwork):
+            return network.on_device(self.device)
         where = {"device": self.device, "memory_format": torch.channels_last}
         return cast("nn.Module", _cast(network, self._dtype).to(**where))  # type: ignore[call-overload]
 
@@ -269,7 +273,8 @@ def load_predictor(
 def activations_of(folder: Path, digest: str, precision: Precision) -> float:
     """Return the most bytes of activations alive at once in a forward pass on the CPU, per input pixel.
 
-    They are kept in the cache folder, as a network is made and sent through all its layers to know them.
+    They are kept in the cache folder, as a network is made and sent through all its layers to know them; one
+    that is loaded whole is run, see `measured_activations`.
 
     Args:
         folder: of the model.
@@ -277,11 +282,13 @@ def activations_of(folder: Path, digest: str, precision: Precision) -> float:
         precision: from `resolve_precision`.
 
     Raises:
-        ModelError: the network cannot be built.
+        ModelError: the network cannot be built, loaded or run.
     """
 
     def find() -> float:
         card, dtype = read_card(folder), DTYPES[precision]
+        if format_of(card).load:
+            return measured_activations(folder)
         return activation_bytes(_cast(build_network(card).eval(), dtype), card.tile, dtype)
 
     return kept_activations(f"{digest[:16]}-{precision}", find)
