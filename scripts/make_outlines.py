@@ -18,7 +18,8 @@ import numpy as np
 from contourpy import contour_generator
 from PIL import Image
 
-from wsi_seg.datasets.folders import find_masks, image_name
+from wsi_seg.datasets.folders import image_name
+from wsi_seg.datasets.masks import find_masks
 
 LEAST_CORNERS = 3
 

@@ -157,6 +157,18 @@ def test_run_configuration_shows_every_key_at_its_default() -> None:
     assert path.read_text(encoding="utf-8") == run_yaml()
 
 
+def test_scripts_and_benchmarks_import_what_there_is() -> None:
+    """No test runs most of them, so that a name that has moved would go unnoticed."""
+    for path in (p for folder in ("scripts", "benchmarks") for p in (REPOSITORY / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wsi_seg"):
+                module = REPOSITORY.joinpath(*str(node.module).split("."))
+                source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+                words = re.findall(r"\w+", source.read_text(encoding="utf-8"))
+                lacking = {alias.name for alias in node.names} - {*words, *(f.stem for f in module.glob("*"))}
+                assert not lacking, (path.name, node.module, lacking)
+
+
 def test_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     changes = re.findall(r"^## \[([\d.]+)\]", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)

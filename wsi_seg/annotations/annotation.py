@@ -89,7 +89,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a reader returns; see `Annotations`."""
+    """Result of a reader; see `Annotations`."""
 
     drawn: Sequence[Drawn]
     subtracted_l0: tuple[float, float] | None = (0.0, 0.0)

@@ -92,10 +92,10 @@ def _polygons(feature: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _shape(polygons: list[dict[str, Any]], where: str) -> shapely.Geometry:
     try:
-        shapes = [shapely.from_geojson(json.dumps(_closed(part))) for part in polygons]
+        shapes = [shapely.force_2d(shapely.from_geojson(json.dumps(_closed(part)))) for part in polygons]
     except (shapely.GEOSException, RecursionError) as error:
         raise MaskError(f"{where} has a damaged geometry ({str(error).splitlines()[0]})") from error
-    return union_of([shapely.force_2d(shape) for shape in shapes])
+    return shapes[0] if len(shapes) == 1 else union_of(shapes)
 
 
 def _closed(geometry: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Format:
 
     title: str
     fits: Callable[[Any], bool]
-    """Tells its documents: what `json.loads` returns, the root of XML, or the text of a CSV file."""
+    """True of its documents: what `json.loads` returns, the root of XML, or the text of a CSV file."""
     reader: str
     """`module:attribute`."""
 

@@ -77,9 +77,7 @@ class MaskedImages(ImageFolder, MaskSettings):
         return {path: name for path, name in found.items() if path not in masks}
 
     def _annotator(self, folder: Path, names: Mapping[Path, str], scheme: LabelScheme) -> Annotate:
-        masks: dict[str, list[Path]] = {}
-        for path, name in self._masks(folder).items():
-            masks.setdefault(name, []).append(path)
+        masks = find_masks(folder, self.masks)
         for name, paths in masks.items():
             if name not in names.values():
                 expected = (self.images or f"{NAME}.png").replace(NAME, name)
@@ -104,16 +102,19 @@ class MaskedImages(ImageFolder, MaskSettings):
 
         return annotate
 
-    def _masks(self, folder: Path) -> dict[Path, str]:
-        """Return the masks of the data set and the names of their images."""
-        if self.masks is not None:
-            return _matching(folder, self.masks)
-        found = {path: MASK_NAME.fullmatch(path.stem) for path in files_of(folder)}
-        return {
-            path: image_name(path.with_name(match["name"] + ".png"), folder)
-            for path, match in found.items()
-            if match
-        }
+
+def find_masks(folder: Path, pattern: str | None = None) -> dict[str, list[Path]]:
+    """Return the masks in a folder by the name of their image; see `MaskedImages`."""
+    masks: dict[str, list[Path]] = {}
+    if pattern is not None:
+        for path, name in _matching(folder, pattern).items():
+            masks.setdefault(name, []).append(path)
+        return masks
+    for path in files_of(folder):
+        match = MASK_NAME.fullmatch(path.stem)
+        if match:
+            masks.setdefault(image_name(path.with_name(match["name"] + ".png"), folder), []).append(path)
+    return masks
 
 
 def _united(reader: MaskReader, files: Sequence[Path], image: Path, size: Size) -> NDArray[np.uint8]:
