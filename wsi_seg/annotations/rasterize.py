@@ -185,11 +185,7 @@ def _first_after(position: NDArray[np.float64], start: int, step: int) -> NDArra
 def outline_pixels(
     geometries: Sequence[Polygon | MultiPolygon] | NDArray[np.object_], box: Box
 ) -> NDArray[np.bool_]:
-    """Return the pixels that the outlines of the geometries pass through.
-
-    Args:
-        geometries: in the pixel frame of `box`.
-        box: pixels to look at.
+    """Return the pixels of `box` that the outlines of geometries in its frame pass through.
 
     Returns:
         bool (box.height, box.width).

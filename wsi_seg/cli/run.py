@@ -95,10 +95,7 @@ def _tasks(
 ) -> tuple[list[SlideTask], WorkerSettings]:
     """Return what to do with each slide, and where; each model is looked up once.
 
-    Args:
-        inputs: the slides.
-        values: flat settings as given, for slides of which a table says more.
-        settings: the same, with the defaults.
+    `values` are the settings as given, for slides of which a table says more.
     """
     from wsi_seg.execution.workers import check_gpus
     from wsi_seg.pipeline.batch import SlideTask

@@ -21,12 +21,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def reading(path: Path | str, kind: type[WsiSegError]) -> Iterator[None]:
-    """Report a refusal to read as an error of the given kind.
-
-    Args:
-        path: named where the operating system names no file.
-        kind: the error's class.
-    """
+    """Report a refusal to read as an error of this kind; it names `path` where the system names no file."""
     try:
         yield
     except OSError as error:
@@ -37,8 +32,7 @@ def reading(path: Path | str, kind: type[WsiSegError]) -> Iterator[None]:
 def writing(path: Path) -> Iterator[None]:
     """Report a refusal to write (full disk, no permission) as an OutputError with its `errno`.
 
-    Args:
-        path: named where the operating system names no file.
+    It names `path` where the operating system names no file.
     """
     try:
         yield

@@ -33,11 +33,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def dicom_class(head: bytes) -> str | None:
-    """Return the SOP class that a file's meta information states (PS3.10, 7.1), None where there is none.
-
-    Args:
-        head: the first `DICOM_META` bytes of the file.
-    """
+    """Return the SOP class in a file's first `DICOM_META` bytes (PS3.10, 7.1), None where there is none."""
     at = DICOM_HEAD
     while is_dicom(head) and head[at : at + 2] == b"\2\0":
         element, kind = head[at + 2 : at + 4], head[at + 4 : at + 6]

@@ -162,11 +162,9 @@ class Setting:
 
 
 def find_settings(cls: Any, path: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Yield the settings that a class and the classes of its fields declare.
+    """Yield the settings that a pydantic dataclass and the classes of its fields declare.
 
-    Args:
-        cls: pydantic dataclass; its class variable `title` names it in help and docs.
-        path: fields that lead to it.
+    Its class variable `title` names it in help and docs; `path` are the fields that lead to it.
     """
     inner = []
     for name, field in cls.__pydantic_fields__.items():

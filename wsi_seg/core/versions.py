@@ -22,9 +22,6 @@ def package_version(name: str) -> str:
     Distributions such as conda may install a package under another name, or without metadata. The metadata
     come first, as modules may say more (`2.9+cu130`), and only where they are imported.
 
-    Args:
-        name: as on PyPI.
-
     Returns:
         The version, or `unknown` where there is no such package or it does not say.
     """

@@ -87,9 +87,7 @@ def divide_by_truth(
 ) -> dict[int | None, list[AnnotatedRegion]]:
     """Return the regions by the class that their annotations tell from everything else; None: all classes.
 
-    Args:
-        regions: of one data set.
-        known: the channel that its configuration says is the only one known.
+    `known` is the only channel that is known, as far as the configuration says one.
     """
     if known is not None:
         return {known: list(regions)} if regions else {}

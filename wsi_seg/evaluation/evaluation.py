@@ -66,13 +66,7 @@ def finish(
 ) -> Evaluation:
     """Score what was counted.
 
-    Args:
-        subject: what was evaluated.
-        sections: of each data set.
-        examples: to look at.
-        data: what it was evaluated on and how, as JSON values; together with the subject the identity of the
-            evaluation.
-        started: when.
+    `data` says on what and how, as JSON values; with the subject it is the identity of the evaluation.
 
     Raises:
         DataError: a section holds no pixel of a known class, and no labels of whole images.

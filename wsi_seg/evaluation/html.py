@@ -30,12 +30,7 @@ class PageFigure:
 
 
 def render_report(metrics: dict[str, Any], figures: Sequence[PageFigure]) -> str:
-    """Return the page.
-
-    Args:
-        metrics: content of metrics.json.
-        figures: embedded in this order.
-    """
+    """Return the page for the content of metrics.json, with the figures in their order."""
     environment = new_environment("evaluation")
     environment.filters.update(
         score=score_text,

@@ -75,15 +75,10 @@ class Intervals:
 
 
 def bootstrap(groups: Sequence[Tally], resamples: int = RESAMPLES, seed: int = SEED) -> Intervals | None:
-    """Return 95 % percentile intervals.
+    """Return 95 % percentile intervals of the tallies of patients.
 
     A class that occurs in fewer than three groups gets none. Resamples without a class are left out of its
     intervals.
-
-    Args:
-        groups: a tally for each patient.
-        resamples: how often groups are drawn.
-        seed: of the draws.
 
     Returns:
         None when there are fewer than three groups: no interval can be given.

@@ -39,9 +39,7 @@ class Rows:
     def of_groups(cls, groups: Sequence[ClassGroup], codes: Sequence[int]) -> Rows | None:
         """Return a row for each group of classes; None where groups say no more than classes, or overlap.
 
-        Args:
-            groups: of the model card.
-            codes: label value of each channel.
+        `codes` are the label values of the channels.
         """
         channels = tuple(tuple(codes.index(code) for code in group.codes) for group in groups)
         listed = [channel for members in channels for channel in members]

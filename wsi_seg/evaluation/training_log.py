@@ -24,10 +24,7 @@ Curves = dict[str, dict[int, float]]
 
 
 def read_curves(path: Path) -> Curves:
-    """Return the mean of every column over each epoch.
-
-    Args:
-        path: CSV with a column `epoch`; cells may be empty.
+    """Return the mean of every column over each epoch, of a CSV with a column `epoch`; cells may be empty.
 
     Raises:
         ModelError: the table cannot be read.

@@ -42,10 +42,7 @@ COLUMNS = (
 def check_output(out: Path, key: str, overwrite: bool) -> None:
     """Refuse a folder that cannot be written to, before anything is predicted.
 
-    Args:
-        out: where the evaluation is to go.
-        key: of the evaluation; one with the same is replaced.
-        overwrite: replace any other evaluation too.
+    An evaluation with the same key is replaced, and with `overwrite` any other.
 
     Raises:
         OutputError: the folder holds something else, or another evaluation that is not to be replaced.

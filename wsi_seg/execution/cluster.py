@@ -44,12 +44,7 @@ class Cluster(Workers):
     """Workers of a Dask scheduler; see `graph.Workers`."""
 
     def __init__(self, client: Client, started: ExitStack) -> None:
-        """Take over a connected client.
-
-        Args:
-            client: of the scheduler.
-            started: what to close with this cluster, the client included.
-        """
+        """Take over a connected client; `started` is closed with this cluster, the client included."""
         self._client, self._started = client, started
         self._limiter = InFlightLimiter()
         self._address = client.scheduler.address if client.scheduler else "?"

@@ -159,13 +159,9 @@ def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
 def to_qupath(
     polygons: NDArray[np.object_], slide: SlideInfo, frame: MapFrame, subtracted_l0: tuple[float, float]
 ) -> NDArray[np.object_]:
-    """Return polygons in map pixels as QuPath will have them: moved, cut at the slide's edge, snapped, valid.
+    """Return polygons in map pixels, (n,), as QuPath will have them: moved, cut at the edge, snapped, valid.
 
-    Args:
-        polygons: (n,)
-        slide: see `write_geojson`.
-        frame: see there.
-        subtracted_l0: x and y to subtract from l0 positions.
+    `subtracted_l0` is what to subtract from l0 positions, x and y.
 
     Returns:
         (n,) Polygon or MultiPolygon; None when nothing is left of it. Snapping may part a polygon where it

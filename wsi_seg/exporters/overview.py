@@ -71,13 +71,9 @@ class _Picture:
 
 
 def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:
-    """Return the slide at low power with a tint of the classes. Memory does not grow with the slide.
+    """Return the slide at low power, at most `max_side` pixels a side, with a tint of the classes.
 
-    Args:
-        slide: an open slide.
-        frame: the map frame of the slide.
-        maps: the maps with their pyramids.
-        max_side: longest side in pixels.
+    Memory does not grow with the slide.
 
     Raises:
         SlideError: the slide cannot be read.
@@ -93,13 +89,9 @@ def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = M
 def write_overview(
     path: Path, tinted: TintedSlide, groups: Sequence[GroupOutlines], *, notice: str = ""
 ) -> Overview:
-    """Write a PNG to show: slide, class tint, region outlines, scale bar and legend.
+    """Write a PNG to show: slide, class tint, region outlines, scale bar, legend, and `notice` below.
 
-    Args:
-        path: the file to write; replaced when it exists.
-        tinted: the slide.
-        groups: in map pixels; each is outlined in its color and gets a line in the legend.
-        notice: a sentence about the model, put under the picture.
+    Each group, in map pixels, is outlined in its color and has a line in the legend.
 
     Returns:
         The picture alone, for other pages.

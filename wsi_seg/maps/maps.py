@@ -257,12 +257,9 @@ class Maps:
                     yield ShardRef(kind, level, ix, iy)
 
     def build_shard(self, shard: ShardRef) -> None:
-        """Write one shard of a level ≥ 1 from the shards below it.
+        """Write one of `pyramid_shards`, of a level ≥ 1, from the shards below it.
 
         With one of classes goes that of tissue, which is where a class is: see `halve_labels`.
-
-        Args:
-            shard: one of `pyramid_shards`.
 
         Raises:
             OutputError: a shard cannot be written.

@@ -79,13 +79,9 @@ class Batch:
     def __init__(
         self, tasks: Sequence[SlideTask], out: str | Path, workers: WorkerSettings, *, keep_table: bool = True
     ) -> None:
-        """Make a batch.
+        """Make a batch; with `keep_table` it writes `batch.csv` and `failed.csv`.
 
-        Args:
-            tasks: the slides.
-            out: folder of all results, or its URL; logs then stay where the results are built.
-            workers: where blocks are computed.
-            keep_table: write `batch.csv` and `failed.csv`.
+        Where `out` is a URL, logs stay where the results are built.
         """
         self.rows = [Row(task.slide) for task in tasks]
         self._tasks = list(tasks)

@@ -83,11 +83,7 @@ class RunInputs:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def expected(self, slide: SlideInfo, key_with: Callable[[Mapping[str, str]], str]) -> ExpectedResults:
-        """Return what the run is about to make, now that its slide is open.
-
-        Args:
-            slide: facts of the slide.
-            key_with: see `ExpectedResults`.
+        """Return what the run is about to make, now that its slide is open; see `ExpectedResults`.
 
         Raises:
             SlideError: the slide's files cannot be looked at.
@@ -107,11 +103,9 @@ class RunInputs:
 
     @contextmanager
     def hashing(self, known: str | None, keep: Callable[[str], None]) -> Iterator[Callable[[], str | None]]:
-        """Hash all of a local slide meanwhile.
+        """Hash all of a local slide meanwhile, unless its hash is known.
 
-        Args:
-            known: the hash, where an earlier run has recorded it.
-            keep: called with the hash in another thread, once it is there.
+        `keep` is called with the hash in another thread, once it is there.
 
         Yields:
             A function that waits for the hash and returns it, None where there is none.

@@ -116,8 +116,7 @@ class RunSettings:
     def for_workers(self, gpus: tuple[int, ...] = ()) -> Self:
         """Return the settings of each worker process: its threads, and its share of this machine's memory.
 
-        Args:
-            gpus: CUDA devices of this machine, for which `all` stands.
+        `gpus` are the CUDA devices of this machine, for which `all` stands.
 
         Raises:
             UsageError: the worker processes cannot be shared out evenly among the GPUs.

@@ -25,11 +25,8 @@ class SlideTasks:
     ) -> None:
         """Make no task yet.
 
-        Args:
-            plan: to be carried out.
-            store: folder of the maps.
-            cache: where the workers fetch a remote slide as a whole; None: they read it piece by piece.
-            stain: count stain, see `BlockSettings`.
+        `store` is the folder of the maps. Workers fetch a remote slide as a whole to `cache`; without one,
+        they read it piece by piece. With `stain` they count it, see `BlockSettings`.
         """
         self.plan, self.stain = plan, stain
         self.store_path = str(store.absolute())

@@ -103,14 +103,8 @@ def stream_contours(
 ) -> Iterator[NDArray[np.object_]]:
     """Yield the polygons of `trace_contours` while the field is read: memory holds what is not whole yet.
 
-    Args:
-        field: see `trace_contours`.
-        threshold: see there.
-        block: see there.
-        extent: see there.
-        limits: see there.
-        reach: in field pixels. Polygons that lie no further apart come together, so that each batch can
-            be changed by half as much without a look at the others.
+    Polygons that lie no further than `reach` field pixels apart come together, so that each batch can be
+    changed by half as much without a look at the others. Other arguments are those of `trace_contours`.
 
     Yields:
         (n,) polygons, after each row of blocks. How they are batched depends on `block`; nothing else does.

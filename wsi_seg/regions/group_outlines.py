@@ -56,11 +56,7 @@ def note_outline(region: Region, groups: dict[ClassGroup, GroupOutlines], tolera
 
 
 def size_histogram(areas_um2: Sequence[float]) -> SizeHistogram:
-    """Count areas in bins that follow 1, 2, 5, 10, … and reach from the smallest area to the largest.
-
-    Args:
-        areas_um2: all above zero.
-    """
+    """Count areas above zero in bins that follow 1, 2, 5, 10, … from the smallest area to the largest."""
     if not len(areas_um2):
         return SizeHistogram((), ())
     areas = np.asarray(areas_um2, np.float64)

@@ -46,12 +46,7 @@ class Lanes:
 
 
 def lanes_of(lanes: Iterable[str], passes: int) -> Lanes:
-    """Return the lanes of a run.
-
-    Args:
-        lanes: `BlockRecord.lane` of its blocks.
-        passes: forward passes at a time in one process, at most.
-    """
+    """Return the lanes of a run: those of its blocks, and `passes` forward passes at most in one process."""
     threads = {lane for lane in lanes if lane}
     processes = {lane.rpartition(":")[0] for lane in threads}
     return Lanes(max(1, len(threads)), max(1, len(processes)), passes)
@@ -92,10 +87,7 @@ def bottleneck(wall: Mapping[str, float], busy: Mapping[str, float], lanes: Lane
 def _limit(wall: Mapping[str, float], busy: Mapping[str, float], network_share: float | None) -> str:
     """Name the stage that keeps the device waiting longest; "predict" where the device hardly waits.
 
-    Args:
-        wall: as in `bottleneck`.
-        busy: seconds of each stage in the mean of its lanes.
-        network_share: of the run's time.
+    `busy` are the seconds of each stage in the mean of its lanes.
     """
     blocks = wall.get("blocks", 0.0)
     idle = max(0.0, blocks - busy["predict"])

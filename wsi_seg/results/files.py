@@ -199,11 +199,9 @@ def is_litter(name: str) -> bool:
 
 
 def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]:
-    """Return those of the files in a results folder that no run has written, sorted.
+    """Return those of the files in a results folder that no run has written, sorted, as paths with `/`.
 
-    Args:
-        names: relative paths of files, with `/`.
-        listed: names that the folder's manifest lists besides the known ones.
+    `listed` are names that the folder's manifest lists besides the known ones.
     """
     known = {*RESULTS, *WORKING, *listed}
 

@@ -100,9 +100,7 @@ class ResultsFolder:
     def kept_by_inputs(self, key_with: Callable[[Versions], str | None], versions: Versions) -> str | None:
         """Return a note on whole results of the same inputs, as `kept` does, but without opening the slide.
 
-        Args:
-            key_with: returns the key of the inputs with the versions of the software that made the results.
-            versions: of this software.
+        `key_with` returns the key of the inputs with the versions of the software that made the results.
         """
         record = self._finished()
         recorded = None if record is None else matching.versions_of(record)
@@ -130,9 +128,7 @@ class ResultsFolder:
     def recover(self, expected: ExpectedResults, confirm: Callable[[], None]) -> None:
         """Bring to its end what a kill at the very end of an earlier run has left.
 
-        Args:
-            expected: the run that is about to begin.
-            confirm: raises where the claim of this run is lost.
+        `confirm` raises where the claim of this run is lost.
         """
         with writing(self.final):
             if (self.partial / MANIFEST).is_file():
@@ -239,8 +235,7 @@ class ResultsFolder:
     def finish(self, confirm: Callable[[], None]) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then.
 
-        Args:
-            confirm: raises where the claim of this run is lost.
+        `confirm` raises where the claim of this run is lost.
 
         Raises:
             OutputError: the claim is lost, or what is in the place is not to be replaced; the partial folder

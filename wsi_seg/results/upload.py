@@ -46,10 +46,7 @@ UPLOADS_AT_ONCE = 8
 def results_folder(out: str | Path, name: str, staging: str | None = None) -> ResultsFolder:
     """Return where the results of one slide go.
 
-    Args:
-        out: local folder, or URL.
-        name: of the slide.
-        staging: local folder where results for a URL are built; by default in the user's cache folder.
+    Those for a URL are built in `staging`, by default in the user's cache folder.
 
     Raises:
         OutputError: the URL cannot be written to, or the name is too long for a folder.

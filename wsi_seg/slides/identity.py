@@ -119,12 +119,7 @@ def content_hash(path: Path, stop: threading.Event | None = None) -> str | None:
 
 @contextmanager
 def hashed_meanwhile(path: Path, keep: Callable[[str], None]) -> Iterator[Future[str | None]]:
-    """Compute `content_hash` in a thread, which stops when the block is left.
-
-    Args:
-        path: of the slide.
-        keep: called with the hash in that thread.
-    """
+    """Compute `content_hash` in a thread, which calls `keep` with it and stops when the block is left."""
     stop = threading.Event()
 
     def compute() -> str | None:
@@ -148,11 +143,7 @@ def compare_content(
 ) -> Verdict:
     """Return whether a slide, whose samples are equal to those of before, has all the bytes of before.
 
-    Args:
-        path: of the slide; all of it is read only where the stamps do not tell.
-        now: its stamps.
-        before: what was recorded.
-        verify: read all of it even where the stamps are equal.
+    All of it is read only where the stamps do not tell, or to verify.
 
     Returns:
         "unknown" where too little was recorded.

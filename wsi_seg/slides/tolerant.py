@@ -92,12 +92,7 @@ class TolerantPixels:
     """
 
     def __init__(self, slide: Pixels, fill: int = WHITE) -> None:
-        """Wrap a slide.
-
-        Args:
-            slide: an open slide, which stays the caller's.
-            fill: gray value 0 … 255 of what no level shows.
-        """
+        """Wrap an open slide, which stays the caller's; `fill` is the gray value of what no level shows."""
         self.info = slide.info
         self.lost: list[LostPart] = []
         """Parts that could not be read so far."""

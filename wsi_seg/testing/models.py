@@ -133,9 +133,7 @@ CHECKS: tuple[Callable[[Path, Path], None], ...] = (
 def random_model(folder: Path, **card: Any) -> Path:
     """Write a small model of random weights, the same each time; its batch statistics are those of noise.
 
-    Args:
-        folder: to be made; its name is the model's.
-        card: fields of the card.
+    It is named after its folder; `card` are fields of its card.
     """
     torch.manual_seed(0)
     made = ModelCard(**{"name": folder.name, "encoder": "timm-tf_efficientnet_lite0", "tile": SIDE, **card})

@@ -99,11 +99,7 @@ class TissueMask:
         return mask.take(np.clip(columns, -1, width) + 1, axis=1).take(np.clip(rows, -1, height) + 1, axis=0)
 
     def area_um2(self, mpp: Scale) -> float:
-        """Return the area of the tissue in µm²; that of large drawn regions is sampled.
-
-        Args:
-            mpp: microns per l0 pixel.
-        """
+        """Return the area of the tissue in µm², at `mpp` µm per l0 pixel; large drawn regions are sampled."""
         if self.drawn is not None:
             box = self._extent.scaled(self.l0_per_cell).outward()
             step = -(-max(box.width, box.height, 1) // AREA_SIDE)

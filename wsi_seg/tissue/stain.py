@@ -99,11 +99,7 @@ def detect_tissue(pixels: NDArray[np.uint8], cell_um: float) -> NDArray[np.bool_
 
 
 def otsu_threshold(values: NDArray[np.float32]) -> float:
-    """Return the value that splits a histogram into two classes of least variance (Otsu 1979).
-
-    Args:
-        values: any shape; may be empty (then 0).
-    """
+    """Return the value that splits values into two classes of least variance (Otsu 1979); 0 without any."""
     if values.size == 0:
         return 0.0
     counts, edges = np.histogram(values, bins=256)

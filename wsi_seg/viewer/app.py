@@ -67,12 +67,7 @@ Work = Callable[[ViewerState, Request], Response]
 
 
 def create_app(places: Places, access: Access | None = None) -> Starlette:
-    """Return the server's application.
-
-    Args:
-        places: folders that it may read.
-        access: from where it may be asked.
-    """
+    """Return the server's application."""
     state = ViewerState(places)
     runs = Runs(places.out, places.runs) if places.runs is not None else None
 

@@ -74,12 +74,7 @@ def label_tile(
 def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box, color: RGB) -> bytes:
     """Return a probability as PNG: one color, as opaque as the value is high; linear between centers.
 
-    Args:
-        source: see `label_tile`.
-        what: channels that are added up.
-        map_per_pixel: see `label_tile`.
-        box: see there.
-        color: where the value is one.
+    The sum of the channels `what` is drawn; frames are those of `label_tile`.
     """
     downsample = pick_downsample(source, what.kind, min(map_per_pixel.x, map_per_pixel.y))
     exact = box.scaled(map_per_pixel / Scale(downsample, downsample))

@@ -53,9 +53,7 @@ def text_reply(text: str, status: int = 200, headers: Mapping[str, str] | None =
 def kept_headers(request: Request, version: str) -> dict[str, str]:
     """Return the headers of what changes only with the version of a result.
 
-    Args:
-        request: its query may hold `v`, the version that the page knows.
-        version: of the result.
+    A request says in `v` which version the page knows.
     """
     known = request.query_params.get("v") == version
     return {"Cache-Control": FOR_GOOD if known else ASK_AGAIN, "ETag": f'"{version}"'}

@@ -78,12 +78,7 @@ class ResultInfo:
     """Of a run that is not finished."""
 
     def area(self, name: str, kind: str) -> float | None:
-        """Return the area of a class or group in mm², None where it is not known (yet).
-
-        Args:
-            name: of the class or group.
-            kind: `class_area_mm2` or `group_area_mm2`.
-        """
+        """Return the area of a class (`class_area_mm2`) or group (`group_area_mm2`) in mm², if known."""
         areas = self.summary.get(kind)
         if not isinstance(areas, dict):
             return None

@@ -52,13 +52,7 @@ class MapSource(Protocol):
 
 
 def pick_downsample(source: MapSource, kind: Kind, map_per_pixel: float) -> int:
-    """Return the coarsest level that is as fine as asked, else the finest there is.
-
-    Args:
-        source: of the maps.
-        kind: which of them.
-        map_per_pixel: map pixels per pixel of what is to be drawn.
-    """
+    """Return the coarsest level that is as fine as `map_per_pixel` of a drawing, else the finest."""
     levels = source.downsamples(kind)
     return max((d for d in levels if d <= map_per_pixel * (1 + 1e-9)), default=levels[0])
 
@@ -94,12 +88,8 @@ class LiveMaps:
     ) -> None:
         """Read from a store that is being filled.
 
-        Args:
-            maps: the store.
-            finished: blocks that are written; these do not change any more.
-            failed: blocks of which nothing could be read.
-            cache: holds reduced blocks.
-            name: of this run in the cache.
+        Blocks that are finished do not change any more; of those that failed nothing could be read. Reduced
+        blocks are held in `cache` under `name`.
         """
         self._maps, self._cache, self._name = maps, cache, name
         self._finished, self._failed = finished, failed

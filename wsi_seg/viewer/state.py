@@ -153,11 +153,9 @@ class OpenResult:
         return Outlines(regions, self._server.pieces, ":".join(self.key))
 
     def choose(self, name: str, first: str) -> tuple[ClassGroup, Channels]:
-        """Return the class or group of a name, and its channels of the probabilities.
+        """Return the class or group of a name, or the uncertainty, and its channels of the probabilities.
 
-        Args:
-            name: of a class, of a group, or `uncertainty` where that is stored.
-            first: `class` or `group`, which a name means that is both.
+        `first` is `class` or `group`, which a name means that is both.
 
         Raises:
             Refused: 404, there is neither.

@@ -49,17 +49,9 @@ def trace_box(source: MapSource, frame: MapFrame, what: Channels, view: View) ->
 def trace_view(
     source: MapSource, frame: MapFrame, what: Channels, box: Box, downsample: int, trace: TraceSettings
 ) -> NDArray[np.object_]:
-    """Return the polygons of a box of a level, in l0 pixels.
+    """Return the polygons, in l0 pixels, in a box of pixels of the level `downsample`.
 
     Regions and holes below the limits are left out as the run does, but for those that the box cuts.
-
-    Args:
-        source: of the maps.
-        frame: of the maps.
-        what: probability channels that are added up.
-        box: of the level, in its pixels.
-        downsample: of the level.
-        trace: threshold, and the areas below which regions and holes are left out.
     """
     if box.empty:
         return np.empty(0, object)

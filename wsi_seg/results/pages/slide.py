@@ -54,13 +54,7 @@ LIMITS = {
 def write_slide_page(
     folder: Path, summary: Mapping[str, Any], manifest: Mapping[str, Any], overview: Overview
 ) -> Path:
-    """Write report.html and thumbnail.jpg of a slide.
-
-    Args:
-        folder: results of the slide.
-        summary: content of its summary.json.
-        manifest: content of its manifest.json.
-        overview: the slide with tint and outlines.
+    """Write report.html and thumbnail.jpg of a slide into the folder of its results.
 
     Raises:
         OutputError: a file cannot be written.

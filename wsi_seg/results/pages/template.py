@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Write a page piece by piece, whole or not at all.
 
-    Args:
-        path: the file; replaced when it exists.
-        template: its file name, in this package.
-        values: what it shows; text is escaped.
+    `template` is a file of this package, and text in `values` is escaped.
 
     Raises:
         OutputError: the file cannot be written.
@@ -43,11 +40,7 @@ def _environment() -> Environment:
 
 
 def new_environment(*packages: str) -> Environment:
-    """Return an environment with the base page, its filters, and the templates of further packages.
-
-    Args:
-        packages: folders under wsi_seg.
-    """
+    """Return an environment with the base page, its filters, and templates of further folders of wsi_seg."""
     # Imported here: what writes no page need not wait for it.
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 

@@ -204,10 +204,7 @@ def read_tile_sizes(
 ) -> list[Size | None]:
     """Return the size of the stored tiles of each stored level; None where they are of no one size.
 
-    Args:
-        properties: of the slide.
-        prefix: of the names of those that are meant.
-        levels: (width, height) of each stored level.
+    Of the properties those count whose names begin with `prefix`.
 
     Raises:
         ValueError: tiles are far larger than their level, as a damaged file may say. OpenSlide ends the

@@ -172,10 +172,7 @@ def _refuse_gray_levels(
 def refuse_unfit_pixels(path: str, series: tifffile.TiffPageSeries, plain: bool) -> None:
     """Raise SlideError unless the pixels of a series become 8-bit RGB as they are.
 
-    Args:
-        path: of the file.
-        series: an image with its levels.
-        plain: whether it is a plain image, which may be gray, turned or mirrored.
+    A plain image may be gray, turned or mirrored.
     """
     page = series.keyframe
     samples, photometric = page.samplesperpixel, _name(page.photometric)
