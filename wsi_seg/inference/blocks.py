@@ -288,12 +288,14 @@ class _TimedSlide:
             return self._slide.read_level(level, box)
 
 
-class _TimedTransfer:
+class _TimedTransfer(Transfer):
     """A transfer whose waiting for the device is timed apart from the stitching around it."""
 
     def __init__(self, transfer: Transfer, seconds: dict[str, float]) -> None:
         self._transfer, self._seconds = transfer, seconds
-        self.to_device = transfer.to_device
+
+    def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
+        return self._transfer.to_device(array, like)
 
     def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
         with _timed(self._seconds, "wait"):

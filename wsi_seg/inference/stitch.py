@@ -9,8 +9,9 @@ that it was computed in.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -33,39 +34,30 @@ STRIP_ROWS = 16
 LEAST_PROBABILITY = 1e-30
 
 
-class Transfer(Protocol):
-    """Copies of arrays to where the prediction is, and back."""
+class Transfer:
+    """Copies of arrays to where the prediction is, and back; made at once, by the arrays' own library."""
 
     def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
         """Return an array where the array `like` is, and of its library."""
-        ...
-
-    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
-        """Return arrays of one device as NumPy arrays, all at a time, once what makes them is done."""
-        ...
-
-
-class PlainTransfer:
-    """Copies made at once, by the arrays' own library."""
-
-    def to_device(self, array: NDArray[Any], like: Any, /) -> Any:
-        """Return an array where another one is."""
         return array_namespace(like).asarray(array, device=device(like))
 
     def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
-        """Return NumPy copies or views."""
+        """Return arrays of one device as NumPy arrays, all at a time, once what makes them is done."""
         return [to_numpy(array) for array in arrays]
 
 
-PLAIN_TRANSFER = PlainTransfer()
+PLAIN_TRANSFER = Transfer()
 
 
-class Stitcher(Protocol):
+class Stitcher(ABC):
     """Collects the predicted tiles of one block."""
 
+    def __init__(self, out: _Output) -> None:
+        self._out = out
+
+    @abstractmethod
     def add(self, tile: Tile, probabilities: Any) -> None:
         """Add one tile without `StitchSettings.margin`: float32 (C, height, width) in any array library."""
-        ...
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Return channel indices + 1 (0: not analyzed) and probabilities of the whole block.
@@ -73,7 +65,7 @@ class Stitcher(Protocol):
         Raises:
             ModelError: a probability is not a number; `add` may say so before.
         """
-        ...
+        return self._out.cut()
 
 
 def new_stitcher(
@@ -242,27 +234,21 @@ class _Output:
         return self.labels[: self.shape[0], : self.shape[1]], self.probabilities
 
 
-class _CropStitcher:
+class _CropStitcher(Stitcher):
     """Each pixel comes from the one tile whose core holds it; nothing is accumulated."""
-
-    def __init__(self, out: _Output) -> None:
-        self._out, self._margin = out, out.settings.margin
 
     def add(self, tile: Tile, probabilities: Any) -> None:
         part = tile.core.intersect(self._out.box)
         if not part.empty:
-            rows, columns = part.within(tile.input.grown(-self._margin))
+            rows, columns = part.within(tile.input.grown(-self._out.settings.margin))
             self._out.put(part, probabilities[:, rows, columns])
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        return self._out.cut()
 
-
-class _BlendStitcher:
+class _BlendStitcher(Stitcher):
     """Weighted mean of all tiles over a pixel, added up tile by tile in the order of the grid."""
 
     def __init__(self, out: _Output) -> None:
-        self._out = out
+        super().__init__(out)
         self._sum: Any = None
         self._weight: Any = None
         self._window: Any = None
@@ -288,7 +274,7 @@ class _BlendStitcher:
             # Where no tile was predicted there is no tissue, and `put` masks it.
             weight = xp.where(self._weight > 0, self._weight, xp.ones_like(self._weight))
             self._out.put(self._out.box, self._sum / weight)
-        return self._out.cut()
+        return super().finish()
 
 
 def _check_number(part_map: Box, total: NDArray[Any]) -> None:
@@ -302,10 +288,7 @@ def _check_number(part_map: Box, total: NDArray[Any]) -> None:
 def _area_mean(probabilities: Any, weight: Any, d: int) -> Any:
     """Return the mean of (C, h, w) over each d × d cell: (C, h/d, w/d).
 
-    Args:
-        probabilities: to take the mean of.
-        weight: float32 (h, w), 1 for pixels that count, 0 for others; None where all do.
-        d: pixels along the side of a cell.
+    `weight` is float32 (h, w), 1 for pixels that count, 0 for others; None where all do.
     """
     if weight is None:
         return probabilities if d == 1 else _cell_sum(probabilities, d) / (d * d)

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_seg.inference.stitch import Transfer
 
-class CudaTransfer:
+
+class CudaTransfer(Transfer):
     """Copies through pinned memory: queued like any kernel, so that nobody waits for the passes before.
 
     Where results are fetched the thread sleeps until they are there. By default CUDA would have it ask all
@@ -23,13 +25,13 @@ class CudaTransfer:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def to_device(self, array: NDArray[Any], like: Any = None) -> Tensor:
-        """Return an array as a tensor on the device; see `stitch.Transfer`."""
+    def to_device(self, array: NDArray[Any], like: Any = None, /) -> Tensor:
+        """Return an array as a tensor on the device."""
         pixels = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return pixels.pin_memory().to(self._device, non_blocking=True)
 
-    def to_host(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
-        """Return tensors of the device as arrays; see `stitch.Transfer`."""
+    def to_host(self, arrays: Sequence[Any], /) -> list[NDArray[Any]]:
+        """Return tensors of the device as arrays."""
         copies = [torch.empty(a.shape, dtype=a.dtype, pin_memory=True) for a in arrays]
         for copy, array in zip(copies, arrays, strict=True):
             copy.copy_(array, non_blocking=True)
