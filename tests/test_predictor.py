@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
@@ -192,3 +195,18 @@ def test_color_is_averaged_and_brightness_is_not() -> None:
     assert np.allclose(same, values.transpose(2, 0, 1))
     with pytest.raises(ValidationError, match="chroma_box 4 must be odd"):
         Normalization(chroma_box=4)
+
+
+def test_tiles_are_compressed_as_jpeg_where_the_card_says_so(model_folder, tmp_path):
+    card = read_card(model_folder)
+    tiles = some_tiles(2)
+    normalization = card.normalization.model_copy(update={"jpeg_quality": 80})
+    shutil.copytree(model_folder, tmp_path / "jpeg")
+    card.model_copy(update={"normalization": normalization}).write(tmp_path / "jpeg")
+    files = [io.BytesIO() for _ in tiles]
+    for tile, file in zip(tiles, files, strict=True):
+        Image.fromarray(tile).save(file, "JPEG", quality=80)
+    compressed = np.stack([np.asarray(Image.open(file)) for file in files])
+    plain = load_predictor(str(model_folder), "cpu", "float32")
+    found = load_predictor(str(tmp_path / "jpeg"), "cpu", "float32")(tiles)
+    assert torch.equal(found, plain(compressed)) and not torch.equal(found, plain(tiles))

@@ -28,7 +28,9 @@ BRITISH = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 # Where British spelling is meant: names that users write, and names of others.
-MEANT = re.compile(r"bcss_tumour|replace\(\"tumour\"|[\"'](?:[Tt]umours?|colour)[\"':]|Tumour:0|analyses")
+MEANT = re.compile(
+    r"TIA ?Centre|bcss_tumour|replace\(\"tumour\"|[\"'](?:[Tt]umours?|colour)[\"':]|Tumour:0|analyses"
+)
 OPENINGS = re.compile(r"(?:What|Whether|Who|Whose|Tells|Which|Why)\b")
 DIALECT = re.compile(r"\b(?:anew|is taken up|are taken up|once more|became of|end_if_told|let_go)\b")
 

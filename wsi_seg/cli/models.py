@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,36 +12,46 @@ import typer
 
 from wsi_seg.cli.options import JsonOption
 from wsi_seg.cli.output import say
-from wsi_seg.core.errors import DataError
+from wsi_seg.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from wsi_seg.core.card import Domain, ModelCard
     from wsi_seg.datasets.region import AnnotatedRegion
+    from wsi_seg.inference.models.catalog import CatalogEntry
 
 
 def models(context: typer.Context, json_: JsonOption = False) -> int | None:
-    """List the models: bundled ones, and those that are installed. `--model` takes their names.
+    """List the models: bundled, installed, and those that `wsi-seg models add` installs.
 
-    With --json each is its card, with `state`, which is "bundled" or "installed".
+    `--model` takes the names of bundled and installed ones. With --json each is its card, with `state`:
+    "bundled", "installed" or "available"; the latter with what the catalog says besides.
     """
     if context.invoked_subcommand is not None:
         return None
+    from wsi_seg.inference.models.catalog import catalog
     from wsi_seg.inference.models.registry import list_installed, list_models
 
-    found = {"bundled": list_models(), "installed": list_installed()}
+    there = {"bundled": list_models(), "installed": list_installed()}
+    names = {card.name for cards in there.values() for card in cards}
+    available = [entry for name, entry in catalog().items() if name not in names]
     if json_:
-        plain = [{"state": s, **card.model_dump(mode="json")} for s, cards in found.items() for card in cards]
+        plain = [{"state": s, **card.model_dump(mode="json")} for s, cards in there.items() for card in cards]
+        for entry in available:
+            besides = entry.model_dump(mode="json", exclude={"card"})
+            plain.append({"state": "available", **entry.card.model_dump(mode="json"), **besides})
         say(json.dumps(plain, indent=2))
         return 0
-    for state, cards in found.items():
+    for state, cards in there.items():
         if cards:
-            say("\n".join([f"{state}:", *(_described(card) for card in cards)]))
+            say("\n".join([f"{state}:", *map(_described, cards)]))
+    if available:
+        say("\n".join(["available (wsi-seg models add NAME):", *map(_offered, available)]))
     return 0
 
 
 def _described(card: ModelCard) -> str:
     """Return the lines of a model, indented."""
-    lines = (
+    return _lines(
         f"{card.name} (version {card.version}): {card.architecture} on {card.encoder}, "
         f"{len(card.classes)} classes, {card.mpp:g} µm/px",
         card.description,
@@ -48,8 +59,58 @@ def _described(card: ModelCard) -> str:
         f"groups: {', '.join(g.name for g in card.groups) or 'none'}; traced by default: "
         f"{', '.join(card.traced_names)}",
     )
-    first, *rest = filter(None, lines)
-    return "\n".join([f"  {first}", *(f"    {line}" for line in rest)])
+
+
+def _offered(entry: CatalogEntry) -> str:
+    """Return the lines of a model that can be installed, indented."""
+    card = entry.card
+    return _lines(
+        f"{card.name}: {card.description}",
+        f"{card.task}, {card.mpp:g} µm/px: {', '.join(c.name for c in card.classes)}",
+        f"license {card.license}, {entry.megabytes} MB",
+        entry.scores and f"{entry.scores} ({entry.scores_source})",
+    )
+
+
+def _lines(first: str, *rest: str) -> str:
+    return "\n".join([f"  {first}", *(f"    {line}" for line in filter(None, rest))])
+
+
+def add(
+    name: Annotated[str, typer.Argument(help="Name of an available model, see `wsi-seg models`.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether to download.")] = False,
+) -> int:
+    """Download a published model and install it: `--model` then takes its name.
+
+    Its license and size are shown first. The download resumes where it was interrupted, its SHA-256 must be
+    the hub's, pickled code is never run, and the installed model must predict what the checkpoint does.
+    """
+    from wsi_seg.inference.models.catalog import find_entry
+
+    entry = find_entry(name)
+    # Imported only now: torch takes seconds.
+    from wsi_seg.inference.models.install import install, look_up
+
+    remote = look_up(entry)
+    card = entry.card
+    say(
+        f"{card.name}: {card.description}\n  license  {card.license} ({entry.license_source})\n"
+        f"  notice   {card.notice}\n  from     {entry.source}, {entry.file}, {remote.size / 1e6:.1f} MB\n"
+        f"  cite     {entry.citation}"
+    )
+    if not yes:
+        if not asks():
+            raise UsageError(f"{name}: read the license above; --yes downloads the model without a terminal")
+        if not typer.confirm("Download and install it?"):
+            return 1
+    folder = install(entry, remote)
+    say(f"installed in {folder} (SHA-256 {remote.sha256}); use it with --model {name}")
+    return 0
+
+
+def asks() -> bool:
+    """Return whether somebody is there to answer."""
+    return sys.stdin.isatty()
 
 
 def domain(
@@ -100,4 +161,4 @@ def _stain_line(name: str, domain: Domain) -> str:
 
 
 # Commands of the group, in the order of its help.
-COMMANDS: tuple[Callable[..., int], ...] = (domain,)
+COMMANDS: tuple[Callable[..., int], ...] = (add, domain)

@@ -51,6 +51,10 @@ class Normalization(_CardPart):
     """Side in pixels, odd, of the box over which color is averaged first; brightness stays sharp. Fine
     color is mostly what an encoder made of it: JPEG keeps it at half the resolution. 1: no averaging."""
 
+    jpeg_quality: int | None = Field(default=None, ge=1, le=100)
+    """Each tile is first compressed as JPEG of this quality, colors at half the resolution, where the network
+    was trained on such. None: it is not."""
+
     @model_validator(mode="after")
     def _odd(self) -> Normalization:
         if self.chroma_box % 2 == 0:
@@ -68,7 +72,7 @@ class OutputGeometry(_CardPart):
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     """How it is enlarged; bilinear: centers of pixels as torch has them without `align_corners`."""
     of: Literal["probabilities", "logits"] = "probabilities"
-    """What is enlarged: probabilities, or the logits that they are made of."""
+    """Values that are enlarged: probabilities, or the logits that they are made of."""
 
     @property
     def plain(self) -> bool:
@@ -130,7 +134,7 @@ class ModelCard(_CardPart):
     notice: str = ""
     """One sentence printed once per run, such as "demonstration, not for clinical use"."""
     task: Literal["segmentation", "tissue", "artifacts"] = "segmentation"
-    """What it finds: classes of tissue; where there is tissue (`--tissue`); or artifacts (`--qc`)."""
+    """Kind of model: classes of tissue; where there is tissue (`--tissue`); or artifacts (`--qc`)."""
     format: str = "smp"
     """How the network is stored, see `formats`; smp: by segmentation-models-pytorch, with safetensors."""
     architecture: str = "Unet"

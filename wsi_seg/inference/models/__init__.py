@@ -7,12 +7,14 @@ A model is a folder with a card and weights. `predictor.load_predictor` returns 
 __all__ = [
     "activations",
     "calibrate",
+    "catalog",
     "convert",
     "devices",
     "explain",
     "fold",
     "formats",
     "heads",
+    "install",
     "loaded",
     "measure",
     "network",
@@ -20,5 +22,6 @@ __all__ = [
     "openvino",
     "predictor",
     "registry",
+    "tiatoolbox",
     "transfer",
 ]

@@ -1,48 +1,49 @@
-"""PyTorch checkpoints turned into model folders."""
+"""Checkpoints turned into model folders."""
 
 from __future__ import annotations
 
 import pickle
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
-from wsi_seg.core.card import WEIGHTS_NAME, read_card
+from wsi_seg.core.card import WEIGHTS_NAME, ModelCard
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reason_of
-from wsi_seg.inference.models.network import HEAD_KEY, build_network, load_weights
+from wsi_seg.inference.models.formats import format_of
+from wsi_seg.inference.models.network import HEAD_KEY, build_network, load_weights, read_weights
 
+SAFETENSORS = ".safetensors"
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def convert_checkpoint(checkpoint: Path, card_path: Path, folder: Path) -> None:
+def convert_checkpoint(checkpoint: Path, card: ModelCard, folder: Path) -> None:
     """Write the model folder of a checkpoint; it appears whole or not at all.
 
     Args:
-        checkpoint: file made by `torch.save` of a state dict, or of a mapping that holds one under
-            `state_dict`; names may have a common prefix such as `module.` or `network.`.
-        card_path: the card that says what the checkpoint is.
+        checkpoint: see `checkpoint_network`.
+        card: what the checkpoint is.
         folder: the model folder to make.
 
     Raises:
-        ModelError: the file is no state dict, holds code, or does not fit the card; or the folder cannot
-            be written.
+        ModelError: see `checkpoint_network`; or the folder cannot be written.
     """
-    card = read_card(card_path)
-    network = build_network(card)
-    load_weights(network, card, read_checkpoint(checkpoint), checkpoint)
+    network = checkpoint_network(checkpoint, card)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        part = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        part.mkdir()
         try:
-            save_file(weights, part / WEIGHTS_NAME, metadata={"format": "pt"})
+            # safetensors' own `save_file` makes files that only their owner may read.
+            (part / WEIGHTS_NAME).write_bytes(save(weights, metadata={"format": "pt"}))
             card.write(part)
             part.replace(folder)
         finally:
@@ -50,6 +51,25 @@ def convert_checkpoint(checkpoint: Path, card_path: Path, folder: Path) -> None:
     except OSError as error:
         if not folder.is_dir():  # else another process made the same folder first
             raise ModelError(f"{folder}: cannot write the converted model ({reason_of(error)})") from error
+
+
+def checkpoint_network(checkpoint: Path, card: ModelCard) -> nn.Module:
+    """Return the network of a checkpoint with its weights, in evaluation mode.
+
+    Args:
+        checkpoint: safetensors file, or one made by `torch.save` of a state dict or of a mapping that holds
+            one under `state_dict`; names may have a common prefix such as `module.` or `network.`.
+        card: what the checkpoint is.
+
+    Raises:
+        ModelError: the file is no state dict, holds code, or does not fit the card.
+    """
+    found = read_weights(checkpoint) if checkpoint.suffix == SAFETENSORS else read_checkpoint(checkpoint)
+    network = build_network(card)
+    rename = format_of(card).rename
+    weights = resolve_name(rename)(network, card, found, checkpoint) if rename else found
+    load_weights(network, card, weights, checkpoint)
+    return network.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

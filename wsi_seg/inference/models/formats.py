@@ -26,6 +26,9 @@ class Format:
     network computes in float32 only."""
     distributions: tuple[str, ...] = ()
     """Packages that compute it, besides torch; results name their versions."""
+    rename: str = ""
+    """`module:function` that gives the tensors of a published state dict the names that they have in the
+    network: network, card, tensors by name, path -> tensors by name. Empty: they have them."""
     automatic_bf16: bool = False
     """Precision `auto` computes in bf16 where the device has it; else float32, and bf16 where asked for."""
 
@@ -36,6 +39,10 @@ FORMATS = {
     "torch-export": Format("model.pt2", load="wsi_seg.inference.models.loaded:load_exported"),
     "onnx": Format(
         "model.onnx", load="wsi_seg.inference.models.onnx:load_onnx", distributions=("onnxruntime",)
+    ),
+    "tiatoolbox": Format(
+        build="wsi_seg.inference.models.tiatoolbox:build_tiatoolbox",
+        rename="wsi_seg.inference.models.tiatoolbox:rename_tensors",
     ),
 }
 

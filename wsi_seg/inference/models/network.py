@@ -10,8 +10,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from imagecodecs import jpeg8_decode, jpeg8_encode
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -225,6 +228,13 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(str(side) for side in tensor.shape) or "scalar"
+
+
+def as_jpeg(tiles: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return tiles (N, H, W, 3) as they come out of JPEG, colors at half the resolution."""
+    return np.stack(
+        [jpeg8_decode(jpeg8_encode(np.ascontiguousarray(tile), quality, subsampling="420")) for tile in tiles]
+    )
 
 
 def normalized(tiles: Tensor, normalization: Normalization) -> Tensor:

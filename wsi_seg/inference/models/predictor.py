@@ -24,7 +24,14 @@ from wsi_seg.inference.models.formats import format_of, precision_for
 from wsi_seg.inference.models.heads import Head
 from wsi_seg.inference.models.loaded import LoadedNetwork
 from wsi_seg.inference.models.measure import measured_activations
-from wsi_seg.inference.models.network import HEAD, as_pair, build_network, load_network, normalized
+from wsi_seg.inference.models.network import (
+    HEAD,
+    as_jpeg,
+    as_pair,
+    build_network,
+    load_network,
+    normalized,
+)
 from wsi_seg.inference.models.openvino import DEVICE, OpenVinoNetwork
 from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.inference.models.transfer import CudaClock, CudaTransfer
@@ -226,7 +233,8 @@ class NetworkPredictor:
         timed = nullcontext() if self._clock is None else self._clock.running()
         with self._lock, _repeatable(self.device, self.precision), timed:
             try:
-                pixels = self._on_device(tiles)
+                quality = self.card.normalization.jpeg_quality
+                pixels = self._on_device(as_jpeg(tiles, quality) if quality else tiles)
                 return as_pair(self._network(normalized(pixels, self.card.normalization).to(self._dtype)))
             except torch.OutOfMemoryError as error:
                 raise ModelError(

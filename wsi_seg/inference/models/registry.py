@@ -104,17 +104,27 @@ def _complete(folder: Path, reference: str) -> Path:
     return folder
 
 
-def _download(reference: str) -> Path:
+def hub_repository(reference: str) -> tuple[str, str | None]:
+    """Return the repository (`owner/name`) and the revision, None for the newest, of an `hf://` reference.
+
+    Raises:
+        ModelError: it is none.
+    """
     match = _HUB_REFERENCE.fullmatch(reference)
     if match is None:
         raise ModelError(f"{reference}: expected hf://owner/name or hf://owner/name@revision")
+    return match["repo"], match["revision"]
+
+
+def _download(reference: str) -> Path:
+    repository, revision = hub_repository(reference)
     # Imported here: it is slow to import, and most runs need no hub.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
         patterns = [CARD_NAME, *{known.weights for known in FORMATS.values()}]
-        folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=patterns)
+        folder = snapshot_download(repository, revision=revision, allow_patterns=patterns)
     except (HTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{reference}: cannot be downloaded from the Hugging Face hub: {reason}") from error
@@ -129,7 +139,7 @@ def _converted(checkpoint: Path) -> Path:
     if not (folder / CARD_NAME).is_file():
         # By name and on use: converting needs torch, looking up must not.
         importlib.import_module("wsi_seg.inference.models.convert").convert_checkpoint(
-            checkpoint, card, folder
+            checkpoint, read_card(card), folder
         )
     return folder
 
