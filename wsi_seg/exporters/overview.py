@@ -60,16 +60,6 @@ class TintedSlide:
     classes: list[ClassShare]
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """The slide at low power."""
-
-    pixels: NDArray[np.uint8]
-    """RGB (h, w, 3)."""
-    map_per_pic: tuple[float, float]
-    """Map pixels per picture pixel, x and y."""
-
-
 def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:
     """Return the slide at low power, at most `max_side` pixels a side, with a tint of the classes.
 
@@ -78,11 +68,11 @@ def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = M
     Raises:
         SlideError: the slide cannot be read.
     """
-    picture = _read_picture(slide, frame, max_side)
-    labels = _labels_under(picture, maps)
-    pixels = _tint(picture.pixels, labels, maps)
+    pixels, map_per_pic = _read_picture(slide, frame, max_side)
+    labels = _labels_under(pixels.shape[:2], map_per_pic, maps)
+    pixels = _tint(pixels, labels, maps)
     return TintedSlide(
-        pixels, picture.map_per_pic, slide.info.name, _facts(slide, frame), frame.mpp, _shares(labels, maps)
+        pixels, map_per_pic, slide.info.name, _facts(slide, frame), frame.mpp, _shares(labels, maps)
     )
 
 
@@ -117,7 +107,10 @@ def write_overview(
     return Overview(image, sheet.um_per_pic)
 
 
-def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
+def _read_picture(
+    slide: Slide, frame: MapFrame, max_side: int
+) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Return the slide at low power, RGB (h, w, 3), and the map pixels per picture pixel, x and y."""
     # A damaged slide still gets its picture; the manifest says which blocks failed.
     pixels, l0_per_pic = read_thumbnail(TolerantPixels(slide, UNREADABLE), max_side)
     side = max(pixels.shape[:2])
@@ -126,19 +119,19 @@ def _read_picture(slide: Slide, frame: MapFrame, max_side: int) -> _Picture:
         size = (pixels.shape[1] * enlarged, pixels.shape[0] * enlarged)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
     map_per_pic = l0_per_pic / frame.l0_per_map
-    return _Picture(pixels, (map_per_pic.x / enlarged, map_per_pic.y / enlarged))
+    return pixels, (map_per_pic.x / enlarged, map_per_pic.y / enlarged)
 
 
-def _labels_under(picture: _Picture, maps: Maps) -> NDArray[np.uint8]:
+def _labels_under(
+    shape_pic: tuple[int, ...], map_per_pic: tuple[float, float], maps: Maps
+) -> NDArray[np.uint8]:
     """Return for each picture pixel the label under its center, from the level that is just fine enough."""
-    finer = [
-        i for i in range(maps.level_count) if maps.layout.downsample("classes", i) <= min(picture.map_per_pic)
-    ]
+    finer = [i for i in range(maps.level_count) if maps.layout.downsample("classes", i) <= min(map_per_pic)]
     level = max(finer, default=0)
     labels = np.asarray(maps.array("classes", level)[:])
     cells = []
-    for axis, map_per_pic in enumerate(reversed(picture.map_per_pic)):
-        centers = (np.arange(picture.pixels.shape[axis]) + 0.5) * map_per_pic
+    for axis, step in enumerate(reversed(map_per_pic)):
+        centers = (np.arange(shape_pic[axis]) + 0.5) * step
         index = np.floor(centers / maps.layout.downsample("classes", level)).astype(np.int64)
         cells.append(np.minimum(index, labels.shape[axis] - 1))
     under: NDArray[np.uint8] = labels[np.ix_(*cells)]
