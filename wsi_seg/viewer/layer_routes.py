@@ -99,10 +99,7 @@ def _coverage(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]
 
 def _probability(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
     first = query.choice(request.query_params, "kind", ("class", "group"))
-    name = request.query_params.get("channel")
-    if name is None:
-        raise Refused(400, "channel is missing from the address")
-    group, channels = result.choose(name, first)
+    group, channels = result.choose(query.text(request.query_params, "channel"), first)
     color = color_of(group, result.colored(), _palette(request))
     return (channels, color), partial(value_tile, result.source, channels, color=color)
 

@@ -28,13 +28,24 @@ class View:
     """l0 pixels per screen pixel."""
 
 
+def text(query: Query, name: str) -> str:
+    """Return a text of the query.
+
+    Raises:
+        Refused: it is missing.
+    """
+    if name not in query:
+        raise Refused(400, f"{name} is missing from the address")
+    return query[name]
+
+
 def number(query: Query, name: str, low: float, high: float) -> float:
     """Return a number of the query.
 
     Raises:
         Refused: it is missing, no finite number, or out of bounds.
     """
-    return _number(name, _text(query, name), low, high)
+    return _number(name, text(query, name), low, high)
 
 
 def view(query: Query) -> View:
@@ -44,7 +55,7 @@ def view(query: Query) -> View:
         Refused: one is missing or wrong, or the box has more screen pixels than any screen.
     """
     scale = number(query, "scale", 1e-3, MOST_SCALE)
-    parts = _text(query, "box").split(",")
+    parts = text(query, "box").split(",")
     if len(parts) != 4:
         raise Refused(400, "box must be four numbers x0,y0,x1,y1 in l0 pixels")
     x0, y0, x1, y1 = (_number("box", part, -MOST_L0, MOST_L0) for part in parts)
@@ -91,12 +102,6 @@ def choice(query: Query, name: str, values: tuple[str, ...]) -> str:
     if value not in values:
         raise Refused(400, f"{name} must be {' or '.join(values)}, got {value[:40]!r}")
     return value
-
-
-def _text(query: Query, name: str) -> str:
-    if name not in query:
-        raise Refused(400, f"{name} is missing from the address")
-    return query[name]
 
 
 def _number(name: str, text: str, low: float, high: float) -> float:

@@ -90,10 +90,7 @@ def _group_at(result: OpenResult, params: Mapping[str, str]) -> tuple[ClassGroup
     # At 0 all of the map would be inside; uint8 probabilities have no finer step.
     threshold = query.number(params, "threshold", 1 / 255, 1.0)
     first = query.choice(params, "kind", ("group", "class"))
-    name = params.get("channel")
-    if name is None:
-        raise Refused(400, "channel is missing from the address")
-    return *result.choose(name, first), threshold
+    return *result.choose(query.text(params, "channel"), first), threshold
 
 
 def _download(state: ViewerState, request: Request) -> Response:
