@@ -95,6 +95,10 @@ def test_an_output_that_is_not_what_the_card_says_is_refused() -> None:
         ({"assessed": ()}, "assessed names nothing"),
         ({"assessed": ("class 1",), "head": "argmin"}, "of a softmax only"),
         ({"tile": 100}, "not a multiple of 32"),
+        (
+            {"classes": ({"code": 0, "name": "ground", "color": (0, 0, 0)},)},
+            "map the 0 of masks by class_names",
+        ),
     ],
 )
 def test_cards_that_make_no_sense(fields: dict[str, object], message: str) -> None:

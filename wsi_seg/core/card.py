@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass, canonical_name, traced_by_default
 from wsi_seg.core.errors import ModelError
@@ -28,6 +28,15 @@ class CardClass(_CardPart):
     code: int = Field(ge=1, le=255)
     name: str
     color: tuple[int, int, int]
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _zero_is_taken(cls, code: object) -> object:
+        if code == 0:
+            raise ValueError(
+                "0 means not analyzed in maps; count from 1, and map the 0 of masks by class_names"
+            )
+        return code
 
 
 class CardGroup(_CardPart):
