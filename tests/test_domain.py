@@ -44,6 +44,9 @@ from wsi_seg.tissue.domain import (
     sampled,
     stain_sums,
 )
+from wsi_seg.training.config import TrainConfig
+from wsi_seg.training.data import load_data
+from wsi_seg.training.fit import made_card
 
 PINK, GLASS, GRAY = (200, 120, 180), (243, 243, 243), (120, 120, 120)
 PALE = Domain(
@@ -218,6 +221,22 @@ def test_a_model_folder_gets_its_domain_from_data_sets(three_patients: Path) -> 
     next(iter((three_patients / "data" / "masks").iterdir())).unlink()
     refused = CliRunner().invoke(app, ["models", "domain", str(model), "--data", str(config)])
     assert refused.exit_code != 0 and "fewer than three patients" in refused.output
+
+
+def test_training_measures_what_it_trained_on(three_patients: Path) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "model": {"name": "m", "mpp": 0.5, "domain": None},
+            "data_dir": three_patients,
+            "datasets": [{"kind": "bcss", "name": "d", "folder": "data", "mpp": 0.5}],
+            "allow_missing_classes": True,
+            "steps_per_epoch": 1,
+        }
+    )
+    card = made_card(config, load_data(config), {"epochs": 1})
+    assert card.domain is not None and (card.domain.patients, card.domain.tiles) == (3, 12)
+    given = config.model_copy(update={"model": config.model.model_copy(update={"domain": PALE})})
+    assert made_card(given, load_data(config), {}).domain == PALE
 
 
 def regions_of(data_dir: Path) -> Iterator[tuple[str, list]]:

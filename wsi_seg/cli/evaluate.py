@@ -276,7 +276,10 @@ def _overall(scores: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _line(row: dict[str, Any], width: int) -> str:
     share = "" if row["share"] is None else f"{100 * row['share']:.1f} %"
-    return f"  {row['name']:<{width}} {share:>7} " + "".join(f"{_number(row.get(s)):>8}" for s in SHOWN)
+    head = f"  {row['name']:<{width}} {share:>7} "
+    if not row.get("assessed", True):
+        return f"{head}  not assessed"
+    return head + "".join(f"{_number(row.get(s)):>8}" for s in SHOWN)
 
 
 def _number(value: float | None) -> str:

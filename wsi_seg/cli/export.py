@@ -30,13 +30,18 @@ def export(
     set_: SetOption = None,
 ) -> int:
     """Write polygons again from finished maps; the network does not run and the run's files stay."""
+    from wsi_seg.core.assessed import unassessed_warning
     from wsi_seg.pipeline.export import card_of, export_regions
 
     given = given_settings(context)
     if "classes" in given:
         given.setdefault("groups", [])
     settings = settings_of(given, config, set_).regions
-    settings = settings.of_model(card_of(results))
+    card = card_of(results)
+    settings = settings.of_model(card)
+    warning = unassessed_warning(card, settings.resolve(card))
+    if warning:
+        say(f"warning: {warning}", err=True)
     what = "+".join((*(settings.groups or ()), *settings.classes))
     path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
     summary = export_regions(results, settings, path, compress_large=output is None)

@@ -58,6 +58,7 @@ def _described(card: ModelCard) -> str:
         card.notice,
         f"groups: {', '.join(g.name for g in card.groups) or 'none'}; traced by default: "
         f"{', '.join(card.traced_names)}",
+        _assessed(card),
     )
 
 
@@ -158,6 +159,16 @@ def _stain_line(name: str, domain: Domain) -> str:
         f"patients ({domain.tiles} tiles); each compared with the others lies {scores} spreads outside, and "
         f"slides are marked above {domain.threshold:g}"
     )
+
+
+def _assessed(card: ModelCard) -> str:
+    from wsi_seg.core.assessed import unassessed_classes
+
+    missing = unassessed_classes(card)
+    if not missing:
+        return ""
+    names = ", ".join(c.name for c in card.classes if c.name not in missing)
+    return f"assessed: {names}; not assessed, for lack of training data: {', '.join(missing)}"
 
 
 # Commands of the group, in the order of its help.

@@ -81,6 +81,8 @@ def run(
     values = read_values(config, {**flags, **parse_settings(set_)})
     settings = replace(make_settings(values, config), **given)  # what is left are flags alone
     tasks, where = _tasks(find_slides(slides, KEYS), values, settings)
+    for warning in _unassessed(tasks):
+        say(f"warning: {warning}", err=True)
     if dry_run:
         return print_plans(tasks, json_)
     for card in {task.model.facts.card.name: task.model.facts.card for task in tasks}.values():
@@ -117,6 +119,14 @@ def _tasks(
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
         tasks.append(SlideTask(slide, models[asked], own.for_workers(gpus)))
     return tasks, where
+
+
+def _unassessed(tasks: Sequence[SlideTask]) -> list[str]:
+    """Return a line for each model and choice of classes that has one which the model does not assess."""
+    from wsi_seg.core.assessed import unassessed_warning
+
+    cards = ((task.model.facts.card, task.settings.regions.resolve(task.model.facts.card)) for task in tasks)
+    return list(dict.fromkeys(filter(None, (unassessed_warning(card, groups) for card, groups in cards))))
 
 
 def _with_own_settings(settings: RunSettings, values: Mapping[str, Any], slide: SlideInput) -> RunSettings:
@@ -226,7 +236,10 @@ def _describe_result(result: SlideResult) -> str:
         whole = "INCOMPLETE" if result.status == "incomplete" else "whole"
         return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}{unlike}"
     regions = ", ".join(
-        f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²" for name, r in summary["regions"].items()
+        f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²"
+        if r.get("assessed", True)
+        else f"{name} not assessed"
+        for name, r in summary["regions"].items()
     )
     coverage = summary["coverage"]
     said = (("unread_mm2", "cannot be read"), ("other_level_mm2", "were read from another level"))

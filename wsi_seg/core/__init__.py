@@ -7,6 +7,7 @@ logs, threads, caches, versions, and facts about this machine.
 
 __all__ = [
     "allocator",
+    "assessed",
     "card",
     "classes",
     "errors",

@@ -39,27 +39,38 @@ def single_row(counts: Counts) -> int | None:
     return int(present[0]) if len(present) == 1 else None
 
 
-def class_scores(tally: Tally) -> dict[str, Scores]:
+def class_scores(tally: Tally, assessed: NDArray[np.bool_] | None = None) -> dict[str, Scores]:
     """Return (K,) values for each score of a row; nan where it is not defined or the truth has none of it.
 
     All are nan where the truth has a single row: a model that calls everything that would look perfect.
+
+    Args:
+        tally: what was counted.
+        assessed: the rows (K,) that the model predicts; others are nan. None: it predicts all.
     """
     counts = tally.counts
     if single_row(counts) is not None:
         return dict.fromkeys(SCORES, np.full(len(counts.names), np.nan))
-    return {
+    scores = {
         **{name: getattr(counts, name) for name in COUNT_SCORES},
         **{name: getattr(tally.scores, name) for name in RANK_SCORES},
     }
+    return scores if assessed is None else {n: np.where(assessed, v, np.nan) for n, v in scores.items()}
 
 
-def overall_scores(counts: Counts) -> dict[str, float]:
-    """Return the scores that stand for all rows together; macro means are over rows that have a value."""
-    micro = counts.micro
+def overall_scores(counts: Counts, assessed: NDArray[np.bool_] | None = None) -> dict[str, float]:
+    """Return the scores that stand for all rows together; macro means are over rows that have a value.
+
+    Args:
+        counts: of all rows.
+        assessed: the rows (K,) that means are over, None: all. The accuracies are over all pixels.
+    """
+    rows = np.ones(len(counts.names), bool) if assessed is None else assessed
+    micro = counts.micro_of(rows)
     return {
         "pixel_accuracy": counts.accuracy,
         "one_against_rest_accuracy": counts.one_against_rest_accuracy,
-        **{f"macro_{name}": mean_score(getattr(counts, name)) for name in micro},
+        **{f"macro_{name}": mean_score(getattr(counts, name)[rows]) for name in micro},
         **{f"micro_{name}": value for name, value in micro.items()},
     }
 
@@ -74,8 +85,13 @@ class Intervals:
     """(2,) by score."""
 
 
-def bootstrap(groups: Sequence[Tally], resamples: int = RESAMPLES, seed: int = SEED) -> Intervals | None:
-    """Return 95 % percentile intervals of the tallies of patients.
+def bootstrap(
+    groups: Sequence[Tally],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    assessed: NDArray[np.bool_] | None = None,
+) -> Intervals | None:
+    """Return 95 % percentile intervals of the tallies of patients; `assessed` as for `class_scores`.
 
     A class that occurs in fewer than three groups gets none. Resamples without a class are left out of its
     intervals.
@@ -88,8 +104,8 @@ def bootstrap(groups: Sequence[Tally], resamples: int = RESAMPLES, seed: int = S
     draws = np.random.default_rng(seed).multinomial(len(groups), [1 / len(groups)] * len(groups), resamples)
     stacked = _Stacked(groups)
     drawn = [stacked.weighted(weights.astype(np.float64)) for weights in draws]
-    by_class = [class_scores(tally) for tally in drawn]
-    overall = [overall_scores(tally.counts) for tally in drawn]
+    by_class = [class_scores(tally, assessed) for tally in drawn]
+    overall = [overall_scores(tally.counts, assessed) for tally in drawn]
     rare = sum(tally.counts.support > 0 for tally in groups) < LEAST_GROUPS
     limits = {name: _limits(np.array([scores[name] for scores in by_class])) for name in by_class[0]}
     for values in limits.values():

@@ -118,7 +118,13 @@ class Counts:
 
         Recall is the accuracy; so are precision and Dice, unless some pixels were predicted as no class.
         """
-        fractions = {name: (top.sum(), bottom.sum()) for name, (top, bottom) in self._fractions.items()}
+        return self.micro_of(np.ones(len(self.names), bool))
+
+    def micro_of(self, rows: NDArray[np.bool_]) -> dict[str, float]:
+        """Return `micro` over some of the rows, (K,)."""
+        fractions = {
+            name: (top[rows].sum(), bottom[rows].sum()) for name, (top, bottom) in self._fractions.items()
+        }
         return {
             name: float(top / bottom) if bottom else float("nan") for name, (top, bottom) in fractions.items()
         }

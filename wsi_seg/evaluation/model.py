@@ -175,11 +175,9 @@ class _Run:
         self.progress(region.name, self.done, self.total)
 
     def _rows(self, choice: Choice) -> tuple[Rows, ...]:
-        classes = self.card.tissue_classes
         if choice.known is not None:
-            return (Rows.of_one_class(classes, choice.known),)
-        groups = Rows.of_groups(self.card.class_groups, self.card.codes)
-        return (Rows.of_classes(classes), *([] if groups is None else [groups]))
+            return (Rows.of_one_class(self.card.tissue_classes, choice.known),)
+        return Rows.of_card(self.card)
 
     def _labels(self, choice: Choice) -> Iterator[ImageLabel]:
         if not self.card.image_labels:

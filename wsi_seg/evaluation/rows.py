@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.core.assessed import assessed_codes
+from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import RGB, ClassGroup, TissueClass
 from wsi_seg.datasets.region import Targets, not_class
 from wsi_seg.evaluation.metrics import NO_ROW
@@ -25,6 +27,24 @@ class Rows:
     """Output channels of each row; no channel is in two rows."""
     rest_of: int | None = None
     """None: truth tells all rows apart. A channel: row 0 is this class, row 1 all that is known not to be."""
+    unassessed: frozenset[int] = frozenset()
+    """Rows of which the model predicts no channel: they have no scores and are in no mean."""
+
+    @classmethod
+    def of_card(cls, card: ModelCard) -> tuple[Rows, ...]:
+        """Return the rows of a model's classes and, where they say more, those of its groups."""
+        found = (cls.of_classes(card.tissue_classes), cls.of_groups(card.class_groups, card.codes))
+        known = {card.codes.index(code) for code in assessed_codes(card)}
+        return tuple(
+            replace(
+                rows,
+                unassessed=frozenset(
+                    row for row, channels in enumerate(rows.channels) if known.isdisjoint(channels)
+                ),
+            )
+            for rows in found
+            if rows is not None
+        )
 
     @classmethod
     def of_classes(cls, classes: Sequence[TissueClass]) -> Rows:
@@ -53,6 +73,11 @@ class Rows:
         one = classes[channel]
         rest = tuple(c for c in range(len(classes)) if c != channel)
         return cls((one.name, f"not {one.name}"), (one.color, REST_COLOR), ((channel,), rest), channel)
+
+    @property
+    def assessed(self) -> NDArray[np.bool_]:
+        """Return which rows are assessed, (K,)."""
+        return np.array([row not in self.unassessed for row in range(len(self.names))])
 
     def of_targets(self, target: Targets) -> NDArray[np.uint8]:
         """Return the row of each pixel's truth, NO_ROW where it is unknown or in no row."""

@@ -10,7 +10,7 @@ def explain_accuracy(result: dict[str, Any]) -> str:
     """Return the sentence on the one-against-rest accuracy; "" where it says nothing new."""
     classes, overall = len(result["classes"]), result["overall"]
     accuracy, against_rest = overall["pixel_accuracy"], overall["one_against_rest_accuracy"]
-    if accuracy is None or classes < 3:
+    if accuracy is None or classes < 3 or not all(map(_assessed, result["classes"])):
         return ""
     return (
         f"{100 * accuracy:.1f} % of the pixels have the right class. The one-against-rest accuracy of the "
@@ -18,6 +18,23 @@ def explain_accuracy(result: dict[str, Any]) -> str:
         "and looks high because a wrong pixel is wrong for two classes and counts as right for the other "
         f"{classes - 2}. It is given because many reports print it as their accuracy."
     )
+
+
+def explain_unassessed(level: dict[str, Any]) -> list[str]:
+    """Return the sentence on rows that the model does not assess; none where it assesses all."""
+    rows = [row for row in level["classes"] if not _assessed(row)]
+    if not rows:
+        return []
+    share = sum(row["share"] or 0 for row in rows)
+    return [
+        f"Not assessed by the model, for lack of training data, and so without scores and in no mean: "
+        f"{_listed(row['name'] for row in rows)}. {100 * share:.1f} % of the known pixels are of them; pixel "
+        "accuracy and the precision of other classes count these as wrong."
+    ]
+
+
+def _assessed(row: dict[str, Any]) -> bool:
+    return bool(row.get("assessed", True))
 
 
 def explain_missing(level: dict[str, Any], what: str) -> list[str]:
@@ -30,7 +47,7 @@ def explain_missing(level: dict[str, Any], what: str) -> list[str]:
     rows = level["classes"]
     unit = "images" if rows and "pixels" not in rows[0] else "pixels"
     present = [row["name"] for row in rows if row[unit]]
-    absent = [row for row in rows if not row[unit]]
+    absent = [row for row in rows if not row[unit] and _assessed(row)]
     if not present:
         return [f"No scores: the truth has no known {unit}."]
     if len(present) == 1:

@@ -114,8 +114,7 @@ def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
     card = results.card
     scheme = LabelScheme(card.tissue_classes, card.mpp, truth.ignored_codes)
     known = open_truth(truth, results.slide, results.frame, scheme)
-    groups = Rows.of_groups(card.class_groups, card.codes)
-    rows = (Rows.of_classes(card.tissue_classes), *([] if groups is None else [groups]))
+    rows = Rows.of_card(card)
     section, shown = _count_boxes(results, known, rows)
     note, pictures = _pictures(results, shown)
     examples = tuple(

@@ -23,7 +23,7 @@ from wsi_seg.evaluation.intervals import (
 from wsi_seg.evaluation.metrics import BRIEF_SCORES, Counts, count_classes, mean_score, rank_scores, rounded
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.evaluation.section import ImageLabel, ImageTally, Section, sum_tallies
-from wsi_seg.evaluation.sentences import explain_missing
+from wsi_seg.evaluation.sentences import explain_missing, explain_unassessed
 from wsi_seg.evaluation.tally import Tally
 
 Table = dict[str, Any]
@@ -37,7 +37,7 @@ def section_table(section: Section, labels: Sequence[str]) -> Table:
     scored = single_row(section.tallies[0].counts) is None
     levels = []
     for index, rows in enumerate(section.rows):
-        limits = bootstrap([tallies[index] for tallies in independent])
+        limits = bootstrap([tallies[index] for tallies in independent], assessed=rows.assessed)
         images = [image.counts[index] for image in section.images]
         levels.append(_level(section.tallies[index], rows, images, limits))
     classes, *of_groups = levels
@@ -55,7 +55,7 @@ def section_table(section: Section, labels: Sequence[str]) -> Table:
         **classes,
         "class_groups": of_groups[0] if of_groups else None,
         "per_group": [_brief_group(section, name, scored) for name in section.by_group],
-        "per_image": [_brief_image(image, scored) for image in section.images],
+        "per_image": [_brief_image(image, section.rows[0], scored) for image in section.images],
         "image_labels": _label_table(section, labels) if section.labels else None,
         "baselines": _baseline_tables(section),
         "seconds": round(section.seconds, 1),
@@ -68,7 +68,8 @@ def _missing(levels: Sequence[Table]) -> list[str]:
         explain_missing(level, what) for level, what in zip(levels, ("classes", "groups"), strict=False)
     )
     blank = [level["overall"]["pixel_accuracy"] is None for level in levels]
-    return classes + [text for texts in groups for text in texts if blank[1] and not blank[0]]
+    unassessed = explain_unassessed(levels[0])
+    return unassessed + classes + [text for texts in groups for text in texts if blank[1] and not blank[0]]
 
 
 def interval_note(patients: int | None) -> str:
@@ -94,9 +95,10 @@ def _level(tally: Tally, rows: Rows, images: Sequence[Counts], limits: Intervals
     counts = tally.counts
     scored = single_row(counts) is None
     limits = limits if scored else None
-    scores = class_scores(tally)
+    scores = class_scores(tally, rows.assessed)
     table = []
     for k, name in enumerate(rows.names):
+        assessed = k not in rows.unassessed
         table.append(
             {
                 "name": name,
@@ -106,13 +108,15 @@ def _level(tally: Tally, rows: Rows, images: Sequence[Counts], limits: Intervals
                 "predicted_pixels": int(counts.predicted[k]),
                 **{score: rounded(values[k]) for score, values in scores.items()},
                 "images": sum(int(image.support[k] > 0) for image in images),
-                "dice_mean_over_images": _mean([image.dice[k] for image in images], scored),
-                "iou_mean_over_images": _mean([image.iou[k] for image in images], scored),
+                "dice_mean_over_images": _mean([image.dice[k] for image in images], scored and assessed),
+                "iou_mean_over_images": _mean([image.iou[k] for image in images], scored and assessed),
                 "intervals": None if limits is None else _row_limits(limits, k),
+                **({} if assessed else {"assessed": False}),
             }
         )
-    overall = {name: rounded(value) if scored else None for name, value in overall_scores(counts).items()}
-    overall["macro_roc_auc"] = rounded(mean_score(tally.scores.roc_auc))
+    means = overall_scores(counts, rows.assessed)
+    overall = {name: rounded(value) if scored else None for name, value in means.items()}
+    overall["macro_roc_auc"] = rounded(mean_score(tally.scores.roc_auc[rows.assessed]))
     return {
         "overall": overall,
         "overall_intervals": None if limits is None else _pairs(limits.overall),
@@ -156,9 +160,9 @@ def _at_half(tally: Tally, k: int) -> Table:
 
 
 def _brief_group(section: Section, group: str, scored: bool) -> Table:
-    tally = section.by_group[group][0]
+    tally, rows = section.by_group[group][0], section.rows[0]
     counts = tally.counts
-    overall = overall_scores(counts)
+    overall = overall_scores(counts, rows.assessed)
     return {
         "name": group,
         "images": sum(image.group == group for image in section.images),
@@ -167,11 +171,14 @@ def _brief_group(section: Section, group: str, scored: bool) -> Table:
             name: rounded(overall[name]) if scored else None
             for name in ("pixel_accuracy", "macro_dice", "macro_iou")
         },
-        "classes": {counts.names[k]: _brief(tally, k) for k in np.flatnonzero(counts.support).tolist()},
+        "classes": {
+            counts.names[k]: _brief(tally, k)
+            for k in np.flatnonzero(rows.assessed & (counts.support > 0)).tolist()
+        },
     }
 
 
-def _brief_image(image: ImageTally, scored: bool) -> Table:
+def _brief_image(image: ImageTally, rows: Rows, scored: bool) -> Table:
     counts = image.counts[0]
     return {
         "name": image.name,
@@ -182,7 +189,7 @@ def _brief_image(image: ImageTally, scored: bool) -> Table:
             counts.names[k]: {
                 name: rounded(getattr(counts, name)[k]) if scored else None for name in ("dice", "iou")
             }
-            for k in np.flatnonzero(counts.support).tolist()
+            for k in np.flatnonzero(rows.assessed & (counts.support > 0)).tolist()
         },
     }
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from wsi_seg.core.assessed import assessed_codes, describe_unassessed
+from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.core.versions import versions
@@ -111,15 +113,10 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,
         "tissue_area_mm2": round(analyzed * pixel_mm2, 6),
-        "class_area_mm2": {
-            c.name: round(counts[c.code] * pixel_mm2, 6) for c in facts.model.card.classes if counts[c.code]
-        },
-        "group_area_mm2": {
-            g.name: round(sum(counts[code] for code in g.codes) * pixel_mm2, 6)
-            for g in facts.model.card.groups
-        },
+        **_areas(facts.model.card, counts, pixel_mm2),
         "regions": {
-            group.name: _region_summary(regions.get(group, GroupOutlines(group))) for group in facts.groups
+            group.name: _region_summary(regions.get(group, GroupOutlines(group)), facts.model.card)
+            for group in facts.groups
         },
         "tiles": tiles,
         "blocks": len(facts.records),
@@ -152,7 +149,25 @@ def _likeness(facts: FinishedRun) -> dict[str, Any]:
     return {"domain": dataclasses.asdict(compare(sums, domain))}
 
 
-def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
+def _areas(card: ModelCard, counts: Mapping[int, int], pixel_mm2: float) -> dict[str, Any]:
+    """Return the areas of classes and groups, None of a group of which no class is assessed."""
+    known = assessed_codes(card)
+    missing = describe_unassessed(card)
+    return {
+        "class_area_mm2": {
+            c.name: round(counts[c.code] * pixel_mm2, 6) for c in card.classes if counts[c.code]
+        },
+        "group_area_mm2": {
+            g.name: None
+            if known.isdisjoint(g.codes)
+            else round(sum(counts[code] for code in g.codes) * pixel_mm2, 6)
+            for g in card.groups
+        },
+        **({} if missing is None else {"not_assessed": missing}),
+    }
+
+
+def _region_summary(regions: GroupOutlines, card: ModelCard) -> dict[str, Any]:
     areas = regions.areas_um2
     sizes = size_histogram(areas)
     return {
@@ -161,6 +176,7 @@ def _region_summary(regions: GroupOutlines) -> dict[str, Any]:
         "median_area_um2": round(statistics.median(areas), 2) if areas else None,
         "largest_area_um2": round(max(areas), 2) if areas else None,
         "sizes": {"edges_um2": list(sizes.edges_um2), "counts": list(sizes.counts)},
+        **({"assessed": False} if assessed_codes(card).isdisjoint(regions.group.codes) else {}),
     }
 
 

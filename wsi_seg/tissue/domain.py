@@ -172,10 +172,10 @@ def compare(sums: StainSums, domain: Domain) -> Likeness:
 
 
 def _described(name: str, value: float, domain: Domain) -> str:
-    """Return a measure next to the training's, such as "stain: optical density 1.6 × that of training"."""
+    """Return a measure next to the training's, such as "stain: optical density 1.01, 1.6 × that of …"."""
     known: StainRange = getattr(domain, name)
     middle = (known.low + known.high) / 2
     return (
-        f"stain: {NAMES[name]} {value:.2f}, {value / middle:.1f} × that of training "
-        f"({known.low:.2f} to {known.high:.2f})"
+        f"stain: {NAMES[name]} {value:.2f}, {value / middle:.1f} × that of training, "
+        f"{known.low:.2f} to {known.high:.2f}"
     )

@@ -141,7 +141,8 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
 
 def _class(result: OpenResult, one: TissueClass) -> dict[str, Any]:
     area = result.facts.area(one.name, "class_area_mm2")
-    return {"code": one.code, "name": one.name, **_colors(result, one), "mm2": area}
+    assessed = one.code not in result.facts.unassessed
+    return {"code": one.code, "name": one.name, **_colors(result, one), "mm2": area, "assessed": assessed}
 
 
 def _group(result: OpenResult, one: ClassGroup) -> dict[str, Any]:
@@ -154,6 +155,7 @@ def _group(result: OpenResult, one: ClassGroup) -> dict[str, Any]:
         "label": one.qupath_name,
         **_colors(result, one),
         "codes": list(one.codes),
+        "assessed": not facts.unassessed.issuperset(one.codes),
         "traced": traced,
         "count": found.get("count") if traced else None,
         "mm2": facts.area(one.name, "group_area_mm2"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsi_seg.core.assessed import assessed_codes
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup, TissueClass
 from wsi_seg.core.errors import OutputError
@@ -63,6 +64,8 @@ class ResultInfo:
     classes: tuple[TissueClass, ...]
     groups: tuple[ClassGroup, ...] = ()
     """Of the model's card, and single classes that were traced."""
+    unassessed: frozenset[int] = frozenset()
+    """Codes of the classes that the model does not assess; none are known of a run that is not finished."""
     traced: tuple[str, ...] = ()
     """Names of the groups whose regions were traced."""
     trace: TraceSettings = field(default_factory=TraceSettings)
@@ -108,6 +111,7 @@ def _read_finished(entry: ResultEntry) -> ResultInfo:
         frame=manifest_part(MapFrame, manifest, folder, "frame"),
         classes=card.tissue_classes,
         groups=tuple(dict.fromkeys((*card.class_groups, *traced))),
+        unassessed=frozenset(card.codes) - assessed_codes(card),
         traced=tuple(group.name for group in traced),
         trace=regions.trace,
         origin=regions.origin,

@@ -26,7 +26,7 @@ MOST_GROUPS, MOST_HISTOGRAMS, MOST_FAULTS = 8, 2, 5
 MOST_EDGES, LARGE_UM2, UM2_PER_MM2 = 7, 10_000, 1e6
 # Letters of counts that a histogram is wide enough for.
 MOST_DIGITS = 58
-MOST_LETTERS = {"notice": 140, "description": 260, "held_out": 200, "training_data": 600}
+MOST_LETTERS = {"notice": 140, "description": 260, "held_out": 200, "training_data": 600, "not_assessed": 330}
 
 MPP_SOURCES = {
     "user": "given by the user",
@@ -83,6 +83,7 @@ def write_slide_page(
         tissue_source=_tissue_source(manifest["plan"]["tissue_source"]),
         classes=_classes(summary, manifest["model"]["card"]),
         groups=_groups(summary, manifest["model"]["card"]),
+        not_assessed=summary.get("not_assessed"),
         coverage=_coverage(summary, manifest),
         stages=_stages(summary),
         limit=LIMITS.get(summary["bottleneck"]["limit"], summary["bottleneck"]["limit"]),

@@ -1,8 +1,8 @@
 // What the server offers. Paths are relative, so that it may sit behind another server's folder.
 
 /** @typedef {{name: string, color: string, mm2: number}} ClassArea */
-/** @typedef {{code: number, name: string, color: string, safe_color: string, mm2: number | null}} TissueClass */
-/** @typedef {{name: string, color: string, safe_color: string, codes: number[], traced: boolean, count: number | null, mm2: number | null}} Group */
+/** @typedef {{code: number, name: string, color: string, safe_color: string, mm2: number | null, assessed: boolean}} TissueClass */
+/** @typedef {{name: string, color: string, safe_color: string, codes: number[], assessed: boolean, traced: boolean, count: number | null, mm2: number | null}} Group */
 /**
  * @typedef {object} SlideRow
  * @property {string} id

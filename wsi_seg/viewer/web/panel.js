@@ -47,7 +47,9 @@ function legend(screen) {
     const swatch = h("span", { className: "swatch" });
     const box = h("input", { type: "checkbox", onchange: () => screen.toggle(codes, box.checked) });
     rows.push({ codes, box, paint: (safe) => paint(swatch, color(safe)) });
-    const known = slide.classes.some((entry) => codes.includes(entry.code) && entry.mm2 !== null);
+    const own = slide.classes.filter((entry) => codes.includes(entry.code));
+    const assessed = own.some((entry) => entry.assessed), known = own.some((entry) => entry.mm2 !== null);
+    if (!assessed) return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))), h("span", { className: "facts" }, "not assessed"));
     const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
     return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
       known && h("span", { className: "number" }, mm2(mine)),
@@ -56,10 +58,12 @@ function legend(screen) {
   const items = slide.groups.flatMap((group) => {
     const members = present.filter((entry) => group.codes.includes(entry.code));
     const inner = members.length > 1 ? members.map((entry) => row(entry.name, [entry.code], (safe) => colorOf(entry, safe), "inner")) : [];
-    return [row(group.name, group.codes, (safe) => colorOf(group, safe), "outer"), ...inner];
+    const missing = slide.classes.filter((entry) => group.codes.includes(entry.code) && !entry.assessed);
+    const part = group.assessed && missing.length > 0 && h("li", { className: "inner facts" }, `not assessed: ${missing.map((entry) => title(entry.name)).join(", ")}`);
+    return [row(group.name, group.codes, (safe) => colorOf(group, safe), "outer"), ...inner, ...(part ? [part] : [])];
   });
   const grouped = new Set(slide.groups.flatMap((group) => group.codes));
-  const rest = present.filter((entry) => !grouped.has(entry.code));
+  const rest = slide.classes.filter((entry) => !grouped.has(entry.code) && (present.includes(entry) || !entry.assessed));
   items.push(...rest.map((entry) => row(entry.name, [entry.code], (safe) => colorOf(entry, safe), "outer")));
   const safe = h("input", { type: "checkbox", onchange: () => screen.update({ safe: safe.checked }) });
   const heads = h("p", { className: "heads", hidden: slide.classes.every((entry) => entry.mm2 === null) }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
@@ -91,7 +95,8 @@ function areaOf(slide, codes) {
 /** @param {Screen} screen @returns {Section} */
 function layers(screen) {
   const { slide } = screen;
-  const channel = select("Probability of", slide.channels.filter((name) => name !== "uncertainty").map((name) => [name, title(name)]),
+  const unassessed = slide.classes.filter((entry) => !entry.assessed).map((entry) => entry.name);
+  const channel = select("Probability of", slide.channels.filter((name) => name !== "uncertainty").map((name) => [name, title(name) + (unassessed.includes(name) ? " (not assessed)" : "")]),
     (value) => screen.update({ channel: value, opacity: { ...screen.state.opacity, probability: screen.state.opacity.probability || 0.6 } }));
   const known = Object.entries(LAYER_NAMES).filter(([name]) => slide.layers.includes(name) && (name !== "coverage" || hasFaults(slide)));
   const ranges = known.map(([name, text]) => {
