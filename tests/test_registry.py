@@ -162,7 +162,7 @@ def test_card_json_in_the_folder(checkpoint, cache):
 
 def test_checkpoint_without_card(checkpoint, cache):
     checkpoint.with_suffix(".json").unlink()
-    with pytest.raises(ModelError, match=r"needs a card.*mine\.json"):
+    with pytest.raises(ModelError, match=r"lacks card.json.*mine\.json"):
         find_model(str(checkpoint))
 
 

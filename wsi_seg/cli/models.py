@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsi_seg.cli.models_import import import_
 from wsi_seg.cli.options import JsonOption
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import DataError, UsageError
@@ -172,4 +173,4 @@ def _assessed(card: ModelCard) -> str:
 
 
 # Commands of the group, in the order of its help.
-COMMANDS: tuple[Callable[..., int], ...] = (add, domain)
+COMMANDS: tuple[Callable[..., int], ...] = (add, import_, domain)

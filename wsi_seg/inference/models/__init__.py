@@ -14,6 +14,7 @@ __all__ = [
     "fold",
     "formats",
     "heads",
+    "imports",
     "install",
     "loaded",
     "measure",

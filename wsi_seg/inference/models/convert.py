@@ -83,29 +83,30 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path}: refused, since it is no plain file of tensors and may hold code; save it again with "
-            "torch.save(network.state_dict(), …)"
+            "torch.save(network.state_dict(), …), or trust its maker: wsi-seg models import --trust"
         ) from error
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path}: no readable PyTorch checkpoint ({reason})") from error
-    tensors = _tensors(content)
+    tensors = tensors_of(content)
     if not tensors:
         raise ModelError(
             f"{path}: holds no state dict; save it again with torch.save(network.state_dict(), …)"
         )
-    return _without_prefix(tensors)
+    return without_prefix(tensors)
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
+def tensors_of(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by name; none where it is no state dict and holds none."""
     if not isinstance(content, Mapping):
         return {}
     for key in NESTED_KEYS:
         if isinstance(content.get(key), Mapping):
-            return _tensors(content[key])
+            return tensors_of(content[key])
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop what a wrapper (DataParallel, a Lightning module) put before the names, and its own tensors."""
     prefix = next((name.removesuffix(HEAD_KEY) for name in tensors if name.endswith(HEAD_KEY)), "")
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -36,13 +36,24 @@ def find_model(reference: str) -> Path:
     if reference in installed_names():
         return models_folder() / reference
     if reference.startswith(HUB_PREFIX):
-        return _complete(_download(reference), reference)
+        patterns = [CARD_NAME, *{known.weights for known in FORMATS.values()}]
+        return _complete(download(reference, patterns), reference)
     path = home_expanded(reference)
     if kind_of(path) == "folder":
         return _complete(path, reference)
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         return _converted(path)
+    if kind_of(path) == "file":
+        raise ModelError(
+            f"{reference}: no model folder, which has a {CARD_NAME}; a model of another library becomes one "
+            f"by: {import_command(reference)}"
+        )
     raise ModelError(f"{reference}: {_unknown(reference)}")
+
+
+def import_command(reference: str) -> str:
+    """Return the command that makes a model folder of what another library stored."""
+    return f"wsi-seg models import {reference} -o FOLDER"
 
 
 def list_models() -> list[ModelCard]:
@@ -97,7 +108,10 @@ def _unknown(reference: str) -> str:
 
 def _complete(folder: Path, reference: str) -> Path:
     if not (folder / CARD_NAME).is_file():
-        raise ModelError(f"{reference}: no model folder; it lacks {CARD_NAME} ({folder})")
+        raise ModelError(
+            f"{reference}: no model folder; it lacks {CARD_NAME} ({folder}); a model of another library "
+            f"becomes one by: {import_command(reference)}"
+        )
     weights = weights_path(folder)
     if not weights.is_file():
         raise ModelError(f"{reference}: no model folder; it lacks {weights.name} ({folder})")
@@ -116,14 +130,18 @@ def hub_repository(reference: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
-def _download(reference: str) -> Path:
+def download(reference: str, patterns: list[str]) -> Path:
+    """Return the folder of a repository of the hub, with the files whose names match.
+
+    Raises:
+        ModelError: the reference is wrong, or it cannot be downloaded.
+    """
     repository, revision = hub_repository(reference)
     # Imported here: it is slow to import, and most runs need no hub.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        patterns = [CARD_NAME, *{known.weights for known in FORMATS.values()}]
         folder = snapshot_download(repository, revision=revision, allow_patterns=patterns)
     except (HTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -150,8 +168,8 @@ def _card_of(checkpoint: Path) -> Path:
         if path.is_file():
             return path
     raise ModelError(
-        f"{checkpoint}: a checkpoint needs a card that says what it is; put one at {candidates[0]} "
-        f"or {candidates[1]}"
+        f"{checkpoint}: lacks {CARD_NAME}, which says what a checkpoint is; put one at {candidates[0]} "
+        f"or {candidates[1]}, or give its contents to: {import_command(str(checkpoint))}"
     )
 
 

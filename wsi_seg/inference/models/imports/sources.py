@@ -1,0 +1,89 @@
+"""Recognition of a reference: the kind of model that it is, and the module that reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wsi_seg.core.card import CARD_NAME
+from wsi_seg.core.errors import ModelError
+from wsi_seg.core.files import reading
+from wsi_seg.core.folders import home_expanded, kind_of
+from wsi_seg.inference.models.imports import files, smp
+from wsi_seg.inference.models.imports.source import Source
+from wsi_seg.inference.models.registry import HUB_PREFIX, download
+
+CONFIG_NAME = "config.json"
+SUFFIXES: dict[str, Callable[[Path], Source]] = {
+    ".onnx": files.read_onnx,
+    ".pt2": files.read_export,
+    ".ts": files.read_torchscript,
+}
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+EXPECTED = (
+    "expected a folder of segmentation-models-pytorch's save_pretrained, hf://owner/name of one, or a file "
+    "of ONNX (.onnx), TorchScript (.pt, .ts), torch.export (.pt2) or tensors (.pth, .pt, .ckpt, .safetensors)"
+)
+
+
+def read_source(reference: str, trust: bool = False) -> Source:
+    """Read a model that another library stored.
+
+    Args:
+        reference: path of a file or folder, or `hf://owner/name[@revision]`.
+        trust: unpickle what is no plain file of tensors, which can run any code in it.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be used.
+        MissingExtraError: a library is needed that is not installed.
+    """
+    if reference.startswith(HUB_PREFIX):
+        return _read_folder(download(reference, [CONFIG_NAME, "*.safetensors"]), reference)
+    path = home_expanded(reference)
+    kind = kind_of(path)
+    if kind == "folder":
+        return _read_folder(path, reference)
+    if kind != "file":
+        raise ModelError(f"{reference}: no such file or folder; {EXPECTED}")
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix](path)
+    if suffix in CHECKPOINTS:
+        if files.is_torchscript(path):
+            return files.read_torchscript(path)
+        if files.is_exported(path):
+            return files.read_export(path)
+        return files.read_state_dict(path, trust)
+    raise ModelError(f"{reference}: unknown kind of model; {EXPECTED}")
+
+
+def _read_folder(folder: Path, reference: str) -> Source:
+    if (folder / CARD_NAME).is_file():
+        raise ModelError(f"{reference}: this is a model folder already; give it to --model")
+    path = folder / CONFIG_NAME
+    config = _read_json(path) if path.is_file() else {}
+    if smp.CLASS_KEY in config:
+        return smp.read_smp(folder, config)
+    what = f"{CONFIG_NAME} names no model of a known library" if config else f"it lacks {CONFIG_NAME}"
+    raise ModelError(f"{reference}: {what}; {EXPECTED}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with reading(path, ModelError):
+        text = path.read_bytes()
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{path}: no valid JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: holds no JSON object")
+    return found
+
+
+def name_of(reference: str) -> str:
+    """Return a name for the model of a reference."""
+    name = Path(reference.removeprefix(HUB_PREFIX).partition("@")[0]).stem
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "model"
