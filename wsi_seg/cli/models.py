@@ -172,5 +172,24 @@ def _assessed(card: ModelCard) -> str:
     return f"assessed: {names}; not assessed, for lack of training data: {', '.join(missing)}"
 
 
+def check(
+    model: Annotated[str, typer.Argument(help="Model folder, bundled name, or hf://owner/name.")],
+) -> int:
+    """Check a model: its card, and that its network predicts what the card says, the same each time."""
+    from wsi_seg.core.errors import WsiSegError
+    from wsi_seg.inference.models.checks import CHECKS
+    from wsi_seg.inference.models.registry import find_model
+
+    folder = find_model(model)
+    failed = 0
+    for name, run in CHECKS.items():
+        try:
+            say(f"ok      {name}: {run(folder)}")
+        except WsiSegError as error:
+            failed += 1
+            say(f"failed  {name}: {error}")
+    return int(failed > 0)
+
+
 # Commands of the group, in the order of its help.
-COMMANDS: tuple[Callable[..., int], ...] = (add, import_, domain)
+COMMANDS: tuple[Callable[..., int], ...] = (add, import_, check, domain)

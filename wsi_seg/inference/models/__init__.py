@@ -8,6 +8,7 @@ __all__ = [
     "activations",
     "calibrate",
     "catalog",
+    "checks",
     "convert",
     "devices",
     "explain",

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from wsi_seg.core.card import WEIGHTS_NAME, ModelCard
 from wsi_seg.core.errors import MissingExtraError, ModelError
 from wsi_seg.inference.models.convert import read_checkpoint, tensors_of, without_prefix
-from wsi_seg.inference.models.formats import FORMATS
+from wsi_seg.inference.models.formats import FORMATS, format_of
 from wsi_seg.inference.models.imports.source import Network, Source
 from wsi_seg.inference.models.loaded import (
     UNREADABLE,
@@ -112,7 +113,9 @@ def read_state_dict(path: Path, trust: bool) -> Source:
 
     def network(card: ModelCard) -> nn.Module:
         built = build_network(card)
-        load_weights(built, card, weights, path)
+        rename = format_of(card).rename
+        named = resolve_name(rename)(built, card, weights, path) if rename else weights
+        load_weights(built, card, named, path)
         return built.eval()
 
     def write(card: ModelCard, folder: Path) -> None:

@@ -24,7 +24,7 @@ from wsi_seg.inference.models.heads import Head
 from wsi_seg.inference.models.imports.geometry import Found, find_geometry
 from wsi_seg.inference.models.imports.source import Source
 from wsi_seg.inference.models.loaded import map_of
-from wsi_seg.inference.models.network import normalized
+from wsi_seg.inference.models.network import as_jpeg, normalized
 from wsi_seg.inference.models.predictor import load_predictor
 
 TILE = 512  # where neither the source nor the user says
@@ -164,7 +164,9 @@ def self_test(source: Source, card: ModelCard, folder: Path) -> float:
     margin = card.output.margin
     found = load_predictor(str(folder.absolute()), "cpu", "float32")(tiles, margin=margin)
     with torch.inference_mode():
-        inputs = normalized(torch.from_numpy(tiles), card.normalization).contiguous()
+        quality = card.normalization.jpeg_quality
+        seen = as_jpeg(tiles, quality) if quality else tiles
+        inputs = normalized(torch.from_numpy(seen), card.normalization).contiguous()
         output = map_of(source.original(card)(inputs))
         expected = Head(card)(output, (card.tile, card.tile), margin)
     return float((found - expected).abs().max())
