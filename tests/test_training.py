@@ -24,9 +24,12 @@ from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.split import Split
+from wsi_seg.evaluation.calibration import TEMPERATURES
 from wsi_seg.inference.models.network import read_weights, save_network
 from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.training.assessed import trained_pixels
 from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config, resolved
+from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import start_network, train
 from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
 from wsi_seg.training.task import SegmentationTask, rate_factor
@@ -171,7 +174,13 @@ def test_a_network_learns_made_tissue(made_data, tmp_path):
     card = read_card(out)
     assert card.metrics["training"]["steps"] == 75
     assert card.traced == ("tumor",)
-    assert card.model_copy(update={"metrics": {}, "traced": None}) == config.model
+    assert card.trained_pixels == trained_pixels(load_data(config), config)
+    assert sum(card.trained_pixels.values()) > 1000 and card.assessed is None
+    assert card.temperature in TEMPERATURES and card.temperature != 1
+    given = config.model
+    assert given == card.model_copy(
+        update={"metrics": {}, "traced": None, "trained_pixels": None, "temperature": 1.0}
+    )
     assert read_train_config(out / CONFIG) == config
     assert not (out / CHECKPOINTS).exists()
     tiles = np.full((1, 64, 64, 3), COLORS[2], np.uint8)

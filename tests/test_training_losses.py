@@ -10,12 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch import nn
 
 from wsi_seg.datasets.region import IGNORED, not_class
+from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.losses import (
     cross_entropy,
     focal_loss,
     known_log_probability,
+    losses_by_temperature,
     soft_dice_loss,
     squared_difference,
 )
@@ -133,3 +136,29 @@ def test_squared_difference_compares_the_halves_of_a_batch():
     sure = torch.zeros(2, 3, 1, 1)
     sure[0, 0], sure[1, 1] = 100, 100
     assert float(squared_difference(sure)) == pytest.approx(2)
+
+
+def test_depthwise_convolutions_leave_autocast():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
+    names = list(network.state_dict())
+    inputs = torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = network(inputs)
+        assert depthwise_in_float32(network) == 1
+        middle = network[:2](inputs)
+        after = network(inputs)
+    assert middle.dtype == torch.float32 and before.dtype == after.dtype == torch.bfloat16
+    assert torch.allclose(before, after, atol=0.02) and list(network.state_dict()) == names
+
+
+def test_losses_by_temperature_are_those_of_divided_logits():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 16, 16, generator=random)
+    target = torch.randint(-2, 3, (2, 16, 16), generator=random)
+    found = losses_by_temperature(logits, target, (1.0, 2.0), 1)
+    for loss, temperature in zip(found, (1.0, 2.0), strict=True):
+        assert loss == pytest.approx(float(-known_log_probability(logits / temperature, target).sum()))
+    sampled = losses_by_temperature(logits, target, (1.0,), 4)
+    expected = -known_log_probability(logits[..., 2::4, 2::4], target[:, 2::4, 2::4]).sum()
+    assert float(sampled) == pytest.approx(float(expected))

@@ -13,6 +13,7 @@ from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.evaluation.baselines import Baseline, parse_baseline
+from wsi_seg.evaluation.calibration import ReliabilityCounter
 from wsi_seg.evaluation.choice import Choice, PartChoice, choose_regions
 from wsi_seg.evaluation.config import EvaluateConfig
 from wsi_seg.evaluation.evaluation import Evaluation, Subject, finish
@@ -47,6 +48,8 @@ class EvaluateSettings:
     """`everything=CLASS`, `hematoxylin=CLASS` or `hematoxylin=CLASS:THRESHOLD`."""
     batch: int = 1
     """Tiles per forward pass."""
+    temperatures: tuple[float, ...] = ()
+    """Relative to the model's, at which the calibration is measured too."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -145,10 +148,12 @@ class _Run:
         by_group: dict[str, Tallies] = {}
         images = []
         pictures = self.pictures[choice.name]
+        temperatures = (1.0, 1 / self.card.temperature, *self.settings.temperatures)
+        reliability = ReliabilityCounter(rows[0], temperatures)
         for index, region in enumerate(choice.regions):
             sampler = Sampler(region.size)
             blocks = predict_region(region, self.predictor, self.card, self.settings.batch)
-            tallies = count(sampler.watch(blocks), rows)
+            tallies = count(reliability(sampler.watch(blocks)), rows)
             merge(by_group, region.group, tallies)
             images.append(ImageTally(region.name, region.group, tuple(t.counts for t in tallies)))
             if index < pictures:
@@ -167,6 +172,7 @@ class _Run:
             notes=choice.notes,
             labels=tuple(self._labels(choice)),
             baselines=tuple(self._baselines(choice)),
+            reliability=reliability.total,
             seconds=time.perf_counter() - start,
         )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsi_seg.core.classes import RGB
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.region import IGNORED, Targets
+from wsi_seg.evaluation.calibration import Reliability
 from wsi_seg.evaluation.metrics import NO_ROW, Counts
 from wsi_seg.evaluation.predict import Canvas
 from wsi_seg.evaluation.rows import Rows
@@ -110,6 +111,8 @@ class Section:
     labels: tuple[ImageLabel, ...] = ()
     baselines: tuple[BaselineTally, ...] = ()
     seconds: float = 0.0
+    reliability: Reliability | None = None
+    """None where the probabilities are not at hand."""
     patients_known: bool = False
     """Every group is a patient; only then are groups independent of each other."""
 
@@ -141,8 +144,14 @@ def pool(sections: Sequence[Section], name: str) -> Section:
         patients_known=all(section.patients_known for section in sections),
         notes=(f"The data sets {', '.join(s.name for s in sections)} pooled.",),
         labels=tuple(label for section in sections for label in section.labels),
+        reliability=_sum_reliability(section.reliability for section in sections),
         seconds=sum(section.seconds for section in sections),
     )
+
+
+def _sum_reliability(parts: Iterable[Reliability | None]) -> Reliability | None:
+    known = [part for part in parts if part is not None]
+    return reduce(add, known) if known else None
 
 
 def joint_digest(digests: Iterable[str]) -> str:

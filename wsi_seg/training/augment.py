@@ -30,6 +30,8 @@ JPEG_QUALITY = (30, 95)
 # Elastic deformation: random vectors on a grid of so many points a side, bicubic in between, as in the U-Net
 # paper (Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28).
 ELASTIC_POINTS = 4
+# Pasted glass with a curved border: a field of so many random points a side, bicubic in between.
+FIELD_POINTS = 6
 
 
 class Geometry:
@@ -197,7 +199,12 @@ class Appearance:
 
 
 def blank_ground(
-    image: Tensor, target: Tensor, share: float, blank_target: int, random: Generator
+    image: Tensor,
+    target: Tensor,
+    share: float,
+    blank_target: int,
+    random: Generator,
+    curved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Replace one side of some crops by near-white glass.
 
@@ -207,13 +214,27 @@ def blank_ground(
         share: of the crops that are changed, 0 … 1.
         blank_target: target of glass.
         random: decides.
+        curved: half of the changed crops get glass with a curved border, anywhere, instead.
     """
     chance, width_share, shade, noise = torch.rand(4, generator=random).tolist()
     if chance >= share:
         return image, target
     image, target = image.clone(), target.clone()
     width = 1 + int(width_share * image.shape[-1] / 2)
+    if curved and float(torch.rand((), generator=random)) < 0.5:
+        area = curved_area(image.shape[-1], width_share / 2, random)
+        grain = torch.randn(3, int(area.sum()), generator=random)
+        image[:, area] = (1 - 0.08 * shade + 0.02 * noise * grain).clamp(0, 1)
+        target[area] = blank_target
+        return image, target
     grain = torch.randn(3, image.shape[-2], width, generator=random)
     image[:, :, :width] = (1 - 0.08 * shade + 0.02 * noise * grain).clamp(0, 1)
     target[:, :width] = blank_target
     return image, target
+
+
+def curved_area(side: int, share: float, random: Generator) -> Tensor:
+    """Return a random area with a smooth border, bool (side, side), that covers about `share` of it."""
+    points = torch.randn(1, 1, FIELD_POINTS, FIELD_POINTS, generator=random)
+    field = functional.interpolate(points, size=[side, side], mode="bicubic", align_corners=True)[0, 0]
+    return field > torch.quantile(field, 1 - share)

@@ -43,6 +43,21 @@ class AugmentationConfig(_ConfigPart):
     """Share of crops of which a part is replaced by blank glass."""
 
 
+class GlassConfig(_ConfigPart):
+    """A class for glass that shows through tissue; see `wsi_seg.training.glass`."""
+
+    class_name: str
+    """Class of the model that glass gets."""
+    brightness: float = Field(default=215.0, ge=0, le=255)
+    """Gray level from which the darkest of the three colors of a pixel counts as glass."""
+    narrow: float = Field(default=0.75, ge=0)
+    """Radius in micrometers; narrower bright ground stays as annotated."""
+    wide: float = Field(default=7.0, gt=0)
+    """Radius in micrometers. Wider bright ground may be a fat cell, so it is not called glass."""
+    wide_classes: tuple[str, ...] = ()
+    """Classes that wide bright ground keeps, such as fat; with any other annotation it is ignored."""
+
+
 class LossConfig(_ConfigPart):
     """The loss is the sum of these terms, each times its weight; 0 leaves one out."""
 
@@ -96,6 +111,13 @@ class TrainConfig(_ConfigPart):
         default=None, validation_alias=AliasChoices("blank_excludes", "blank_is_not")
     )
     """Class that blank glass cannot be; the loss knows no more about it. None: it knows nothing."""
+    glass: GlassConfig | None = None
+    """A class of its own for glass within tissue, and for pasted glass. None: there is none."""
+    assessed_pixels: int = Field(default=1000, ge=0)
+    """Fewest training pixels, at the model's resolution, of a class that the model may predict. Classes with
+    fewer are "not assessed": they take no part in training and get no probability."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Number by which the model divides its logits. None: fitted on the validation part; 1 without one."""
     sampling: Literal["classes", "regions"] = "classes"
     """classes: random crops, balanced over data sets by weight and over the classes in each.
     regions: one crop of every region in each epoch; of a tile as large as the crop, the whole."""
@@ -137,9 +159,12 @@ class TrainConfig(_ConfigPart):
     def _check(self) -> TrainConfig:
         known = {canonical_name(c.name) for c in self.model.classes}
         tables = self.loss.class_weights if isinstance(self.loss.class_weights, dict) else ()
-        for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *tables):
+        glass = () if self.glass is None else (self.glass.class_name, *self.glass.wide_classes)
+        for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *glass, *tables):
             if name is not None and canonical_name(name) not in known:
                 raise ValueError(f"class {name!r} is none of the model's classes")
+        if self.glass is not None and self.blank_excludes is not None:
+            raise ValueError("glass has a class of its own; give glass or blank_excludes, not both")
         names = [d.name for d in self.datasets]
         if len(set(names)) != len(names):
             raise ValueError(f"data sets need distinct names, got {', '.join(names)}")

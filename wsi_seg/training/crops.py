@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, not_class
 from wsi_seg.training.augment import Appearance, Geometry, blank_ground
 from wsi_seg.training.config import TrainConfig
+from wsi_seg.training.glass import Glass, glass_of
 from wsi_seg.training.sampling import CropSource, EpochSampler, GridCrops, Key, cut
 
 
@@ -36,6 +37,7 @@ class TrainingCrops(Dataset[CropBatch]):
         self._geometry = Geometry(config.augmentation, config.crop)
         self._views = 2 if config.loss.consistency else 1
         self._blank = blank_target(config)
+        self._glass = glass_of(config)
 
     def __getitem__(self, key: Key) -> CropBatch:
         seeds = np.random.SeedSequence((self._config.seed, *key))
@@ -43,10 +45,13 @@ class TrainingCrops(Dataset[CropBatch]):
         random = Generator().manual_seed(torch_seed)
         side = self._geometry.source_side
         region, center = self._source.choose(np.random.default_rng(numpy_seed), key[1], side)
-        pixels, target = self._geometry(*cut(region, center, side), random)
-        image, target = blank_ground(
-            pixels.float() / 255, target, self._config.augmentation.blank, self._blank, random
-        )
+        crop, truth = cut(region, center, side)
+        if self._glass is not None:
+            truth = self._glass.relabeled(crop, truth)
+        pixels, target = self._geometry(crop, truth, random)
+        blank = self._config.augmentation.blank
+        curved = self._glass is not None
+        image, target = blank_ground(pixels.float() / 255, target, blank, self._blank, random, curved)
         look = Appearance(self._config.augmentation, random)
         images = look(image.expand(self._views, -1, -1, -1))
         label = -1 if region.label is None else region.label
@@ -58,16 +63,19 @@ class TrainingCrops(Dataset[CropBatch]):
 
 
 class ValidationCrops(Dataset[CropBatch]):
-    """The crops of `GridCrops`, as they are."""
+    """The crops of `GridCrops`, as they are but for glass."""
 
-    def __init__(self, regions: Sequence[AnnotatedRegion], side: int) -> None:
+    def __init__(self, regions: Sequence[AnnotatedRegion], side: int, glass: Glass | None = None) -> None:
         self._crops = GridCrops(regions, side)
+        self._glass = glass
 
     def __len__(self) -> int:
         return len(self._crops)
 
     def __getitem__(self, index: int) -> CropBatch:
         image, target, label = self._crops[index]
+        if self._glass is not None:
+            target = self._glass.relabeled(image, target)
         return CropBatch(
             torch.from_numpy(image).permute(2, 0, 1)[None],
             torch.from_numpy(target.astype(np.int64))[None],
@@ -95,12 +103,14 @@ def training_loader(source: CropSource, config: TrainConfig, length: int) -> Dat
 
 def validation_loader(regions: Sequence[AnnotatedRegion], config: TrainConfig) -> DataLoader[CropBatch]:
     """Return the batches of all validation regions."""
-    crops = ValidationCrops(regions, config.crop)
+    crops = ValidationCrops(regions, config.crop, glass_of(config))
     return DataLoader(crops, batch_size=config.batch, collate_fn=collate)
 
 
 def blank_target(config: TrainConfig) -> int:
     """Return the target of blank glass."""
+    if config.glass is not None:
+        return config.channel_of(config.glass.class_name)
     if config.blank_excludes is None:
         return IGNORED
     return not_class(config.channel_of(config.blank_excludes))

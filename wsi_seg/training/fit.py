@@ -15,10 +15,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from wsi_seg.core.card import WEIGHTS_NAME, ModelCard
+from wsi_seg.core.card import WEIGHTS_NAME
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.core.files import atomic_path
-from wsi_seg.datasets.domain import measure_domain
 from wsi_seg.inference.models.network import (
     build_smp,
     load_encoder,
@@ -27,9 +26,11 @@ from wsi_seg.inference.models.network import (
     save_network,
 )
 from wsi_seg.inference.models.registry import find_model
+from wsi_seg.training.assessed import card_of_data, not_assessed
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
+from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = load_data(config)
+    card = card_of_data(data, config)
     torch.manual_seed(config.seed)
     network = start_network(config)
     folder = TrainingFolder(out, writes=getattr(rank_zero_only, "rank", 0) == 0)
@@ -81,10 +83,10 @@ def train(
     if folder.finished:
         log.info("%s: the training is finished", out)
         return out
-    for note in data.notes if folder.writes else ():
+    for note in (*data.notes, *not_assessed(card, config)) if folder.writes else ():
         report(note)
     started = time.monotonic()
-    trainer = fit(network, data, config, out, checkpoint, report)
+    trainer, temperature = fit(network, data, config, out, checkpoint, report, card.assessed_channels)
     training = {
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
@@ -93,21 +95,11 @@ def train(
         "seconds": round(time.monotonic() - started),
     }
     if trainer.is_global_zero:
-        made = made_card(config, data, training)
-        save_network(network, made, out)
+        chosen = config.temperature or temperature or card.temperature
+        made = {"metrics": {**card.metrics, "training": training}, "temperature": chosen}
+        save_network(network, card.model_copy(update=made), out)
         folder.finish()
     return out
-
-
-def made_card(config: TrainConfig, data: TrainingData, training: dict[str, Any]) -> ModelCard:
-    """Return the card of a trained model, with what it was trained on; `training` goes into its metrics."""
-    card = config.model
-    update = {
-        "metrics": {**card.metrics, "training": training},
-        "traced": card.traced_names,
-        "domain": card.domain or measure_domain(data.regions, card.mpp),
-    }
-    return card.model_copy(update=update)
 
 
 def start_network(config: TrainConfig) -> nn.Module:
@@ -134,8 +126,9 @@ def fit(
     out: Path,
     checkpoint: Path | None,
     report: Report = log.info,
-) -> Any:
-    """Fit `network` in place and return the trainer.
+    assessed: tuple[int, ...] | None = None,
+) -> tuple[Any, float | None]:
+    """Fit `network` in place; return the trainer, and the temperature of the validation part if there is one.
 
     Args:
         network: from `start_network`.
@@ -144,6 +137,7 @@ def fit(
         out: receives `checkpoints/` and `log/`.
         checkpoint: the state to resume from; None: from the start.
         report: see `Report`.
+        assessed: output channels that take part, from the card; None: all.
     """
     from lightning.pytorch.loggers import CSVLogger
 
@@ -160,8 +154,11 @@ def fit(
     # Steps are those of each device; regions are shared out among the devices.
     length = data.crops_per_epoch * (trainer.world_size if config.steps_per_epoch is not None else 1)
     steps = -(-length // (config.batch * trainer.world_size)) * config.epochs
+    if trainer.strategy.root_device.type == "cpu" and config.precision == "bf16-mixed":
+        depthwise_in_float32(network)
     weights = class_weights(data, config)
-    task = SegmentationTask(network, config, None if weights is None else torch.from_numpy(weights), steps)
+    by_class = None if weights is None else torch.from_numpy(weights)
+    task = SegmentationTask(network, config, by_class, steps, assessed)
     validation = validation_loader(data.validation, config) if data.validation else None
     with warnings.catch_warnings():
         # Advice on what is meant so: no validation part, few loader workers, a folder that is gone on with.
@@ -170,9 +167,10 @@ def fit(
         trainer.fit(task, training_loader(data.crops, config, length), validation, ckpt_path=path)
     best = out / CHECKPOINTS / BEST
     if config.keep == "best" and data.validation and best.is_file():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        task.load_state_dict(state)
-    return trainer
+        state = torch.load(best, map_location="cpu", weights_only=True)
+        task.load_state_dict(state["state_dict"])
+        task.on_load_checkpoint(state)
+    return trainer, task.temperature
 
 
 def _trainer(config: TrainConfig, out: Path, table: Any, callbacks: list[Any]) -> Any:

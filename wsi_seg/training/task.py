@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsi_seg.datasets.region import IGNORED
+from wsi_seg.evaluation.calibration import STEP, TEMPERATURES
 from wsi_seg.inference.models.network import forward, normalized
 from wsi_seg.training.config import OptimizerConfig, TrainConfig
 from wsi_seg.training.crops import CropBatch
@@ -17,6 +19,7 @@ from wsi_seg.training.losses import (
     cross_entropy,
     focal_loss,
     known_log_probability,
+    losses_by_temperature,
     soft_dice_loss,
     squared_difference,
     weighted_mean,
@@ -29,15 +32,37 @@ MOMENTUM = 0.9
 class SegmentationTask(lightning.LightningModule):
     """Fits a network to batches; logs the terms of the loss, and Dice, accuracy and loss of validation."""
 
+    _channels: Tensor
+    """int64 (K,): output channels that take part."""
+    _positions: Tensor
+    """int64 (C,): where each channel stands among them, IGNORED for the others."""
+
     def __init__(
-        self, network: nn.Module, config: TrainConfig, class_weights: Tensor | None, total_steps: int
+        self,
+        network: nn.Module,
+        config: TrainConfig,
+        class_weights: Tensor | None,
+        total_steps: int,
+        assessed: tuple[int, ...] | None = None,
     ) -> None:
-        """Take the weights (C,) of pixels by class, and the steps of the whole run for the schedule."""
+        """Take the weights (C,) of pixels by class, and the steps of the whole run for the schedule.
+
+        `assessed` names the output channels that take part, None: all.
+        """
         super().__init__()
+        channels = tuple(range(len(config.model.classes))) if assessed is None else assessed
+        positions = torch.full((len(config.model.classes),), IGNORED)
+        positions[list(channels)] = torch.arange(len(channels))
+        self.register_buffer("_channels", torch.tensor(channels), persistent=False)
+        self.register_buffer("_positions", positions, persistent=False)
+        if class_weights is not None:
+            class_weights = class_weights[list(channels)]
         self.network = network.to(memory_format=torch.channels_last)
         self._config = config
         self._class_weights = class_weights
         self._total_steps = total_steps
+        self.temperature: float | None = None
+        """Of `TEMPERATURES`, the one of the least loss on the validation part; None before there is one."""
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -65,7 +90,9 @@ class SegmentationTask(lightning.LightningModule):
 
     def training_step(self, batch: CropBatch, _index: int) -> Tensor:
         """Return the loss of one batch."""
-        terms = self._terms(*forward(self.network, self._inputs(batch)), batch)
+        logits, label_logits = forward(self.network, self._inputs(batch))
+        logits, batch = self._assessed(logits, batch)
+        terms = self._terms(logits, label_logits, batch)
         if self._config.loss.consistency:
             logits = terms.pop("logits")
             terms["consistency"] = self._config.loss.consistency * squared_difference(logits)
@@ -76,6 +103,16 @@ class SegmentationTask(lightning.LightningModule):
 
     def _inputs(self, batch: CropBatch) -> Tensor:
         return normalized(batch.images.permute(0, 2, 3, 1), self._config.model.normalization)
+
+    def _assessed(self, logits: Tensor, batch: CropBatch) -> tuple[Tensor, CropBatch]:
+        """Return the logits of the channels that take part, and targets that number them."""
+        if len(self._channels) == logits.shape[1]:
+            return logits, batch
+        targets = batch.targets
+        partial = self._positions[(-2 - targets).clamp(min=0)]
+        partial = torch.where(partial == IGNORED, IGNORED, -2 - partial)
+        known = torch.where(targets >= 0, self._positions[targets.clamp(min=0)], IGNORED)
+        return logits[:, self._channels], batch._replace(targets=torch.where(targets <= -2, partial, known))
 
     def _terms(self, logits: Tensor, label_logits: Tensor | None, batch: CropBatch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, and the logits."""
@@ -100,14 +137,16 @@ class SegmentationTask(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
-        # True positives, false positives and false negatives per channel, then the four sums of a step.
-        length = 3 * len(self._config.model.classes) + 4
+        # True positives, false positives and false negatives per channel, the four sums of a step, and the
+        # loss at each temperature.
+        length = 3 * len(self._channels) + 4
+        length += len(TEMPERATURES)
         self._validation_counts = torch.zeros(length, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: CropBatch, _index: int) -> None:
         """Count what is right and wrong; nothing is averaged over batches."""
         logits, label_logits = forward(self.network, self._inputs(batch))
-        logits = logits.float()
+        logits, batch = self._assessed(logits.float(), batch)
         known = batch.targets != -1
         loss = -known_log_probability(logits, batch.targets)
         loss_sum = weighted_mean(loss, batch.targets) * known.sum()
@@ -118,14 +157,16 @@ class SegmentationTask(lightning.LightningModule):
             right_labels = ((label_logits.argmax(1) == batch.labels) & has_label).sum()
         sums = torch.stack([loss_sum.double(), known.sum().double(), right_labels.double(), labels.double()])
         counts = _count(logits.argmax(1), batch.targets, logits.shape[1])
-        self._validation_counts += torch.cat([counts, sums])
+        losses = losses_by_temperature(logits, batch.targets, TEMPERATURES, STEP)
+        self._validation_counts += torch.cat([counts, sums, losses.double()])
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all validation pixels together."""
         counts = self.trainer.strategy.reduce(self._validation_counts.clone(), reduce_op="sum")
-        channels = len(self._config.model.classes)
+        channels = len(self._channels)
         tp, fp, fn = counts[: 3 * channels].view(3, channels)
-        loss, known, right_labels, labels = counts[3 * channels :]
+        loss, known, right_labels, labels, *losses = counts[3 * channels :]
+        self.temperature = TEMPERATURES[int(torch.stack(losses).argmin())]
         support = tp + fn > 0
         dice = 2 * tp[support] / (2 * tp + fp + fn)[support]
         metrics = {"validation_loss": loss / known.clamp(min=1)}
@@ -134,6 +175,14 @@ class SegmentationTask(lightning.LightningModule):
         if labels > 0:
             metrics["validation_label_accuracy"] = right_labels / labels
         self.log_dict(metrics)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the temperature with the weights that it belongs to."""
+        checkpoint["temperature"] = self.temperature
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the temperature back."""
+        self.temperature = checkpoint["temperature"]
 
     # --- optimization ---------------------------------------------------------------------------------
 
