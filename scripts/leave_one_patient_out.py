@@ -34,7 +34,7 @@ from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.models import load_model
 from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.results.files import MAPS
-from wsi_seg.training.config import TrainConfig, read_train_config, resolved
+from wsi_seg.training.config import TrainConfig, read_train_config
 from wsi_seg.training.fit import train
 from wsi_seg.training.train import EVALUATION
 
@@ -53,11 +53,15 @@ def left_out(config: TrainConfig, name: str, seed: int) -> TrainConfig:
 
 
 def digest(config: TrainConfig) -> str:
-    """Return a hash of what decides a fold's result: not where the data lie, nor the card's sentences."""
-    values = resolved(config)
-    del values["data_dir"], values["threads"], values["loader_workers"]
+    """Return a hash of what decides a fold's result: not where the data lie, nor the card's sentences.
+
+    Values that are left at their default are not part of it, so that a key added later changes no hash.
+    """
+    values = config.model_dump(mode="json", exclude_defaults=True)
+    for key in ("data_dir", "threads", "loader_workers"):
+        values.pop(key, None)
     for key in ("name", "version", "description", "training_data", "metrics", "held_out", "notice"):
-        del values["model"][key]
+        values["model"].pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -110,6 +110,9 @@ def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     bundled = {
         "bcss-unet-efficientnet-lite0": "bcss-demo-first",
         "bcss-unet-efficientnet-lite0-tune": "bcss-demo",
+        "bcss-four-patients": "bcss-demo",
+        "bcss-four-patients-within": "bcss-demo-within",
+        "bcss-four-patients-context": "bcss-demo-context",
     }
     assert config.model.name == bundled.get(name, name)
 

@@ -179,7 +179,7 @@ def test_a_network_learns_made_tissue(made_data, tmp_path):
     assert card.temperature in TEMPERATURES and card.temperature != 1
     given = config.model
     assert given == card.model_copy(
-        update={"metrics": {}, "traced": None, "trained_pixels": None, "temperature": 1.0}
+        update={"metrics": {}, "traced": None, "trained_pixels": None, "temperature": 1.0, "domain": None}
     )
     assert read_train_config(out / CONFIG) == config
     assert not (out / CHECKPOINTS).exists()

@@ -58,7 +58,7 @@ def section_table(section: Section, labels: Sequence[str]) -> Table:
         "per_group": [_brief_group(section, name, scored) for name in section.by_group],
         "per_image": [_brief_image(image, section.rows[0], scored) for image in section.images],
         "image_labels": _label_table(section, labels) if section.labels else None,
-        "calibration": None if section.reliability is None else calibration_table(section.reliability),
+        "calibration": calibration_table(section.reliability) if section.reliability and scored else None,
         "baselines": _baseline_tables(section),
         "seconds": round(section.seconds, 1),
     }
