@@ -33,6 +33,7 @@ from wsi_seg.evaluation.write import write_evaluation
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.models import load_model
 from wsi_seg.pipeline.run import segment_slide
+from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.results.files import MAPS
 from wsi_seg.training.config import TrainConfig, read_train_config
 from wsi_seg.training.fit import train
@@ -112,7 +113,7 @@ def painted_on(slide: Path, folder: Path) -> dict[str, float]:
     """Return the share of a slide's tissue that the model of a fold paints as each class."""
     model = load_model(str(folder))
     with tempfile.TemporaryDirectory() as out:
-        result = segment_slide(slide, Path(out), model)
+        result = segment_slide(slide, Path(out), model, RunSettings())
         labels = np.asarray(Maps.open(Path(result.folder) / MAPS).labels[:])
     counts = np.bincount(labels[labels > 0], minlength=256)
     shares = counts / max(1, counts.sum())
