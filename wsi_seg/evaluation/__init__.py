@@ -5,4 +5,15 @@
 the report; `seams` and `explain` look at tiling and at the network.
 """
 
-__all__ = ["config", "evaluation", "explain", "model", "seams", "sentences", "stored", "truth", "write"]
+__all__ = [
+    "calibration",
+    "config",
+    "evaluation",
+    "explain",
+    "model",
+    "seams",
+    "sentences",
+    "stored",
+    "truth",
+    "write",
+]
