@@ -83,6 +83,10 @@ def test_colors(mask: Any, tmp_path: Path) -> None:
     assert one(tmp_path, mask, class_names=names, ignored_classes=["#808080"]) == [1, 1, 0, 0, -1, -1]
     with pytest.raises(DataError, match=r"masks/a\.png: mask color '#808080' is in neither class_names nor"):
         load(tmp_path, class_names=names)
+    noise = np.random.default_rng(0).integers(0, 256, (*CODES.shape, 3), np.uint8)
+    write(tmp_path, "masks/a.png", noise)
+    with pytest.raises(DataError, match="mask color '#"):
+        load(tmp_path, class_names=names)
     write(tmp_path, "masks/a.png", mask).rename(tmp_path / "a.png")
     Image.fromarray(PALETTE[CODES]).save(tmp_path / "masks/a.png", "JPEG")
     with pytest.raises(DataError, match=r"a\.png: JPEG changes colors; store the mask as PNG"):

@@ -21,7 +21,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from wsi_seg.annotations.annotation import (
     Content,
@@ -98,23 +98,17 @@ class _Elements(BaseModel):
     elements: list[_Element]
 
 
-class _Annotation(BaseModel):
-    annotation: _Elements
-
-
 def read_dsa(document: Any, path: Path) -> Content:
     """Read one or several annotations as the Digital Slide Archive exports them; raises MaskError.
 
     The class of an element is its group or else its label.
     """
     parts = document if isinstance(document, list) else [document]
-    found: list[_Annotation | _Elements] = _parsed(
-        list[_Annotation | _Elements], parts, path, "annotation of the Digital Slide Archive"
-    )
+    bare = [part.get("annotation", part) if isinstance(part, dict) else part for part in parts]
+    found: list[_Elements] = _parsed(list[_Elements], bare, path, "annotation of the Digital Slide Archive")
     drawn = []
     for count, part in enumerate(found, start=1):
-        elements = part.annotation.elements if isinstance(part, _Annotation) else part.elements
-        for number, element in enumerate(elements, start=1):
+        for number, element in enumerate(part.elements, start=1):
             where = f"{path}: element {number} of annotation {count}"
             name = element.group or element.label.value or None
             drawn.append(Drawn(element.type, _element_shape(element, where), name, where))
@@ -159,7 +153,10 @@ class _CocoImage(BaseModel):
 class _CocoAnnotation(BaseModel):
     image_id: int | str
     category_id: int | str | None = None
-    segmentation: list[list[Number]] | _Runs
+    segmentation: Annotated[
+        Annotated[list[list[Number]], Tag("polygons")] | Annotated[_Runs, Tag("runs")],
+        Discriminator(lambda value: "runs" if isinstance(value, dict | _Runs) else "polygons"),
+    ]
 
 
 class _CocoCategory(BaseModel):

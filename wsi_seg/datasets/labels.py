@@ -16,7 +16,7 @@ from wsi_seg.core.errors import DataError
 from wsi_seg.datasets.region import IGNORED, Targets
 from wsi_seg.slides.slide import MapFrame
 
-Values = TypeVar("Values", bound=np.unsignedinteger[Any])
+Values = TypeVar("Values", bound=np.integer[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def resample_codes(codes: NDArray[Values], frame: MapFrame) -> NDArray[Values]:
     without favor for any code.
 
     Args:
-        codes: (H, W) codes or colors of the slide or image that `frame` is the map of, one per l0 pixel.
+        codes: (H, W) codes or targets of the slide or image that `frame` is the map of, one per l0 pixel.
         frame: the map.
 
     Returns:

@@ -57,6 +57,6 @@ def read_classes(
         DataError: it cannot be read, does not fit the image, or has a value without meaning.
     """
     within = mask_frame(frame, reader)
-    if values.colored:
-        return values.read(resample_codes(reader.colors(path, image, size), within), path)
+    if values.colored:  # looked up first: a picture that is no mask has thousands of colors
+        return resample_codes(values.read(reader.colors(path, image, size), path), within)
     return values.read(resample_codes(reader.codes(path, image, size), within), path)
