@@ -146,12 +146,15 @@ def test_the_tasks_of_a_lost_worker_are_done_elsewhere(cluster: Cluster, tmp_pat
     assert execute(cluster, die_once, tasks) == ["done"] * 6
 
 
-def test_a_task_that_kills_its_worker_is_given_up_after_three(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_task_that_kills_its_worker_is_given_up_after_three(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tried = tmp_path / "tried"
     assert execute(cluster, die, [str(tried)], on_killed=lambda path: f"gave up {path}") == [
         f"gave up {tried}"
     ]
     assert len(tried.read_text()) == 3
+    assert re.search(r"Worker process \d+ was killed by signal SIGKILL", caplog.text)
     with pytest.raises(ClusterError, match="each of 3 workers that tried it died"):
         execute(cluster, die, [str(tried)])
     assert execute(cluster, double, [1]) == [2]  # and the workers are there again

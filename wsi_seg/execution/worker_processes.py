@@ -12,8 +12,10 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,11 +33,14 @@ START_SECONDS = 120.0
 CLOSE_SECONDS = 10.0
 HOST = "127.0.0.1"
 ERROR = re.compile(r"[\w.]*Error\b")
+SIGNAL = re.compile(r"signal (\d+)")
 # The worker processes of this machine only ever die of their tasks; the first death isolates a task.
 CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": "inf",  # the driver bounds the tasks in flight
 }
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerProcesses:
@@ -52,6 +57,7 @@ class WorkerProcesses:
         self._start = {"environments": list(environments), "threads": threads}
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
         self._process = self._popen()
+        self._ends: threading.Thread | None = None
 
     def wait(self) -> str:
         """Return the scheduler's address once all workers have connected.
@@ -65,6 +71,8 @@ class WorkerProcesses:
             assert self._process.stdout is not None
             address = self._process.stdout.readline().strip()
             if address:
+                self._ends = threading.Thread(target=_log_ends, args=(self._process.stdout,), daemon=True)
+                self._ends.start()
                 return address
             reason = self._end()
         raise ClusterError(
@@ -97,6 +105,8 @@ class WorkerProcesses:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
+        if self._ends is not None:
+            self._ends.join()
         self._process.stdout.close()
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
@@ -108,6 +118,13 @@ class WorkerProcesses:
         """End the processes."""
         self._end()
         self._log.close()
+
+
+def _log_ends(lines: TextIO) -> None:
+    """Log how worker processes end, with the name of a signal, until there is nothing left to read."""
+    names = {str(number.value): number.name for number in signal.Signals}
+    for line in lines:
+        logger.warning(SIGNAL.sub(lambda found: f"signal {names.get(found[1], found[1])}", line.strip()))
 
 
 def dask_setup(worker: Any) -> None:
@@ -132,7 +149,10 @@ def _exit_with_input() -> None:
 
 
 async def _serve(environments: Sequence[Mapping[str, str]], threads: int, output: TextIO) -> None:
-    """Run the scheduler and the workers; write the scheduler's address once all have connected."""
+    """Run the scheduler and the workers.
+
+    Writes the scheduler's address once all have connected, then a line for each worker process that ends.
+    """
     from distributed import Nanny, Scheduler
 
     async with Scheduler(host=HOST, port=0, dashboard_address=f"{HOST}:0") as scheduler:
@@ -153,6 +173,9 @@ async def _serve(environments: Sequence[Mapping[str, str]], threads: int, output
         ]
         await asyncio.gather(*nannies)
         print(scheduler.address, file=output, flush=True)
+        ends = logging.StreamHandler(output)
+        ends.addFilter(lambda record: record.getMessage().startswith("Worker process"))
+        logging.getLogger("distributed.nanny").addHandler(ends)
         # A Nanny closes where it cannot restart its worker; the last one ends the scheduler, and so the run.
         await asyncio.gather(*(nanny.finished() for nanny in nannies))
 
