@@ -28,7 +28,7 @@ from wsi_seg.results.files import MAPS
 from wsi_seg.viewer import regions
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import read_regions
-from wsi_seg.viewer.screen_outlines import Outlines, ScaledOutlines, power_of_two_below, ring_texts
+from wsi_seg.viewer.screen_outlines import Outlines, piece_bytes, power_of_two_below, ring_texts
 from wsi_seg.viewer.state import Places, ViewerState
 from wsi_seg.viewer.threshold import trace_view
 
@@ -359,7 +359,7 @@ def write_many(path: Path, count: int) -> None:
 
 def test_many_regions_are_shown_within_bounded_memory(tmp_path: Path) -> None:
     write_many(tmp_path / "many.geojson", 10_000)
-    cache: LRUCache[ScaledOutlines] = LRUCache(2**20, lambda sheet: sheet.size)
+    cache: LRUCache[str] = LRUCache(2**20, piece_bytes)
     outlines = Outlines(read_regions(tmp_path / "many.geojson"), cache, "many")
     whole = outlines.show(View((0, 0, 10_000, 10_000), 8.0))
     assert len(json.loads(whole)["regions"]) == 10_000

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,28 +25,17 @@ from wsi_seg.viewer.regions import RegionGroup, Regions
 MOST_SHOWN = 100_000
 CACHE_BYTES = 192 * 2**20
 BATCH = 2000
-# Of a text, besides its characters.
-PIECE_BYTES = 50
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledOutlines:
-    """Outlines of one result at one scale, as far as they were asked for."""
-
-    pieces: list[str | None]
-    """JSON text of each region, None where it was not asked for yet."""
-    size: int
-    """Bytes that they take, about."""
+# Of a text in the cache, besides its characters.
+PIECE_BYTES = 300
 
 
 class Outlines:
     """Answers for views of one result."""
 
-    def __init__(self, regions: Regions, cache: LRUCache[ScaledOutlines], name: str) -> None:
-        """Answer from `regions`; pieces of answers are held in `cache` under `name`."""
+    def __init__(self, regions: Regions, cache: LRUCache[str], name: str) -> None:
+        """Answer from `regions`; the JSON text of each region and scale is held in `cache` under `name`."""
         self.regions, self._cache, self._name = regions, cache, name
         self._extent = np.max(regions.bounds[:, 2:] - regions.bounds[:, :2], axis=1, initial=0.0)
-        self._lock = threading.Lock()
 
     def show(self, view: View) -> str:
         """Return the outlines of a view as JSON text: `groups`, `regions`, and how many are `hidden`.
@@ -64,34 +51,22 @@ class Outlines:
         return answer(self.regions.groups, self._pieces(large, scale), len(found) - len(large))
 
     def _pieces(self, wanted: NDArray[np.intp], scale: float) -> list[str]:
-        pieces = self._sheet(scale).pieces
-        held = {i: pieces[i] for i in wanted.tolist()}
+        held = {i: self._cache.get((self._name, scale, i)) for i in wanted.tolist()}
         missing = [i for i, piece in held.items() if piece is None]
         groups = self.regions.group[missing].tolist()
-        new = {
-            i: f'{{"i":{i},"g":{group},"rings":[{text}]}}'
-            for i, group, text in zip(missing, groups, self._rings(missing, scale), strict=True)
-        }
-        if new:
-            self._keep(new, scale)
-        return [piece for piece in (held | new).values() if piece is not None]
+        for i, group, text in zip(missing, groups, self._rings(missing, scale), strict=True):
+            held[i] = piece = f'{{"i":{i},"g":{group},"rings":[{text}]}}'
+            self._cache.put((self._name, scale, i), piece)
+        return [piece for piece in held.values() if piece is not None]
 
     def _rings(self, wanted: list[int], scale: float) -> Iterator[str]:
         for start in range(0, len(wanted), BATCH):  # so that few shapes are held as objects
             yield from ring_texts(self.regions.shapes[wanted[start : start + BATCH]], scale)
 
-    def _keep(self, new: dict[int, str], scale: float) -> None:
-        with self._lock:
-            sheet = self._sheet(scale)  # by now another thread may have added to it, or it was dropped
-            added = {i: piece for i, piece in new.items() if sheet.pieces[i] is None}
-            for i, piece in added.items():
-                sheet.pieces[i] = piece
-            size = sheet.size + sum(len(piece) + PIECE_BYTES for piece in added.values())
-            self._cache.put((self._name, scale), ScaledOutlines(sheet.pieces, size))
 
-    def _sheet(self, scale: float) -> ScaledOutlines:
-        count = len(self.regions.ids)
-        return self._cache.get((self._name, scale)) or ScaledOutlines([None] * count, 8 * count)
+def piece_bytes(piece: str) -> int:
+    """Return about how many bytes a text takes in the cache."""
+    return len(piece) + PIECE_BYTES
 
 
 def power_of_two_below(scale: float) -> float:

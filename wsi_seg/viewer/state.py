@@ -23,7 +23,7 @@ from wsi_seg.viewer.limits import ThreadLimiter
 from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.result_info import ResultInfo, RunProgress, read_progress, read_result_info
-from wsi_seg.viewer.screen_outlines import CACHE_BYTES, Outlines, ScaledOutlines
+from wsi_seg.viewer.screen_outlines import CACHE_BYTES, Outlines, piece_bytes
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
 from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps
 
@@ -191,7 +191,7 @@ class ViewerState:
         self.rows: LRUCache[ResultRow] = LRUCache(MOST_ROWS)
         self.tracing = threading.Lock()
         """Held while a file of regions is traced."""
-        self.pieces: LRUCache[ScaledOutlines] = LRUCache(CACHE_BYTES, lambda sheet: sheet.size)
+        self.pieces: LRUCache[str] = LRUCache(CACHE_BYTES, piece_bytes)
         self.blocks: LRUCache[NDArray[Any]] = LRUCache(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: LRUCache[NDArray[np.object_]] = LRUCache(MOST_TRACED)
         self.indexes: LRUCache[Outlines] = LRUCache(MOST_INDEXED)
