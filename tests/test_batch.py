@@ -226,14 +226,14 @@ def test_a_long_name_costs_nothing_and_one_that_no_folder_can_have_one_slide(
 def test_what_nobody_foresaw_and_cannot_even_be_logged_fails_one_slide(
     pictures: Path, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wsi_seg.pipeline.run.find_tissue
+    real = wsi_seg.pipeline.run.tissue_of
 
     def failing(slide: Slide, *rest: Any, **more: Any) -> Any:
         if slide.info.name == "a":
             raise ZeroDivisionError("nobody foresaw this")
         return real(slide, *rest, **more)
 
-    monkeypatch.setattr(wsi_seg.pipeline.run, "find_tissue", failing)
+    monkeypatch.setattr(wsi_seg.pipeline.run, "tissue_of", failing)
     (tmp_path / "logs" / "a.jsonl").mkdir(parents=True)
     # What people do to a table with a spreadsheet: Latin-1, cells beyond the header, words for numbers.
     (tmp_path / "batch.csv").write_bytes("slide,name,seconds\nä.svs,ä,n/a,more\n".encode("latin-1"))

@@ -101,12 +101,14 @@ def _tasks(
     """
     from wsi_seg.execution.workers import check_gpus
     from wsi_seg.pipeline.batch import SlideTask
+    from wsi_seg.pipeline.finders import load_finders
     from wsi_seg.pipeline.models import cuda_devices, load_model
 
     gpus = cuda_devices() if settings.workers.gpus else ()
     where = settings.for_workers(gpus).workers
     check_gpus(where.devices, gpus)
     models: dict[ModelSettings, Model] = {}
+    finders: set[str] = set()
     tasks = []
     for slide in inputs:
         own = _with_own_settings(settings, values, slide)
@@ -115,6 +117,9 @@ def _tasks(
             if asked not in models:
                 models[asked] = load_model(**asdict(asked), workers=where)
             own.regions.resolve(models[asked].facts.card)
+            if own.tissue not in finders:
+                load_finders(own)  # what is wrong with them is said before any slide is run
+                finders.add(own.tissue)
         except (UsageError, ModelError) as error:
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
         tasks.append(SlideTask(slide, models[asked], own.for_workers(gpus)))
@@ -333,6 +338,7 @@ def _describe_plan(plan: SegmentationPlan) -> str:
         f"  model     {plan.model} on {plan.device}, {plan.precision}"
         f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
         f"  tiles     {plan.tiles} of {_tile_text(grid)}, blend {plan.stitch.blend}, batch {plan.batch}",
+        f"  tissue    {plan.tissue_source}",
         f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
         f"{plan.threads} in flight",
         f"  memory    at most {plan.projected_memory_bytes / MIB:.0f} MiB"

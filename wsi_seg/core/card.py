@@ -17,6 +17,9 @@ from wsi_seg.core.files import reading
 CARD_NAME = "card.json"
 WEIGHTS_NAME = "model.safetensors"
 
+# `segmentation` is the main job; `tissue` and `artifacts` look at a slide at low power, before it is planned.
+Task = Literal["segmentation", "tissue", "artifacts"]
+
 
 class _CardPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -142,7 +145,7 @@ class ModelCard(_CardPart):
     license: str = ""
     notice: str = ""
     """One sentence printed once per run, such as "demonstration, not for clinical use"."""
-    task: Literal["segmentation", "tissue", "artifacts"] = "segmentation"
+    task: Task = "segmentation"
     """Kind of model: classes of tissue; where there is tissue (`--tissue`); or artifacts (`--qc`)."""
     format: str = "smp"
     """How the network is stored, see `formats`; smp: by segmentation-models-pytorch, with safetensors."""

@@ -4,4 +4,4 @@
 `run_inputs` and `summary` make the key by which results are known, `slide_table` reads tables of slides.
 """
 
-__all__ = ["batch", "batch_table", "export", "inputs", "models", "run", "settings", "summary"]
+__all__ = ["batch", "batch_table", "export", "finders", "inputs", "models", "run", "settings", "summary"]

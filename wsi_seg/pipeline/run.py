@@ -23,6 +23,7 @@ from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
+from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
@@ -38,7 +39,7 @@ from wsi_seg.results.pages.slide import write_slide_page
 from wsi_seg.results.upload import results_folder
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import UNREADABLE
-from wsi_seg.tissue.mask import TissueMask, find_tissue
+from wsi_seg.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +72,18 @@ class Progress(Protocol):
         """Note the stage that begins: "plan", "blocks", "pyramids" or "polygons"."""
 
 
-def prepare(slide: Slide, model: Model, settings: RunSettings) -> tuple[TissueMask, SegmentationPlan]:
-    """Find tissue and plan; nothing is written."""
-    tissue = find_tissue(
-        slide,
-        settings.tissue,
-        origin=settings.regions.origin,
-        ignored_classes=settings.ignored_classes,
-    )
+def prepare(
+    slide: Slide, model: Model, settings: RunSettings, finders: Finders | None = None
+) -> tuple[TissueMask, SegmentationPlan]:
+    """Find tissue and plan; nothing is written.
+
+    Args:
+        slide: an open slide.
+        model: from `load_model`.
+        settings: of the run.
+        finders: networks that look for tissue first; None: those that the settings name.
+    """
+    tissue = tissue_of(slide, settings, finders or load_finders(settings))
     return tissue, plan_segmentation(slide.info, tissue, model.facts, settings.plan)
 
 
@@ -114,7 +119,8 @@ def segment_slide(
     settings = replace(settings, regions=settings.regions.of_model(model.facts.card))
     groups = settings.regions.resolve(model.facts.card)
     folder = results_folder(out, name or results_name(path), settings.staging)
-    inputs = RunInputs(path, model.facts, settings)
+    finders = load_finders(settings)
+    inputs = RunInputs(path, model.facts, settings, finders.facts)
     unopened = not settings.overwrite and not settings.verify
     note = folder.kept_by_inputs(inputs.key, inputs.versions) if unopened else None
     if note is not None:
@@ -122,7 +128,7 @@ def segment_slide(
     with ExitStack() as stack:
         stack.callback(folder.remove_empty)
         slide = stack.enter_context(settings.open_slide(path))
-        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs)
+        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs, finders)
         note = folder.kept(run.expected)
         if note is not None:
             return _skipped(path, folder, settings, note)
@@ -188,6 +194,7 @@ class _SlideRun:
         groups: tuple[ClassGroup, ...],
         progress: Progress,
         inputs: RunInputs,
+        finders: Finders,
     ) -> None:
         self.started, self.versions = datetime.now(UTC), result_versions()
         self.seconds: dict[str, float] = {}
@@ -199,8 +206,8 @@ class _SlideRun:
             settings = replace(settings, plan=replace(settings.plan, batch=self.folder.earlier_batch()))
         self.settings = settings
         with self._timed("plan"):
-            self.tissue, self.plan = prepare(slide, model, settings)
-        self.inputs = inputs
+            self.tissue, self.plan = prepare(slide, model, settings, finders)
+        self.inputs, self.finders = inputs, finders
         self.expected = inputs.expected(
             slide.info, lambda versions: run_key(self.plan, groups, settings, versions)
         )
@@ -315,6 +322,7 @@ class _SlideRun:
             self.inputs.key(self.expected.versions),
             self.expected.versions,
             self.expected.content(sha256),
+            self.finders.facts,
         )
         traced = self.traced
         summary = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import wsi_seg
+from wsi_seg.core.card import Task
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.files import reading, reason_of
 from wsi_seg.core.storage import is_remote
@@ -40,11 +41,24 @@ def made_with(model: ModelFacts) -> dict[str, str]:
 class RunInputs:
     """A slide that is to be run with a model and settings, before it is opened."""
 
-    def __init__(self, path: str | Path, model: ModelFacts, settings: RunSettings) -> None:
-        """Look at the slide's files; one that is missing is for `open_slide` to say."""
+    def __init__(
+        self,
+        path: str | Path,
+        model: ModelFacts,
+        settings: RunSettings,
+        finders: Mapping[Task, ModelFacts] | None = None,
+    ) -> None:
+        """Look at the slide's files; one that is missing is for `open_slide` to say.
+
+        Args:
+            path: of the slide.
+            model: facts of the model.
+            settings: of the run.
+            finders: see `Finders.facts`.
+        """
         self.path = absolute(path)
         self.versions = made_with(model)
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._finders = model, settings, finders or {}
         self._files: tuple[FileStamp, ...] = ()
         if not is_remote(self.path):
             with suppress(OSError):
@@ -64,10 +78,11 @@ class RunInputs:
             return None
         model, settings = self._model, self._settings
         settings = dataclasses.replace(settings, regions=settings.regions.of_model(model.card))
-        tissue = []
-        if settings.tissue not in METHODS:
+        finders = self._finders
+        tissue: list[Any] = [(task, facts.digest, facts.precision) for task, facts in finders.items()]
+        if settings.tissue not in METHODS and "tissue" not in finders:
             try:
-                tissue = [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
+                tissue += [dataclasses.astuple(stamp_file(Path(settings.tissue)))]
             except OSError:
                 return None
         parts = (
@@ -96,7 +111,7 @@ class RunInputs:
             self._files,
             self.versions,
             key_with,
-            choices(self._model, self._settings),
+            choices(self._model, self._settings, self._finders),
             self._settings.overwrite,
             self._settings.verify,
         )
@@ -144,14 +159,15 @@ class RunInputs:
             )
 
 
-def choices(model: ModelFacts, settings: RunSettings) -> dict[str, Any]:
-    """Return model and settings as a manifest says them, as far as each of them alone decides the results."""
+def choices(model: ModelFacts, settings: RunSettings, finders: Mapping[Task, ModelFacts]) -> dict[str, Any]:
+    """Return models and settings as a manifest says them, as far as each of them alone decides results."""
     chosen = _deciding(settings)
     del chosen["strict"], chosen["plan"]["batch"], chosen["plan"]["max_memory"]
     return {
         "model": {"digest": model.digest},
         "plan": {"precision": model.precision, "tta": model.tta, "device": model.device},
         "settings": chosen,
+        "finders": {task: {"digest": facts.digest} for task, facts in finders.items()},
     }
 
 

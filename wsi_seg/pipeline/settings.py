@@ -77,7 +77,8 @@ class RunSettings:
     )
     tissue: Annotated[str, BeforeValidator(_tissue_path)] = setting(
         "otsu",
-        "otsu, none (the whole slide), or a file of the regions to analyze, such as QuPath GeoJSON.",
+        "otsu, none (the whole slide), a file of the regions to analyze, such as QuPath GeoJSON, or a model "
+        "that finds tissue (a name, folder or hf:// reference as for model).",
     )
     ignored_classes: tuple[str, ...] = setting(
         (),

@@ -18,6 +18,7 @@ from wsi_seg.annotations.reading import ENDINGS
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import reading
 from wsi_seg.core.folders import is_there
+from wsi_seg.inference.models.registry import HUB_PREFIX, bundled_names, installed_names
 from wsi_seg.tissue.mask import METHODS
 
 TABLE_COLUMNS = ("slide", "name")
@@ -142,8 +143,8 @@ def _row(path: Path, where: str, cells: Mapping[str, str]) -> TableRow:
 
 
 def _tissue(path: Path, where: str, slide: str, text: str) -> str:
-    """Return a way to find tissue, or the absolute path of a file of drawn regions."""
-    if text in METHODS:
+    """Return a way to find tissue, the name of a model, or the absolute path of regions or of a model."""
+    if text in METHODS or text in (*bundled_names(), *installed_names()) or text.startswith(HUB_PREFIX):
         return text
     file = path.absolute().parent / text
     if is_there(file):
@@ -156,7 +157,8 @@ def _tissue(path: Path, where: str, slide: str, text: str) -> str:
     if text.lower().endswith(ENDINGS):
         return str(file)  # it is missing for this slide, which fails, and not for the others
     raise UsageError(
-        f"{where}: tissue {text!r} is neither {' nor '.join(METHODS)}, and there is no file {file}"
+        f"{where}: tissue {text!r} is neither {' nor '.join(METHODS)} nor a model's name, and there is no "
+        f"file {file}"
     )
 
 

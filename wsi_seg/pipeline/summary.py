@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wsi_seg.core.assessed import assessed_codes, describe_unassessed
-from wsi_seg.core.card import ModelCard
+from wsi_seg.core.card import ModelCard, Task
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.core.versions import versions
@@ -59,6 +59,8 @@ class FinishedRun:
     """See `run_inputs.made_with`."""
     content: Mapping[str, Any] = field(default_factory=dict)
     """See `matching.ExpectedResults.content`."""
+    finders: Mapping[Task, ModelFacts] = field(default_factory=dict)
+    """See `Finders.facts`."""
 
     @property
     def incomplete(self) -> bool:
@@ -112,6 +114,7 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
         "mpp_source": plan.slide.mpp_source,
+        "tissue_source": plan.tissue_source,
         "tissue_area_mm2": round(analyzed * pixel_mm2, 6),
         **_areas(facts.model.card, counts, pixel_mm2),
         "regions": {
@@ -201,6 +204,10 @@ def manifest(facts: FinishedRun, key: str) -> dict[str, Any]:
         "model": {
             "digest": plan.model_digest,
             "card": facts.model.card.model_dump(mode="json"),
+        },
+        "finders": {
+            task: {"digest": found.digest, "card": found.card.model_dump(mode="json")}
+            for task, found in facts.finders.items()
         },
         "settings": settings_json(facts.settings),
         "plan": {k: v for k, v in plan.to_json().items() if k not in ("slide", "frame", "blocks", "layout")},

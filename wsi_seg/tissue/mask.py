@@ -46,6 +46,8 @@ NEXT_TO_UNREAD = 3
 
 # Ways to find tissue; anything else is a file of drawn regions.
 METHODS = ("otsu", "none")
+# A source that begins so is a network, with its name and digest: see `pipeline.finders`.
+MODEL_SOURCE = "model "
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class TissueMask:
     l0_per_cell: Scale
     """l0 pixels per cell."""
     source: str
-    """`otsu`, `none` or the path of the file with regions."""
+    """`otsu`, `none`, the path of the file with regions, or MODEL_SOURCE with a network's name and digest."""
     origin_cell: tuple[int, int] = (0, 0)
     """Column and row, in the grid of the whole slide, of `mask[0, 0]`."""
     drawn: Drawing | None = None

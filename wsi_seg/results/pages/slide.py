@@ -15,6 +15,7 @@ from wsi_seg.exporters.figure import draw_scale_bar
 from wsi_seg.exporters.overview import Overview
 from wsi_seg.results.files import REPORT, THUMBNAIL, unlike_notice
 from wsi_seg.results.pages.template import jpeg_of, write_page
+from wsi_seg.tissue.mask import MODEL_SOURCE
 
 TEMPLATE = "slide.html.j2"
 # Longest side of the picture in pixels: 250 to the inch on paper.
@@ -110,6 +111,8 @@ def _file_name(path: str) -> str:
 
 
 def _tissue_source(source: str) -> str:
+    if source.startswith(MODEL_SOURCE):
+        return f"found by the {source}"
     return TISSUE_SOURCES.get(source, f"regions of {Path(source).name}")
 
 
