@@ -23,7 +23,6 @@ from wsi_seg.core.geometry import Size
 from wsi_seg.maps.maps import MapLayout, Maps, create_maps, output_bytes, remove_partial_files
 from wsi_seg.maps.pyramid import halve_labels, halve_probabilities
 from wsi_seg.planning.grid import cut_blocks
-from wsi_seg.planning.map_layout import KINDS
 
 THREE = BCSS[:3]
 
@@ -365,7 +364,7 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
 
 def test_all_kinds_have_the_same_number_of_levels(tmp_path: Path) -> None:
     maps = fill(tmp_path / "m.zarr", layout())
-    for kind in KINDS:
+    for kind in maps.layout.kinds:
         assert maps.array(kind, maps.level_count - 1).shape
         with pytest.raises(OutputError, match="No such file"):
             maps.array(kind, maps.level_count)

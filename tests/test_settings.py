@@ -105,7 +105,7 @@ OTHERWISE = {
     "classes": "a", "origin": "level0", "source": "labels", "blend": "mean", "probability_dtype": "float32",
     "probability_downsample": 2, "threshold": 0.3, "min_area_um2": 1, "min_hole_um2": 1, "tolerance_um": 2,
     "tile": 64, "overlap": 32, "block": 64, "batch": 2, "max_memory": "1GB", "uncertainty": True,
-    "allow_upsampling": True, "strict": True,
+    "allow_upsampling": True, "strict": True, "qc": "m", "keep_artifacts": True,
 }  # fmt: skip
 # They change no byte of the results, or count otherwise: the model by its digest.
 NOT_IN_THE_KEY = {

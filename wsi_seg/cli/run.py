@@ -108,7 +108,7 @@ def _tasks(
     where = settings.for_workers(gpus).workers
     check_gpus(where.devices, gpus)
     models: dict[ModelSettings, Model] = {}
-    finders: set[str] = set()
+    finders: set[tuple[str, str | None]] = set()
     tasks = []
     for slide in inputs:
         own = _with_own_settings(settings, values, slide)
@@ -117,9 +117,9 @@ def _tasks(
             if asked not in models:
                 models[asked] = load_model(**asdict(asked), workers=where)
             own.regions.resolve(models[asked].facts.card)
-            if own.tissue not in finders:
+            if (own.tissue, own.qc) not in finders:
                 load_finders(own)  # what is wrong with them is said before any slide is run
-                finders.add(own.tissue)
+                finders.add((own.tissue, own.qc))
         except (UsageError, ModelError) as error:
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
         tasks.append(SlideTask(slide, models[asked], own.for_workers(gpus)))
@@ -246,13 +246,17 @@ def _describe_result(result: SlideResult) -> str:
         else f"{name} not assessed"
         for name, r in summary["regions"].items()
     )
+    qc = summary["artifacts"]
+    left_out = "left out" if qc and qc["excluded"] else "marked"
+    artifacts = f", {sum(qc['area_mm2'].values()):.3f} mm² of artifacts {left_out}" if qc else ""
     coverage = summary["coverage"]
     said = (("unread_mm2", "cannot be read"), ("other_level_mm2", "were read from another level"))
     parts = [f"{coverage[key]:.3f} mm² {words}" for key, words in said if coverage[key]]
     lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json" if result.note else ""
     rate = summary["tiles_per_second"]
     return (
-        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue, {summary['tiles']} tiles"
+        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue{artifacts}, "
+        f"{summary['tiles']} tiles"
         f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}{unlike}"
     )
 
@@ -339,6 +343,7 @@ def _describe_plan(plan: SegmentationPlan) -> str:
         f"{', test-time augmentation: eight views of each tile' if plan.tta else ''}",
         f"  tiles     {plan.tiles} of {_tile_text(grid)}, blend {plan.stitch.blend}, batch {plan.batch}",
         f"  tissue    {plan.tissue_source}",
+        *([f"  artifacts {plan.artifacts_source}"] if plan.artifacts_source else []),
         f"  blocks    {len(plan.blocks)} with tissue of {plan.blocks_in_map}, {plan.layout.block} px a side, "
         f"{plan.threads} in flight",
         f"  memory    at most {plan.projected_memory_bytes / MIB:.0f} MiB"

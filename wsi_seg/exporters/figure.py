@@ -83,6 +83,8 @@ class Sheet:
     """Share of the class color in the picture, 0 … 1."""
     notice: str
     um_per_pic: float
+    artifacts: Sequence[ClassShare] | None = None
+    """Shares of the tissue, largest first; None: they were not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,9 @@ def draw_legend(sheet: Sheet) -> Image.Image:
     """Return the legend: regions with their areas, classes with their shares."""
     listed = [c for c in sheet.classes if c.share >= LEAST_SHARE][:CLASSES_LISTED]
     rest = sum(c.share for c in sheet.classes) - sum(c.share for c in listed)
+    artifacts = list(sheet.artifacts or ())[:CLASSES_LISTED]
     rows = 5 + max(1, len(sheet.groups)) + max(1, len(listed))
+    rows += 0 if sheet.artifacts is None else 2 + max(1, len(artifacts))
     legend = Image.new("RGB", (LEGEND_WIDTH, rows * ROW), PAPER)
     draw = ImageDraw.Draw(legend)
     y = _heading(draw, 0, "Regions", "area")
@@ -138,12 +142,17 @@ def draw_legend(sheet: Sheet) -> Image.Image:
         y = _entry(draw, y, "none found", "")
     y = _heading(draw, y + ROW // 2, "Classes", "of analyzed area")
     for item in listed:
-        draw.rectangle((0, y, SWATCH, y + SWATCH), fill=_mixed(item.color, 0.75), outline=item.color)
-        y = _entry(draw, y, item.name.replace("_", " "), share_text(item.share))
+        y = _class_entry(draw, y, item)
     if not listed:
         y = _entry(draw, y, "nothing analyzed", "")
     if rest > 0 and listed:
         y = _entry(draw, y, "others", share_text(rest))
+    if sheet.artifacts is not None:
+        y = _heading(draw, y + ROW // 2, "Artifacts", "of tissue")
+        for item in artifacts:
+            y = _class_entry(draw, y, item)
+        if not artifacts:
+            y = _entry(draw, y, "none found", "")
     return legend.crop((0, 0, LEGEND_WIDTH, y))
 
 
@@ -152,6 +161,11 @@ def _heading(draw: ImageDraw.ImageDraw, y: int, text: str, right: str) -> int:
     write(draw, (LEGEND_WIDTH, y + 24), right, SMALL, "rs")
     draw.line((0, y + 38, LEGEND_WIDTH, y + 38), fill=RULE, width=2)
     return y + 38 + (ROW - SWATCH)
+
+
+def _class_entry(draw: ImageDraw.ImageDraw, y: int, item: ClassShare) -> int:
+    draw.rectangle((0, y, SWATCH, y + SWATCH), fill=_mixed(item.color, 0.75), outline=item.color)
+    return _entry(draw, y, item.name.replace("_", " "), share_text(item.share))
 
 
 def _entry(draw: ImageDraw.ImageDraw, y: int, name: str, value: str) -> int:

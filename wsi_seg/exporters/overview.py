@@ -14,8 +14,10 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsi_seg.core.classes import TissueClass
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
 from wsi_seg.maps.maps import Maps
+from wsi_seg.planning.map_layout import Kind
 from wsi_seg.regions.group_outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, Slide, read_thumbnail
 from wsi_seg.slides.tolerant import TolerantPixels
@@ -32,6 +34,9 @@ MOST_ENLARGED = 4
 
 # How much of the class color is mixed into the slide's.
 TINT = 0.28
+
+# The same of the colors of artifacts.
+ARTIFACT_TINT = 0.6
 
 # Gray of what no level shows.
 UNREADABLE = 128
@@ -58,6 +63,8 @@ class TintedSlide:
     mpp: float
     """Micrometers per map pixel."""
     classes: list[ClassShare]
+    artifacts: list[ClassShare] | None
+    """None: they were not looked for."""
 
 
 def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:
@@ -69,10 +76,22 @@ def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = M
         SlideError: the slide cannot be read.
     """
     pixels, map_per_pic = _read_picture(slide, frame, max_side)
-    labels = _labels_under(pixels.shape[:2], map_per_pic, maps)
-    pixels = _tint(pixels, labels, maps)
+    labels = _labels_under(pixels.shape[:2], map_per_pic, maps, "classes")
+    pixels = _tint(pixels, labels, maps.classes, TINT)
+    artifacts = None
+    if maps.layout.artifacts:
+        codes = _labels_under(pixels.shape[:2], map_per_pic, maps, "artifacts")
+        pixels = _tint(pixels, codes, maps.layout.artifacts, ARTIFACT_TINT)
+        tissue = int(np.count_nonzero(labels | codes))
+        artifacts = _shares(codes, maps.layout.artifacts, tissue)
     return TintedSlide(
-        pixels, map_per_pic, slide.info.name, _facts(slide, frame), frame.mpp, _shares(labels, maps)
+        pixels,
+        map_per_pic,
+        slide.info.name,
+        _facts(slide, frame),
+        frame.mpp,
+        _shares(labels, maps.classes, int(np.count_nonzero(labels))),
+        artifacts,
     )
 
 
@@ -99,6 +118,7 @@ def write_overview(
         groups=[GroupTotal(g.group.qupath_name, g.group.color, g.count, g.area_um2) for g in groups],
         classes=tinted.classes,
         tint=TINT,
+        artifacts=tinted.artifacts,
         notice=notice,
         um_per_pic=tinted.mpp * tinted.map_per_pic[0],
     )
@@ -123,28 +143,30 @@ def _read_picture(
 
 
 def _labels_under(
-    shape_pic: tuple[int, ...], map_per_pic: tuple[float, float], maps: Maps
+    shape_pic: tuple[int, ...], map_per_pic: tuple[float, float], maps: Maps, kind: Kind
 ) -> NDArray[np.uint8]:
     """Return for each picture pixel the label under its center, from the level that is just fine enough."""
-    finer = [i for i in range(maps.level_count) if maps.layout.downsample("classes", i) <= min(map_per_pic)]
+    finer = [i for i in range(maps.level_count) if maps.layout.downsample(kind, i) <= min(map_per_pic)]
     level = max(finer, default=0)
-    labels = np.asarray(maps.array("classes", level)[:])
+    labels = np.asarray(maps.array(kind, level)[:])
     cells = []
     for axis, step in enumerate(reversed(map_per_pic)):
         centers = (np.arange(shape_pic[axis]) + 0.5) * step
-        index = np.floor(centers / maps.layout.downsample("classes", level)).astype(np.int64)
+        index = np.floor(centers / maps.layout.downsample(kind, level)).astype(np.int64)
         cells.append(np.minimum(index, labels.shape[axis] - 1))
     under: NDArray[np.uint8] = labels[np.ix_(*cells)]
     return under
 
 
-def _tint(pixels: NDArray[np.uint8], labels: NDArray[np.uint8], maps: Maps) -> NDArray[np.uint8]:
-    """Mix the class colors into the picture; what was not analyzed stays as it is."""
+def _tint(
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[TissueClass], tint: float
+) -> NDArray[np.uint8]:
+    """Mix the class colors into the picture; what has no class stays as it is."""
     color = np.zeros((256, 3), np.uint16)
     weight = np.zeros((256, 1), np.uint16)
-    for tissue_class in maps.classes:
+    for tissue_class in classes:
         color[tissue_class.code] = tissue_class.color
-        weight[tissue_class.code] = round(TINT * 256)
+        weight[tissue_class.code] = round(tint * 256)
     strips = []
     for y in range(0, len(pixels), 256):  # in strips, to need no second picture of 16 bits
         part, codes = pixels[y : y + 256].astype(np.uint16), labels[y : y + 256]
@@ -165,11 +187,10 @@ def outline_tolerance(frame: MapFrame) -> float:
     return OUTLINE_TOLERANCE * max(frame.size.width, frame.size.height) / MAX_SIDE
 
 
-def _shares(labels: NDArray[np.uint8], maps: Maps) -> list[ClassShare]:
-    """Return the share of each class in what was analyzed, largest first."""
+def _shares(labels: NDArray[np.uint8], classes: Sequence[TissueClass], of: int) -> list[ClassShare]:
+    """Return the share of each class in `of` pixels, largest first."""
     counts = np.bincount(labels.ravel(), minlength=256)
-    analyzed = max(1, int(counts[1:].sum()))
-    shares = [ClassShare(c.name, c.color, counts[c.code] / analyzed) for c in maps.classes if counts[c.code]]
+    shares = [ClassShare(c.name, c.color, counts[c.code] / max(1, of)) for c in classes if counts[c.code]]
     return sorted(shares, key=lambda share: -share.share)
 
 

@@ -7,6 +7,8 @@
       labels/tissue/0, …    uint8 (y, x): 1 = analyzed tissue, 0 = background
       labels/coverage/0, …  uint8 (y, x): tissue that was read from another level (1) or not at all (2) as the
                             slide is damaged there; 0 = no such fault
+      labels/artifacts/0, … uint8 (y, x): codes of artifacts in the tissue, 0 = none; only where the layout
+                            has classes of them
 
 Ownership: a block is exactly one shard of each array at level 0, and half as many pixels a side are one at
 level 1, which is written with it; coarser levels have shards as large as those of level 0 and are built from
@@ -37,17 +39,18 @@ from wsi_seg.maps.ome import image_metadata, label_metadata, labels_metadata
 from wsi_seg.maps.pyramid import halve
 from wsi_seg.maps.shards import NODE, PARTIAL, ShardedArray, array_document, write_node
 from wsi_seg.planning.grid import Block
-from wsi_seg.planning.map_layout import KINDS, Kind, MapLayout, ShardRef, output_bytes
+from wsi_seg.planning.map_layout import Kind, MapLayout, ShardRef, output_bytes
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 
 __all__ = ["MapLayout", "Maps", "ShardRef", "create_maps", "output_bytes", "remove_partial_files"]
 
-LABELS: tuple[Kind, ...] = ("classes", "tissue", "coverage")
+LABELS: tuple[Kind, ...] = ("classes", "tissue", "coverage", "artifacts")
 PATHS: dict[Kind, str] = {"probabilities": "", **{kind: f"labels/{kind}/" for kind in LABELS}}
 
 NOT_ANALYZED = TissueClass(0, "not_analyzed", (0, 0, 0))
 BACKGROUND = TissueClass(0, "background", (0, 0, 0))
 TISSUE = TissueClass(1, "tissue", (0, 160, 160))
+NO_ARTIFACT = TissueClass(0, "no_artifact", (0, 0, 0))
 NO_FAULT = TissueClass(0, "no_fault", (0, 0, 0))
 FAULTS = (
     TissueClass(OTHER_LEVEL, "read_at_other_level", (255, 160, 0)),
@@ -71,10 +74,11 @@ def create_maps(path: Path, layout: MapLayout) -> None:
         if aside.exists():
             shutil.rmtree(aside)
         _write_group(aside, _root_attributes(layout))
-        _write_group(aside / "labels", {"ome": labels_metadata(list(LABELS))})
-        for kind in LABELS:
+        labels = [kind for kind in LABELS if kind in layout.kinds]
+        _write_group(aside / "labels", {"ome": labels_metadata(labels)})
+        for kind in labels:
             _write_group(aside / PATHS[kind], _label_attributes(layout, kind))
-        for kind in KINDS:
+        for kind in layout.kinds:
             for level in range(layout.level_count):
                 write_node(aside / f"{PATHS[kind]}{level}", _array_document(layout, kind, level))
         aside.rename(path)
@@ -91,6 +95,7 @@ def _label_attributes(layout: MapLayout, kind: Kind) -> dict[str, Any]:
         "classes": (NOT_ANALYZED, *layout.classes),
         "tissue": (BACKGROUND, TISSUE),
         "coverage": (NO_FAULT, *FAULTS),
+        "artifacts": (NO_ARTIFACT, *layout.artifacts),
     }[kind]
     return {"ome": label_metadata(kind, layout.mpp, _downsamples(layout, kind), values)}
 
@@ -205,6 +210,7 @@ class Maps:
         tissue: NDArray[np.bool_] | NDArray[np.uint8],
         probabilities: NDArray[np.uint8] | NDArray[np.float32],
         coverage: NDArray[np.uint8] | None = None,
+        artifacts: NDArray[np.uint8] | None = None,
     ) -> None:
         """Write the shards of each array that this block owns: at level 0, and where it can at level 1.
 
@@ -214,6 +220,7 @@ class Maps:
             tissue: (h, w), true or 1 where tissue was analyzed.
             probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type.
             coverage: uint8 (h, w); None where it is 0 all over.
+            artifacts: uint8 (h, w); None where the layout has no classes of them.
 
         Raises:
             ValueError: a shape or type does not fit.
@@ -226,6 +233,8 @@ class Maps:
         }
         if coverage is not None:
             values["coverage"] = coverage
+        if artifacts is not None:
+            values["artifacts"] = artifacts
         for kind, value in values.items():
             array, region = self.array(kind), self._region(ShardRef(kind, 0, block.ix, block.iy))
             expected = (*array.shape[:-2], region.height, region.width)
@@ -250,7 +259,7 @@ class Maps:
 
         They are built in any order, once all shards of the level below are there.
         """
-        for kind in (kind for kind in KINDS if kind != "tissue"):
+        for kind in (kind for kind in self.layout.kinds if kind != "tissue"):
             size, side = self.layout.size(kind, level), self.layout.shard_side(kind, level)
             for iy in range(-(-size.height // side)):
                 for ix in range(-(-size.width // side)):

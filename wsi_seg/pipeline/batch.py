@@ -287,11 +287,23 @@ def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:
     mpp = summary["mpp"]
     row.facts = {
         "tissue_mm2": summary["tissue_area_mm2"],
+        **_artifact_facts(summary.get("artifacts")),
         "mpp": mpp[0] if mpp[0] == mpp[1] else f"{mpp[0]} × {mpp[1]}",
         "mpp_source": summary["mpp_source"],
         "reader": summary["reader"],
     }
     row.areas_mm2 = summary["class_area_mm2"]
+
+
+def _artifact_facts(artifacts: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the columns of artifacts: mm² of all, and of each class; none where they were not looked for."""
+    if artifacts is None:
+        return {}
+    areas = artifacts["area_mm2"]
+    return {
+        "qc_mm2": round(sum(areas.values()), 6),
+        **{f"qc_{name}_mm2": area for name, area in areas.items()},
+    }
 
 
 class _Logging:

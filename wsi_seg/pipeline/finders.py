@@ -1,7 +1,7 @@
-"""Networks that look at a slide at low power before it is planned, and find its tissue.
+"""Networks that look at a slide at low power before it is planned, and find its tissue and artifacts.
 
 They run through the same engine as the main network: a plan, blocks, tiles, stitching. But they are small and
-see few pixels (2 to 10 µm/px), and the plan needs what they find, so they run in the process of the driver.
+see few pixels (1.5 to 10 µm/px), and the plan needs what they find, so they run in the process of the driver.
 Memory holds one block and the cells of the result.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.annotations.reading import ENDINGS
 from wsi_seg.core.card import ModelCard, Task
-from wsi_seg.core.classes import find_class_or_group
+from wsi_seg.core.classes import TissueClass, canonical_name, find_class_or_group
 from wsi_seg.core.errors import ModelError, UsageError
 from wsi_seg.core.folders import kind_of
 from wsi_seg.core.geometry import Box, Scale
@@ -37,6 +37,8 @@ from wsi_seg.planning.plan import ModelFacts, plan_segmentation
 from wsi_seg.planning.settings import PlanSettings
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import UNREADABLE, read_tolerantly
+from wsi_seg.tissue.artifacts import Artifacts
+from wsi_seg.tissue.cells import Cells
 from wsi_seg.tissue.mask import (
     CELL_UM,
     METHODS,
@@ -48,6 +50,10 @@ from wsi_seg.tissue.mask import (
 
 # Name of the class or group that a tissue finder calls tissue.
 TISSUE = "tissue"
+# Classes of a finder of artifacts that are none.
+NO_ARTIFACTS = ("background", "tissue", "clean", "normal", "no_artifact")
+# Cells of artifacts along the longer side of a slide, at most: up to 64 MiB of them.
+MOST_ARTIFACT_CELLS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +61,16 @@ class Finders:
     """The networks that look at a slide before it is planned; None: there is none for that."""
 
     tissue: Model | None = None
+    artifacts: Model | None = None
 
     @property
     def facts(self) -> dict[Task, ModelFacts]:
         """Facts of each network by its task."""
-        return {"tissue": self.tissue.facts} if self.tissue is not None else {}
+        named: tuple[tuple[Task, Model | None], ...] = (
+            ("tissue", self.tissue),
+            ("artifacts", self.artifacts),
+        )
+        return {task: model.facts for task, model in named if model is not None}
 
 
 def is_model(reference: str) -> bool:
@@ -78,19 +89,31 @@ def load_finders(settings: RunSettings) -> Finders:
         ModelError: there is no such model, or its card is wrong.
         UsageError: a model has another task.
     """
-    if not is_model(settings.tissue):
-        return Finders()
+    tissue = artifacts = None
+    if is_model(settings.tissue):
+        tissue = _tissue_finder(settings)
+    if settings.qc is not None:
+        try:
+            artifacts = _load(settings.qc, "artifacts", settings)
+            _artifact_classes(artifacts.facts.card)
+        except ModelError as error:
+            raise ModelError(f"qc: {error}") from error
+    return Finders(tissue, artifacts)
+
+
+def _tissue_finder(settings: RunSettings) -> Model:
+    reference = settings.tissue
     try:
-        tissue = _load(settings.tissue, "tissue", settings)
-        _tissue_codes(tissue.facts.card)
+        model = _load(reference, "tissue", settings)
+        _tissue_codes(model.facts.card)
+        return model
     except ModelError as error:
-        if settings.tissue.startswith(HUB_PREFIX) or kind_of(Path(settings.tissue)) in ("folder", "file"):
+        if reference.startswith(HUB_PREFIX) or kind_of(Path(reference)) in ("folder", "file"):
             raise ModelError(f"tissue: {error}") from error
         raise UsageError(
-            f"unknown tissue method {settings.tissue!r}; use otsu, none, the path of a GeoJSON file, or a "
-            f"model for tissue ({error})"
+            f"unknown tissue method {reference!r}; use otsu, none, the path of a GeoJSON file, or a model "
+            f"for tissue ({error})"
         ) from error
-    return Finders(tissue)
 
 
 def _load(reference: str, task: Task, settings: RunSettings) -> Model:
@@ -114,42 +137,61 @@ def _tissue_codes(card: ModelCard) -> tuple[int, ...]:
         raise ModelError(f"{card.name}: its card names no class or group {TISSUE!r} ({error})") from error
 
 
+def _artifact_classes(card: ModelCard) -> tuple[TissueClass, ...]:
+    """Return the classes of artifacts; ModelError where the card names none."""
+    found = tuple(c for c in card.tissue_classes if canonical_name(c.name) not in NO_ARTIFACTS)
+    if not found:
+        raise ModelError(f"{card.name}: all classes of its card are without artifacts")
+    return found
+
+
 def tissue_of(slide: Slide, settings: RunSettings, finders: Finders) -> TissueMask:
-    """Return the tissue of a slide as settings say: found by a network, by color, drawn, or all of it.
+    """Return the tissue of a slide as settings say, with the artifacts in it where these are looked for.
 
     Raises:
         UsageError, MaskError, SlideError, ModelError: see `find_tissue` and `plan_segmentation`.
     """
     if finders.tissue is None:
-        return find_tissue(
+        tissue = find_tissue(
             slide,
             settings.tissue,
             origin=settings.regions.origin,
             ignored_classes=settings.ignored_classes,
         )
-    model = finders.tissue
-    everywhere = find_tissue(slide, "none")
+    else:
+        tissue = _found_tissue(slide, settings, finders.tissue)
+    if finders.artifacts is None:
+        return tissue
+    return replace(tissue, artifacts=_found_artifacts(slide, settings, finders.artifacts, tissue))
+
+
+def _found_tissue(slide: Slide, settings: RunSettings, model: Model) -> TissueMask:
+    """Return what a network calls tissue.
+
+    What no level of a damaged slide shows counts as tissue, and is missed.
+    """
     codes = _tissue_codes(model.facts.card)
-    # What no level of a damaged slide shows counts as tissue, and is missed.
-    found = _look(
-        slide,
-        model,
-        everywhere,
-        settings,
-        CELL_UM,
-        lambda maps: np.isin(maps.labels, codes) | (maps.coverage == UNREADABLE),
-    )
-    source = f"{MODEL_SOURCE}{model.facts.card.name} ({model.facts.digest[:12]})"
-    return TissueMask(found.values.astype(bool), found.l0_per_cell, source)
+
+    def value(maps: BlockMaps) -> NDArray[np.uint8]:
+        unread = False if maps.coverage is None else maps.coverage == UNREADABLE
+        return (np.isin(maps.labels, codes) | unread).view(np.uint8)
+
+    cells = _look(slide, model, find_tissue(slide, "none"), settings, CELL_UM, MOST_CELLS, value)
+    return TissueMask(cells.values.astype(bool), cells.l0_per_cell, _source(model))
 
 
-@dataclass(frozen=True, slots=True)
-class _Cells:
-    """Values over a slide, of cells as `TissueMask` has them."""
+def _found_artifacts(slide: Slide, settings: RunSettings, model: Model, tissue: TissueMask) -> Artifacts:
+    """Return what a network calls artifacts, in tissue; cells are as large as its pixels."""
+    classes = _artifact_classes(model.facts.card)
+    kept = np.zeros(256, np.uint8)
+    for one in classes:
+        kept[one.code] = one.code
+    cells = _look(slide, model, tissue, settings, 0.0, MOST_ARTIFACT_CELLS, lambda maps: kept[maps.labels])
+    return Artifacts(cells, classes, _source(model), excluded=not settings.keep_artifacts)
 
-    values: NDArray[np.uint8]
-    """(h, w)"""
-    l0_per_cell: Scale
+
+def _source(model: Model) -> str:
+    return f"{MODEL_SOURCE}{model.facts.card.name} ({model.facts.digest[:12]})"
 
 
 def _look(
@@ -158,8 +200,9 @@ def _look(
     within: TissueMask,
     settings: RunSettings,
     least_um: float,
-    value: Callable[[BlockMaps], NDArray[np.bool_] | NDArray[np.uint8]],
-) -> _Cells:
+    most_cells: int,
+    value: Callable[[BlockMaps], NDArray[np.uint8]],
+) -> Cells:
     """Run a network over a slide, and keep a value for each cell: that of the pixel at its center.
 
     Args:
@@ -167,7 +210,8 @@ def _look(
         model: its resolution is that of the pixels.
         within: where to look; cells elsewhere are 0.
         settings: of the run: its ceiling of memory holds here too.
-        least_um: side of a cell in µm; more where the slide would get more than `MOST_CELLS` along a side.
+        least_um: side of a cell in µm, at least; never less than a pixel.
+        most_cells: along the longer side of the slide.
         value: makes the values of a block, (h, w).
     """
     how = PlanSettings(
@@ -177,7 +221,7 @@ def _look(
     block_settings = BlockSettings(plan.frame, plan.stitch, plan.codes, plan.level, plan.batch)
     predictor = _predictor(model.predictor, model.facts.digest)
     width, height = plan.frame.size.width, plan.frame.size.height
-    side = max(1, math.ceil(least_um / plan.frame.mpp - 0.01), math.ceil(max(width, height) / MOST_CELLS))
+    side = max(1, math.ceil(least_um / plan.frame.mpp - 0.01), math.ceil(max(width, height) / most_cells))
     centers = tuple(np.minimum(np.arange(side // 2, n + side // 2, side), n - 1) for n in (height, width))
     values = np.zeros((len(centers[0]), len(centers[1])), np.uint8)
     for planned in plan.blocks:
@@ -187,7 +231,7 @@ def _look(
         rows, columns = _cells_in(centers, box)
         inside = np.ix_(centers[0][rows] - box.y0, centers[1][columns] - box.x0)
         values[rows, columns] = value(maps)[inside]
-    return _Cells(values, plan.frame.l0_per_map * Scale(side, side))
+    return Cells(values, plan.frame.l0_per_map * Scale(side, side))
 
 
 def _cells_in(centers: tuple[NDArray[np.int64], ...], box: Box) -> tuple[slice, slice]:

@@ -30,7 +30,7 @@ from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
 from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarize
 from wsi_seg.pipeline.tracing import TraceTask, trace_slide
-from wsi_seg.planning.map_layout import KINDS, Kind
+from wsi_seg.planning.map_layout import Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
 from wsi_seg.results.files import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, write_json
@@ -254,7 +254,9 @@ class _SlideRun:
         # Those of before may have left pyramids of what is mended now.
         faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
         with self._timed("pyramids"):
-            self._build_pyramids(workers, [kind for kind in KINDS if faulty or kind != "coverage"])
+            self._build_pyramids(
+                workers, [kind for kind in self.plan.layout.kinds if faulty or kind != "coverage"]
+            )
         self.flight = workers.flight
         claim.check()
 

@@ -53,6 +53,11 @@ def _tissue_path(value: Any) -> Any:
     return absolute_path(str(value)) if is_mask else str(value)
 
 
+def _model_path(value: str | None) -> str | None:
+    """Return the absolute path of a model's folder or file; a name stays."""
+    return absolute_path(value) if value is not None and is_there(Path(value)) else value
+
+
 @checked
 @dataclass(frozen=True, slots=True, config=CONFIG)
 class RunSettings:
@@ -85,6 +90,15 @@ class RunSettings:
         "Classes of drawn regions whose areas are left out besides Ignore*, separated by commas; "
         "Unclassified for areas without a class.",
         metavar="NAMES",
+    )
+    qc: Annotated[str | None, AfterValidator(_model_path)] = setting(
+        None,
+        "Model that finds artifacts (folds, pen, blur and others; a name, folder or hf:// reference as for "
+        "model); null: none are looked for.",
+        metavar="MODEL",
+    )
+    keep_artifacts: bool = setting(
+        False, "Analyze artifacts that qc finds, too, and mark them alone, instead of leaving them out."
     )
     plan: PlanSettings = PlanSettings()
     regions: RegionSettings = RegionSettings()

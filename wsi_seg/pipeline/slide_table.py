@@ -137,8 +137,9 @@ def _row(path: Path, where: str, cells: Mapping[str, str]) -> TableRow:
     settings = {key: text for key, text in cells.items() if text and key not in left}
     if "tissue" in settings:
         settings["tissue"] = _tissue(path, where, slide, settings["tissue"])
-    if "model" in settings and is_there(path.absolute().parent / settings["model"]):
-        settings["model"] = str(path.absolute().parent / settings["model"])
+    for key in ("model", "qc"):
+        if key in settings and is_there(path.absolute().parent / settings[key]):
+            settings[key] = str(path.absolute().parent / settings[key])
     return TableRow(where, slide, name, settings, notes)
 
 

@@ -98,9 +98,10 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         counts.update(record.counts)
     analyzed = sum(record.tissue_pixels for record in facts.records)
     tiles = sum(record.tiles for record in facts.records)
-    tiles_now = sum(record.tiles for record in facts.records[facts.blocks_before :])
+    now = facts.records[facts.blocks_before :]
+    tiles_now = sum(record.tiles for record in now)
     busy: Counter[str] = Counter()
-    for record in facts.records[facts.blocks_before :]:
+    for record in now:
         busy.update(record.seconds)
     blocks_wall = facts.seconds.get("blocks", 0.0)
     unread = sum(record.unread_pixels for record in facts.records)
@@ -117,6 +118,7 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "tissue_source": plan.tissue_source,
         "tissue_area_mm2": round(analyzed * pixel_mm2, 6),
         **_areas(facts.model.card, counts, pixel_mm2),
+        "artifacts": _artifact_summary(facts, pixel_mm2),
         "regions": {
             group.name: _region_summary(regions.get(group, GroupOutlines(group)), facts.model.card)
             for group in facts.groups
@@ -132,11 +134,7 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "seconds": {stage: round(value, 3) for stage, value in facts.seconds.items()},
         "worker_seconds": {stage: round(value, 3) for stage, value in busy.items()},
         "tiles_per_second": round(tiles_now / blocks_wall, 3) if blocks_wall > 0 else None,
-        "bottleneck": bottleneck(
-            facts.seconds,
-            busy,
-            lanes_of((record.lane for record in facts.records[facts.blocks_before :]), plan.passes),
-        ),
+        "bottleneck": bottleneck(facts.seconds, busy, lanes_of((r.lane for r in now), plan.passes)),
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
         "peak_worker_memory_mib": round(max((r.peak_memory for r in facts.records), default=0) / 2**20),
         "tasks_in_flight": {"peak": facts.flight.tasks, "limit": facts.flight.limit},
@@ -150,6 +148,24 @@ def _likeness(facts: FinishedRun) -> dict[str, Any]:
         return {}
     sums = sum((record.stain for record in facts.records), NO_STAIN)
     return {"domain": dataclasses.asdict(compare(sums, domain))}
+
+
+def _artifact_summary(facts: FinishedRun, pixel_mm2: float) -> dict[str, Any] | None:
+    """Return the area of each class of artifacts in the tissue; None where they were not looked for.
+
+    Those that are excluded are in no other area.
+    """
+    plan = facts.plan
+    if plan.artifacts_source is None:
+        return None
+    counts: Counter[int] = Counter()
+    for record in facts.records:
+        counts.update(record.artifacts)
+    return {
+        "source": plan.artifacts_source,
+        "excluded": not facts.settings.keep_artifacts,
+        "area_mm2": {c.name: round(counts[c.code] * pixel_mm2, 6) for c in plan.layout.artifacts},
+    }
 
 
 def _areas(card: ModelCard, counts: Mapping[int, int], pixel_mm2: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,7 @@ from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.planning.settings import ProbabilityDtype
 
-Kind = Literal["probabilities", "classes", "tissue", "coverage"]
-KINDS: tuple[Kind, ...] = ("probabilities", "classes", "tissue", "coverage")
+Kind = Literal["probabilities", "classes", "tissue", "coverage", "artifacts"]
 
 # The channel after those of the classes, where it is stored; no label has its code.
 UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))
@@ -46,6 +45,9 @@ class MapLayout:
     classes: tuple[TissueClass, ...]
     """Class of each of the first probability channels."""
     uncertainty: bool = False
+    """One more probability channel holds it."""
+    artifacts: tuple[TissueClass, ...] = ()
+    """Classes of artifacts; empty: the store has no such labels."""
     """One more channel holds the uncertainty, see `stitch.StitchSettings`."""
 
     def __post_init__(self) -> None:
@@ -61,6 +63,11 @@ class MapLayout:
             raise UsageError(f"block {self.block} must be a multiple of the probability downsample {ds}")
         if self.probability_dtype not in ("uint8", "float32"):
             raise UsageError(f"probabilities are stored as uint8 or float32, not {self.probability_dtype!r}")
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The pyramids of the store."""
+        return ("probabilities", "classes", "tissue", "coverage", *(("artifacts",) if self.artifacts else ()))
 
     @property
     def channels(self) -> tuple[TissueClass, ...]:
@@ -101,7 +108,8 @@ class MapLayout:
         return level_size(self.map_size, self.downsample(kind, level))
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        return plain if self.artifacts else {k: v for k, v in plain.items() if k != "artifacts"}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MapLayout:
@@ -111,8 +119,8 @@ class MapLayout:
             KeyError, TypeError, ValueError: something is missing or of the wrong type.
             UsageError: a value is wrong.
         """
-        classes = tuple(TissueClass(c["code"], c["name"], _rgb(c["color"])) for c in data["classes"])
-        return cls(**{**data, "map_size": Size(**data["map_size"]), "classes": classes})
+        named = {"classes": _classes(data["classes"]), "artifacts": _classes(data.get("artifacts", ()))}
+        return cls(**{**data, **named, "map_size": Size(**data["map_size"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +145,15 @@ def output_bytes(layout: MapLayout, analyzed_fraction: float = 1.0) -> int:
     values = 0
     for level in range(layout.level_count):
         labels, image = layout.size("classes", level), layout.size("probabilities", level)
-        values += 2 * labels.width * labels.height + channels * item * image.width * image.height
+        values += (
+            2 + bool(layout.artifacts)
+        ) * labels.width * labels.height + channels * item * image.width * image.height
     # Shard indices take 16 bytes for each inner chunk of up to 1 MB; metadata a few kB a level.
     return int(values * analyzed_fraction * 1.001) + layout.level_count * 16_384
+
+
+def _classes(data: Iterable[dict[str, Any]]) -> tuple[TissueClass, ...]:
+    return tuple(TissueClass(c["code"], c["name"], _rgb(c["color"])) for c in data)
 
 
 def _rgb(color: Sequence[int]) -> RGB:

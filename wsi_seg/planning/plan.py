@@ -98,6 +98,8 @@ class SegmentationPlan:
     """Forward passes at a time in one process."""
     tissue_source: str
     tissue_digest: str
+    artifacts_source: str | None
+    """None: they were not looked for."""
     blocks: tuple[PlannedBlock, ...]
     """Blocks with tissue, row by row."""
     blocks_in_map: int
@@ -165,7 +167,7 @@ def plan_segmentation(
             f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
         )
     stitch = _stitch_settings(grid, settings, frame.size)
-    layout = _map_layout(info.name, frame, card, side, stitch)
+    layout = _map_layout(info, tissue, frame, card, side, stitch)
     planned, total = _plan_blocks(frame, side, tissue, stitch)
     if not planned:
         warnings += (NO_TISSUE,)
@@ -186,6 +188,7 @@ def plan_segmentation(
         passes=shape.passes,
         tissue_source=tissue.source,
         tissue_digest=tissue.digest(),
+        artifacts_source=None if tissue.artifacts is None else tissue.artifacts.source,
         blocks=planned,
         blocks_in_map=total,
         max_memory_bytes=settings.max_memory,
@@ -205,9 +208,11 @@ def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size) -> Stit
     )
 
 
-def _map_layout(name: str, frame: MapFrame, card: ModelCard, block: int, stitch: StitchSettings) -> MapLayout:
+def _map_layout(
+    info: SlideInfo, tissue: TissueMask, frame: MapFrame, card: ModelCard, block: int, stitch: StitchSettings
+) -> MapLayout:
     return MapLayout(
-        name=name,
+        name=info.name,
         map_size=frame.size,
         mpp=frame.mpp,
         block=block,
@@ -215,6 +220,7 @@ def _map_layout(name: str, frame: MapFrame, card: ModelCard, block: int, stitch:
         probability_dtype=stitch.probability_dtype,
         classes=card.tissue_classes,
         uncertainty=stitch.uncertainty,
+        artifacts=() if tissue.artifacts is None else tissue.artifacts.classes,
     )
 
 
@@ -308,14 +314,14 @@ def _megabytes(size: int) -> int:
 
 
 def needed_tiles(block: Block, tissue: TissueMask, frame: MapFrame, stitch: StitchSettings) -> list[Tile]:
-    """Return the tiles, in grid order, whose prediction some tissue pixel of the block needs."""
+    """Return the tiles, in grid order, whose prediction some pixel of the block that is analyzed needs."""
     cropped = stitch.blend == "crop"
     grid = stitch.grid
     tiles = grid.tiles_with_core_in(block.box) if cropped else grid.tiles_predicting(block.box)
     return [
         tile
         for tile in tiles
-        if tissue.any_in(frame.to_l0((tile.core if cropped else tile.predicted).intersect(block.box)))
+        if tissue.any_left_in(frame.to_l0((tile.core if cropped else tile.predicted).intersect(block.box)))
     ]
 
 

@@ -27,6 +27,8 @@ from wsi_seg.core.folders import is_there
 from wsi_seg.core.geometry import Box, Origin, RealBox, Scale
 from wsi_seg.slides.slide import MapFrame, Pixels, Slide, SlideInfo, read_thumbnail
 from wsi_seg.slides.tolerant import read_tolerantly
+from wsi_seg.tissue.artifacts import Artifacts
+from wsi_seg.tissue.cells import Cells, in_cells
 from wsi_seg.tissue.stain import detect_tissue
 
 # Cells of a mask, in µm, and the most cells along the longer side of a slide.
@@ -66,44 +68,63 @@ class TissueMask:
     """In l0 pixels: the regions that are tissue (DRAWN), which reach into the cells of `mask` and no others,
     and those cut out of them (CUT_OUT). None: the cells are the tissue."""
 
+    artifacts: Artifacts | None = None
+    """In the tissue, which they are part of; None: they were not looked for."""
+
     def any_in(self, box_l0: RealBox) -> bool:
-        """Return whether any cell that meets the box may hold tissue.
+        """Return whether any cell that meets the box may hold tissue, artifacts among it."""
+        return bool(self._cells.touching(box_l0).any())
+
+    def any_left_in(self, box_l0: RealBox) -> bool:
+        """Return whether any cell that meets the box may hold tissue that is to be analyzed.
 
         It is never False for a box in which `sample` finds tissue.
         """
-        rows, columns = self._cells(box_l0).within(self._extent)
-        return bool(self.mask[rows, columns].any())
+        return self.any_in(box_l0) and not (self.artifacts is not None and self.artifacts.fill(box_l0))
 
     def crop(self, box_l0: RealBox) -> TissueMask:
         """Return the part that answers for this box as the whole does."""
-        cells = self._cells(box_l0)
-        rows, columns = cells.within(self._extent)
-        part = np.ascontiguousarray(self.mask[rows, columns])
+        cells = self._cells.crop(box_l0)
         drawn = self.drawn and self.drawn.cropped(box_l0.outward())
-        return TissueMask(part, self.l0_per_cell, self.source, (cells.x0, cells.y0), drawn)
+        artifacts = self.artifacts and self.artifacts.crop(box_l0)
+        return TissueMask(cells.values, self.l0_per_cell, self.source, cells.origin, drawn, artifacts)
 
     def sample(self, frame: MapFrame, box_map: Box) -> NDArray[np.bool_]:
-        """Return for each map pixel of the box whether its center lies in tissue.
+        """Return for each map pixel of the box whether its center lies in tissue that is to be analyzed.
 
         Returns:
             bool (box_map.height, box_map.width); False outside the slide.
         """
+        tissue = self._sample_tissue(frame, box_map)
+        if self.artifacts is not None and self.artifacts.excluded:
+            tissue &= self.artifacts.cells.sample(frame, box_map) == 0
+        return tissue
+
+    def sample_artifacts(self, frame: MapFrame, box_map: Box) -> NDArray[np.uint8] | None:
+        """Return the code of the artifact under the center of each map pixel of the box.
+
+        Returns:
+            uint8 (box_map.height, box_map.width); 0: none, or no tissue. None: they were not looked for.
+        """
+        if self.artifacts is None:
+            return None
+        codes = np.asarray(self.artifacts.cells.sample(frame, box_map), np.uint8)
+        return codes * self._sample_tissue(frame, box_map)
+
+    def _sample_tissue(self, frame: MapFrame, box_map: Box) -> NDArray[np.bool_]:
         if self.drawn is not None:
             painted = self.drawn.scaled(frame.l0_per_map).paint(box_map, ground=CUT_OUT)
             return np.asarray(painted == DRAWN)
-        height, width = self.mask.shape
-        columns = _cell_of_center(box_map.x0, box_map.x1, frame.l0_per_map.x / self.l0_per_cell.x)
-        rows = _cell_of_center(box_map.y0, box_map.y1, frame.l0_per_map.y / self.l0_per_cell.y)
-        columns -= self.origin_cell[0]
-        rows -= self.origin_cell[1]
-        # A rim of cells without tissue stands for all that lies outside.
-        mask = np.pad(self.mask, 1)
-        return mask.take(np.clip(columns, -1, width) + 1, axis=1).take(np.clip(rows, -1, height) + 1, axis=0)
+        return self._cells.sample(frame, box_map)
 
     def area_um2(self, mpp: Scale) -> float:
-        """Return the area of the tissue in µm², at `mpp` µm per l0 pixel; large drawn regions are sampled."""
+        """Return the area of the tissue, with its artifacts, in µm²; large drawn regions are sampled.
+
+        Args:
+            mpp: µm per l0 pixel.
+        """
         if self.drawn is not None:
-            box = self._extent.scaled(self.l0_per_cell).outward()
+            box = self._cells.extent.scaled(self.l0_per_cell).outward()
             step = -(-max(box.width, box.height, 1) // AREA_SIDE)
             painted = self.drawn.paint(box, step, ground=CUT_OUT) == DRAWN
             return float(np.count_nonzero(painted)) * step**2 * mpp.x * mpp.y
@@ -118,31 +139,13 @@ class TissueMask:
             self.l0_per_cell.y,
             self.origin_cell,
             *([] if self.drawn is None else [self.drawn.digest()]),
+            *([] if self.artifacts is None else [self.artifacts.digest()]),
         )
         return hashlib.sha256(repr(where).encode() + np.packbits(self.mask).tobytes()).hexdigest()
 
     @property
-    def _extent(self) -> Box:
-        return Box.at(*self.origin_cell, self.mask.shape[1], self.mask.shape[0])
-
-    def _cells(self, box_l0: RealBox) -> Box:
-        """Return the cells that meet the box, as far as `mask` has them; never with negative sides."""
-        found = _in_cells(box_l0, self.l0_per_cell).outward().intersect(self._extent)
-        return Box.at(*self.origin_cell, 0, 0) if found.empty else found
-
-
-def _in_cells(box_l0: RealBox, l0_per_cell: Scale) -> RealBox:
-    return RealBox(
-        box_l0.x0 / l0_per_cell.x,
-        box_l0.y0 / l0_per_cell.y,
-        box_l0.x1 / l0_per_cell.x,
-        box_l0.y1 / l0_per_cell.y,
-    )
-
-
-def _cell_of_center(start_map: int, stop_map: int, cells_per_map: float) -> NDArray[np.int64]:
-    centers = (np.arange(start_map, stop_map, dtype=np.float64) + 0.5) * cells_per_map
-    return np.floor(centers).astype(np.int64)
+    def _cells(self) -> Cells:
+        return Cells(self.mask, self.l0_per_cell, self.origin_cell)
 
 
 def find_tissue(
@@ -225,9 +228,9 @@ def _drawn_tissue(info: SlideInfo, path: Path, origin: Origin, ignored_classes: 
     side = max(info.size.width, info.size.height) / _cells_along(info)
     l0_per_cell = Scale(side, side)
     regions_l0, values = _on_slide(geometries_l0, values, info)
-    box = _in_cells(inside, l0_per_cell).outward()
-    in_cells = shapely.transform(regions_l0, lambda xy: xy / (l0_per_cell.x, l0_per_cell.y))
-    mask = reached_pixels(in_cells, values, box, DRAWN)
+    box = in_cells(inside, l0_per_cell).outward()
+    scaled = shapely.transform(regions_l0, lambda xy: xy / (l0_per_cell.x, l0_per_cell.y))
+    mask = reached_pixels(scaled, values, box, DRAWN)
     return TissueMask(mask, l0_per_cell, str(path), (box.x0, box.y0), Drawing.in_order(regions_l0, values))
 
 

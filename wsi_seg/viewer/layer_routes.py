@@ -27,7 +27,7 @@ from wsi_seg.viewer.pictures import (
 )
 from wsi_seg.viewer.responses import FOR_A_MINUTE, NEVER, Refused, kept_headers, not_modified
 from wsi_seg.viewer.slides import SlidePlace
-from wsi_seg.viewer.sources import CLASSES, COVERAGE, TISSUE, Channels
+from wsi_seg.viewer.sources import ARTIFACTS, CLASSES, COVERAGE, TISSUE, Channels
 from wsi_seg.viewer.state import OpenResult, ViewerState
 
 PALETTES = ("card", "safe")
@@ -97,6 +97,15 @@ def _coverage(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]
     return (), partial(label_tile, result.source, COVERAGE, colors=colors)
 
 
+def _artifacts(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
+    classes = result.source.layout.artifacts
+    if not classes:
+        raise Refused(404, "artifacts were not looked for in this result; run with --qc MODEL")
+    palette = _palette(request)
+    colors = {one.code: color_of(one, classes, palette) for one in classes}
+    return (palette,), partial(label_tile, result.source, ARTIFACTS, colors=colors)
+
+
 def _probability(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
     first = query.choice(request.query_params, "kind", ("class", "group"))
     group, channels = result.choose(query.text(request.query_params, "channel"), first)
@@ -116,6 +125,7 @@ _LAYERS: dict[str, Callable[[OpenResult, Request], tuple[tuple[object, ...], Dra
     "probability": _probability,
     "tissue": _tissue,
     "coverage": _coverage,
+    "artifacts": _artifacts,
     "uncertainty": _uncertainty,
 }
 

@@ -128,12 +128,14 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
             "tissue",
             *(["uncertainty"] if facts.uncertainty else []),
             "coverage",
+            *(["artifacts"] if result.source.layout.artifacts else []),
         ],
         "notice": facts.notice,
         "unlike": unlike_notice(facts.summary),
         "origin_offset": list(facts.origin_offset),
         "regions": _region_count(result),
         "coverage": _coverage(result),
+        "artifacts": _artifacts(result),
         "has_slide": place.path is not None,
         "slide_problem": place.problem,
     }
@@ -173,6 +175,23 @@ def _region_count(result: OpenResult) -> int:
     if not isinstance(regions, dict):
         return 0
     return sum(int(one.get("count", 0)) for one in regions.values())
+
+
+def _artifacts(result: OpenResult) -> list[dict[str, Any]]:
+    """Return the classes of artifacts with their areas, None where these are not known (yet)."""
+    classes = result.source.layout.artifacts
+    safe = safe_colors(classes)
+    found = result.facts.summary.get("artifacts")
+    areas = found.get("area_mm2", {}) if isinstance(found, dict) else {}
+    return [
+        {
+            "name": one.name,
+            "color": hex_code(one.color),
+            "safe_color": hex_code(safe[one.name]),
+            "mm2": areas.get(one.name),
+        }
+        for one in classes
+    ]
 
 
 def _coverage(result: OpenResult) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from wsi_seg.slides.tolerant import UNREADABLE
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Layer to read: class labels, tissue, coverage, or the sum of some probability channels."""
+    """Layer to read: class labels, tissue, coverage, artifacts, or the sum of some probability channels."""
 
     kind: Kind
     numbers: tuple[int, ...] = ()
@@ -34,6 +34,7 @@ class Channels:
 CLASSES = Channels("classes")
 TISSUE = Channels("tissue")
 COVERAGE = Channels("coverage")
+ARTIFACTS = Channels("artifacts")
 Places = Callable[[], frozenset[tuple[int, int]]]
 """Returns (ix, iy) of some blocks."""
 

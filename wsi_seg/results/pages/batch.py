@@ -19,6 +19,9 @@ STATUSES = ("failed", "incomplete", "interrupted", "locked", "running", "waiting
 MOST_CLASSES = 6
 AREA = "_mm2"
 TISSUE = "tissue_mm2"
+# Columns of artifacts begin so; the page shows the first, of all classes.
+ARTIFACTS = "qc_"
+ALL_ARTIFACTS = "qc_mm2"
 
 
 def write_batch_page(out: Path, rows: Sequence[Mapping[str, Any]], *, notice: str = "") -> Path:
@@ -54,6 +57,8 @@ def write_batch_page(out: Path, rows: Sequence[Mapping[str, Any]], *, notice: st
         statuses=[{"name": name, "count": statuses[name]} for name in sorted(statuses, key=_rank)],
         count=len(rows),
         seconds=sum(_number(row.get("seconds")) or 0.0 for row in rows),
+        artifacts=any(row.get(ALL_ARTIFACTS) not in (None, "") for row in rows),
+        artifacts_mm2=sum(_number(row.get(ALL_ARTIFACTS)) or 0.0 for row in rows),
         tissue_mm2=sum(_number(row.get(TISSUE)) or 0.0 for row in rows),
     )
 
@@ -63,7 +68,7 @@ def _class_totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for row in rows:
         for key, value in row.items():
-            if key.endswith(AREA) and key != TISSUE:
+            if key.endswith(AREA) and key != TISSUE and not key.startswith(ARTIFACTS):
                 totals[key.removesuffix(AREA)] += _number(value) or 0.0
     return totals
 
@@ -78,6 +83,7 @@ def _slides(out: Path, rows: Sequence[Mapping[str, Any]], shown: Sequence[str]) 
             "reason": str(row.get("reason") or ""),
             "seconds": _number(row.get("seconds")),
             "tissue_mm2": _number(row.get(TISSUE)),
+            "artifacts_mm2": _number(row.get(ALL_ARTIFACTS)),
             "areas_mm2": [_number(row.get(name + AREA)) for name in shown],
             "mpp": str(row.get("mpp") or ""),
             "reader": str(row.get("reader") or ""),

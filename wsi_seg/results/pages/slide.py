@@ -83,6 +83,7 @@ def write_slide_page(
         mpp_source=MPP_SOURCES.get(manifest["slide"]["mpp_source"], manifest["slide"]["mpp_source"]),
         tissue_source=_tissue_source(manifest["plan"]["tissue_source"]),
         classes=_classes(summary, manifest["model"]["card"]),
+        artifacts=_artifacts(summary, manifest),
         groups=_groups(summary, manifest["model"]["card"]),
         not_assessed=summary.get("not_assessed"),
         coverage=_coverage(summary, manifest),
@@ -141,6 +142,22 @@ def _classes(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[s
         if areas.get(c["name"])
     ]
     return sorted(rows, key=lambda row: -row["mm2"])
+
+
+def _artifacts(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the classes of artifacts with their areas, largest first; None: they were not looked for."""
+    found = summary["artifacts"]
+    if found is None:
+        return None
+    areas: Mapping[str, float] = found["area_mm2"]
+    colors = {one["name"]: one["color"] for one in manifest["finders"]["artifacts"]["card"]["classes"]}
+    tissue = summary["tissue_area_mm2"] + (sum(areas.values()) if found["excluded"] else 0.0)
+    rows = [
+        {"name": name, "color": colors[name], "mm2": area, "share": area / tissue if tissue else 0.0}
+        for name, area in areas.items()
+    ]
+    by_area = sorted(rows, key=lambda row: -row["mm2"])
+    return {"rows": by_area, "source": found["source"].capitalize(), "excluded": found["excluded"]}
 
 
 def _groups(summary: Mapping[str, Any], card: Mapping[str, Any]) -> list[dict[str, Any]]:

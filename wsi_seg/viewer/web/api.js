@@ -41,6 +41,7 @@
  * @property {string} unlike how the slide differs from the training data; "" where it is not marked
  * @property {number} regions
  * @property {{legend: {name: string, color: string, mm2: number | null}[]}} coverage what could not be read as it should
+ * @property {{name: string, color: string, safe_color: string, mm2: number | null}[]} artifacts empty where they were not looked for
  * @property {boolean} has_slide
  * @property {string | null} slide_problem
  */

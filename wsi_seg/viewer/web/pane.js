@@ -13,7 +13,7 @@ import { colorOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./geometry.js").View} View */
 
-const LAYERS = ["tissue", "classes", "probability", "uncertainty", "coverage"]; // from below
+const LAYERS = ["tissue", "classes", "probability", "uncertainty", "coverage", "artifacts"]; // from below
 const BAR = 140; // longest scale bar in CSS pixels
 
 export class Pane {
@@ -91,10 +91,8 @@ export class Pane {
     const { slide } = this, base = `api/${slidePath(slide.id, "/layers/")}`;
     for (const [name, layer] of this.layers) {
       const query = this.stamp;
-      if (name === "classes") {
-        if (state.off.length) query.set("codes", shownCodes(slide, state).join(","));
-        if (state.safe) query.set("palette", "safe");
-      }
+      if (name === "classes" && state.off.length) query.set("codes", shownCodes(slide, state).join(","));
+      if (["classes", "artifacts"].includes(name) && state.safe) query.set("palette", "safe");
       if (name === "probability") query.set("channel", state.channel ?? slide.channels[0]);
       const text = query.toString();
       layer.show((z, x, y) => `${base}${name}/${z}/${x}_${y}.png?${text}`, `${name}?${text}`, state.opacity[name] ?? 0);

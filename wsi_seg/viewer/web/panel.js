@@ -12,7 +12,7 @@ import { unfinished } from "./status.js";
 /** @typedef {import("./state.js").State} State */
 /** @typedef {{element: HTMLElement, sync: (state: State) => void}} Section */
 
-const LAYER_NAMES = Object.freeze({ classes: "Class map", probability: "Probability", uncertainty: "Uncertainty", tissue: "Tissue", coverage: "Coverage" });
+const LAYER_NAMES = Object.freeze({ classes: "Class map", probability: "Probability", uncertainty: "Uncertainty", tissue: "Tissue", coverage: "Coverage", artifacts: "Artifacts" });
 
 /** @param {Screen} screen @returns {Section} */
 export function buildPanel(screen) {
@@ -105,12 +105,14 @@ function layers(screen) {
       oninput: () => screen.update({ opacity: { ...screen.state.opacity, [name]: Number(range.value) / 100 } }) });
     return { name, range, shown, row: h("label", { className: "slider" }, h("span", { className: "name" }, text), range, shown) };
   });
-  const below = { probability: channel.element, coverage: coverageLegend(slide) };
+  const artifacts = swatches(slide.artifacts);
+  const below = { probability: channel.element, coverage: swatches(slide.coverage.legend).element, artifacts: artifacts.element };
   const rows = ranges.flatMap(({ name, row }) => (name in below ? [row, below[/** @type {keyof typeof below} */ (name)]] : [row]));
   return {
     element: h("section", {}, h("h2", {}, "Layers"), ...rows),
     sync: (state) => {
       channel.input.value = state.channel ?? slide.channels[0];
+      artifacts.repaint(state.safe);
       for (const { name, range, shown } of ranges) {
         const percent = Math.round(100 * (state.opacity[name] ?? 0));
         range.value = String(percent);
@@ -120,13 +122,21 @@ function layers(screen) {
   };
 }
 
-/** The colors of the coverage layer: tissue that was not read as it should. @param {Slide} slide */
-function coverageLegend({ coverage }) {
-  return h("ul", { className: "legend" }, ...coverage.legend.map(({ name, color, mm2: area }) => {
+/**
+ * The colors of a layer with their areas: artifacts, or tissue that was not read as it should.
+ * @param {{name: string, color: string, safe_color?: string, mm2: number | null}[]} entries
+ */
+function swatches(entries) {
+  const rows = entries.map(({ name, color, safe_color: safeColor, mm2: area }) => {
     const swatch = h("span", { className: "swatch" });
     paint(swatch, color);
-    return h("li", { className: "inner" }, h("label", {}, swatch, h("span", { className: "name" }, title(name))), area !== null && h("span", { className: "number" }, mm2(area)));
-  }));
+    const row = h("li", { className: "inner" }, h("label", {}, swatch, h("span", { className: "name" }, title(name))), area !== null && h("span", { className: "number" }, mm2(area)));
+    return { row, repaint: (/** @type {boolean} */ safe) => paint(swatch, (safe && safeColor) || color) };
+  });
+  return {
+    element: h("ul", { className: "legend" }, ...rows.map(({ row }) => row)),
+    repaint: (/** @type {boolean} */ safe) => rows.forEach((one) => one.repaint(safe)),
+  };
 }
 
 /** @param {Screen} screen @returns {Section} */

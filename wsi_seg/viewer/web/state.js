@@ -17,7 +17,7 @@
  */
 
 /** Layers that are shown unless the address says otherwise, and how strongly. */
-export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0.6 });
+export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0.6, artifacts: 0.6 });
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {

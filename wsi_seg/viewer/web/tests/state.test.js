@@ -4,7 +4,7 @@ import { newState, readState, writeState } from "../state.js";
 
 /** @type {import("../state.js").State} */
 const FULL = {
-  slide: "b45/60 &#ü", other: "x=y", at: [1234.25, -5.5, 0.731234], opacity: { classes: 0.55, probability: 0.2, uncertainty: 1, tissue: 0, coverage: 0 },
+  slide: "b45/60 &#ü", other: "x=y", at: [1234.25, -5.5, 0.731234], opacity: { classes: 0.55, probability: 0.2, uncertainty: 1, tissue: 0, coverage: 0, artifacts: 0.3 },
   channel: "tumor & <b>", outlines: false, off: [2, 17], threshold: 0.35, of: "stroma", safe: true, find: "", from: 0,
 };
 
