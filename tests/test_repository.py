@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -131,7 +131,10 @@ def test_train_configuration_shows_every_key() -> None:
     show(TrainConfig, values, shown)
     # What all kinds of data sets have is shown with one of them.
     of_any = set().union(*(keys for model, keys in shown.items() if issubclass(model, Dataset)))
-    assert {model.model_fields["kind"].default for model in shown if issubclass(model, Dataset)} == set(MADE)
+    assert {model.model_fields["kind"].default for model in shown if issubclass(model, Dataset)} == {
+        *MADE,
+        "made_artifacts",
+    }
     for model, keys in shown.items():
         known = of_any if issubclass(model, Dataset) else keys
         assert set(model.model_fields) <= known, model.__name__
@@ -147,8 +150,9 @@ def show(annotation: Any, value: Any, shown: dict[type[BaseModel], set[str]]) ->
             for name, field in annotation.model_fields.items():
                 show(field.annotation, value.get(name), shown)
         return
+    named = get_origin(annotation) is dict and isinstance(value, dict)
     for inner in get_args(annotation):
-        for part in value if isinstance(value, list) else [value]:
+        for part in value.values() if named else value if isinstance(value, list) else [value]:
             show(inner, part, shown)
 
 

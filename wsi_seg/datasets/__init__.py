@@ -13,6 +13,7 @@ __all__ = [
     "hashes",
     "kinds",
     "labels",
+    "made_artifacts",
     "mask_files",
     "masks",
     "names",

@@ -7,10 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from wsi_seg.datasets.bcss import BcssRegions
+from wsi_seg.datasets.made_artifacts import MadeArtifacts
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.slides import AnnotatedSlides
 
 AnyDataset = Annotated[
-    BcssRegions | MaskedImages | OutlinedImages | AnnotatedSlides, Field(discriminator="kind")
+    BcssRegions | MaskedImages | OutlinedImages | AnnotatedSlides | MadeArtifacts,
+    Field(discriminator="kind"),
 ]
