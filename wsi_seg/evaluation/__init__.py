@@ -1,8 +1,9 @@
 """Evaluation: a model on annotated data, or finished maps against annotations; counts first, then scores.
 
 `model` predicts annotated regions and `stored` reads finished maps (`truth`: what they are compared with);
-`metrics` has the scores, `intervals` their confidence, `sentences` the words around them, `write` and `html`
-the report; `seams` and `explain` look at tiling and at the network.
+`metrics` has the scores, `calibration` the error of probabilities, `intervals` the confidence of scores,
+`sentences` the words around them, `write` and `html` the report; `seams` and `explain` look at tiling and at
+the network.
 """
 
 __all__ = [
