@@ -44,9 +44,9 @@ from wsi_seg.tissue.domain import (
     sampled,
     stain_sums,
 )
+from wsi_seg.training.assessed import card_of_data
 from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.data import load_data
-from wsi_seg.training.fit import made_card
 
 PINK, GLASS, GRAY = (200, 120, 180), (243, 243, 243), (120, 120, 120)
 PALE = Domain(
@@ -233,10 +233,10 @@ def test_training_measures_what_it_trained_on(three_patients: Path) -> None:
             "steps_per_epoch": 1,
         }
     )
-    card = made_card(config, load_data(config), {"epochs": 1})
+    card = card_of_data(load_data(config), config)
     assert card.domain is not None and (card.domain.patients, card.domain.tiles) == (3, 12)
     given = config.model_copy(update={"model": config.model.model_copy(update={"domain": PALE})})
-    assert made_card(given, load_data(config), {}).domain == PALE
+    assert card_of_data(load_data(given), given).domain == PALE
 
 
 def regions_of(data_dir: Path) -> Iterator[tuple[str, list]]:
