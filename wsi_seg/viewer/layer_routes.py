@@ -98,7 +98,7 @@ def _coverage(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]
 
 
 def _artifacts(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
-    classes = result.source.layout.artifacts
+    classes = result.facts.artifacts
     if not classes:
         raise Refused(404, "artifacts were not looked for in this result; run with --qc MODEL")
     palette = _palette(request)

@@ -128,7 +128,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
             "tissue",
             *(["uncertainty"] if facts.uncertainty else []),
             "coverage",
-            *(["artifacts"] if result.source.layout.artifacts else []),
+            *(["artifacts"] if facts.artifacts else []),
         ],
         "notice": facts.notice,
         "unlike": unlike_notice(facts.summary),
@@ -179,7 +179,7 @@ def _region_count(result: OpenResult) -> int:
 
 def _artifacts(result: OpenResult) -> list[dict[str, Any]]:
     """Return the classes of artifacts with their areas, None where these are not known (yet)."""
-    classes = result.source.layout.artifacts
+    classes = result.facts.artifacts
     safe = safe_colors(classes)
     found = result.facts.summary.get("artifacts")
     areas = found.get("area_mm2", {}) if isinstance(found, dict) else {}

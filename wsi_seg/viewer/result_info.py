@@ -74,6 +74,8 @@ class ResultInfo:
     notice: str = ""
     origin_offset: tuple[float, float] = (0.0, 0.0)
     """Offset subtracted from l0 positions in the GeoJSON."""
+    artifacts: tuple[TissueClass, ...] = ()
+    """Classes of artifacts; empty where they were not looked for."""
     uncertainty: bool = False
     probability_downsample: int = 1
     summary: dict[str, Any] = field(default_factory=dict)
@@ -117,10 +119,20 @@ def _read_finished(entry: ResultEntry) -> ResultInfo:
         origin=regions.origin,
         notice=card.notice,
         origin_offset=offset,
+        artifacts=_artifacts(manifest, summary, folder),
         uncertainty=stitch.uncertainty,
         probability_downsample=stitch.probability_downsample,
         summary=summary,
     )
+
+
+def _artifacts(manifest: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[TissueClass, ...]:
+    """Return the classes of artifacts: those of the model that looked for them which the summary names."""
+    found = summary.get("artifacts")
+    if not isinstance(found, dict):
+        return ()
+    card = manifest_part(ModelCard, manifest, folder, "finders", "artifacts", "card")
+    return tuple(c for c in card.tissue_classes if c.name in found.get("area_mm2", {}))
 
 
 def _read_running(entry: ResultEntry) -> ResultInfo:
@@ -135,6 +147,7 @@ def _read_running(entry: ResultEntry) -> ResultInfo:
         slide=manifest_part(SlideInfo, plan, entry.folder, "slide"),
         frame=manifest_part(MapFrame, plan, entry.folder, "frame"),
         classes=layout.classes,
+        artifacts=layout.artifacts,
         uncertainty=layout.uncertainty,
         probability_downsample=layout.probability_downsample,
         plan={"blocks": blocks},
