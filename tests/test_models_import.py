@@ -176,7 +176,7 @@ def test_what_a_card_needs_is_asked_for_or_listed(tmp_path: Path, monkeypatch: p
         (("--set", "output.margin=[3]"), "output"),
         (("--mpp", "-1"), "mpp"),
         (("--head", "hard"), "head"),
-        (("--set", "colour=1"), "colour"),
+        (("--set", "hue=1"), "hue"),
         (("--card", "none.json"), "none.json: cannot be read"),
     ],
 )

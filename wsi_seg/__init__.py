@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsi_seg.evaluation.truth import TruthFile
     from wsi_seg.evaluation.write import write_evaluation
     from wsi_seg.exporters.geojson import write_geojson
+    from wsi_seg.inference.models.own import Network
     from wsi_seg.inference.settings import ModelSettings
     from wsi_seg.maps.maps import Maps
     from wsi_seg.pipeline.export import export_regions
@@ -67,6 +68,7 @@ _HOMES = {
     "Progress": "pipeline.run",
     "segment_slide": "pipeline.run",
     "ModelSettings": "inference.settings",
+    "Network": "inference.models.own",
     "RegionSettings": "regions.settings",
     "RunSettings": "pipeline.settings",
     "Slide": "slides.slide",
@@ -84,6 +86,7 @@ __all__ = [
     "ExplainSettings",
     "Maps",
     "ModelSettings",
+    "Network",
     "PlanSettings",
     "Progress",
     "Region",

@@ -30,8 +30,15 @@ class Foreign(nn.Module):
 
 
 def foreign_card(kind: str, **fields: Any) -> ModelCard:
-    values: dict[str, Any] = {"classes": CLASSES, "groups": (), "mpp": 0.5, "tile": 64, **fields}
-    return ModelCard(name=f"made-{kind}", format=kind, **values)
+    values: dict[str, Any] = {
+        "name": f"made-{kind}",
+        "classes": CLASSES,
+        "groups": (),
+        "mpp": 0.5,
+        "tile": 64,
+        **fields,
+    }
+    return ModelCard(format=kind, **values)
 
 
 def save_torchscript(network: nn.Module, path: Path) -> None:

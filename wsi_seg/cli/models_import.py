@@ -92,8 +92,9 @@ def import_(context: typer.Context, options: ImportOptions) -> int:
     from wsi_seg.inference.models.imports.sources import name_of, read_source
     from wsi_seg.inference.models.imports.write import describe, import_model
 
-    given.setdefault("name", name_of(options.source))
     source = read_source(options.source, options.trust)
+    if "name" not in source.card:
+        given.setdefault("name", name_of(options.source))
     ask = _ask if _someone_is_there() else None
     say(describe(import_model(source, given, options.output, options.source, ask)))
     return 0

@@ -18,7 +18,7 @@ class ModelSettings:
 
     reference: str = setting(
         "bcss-demo",
-        "Bundled name, model folder, hf://owner/name[@revision], or a .pth file with a card.json next to it.",
+        "Name, model folder, hf://owner/name[@revision], .pth file with a card.json, or module:factory.",
         key="model",
         short="-m",
     )

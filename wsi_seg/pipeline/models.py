@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsi_seg.core.card import read_card
+from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.folders import home_expanded, is_there
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe, load_predictor
 from wsi_seg.inference.models.formats import format_of, precision_for, weights_path
-from wsi_seg.inference.models.registry import find_model, model_hash
+from wsi_seg.inference.models.registry import HUB_PREFIX, find_model, model_hash
 from wsi_seg.planning.plan import ModelFacts
 
 if TYPE_CHECKING:
     from wsi_seg.inference.models.calibrate import Calibration
+    from wsi_seg.inference.models.devices import Precision
+    from wsi_seg.inference.models.own import Network
     from wsi_seg.inference.models.predictor import NetworkPredictor
 
 PREDICTOR = "wsi_seg.inference.models.predictor:load_predictor"
@@ -30,7 +34,7 @@ class Model:
 
 
 def load_model(
-    reference: str,
+    reference: str | Network,
     device: str = "auto",
     precision: str = "auto",
     *,
@@ -40,7 +44,8 @@ def load_model(
     """Find a model and read its card; the weights are loaded by the workers.
 
     Args:
-        reference: bundled name, model folder, `hf://owner/name[@revision]`, or `.pth` file with a card.
+        reference: bundled name, model folder, `hf://owner/name[@revision]`, `.pth` file with a card,
+            `module:factory` of a function that returns a `Network`, or a `Network`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto` (bf16 where the device computes it in hardware), `float32`, `bf16` or `fp16`.
         tta: average the predictions of the eight flips and turns of each tile; eight times the time.
@@ -49,30 +54,29 @@ def load_model(
 
     Raises:
         ModelError: there is no such model, or its card is wrong.
-        UsageError: the device or precision is unknown or not available.
+        UsageError: the device or precision is unknown or not available; or a `Network` is to run in other
+            processes, which only a function can bring there.
     """
+    found = _find(reference, workers)
     from wsi_seg.inference.models.calibrate import Calibration
     from wsi_seg.inference.models.devices import device_elsewhere, resolve_device, resolve_precision
-    from wsi_seg.inference.models.predictor import activations_of, most_passes, pass_pixels
+    from wsi_seg.inference.models.predictor import most_passes, pass_pixels
 
-    folder = find_model(reference)
-    card = read_card(folder)
+    card, digest = found.card, found.digest
     precision = precision_for(card, precision)
     if workers is not None and workers.elsewhere:
         where, number = device_elsewhere(device, precision)
     else:
         where = resolve_device("cuda" if workers is not None and workers.gpus else device)
         number = resolve_precision(precision, where)
-    size = weights_path(folder).stat().st_size
-    digest = model_hash(folder)
-    activations = activations_of(folder, digest, number)
+    activations = found.activations(number)
     batches = Calibration(digest, where, number, tta).best_batches()
     facts = ModelFacts(
         card,
         digest,
-        size,
+        found.weights_bytes,
         activations,
-        bool(format_of(card).load),
+        found.measured,
         where,
         number,
         tta,
@@ -80,9 +84,67 @@ def load_model(
         pass_pixels=pass_pixels(where, activations, workers is not None and workers.elsewhere),
         batches=tuple(sorted(batches.items())),
     )
-    reference = str(folder.absolute())
-    arguments = (("reference", reference), ("device", where), ("precision", number), ("tta", tta))
-    return Model(facts, PredictorRecipe(PREDICTOR, arguments))
+    arguments = (found.argument, ("device", where), ("precision", number), ("tta", tta))
+    return Model(facts, PredictorRecipe(found.factory, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model before its device is chosen."""
+
+    card: ModelCard
+    digest: str
+    weights_bytes: int
+    activations: Callable[[Precision], float]
+    measured: bool
+    factory: str
+    """Function of the recipe."""
+    argument: tuple[str, str]
+    """Of that function, which names the model."""
+
+
+def _find(reference: str | Network, workers: WorkerSettings | None) -> _Found:
+    if isinstance(reference, str) and not (":" in reference and not reference.startswith(HUB_PREFIX)):
+        return _find_folder(reference)
+    from wsi_seg.inference.models.own import activations_of_network, is_factory, keep, make_network
+
+    if isinstance(reference, str):
+        if not is_factory(reference) or is_there(home_expanded(reference)):
+            return _find_folder(reference)
+        network, factory, argument = make_network(reference), "predictor_from", ("reference", reference)
+    else:
+        if workers is not None and not workers.here:
+            raise UsageError(
+                f"model {reference.card.name!r}: a network that is given as an object runs in this process "
+                "only; leave out workers, gpus and scheduler, or name a function that returns it, as "
+                "module:factory"
+            )
+        network, factory, argument = reference, "predictor_of", ("digest", keep(reference))
+    return _Found(
+        network.own_card,
+        network.digest,
+        network.weights_bytes,
+        lambda _: activations_of_network(network),
+        False,
+        f"wsi_seg.inference.models.own:{factory}",
+        argument,
+    )
+
+
+def _find_folder(reference: str) -> _Found:
+    from wsi_seg.inference.models.predictor import activations_of
+
+    folder = find_model(reference)
+    card, digest = read_card(folder), model_hash(folder)
+    return _Found(
+        card,
+        digest,
+        weights_path(folder).stat().st_size,
+        lambda precision: activations_of(folder, digest, precision),
+        bool(format_of(card).load),
+        PREDICTOR,
+        ("reference", str(folder.absolute())),
+    )
 
 
 def cuda_devices() -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
-from wsi_seg.pipeline.models import Model
+from wsi_seg.pipeline.models import Model, load_model
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
@@ -40,6 +40,9 @@ from wsi_seg.results.upload import results_folder
 from wsi_seg.slides.slide import Slide
 from wsi_seg.slides.tolerant import UNREADABLE
 from wsi_seg.tissue.mask import TissueMask
+
+if TYPE_CHECKING:
+    from wsi_seg.inference.models.own import Network
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ def prepare(
 def segment_slide(
     path: str | Path,
     out: Path | str,
-    model: Model,
+    model: Model | Network,
     settings: RunSettings,
     progress: Progress | None = None,
     *,
@@ -102,7 +105,7 @@ def segment_slide(
     Args:
         path: slide file, folder of a DICOM series, or URL.
         out: folder, or URL of one, that gets a folder named after the slide.
-        model: from `load_model`.
+        model: from `load_model`; or a network of your own, which `load_model` then gets as the settings say.
         settings: see `RunSettings`.
         progress: notified of what happens.
         name: of the results, which may hold folders; by default that of the slide file.
@@ -115,6 +118,9 @@ def segment_slide(
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
+    if not isinstance(model, Model):
+        how = settings.model
+        model = load_model(model, how.device, how.precision, tta=how.tta, workers=settings.workers)
     # The record names what is traced.
     settings = replace(settings, regions=settings.regions.of_model(model.facts.card))
     groups = settings.regions.resolve(model.facts.card)

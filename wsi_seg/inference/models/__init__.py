@@ -22,6 +22,7 @@ __all__ = [
     "network",
     "onnx",
     "openvino",
+    "own",
     "predictor",
     "registry",
     "tiatoolbox",

@@ -21,20 +21,24 @@ from wsi_seg.core.folders import cache_folder
 logger = logging.getLogger(__name__)
 
 
-def activation_bytes(network: nn.Module, side: int, dtype: torch.dtype) -> float:
+def activation_bytes(
+    network: nn.Module, side: int, dtype: torch.dtype, device: str = "meta", batch: int = 1
+) -> float:
     """Return the most bytes of activations that are alive at once in a forward pass, per input pixel.
 
     Args:
-        network: as it will run; it is moved to the device `meta`, where tensors have shapes and no values.
+        network: as it will run; it is moved to the device.
         side: of the square input; the result hardly depends on it, but some networks take one size only.
         dtype: of the input.
+        device: `meta`, where tensors have shapes and no values, or `cpu` for networks that need the latter.
+        batch: tiles of the pass.
     """
-    pixels = torch.empty(1, 3, side, side, device="meta", dtype=dtype)
-    network = network.to("meta")
+    pixels = torch.zeros(batch, 3, side, side, device=device, dtype=dtype)
+    network = network.to(device)
     alive = _Alive()
     with torch.inference_mode(), alive:
         network(pixels)
-    return alive.most / side**2
+    return alive.most / (batch * side**2)
 
 
 def kept_activations(name: str, find: Callable[[], float]) -> float:

@@ -33,6 +33,8 @@ class Format:
     """Precision `auto` computes in bf16 where the device has it; else float32, and bf16 where asked for."""
 
 
+PYTHON = "python"  # networks of a user's own code, which no model folder can hold
+
 FORMATS = {
     "smp": Format(build="wsi_seg.inference.models.network:build_smp", automatic_bf16=True),
     "torchscript": Format("model.pt", load="wsi_seg.inference.models.loaded:load_torchscript"),
@@ -40,6 +42,7 @@ FORMATS = {
     "onnx": Format(
         "model.onnx", load="wsi_seg.inference.models.onnx:load_onnx", distributions=("onnxruntime",)
     ),
+    PYTHON: Format("", load="wsi_seg.inference.models.own:OwnNetwork"),
     "tiatoolbox": Format(
         build="wsi_seg.inference.models.tiatoolbox:build_tiatoolbox",
         rename="wsi_seg.inference.models.tiatoolbox:rename_tensors",
@@ -78,6 +81,12 @@ def weights_path(folder: Path) -> Path:
     """Return the file with the weights of a model folder.
 
     Raises:
-        ModelError: the card is missing or wrong, or names an unknown format.
+        ModelError: the card is missing or wrong, or names an unknown format, or that of Python code.
     """
-    return folder / format_of(read_card(folder)).weights
+    known = format_of(read_card(folder))
+    if not known.weights:
+        raise ModelError(
+            f"{folder}: format {PYTHON} is for networks of Python code, which no model folder can name; give "
+            "module:factory to --model, or make a folder of it with wsi-seg models import"
+        )
+    return folder / known.weights

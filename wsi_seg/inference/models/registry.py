@@ -36,7 +36,7 @@ def find_model(reference: str) -> Path:
     if reference in installed_names():
         return models_folder() / reference
     if reference.startswith(HUB_PREFIX):
-        patterns = [CARD_NAME, *{known.weights for known in FORMATS.values()}]
+        patterns = [CARD_NAME, *{known.weights for known in FORMATS.values() if known.weights}]
         return _complete(download(reference, patterns), reference)
     path = home_expanded(reference)
     if kind_of(path) == "folder":

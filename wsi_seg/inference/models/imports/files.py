@@ -18,7 +18,7 @@ from wsi_seg.core.card import WEIGHTS_NAME, ModelCard
 from wsi_seg.core.errors import MissingExtraError, ModelError
 from wsi_seg.inference.models.convert import read_checkpoint, tensors_of, without_prefix
 from wsi_seg.inference.models.formats import FORMATS, format_of
-from wsi_seg.inference.models.imports.source import Network, Source
+from wsi_seg.inference.models.imports.source import Source
 from wsi_seg.inference.models.loaded import (
     UNREADABLE,
     LoadedNetwork,
@@ -29,6 +29,7 @@ from wsi_seg.inference.models.loaded import (
 )
 from wsi_seg.inference.models.network import build_network, load_weights, read_weights
 from wsi_seg.inference.models.onnx import load_onnx
+from wsi_seg.inference.models.own import Network
 
 
 def read_torchscript(path: Path) -> Source:
@@ -162,20 +163,36 @@ def _names(path: Path) -> list[str]:
         return archive.namelist()
 
 
-def stored_module(module: nn.Module, side: int, where: str) -> Network:
-    """Return a program of torch.export of any network, of which batch and sides may vary if it lets them.
+def read_python(network: Network, reference: str) -> Source:
+    """Read a network of Python code, which is stored as a program of torch.export.
 
-    Raises:
-        ModelError: torch cannot export it.
+    Its batch and sides may vary if torch.export finds that they can.
+
+    Args:
+        network: with a card that is whole.
+        reference: names it in errors.
     """
-    any_size = torch.export.Dim.AUTO
-    inputs = (torch.zeros(2, 3, side, side),)
-    try:
-        with torch.no_grad():
-            program: Any = torch.export.export(
-                module.eval(), inputs, dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},)
-            )
-    except UNREADABLE as error:
-        raise ModelError(f"{where}: torch.export cannot store the network ({short(error)})") from error
-    found: Network = program
-    return found
+    card = network.card
+    module = network.module.eval()
+
+    def write(card: ModelCard, folder: Path) -> None:
+        sizes = torch.export.Dim.AUTO
+        inputs = (torch.zeros(card.batch or 2, 3, card.tile, card.tile),)
+        dynamic = ({0: None if card.batch else sizes, 2: sizes, 3: sizes},)
+        try:
+            with torch.no_grad():
+                program = torch.export.export(module, inputs, dynamic_shapes=dynamic)
+            torch.export.save(program, folder / FORMATS["torch-export"].weights)
+        except UNREADABLE as error:
+            raise ModelError(
+                f"{reference}: torch.export cannot store the network ({short(error)}); run it as it is, by "
+                f"--model {reference}"
+            ) from error
+
+    return Source(
+        "network of Python code",
+        lambda _: module,
+        write,
+        {**card.model_dump(mode="json"), "format": "torch-export"},
+        channels=card.channels,
+    )

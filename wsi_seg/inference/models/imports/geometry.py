@@ -9,7 +9,7 @@ import torch
 
 from wsi_seg.core.card import OutputGeometry
 from wsi_seg.core.errors import ModelError
-from wsi_seg.inference.models.imports.source import Network
+from wsi_seg.inference.models.imports.source import Program
 from wsi_seg.inference.models.loaded import UNREADABLE, map_of, short
 
 STEP = 64  # by which a second input is longer
@@ -27,7 +27,7 @@ class Found:
     output_side: int
 
 
-def find_geometry(network: Network, shape: tuple[int | None, ...], tile: int, where: str) -> Found:
+def find_geometry(network: Program, shape: tuple[int | None, ...], tile: int, where: str) -> Found:
     """Run a network on tiles of one size, and of another if it takes one.
 
     Args:
@@ -68,7 +68,7 @@ def find_geometry(network: Network, shape: tuple[int | None, ...], tile: int, wh
     return Found(first.shape[1], card, probabilities, out)
 
 
-def _run(network: Network, batch: int, side: int, where: str) -> torch.Tensor:
+def _run(network: Program, batch: int, side: int, where: str) -> torch.Tensor:
     noise = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
@@ -82,7 +82,7 @@ def _run(network: Network, batch: int, side: int, where: str) -> torch.Tensor:
         ) from error
 
 
-def _try(network: Network, batch: int, side: int, where: str) -> torch.Tensor | None:
+def _try(network: Program, batch: int, side: int, where: str) -> torch.Tensor | None:
     """Return the map, None where the network takes no such input."""
     try:
         return _run(network, batch, side, where)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsi_seg.core.card import ModelCard
 
-Network = Callable[[Tensor], Any]
+Program = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Source:
 
     kind: str
     """Such as "ONNX file"."""
-    original: Callable[[ModelCard], Network]
+    original: Callable[[ModelCard], Program]
     """Returns the network as its own library computes it, float32 on the CPU."""
     write: Callable[[ModelCard, Path], None]
     """Writes the weights that the card's format reads into a folder."""
@@ -28,7 +28,7 @@ class Source:
     """Fields of the card that the source tells."""
     channels: int | None = None
     """Channels of the output, where the source tells them."""
-    probe: Network | None = None
+    probe: Program | None = None
     """The network, where it can be had without a card: what it takes and returns is then found by trying."""
     state_dict_only: bool = False
     """It holds tensors by name, and the network is the card's."""

@@ -14,6 +14,7 @@ from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded, kind_of
 from wsi_seg.inference.models.imports import files, smp
 from wsi_seg.inference.models.imports.source import Source
+from wsi_seg.inference.models.own import is_factory, make_network
 from wsi_seg.inference.models.registry import HUB_PREFIX, download
 
 CONFIG_NAME = "config.json"
@@ -24,8 +25,9 @@ SUFFIXES: dict[str, Callable[[Path], Source]] = {
 }
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 EXPECTED = (
-    "expected a folder of segmentation-models-pytorch's save_pretrained, hf://owner/name of one, or a file "
-    "of ONNX (.onnx), TorchScript (.pt, .ts), torch.export (.pt2) or tensors (.pth, .pt, .ckpt, .safetensors)"
+    "expected a folder of segmentation-models-pytorch's save_pretrained, hf://owner/name of one, "
+    "module:factory, or a file of ONNX (.onnx), TorchScript (.pt, .ts), torch.export (.pt2) or "
+    "tensors (.pth, .pt, .ckpt, .safetensors)"
 )
 
 
@@ -33,7 +35,7 @@ def read_source(reference: str, trust: bool = False) -> Source:
     """Read a model that another library stored.
 
     Args:
-        reference: path of a file or folder, or `hf://owner/name[@revision]`.
+        reference: path of a file or folder, `hf://owner/name[@revision]`, or `module:factory`.
         trust: unpickle what is no plain file of tensors, which can run any code in it.
 
     Raises:
@@ -44,6 +46,8 @@ def read_source(reference: str, trust: bool = False) -> Source:
         return _read_folder(download(reference, [CONFIG_NAME, "*.safetensors"]), reference)
     path = home_expanded(reference)
     kind = kind_of(path)
+    if kind == "unreadable" and is_factory(reference):
+        return files.read_python(make_network(reference), reference)
     if kind == "folder":
         return _read_folder(path, reference)
     if kind != "file":
