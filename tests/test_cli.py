@@ -140,10 +140,10 @@ def test_flags_win_over_the_file(small_png: Path, tiny_model: Path, tmp_path: Pa
     config.write_text(f"model: {tiny_model}\nmpp: 0.5\ntile: 256\noverlap: 64\n")
     arguments = ("run", small_png, "-o", tmp_path / "out", "-c", config, "--dry-run", "--json")
     assert json.loads(call(*arguments).stdout)[0]["stitch"]["grid"] == {
-        "tile": 256, "overlap": 64, "whole": [None, 224],
+        "tile": 256, "overlap": 64, "whole": [None, 224], "margin": 0, "multiple": 32,
     }  # fmt: skip
     grid = json.loads(call(*arguments, "--set", "tile=128").stdout)[0]["stitch"]["grid"]
-    assert grid == {"tile": 128, "overlap": 64, "whole": [None, None]}
+    assert (grid["tile"], grid["overlap"], grid["whole"]) == (128, 64, [None, None])
 
 
 def test_an_image_smaller_than_a_tile_is_predicted_at_its_own_size(
