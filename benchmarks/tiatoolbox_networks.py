@@ -51,7 +51,7 @@ RGB_FIRST = ("grandqc_tissue_detection",)
 MOST_DIFFERENCE = 1e-4
 LEAST_AGREEMENT = 0.999
 SIDE = 256  # of the tiles
-SLIDE_SIDE = 1024  # l0 pixels
+SLIDE_SIDE = 1536  # l0 pixels: more than a tile, or wsi_seg would not cut it
 
 
 def tissue_tiles(side: int, count: int = 2) -> NDArray[np.uint8]:
@@ -100,11 +100,9 @@ def our_labels(model: Path, slide: Path, folder: Path) -> NDArray[np.uint8]:
     TIAToolbox's do.
     """
     card = read_card(model)
-    settings = make_settings(
-        {"tissue": "none", "precision": "float32", "device": "cpu", "reader": "openslide",
-         "overlap": card.overlap if card.architecture in UNETS else 0}
-    )  # fmt: skip
-    segment_slide(slide, folder, load_model(str(model), settings), settings)
+    overlap = card.overlap if card.architecture in UNETS else 0
+    settings = make_settings({"tissue": "none", "reader": "openslide", "overlap": overlap})
+    segment_slide(slide, folder, load_model(str(model), "cpu", "float32"), settings)
     channel = np.zeros(256, np.uint8)
     channel[list(card.codes)] = np.arange(len(card.codes))
     return channel[np.asarray(Maps.open(folder / slide.stem / "maps.zarr").labels[:])]
