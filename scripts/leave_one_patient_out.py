@@ -172,7 +172,8 @@ def _classes(by_name: dict[str, list[Fold]]) -> str:
     for name, folds in by_name.items():
         for label in folds[0]["classes"]:
             of = [fold["classes"][label] for fold in folds]
-            assessed = folds[0]["assessed"] is None or label in folds[0]["assessed"]
+            names = folds[0]["assessed"]
+            assessed = names is None or label in names or label.startswith("not ")
             scores = [_spread([o[s] for o in of]) for s in SCORES] if assessed else ["not assessed"]
             rows.append([name, label, f"{of[0]['share']:.1%}", *scores, *[""] * (len(SCORES) - len(scores))])
     return "Most probable class:\n\n" + _table(["left out", "class", "share", *SCORES.values()], rows)
