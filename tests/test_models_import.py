@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tests.made.foreign_models import Foreign, save_exported, save_onnx, save_torchscript
+from tests.test_memory import run_alone
 from wsi_seg.cli import app, models_import
 from wsi_seg.core.card import read_card
 from wsi_seg.core.errors import ModelError
@@ -241,3 +242,24 @@ def test_other_references(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"net.onnx: no model folder.* wsi-seg models import .*net.onnx -o"):
         find_model(str(tmp_path / "net.onnx"))
+
+
+def test_a_published_network_from_file_to_overview(data_dir: Path, sample_svs: Path, tmp_path: Path) -> None:
+    """SHELL of the LaViolette lab: weights in a file of their own, instance normalization, any size.
+
+    It was trained on stains that its own package separates first, so on RGB its classes mean nothing.
+    """
+    source = data_dir / "weights" / "shell_onnx" / "model_v1.onnx"
+    if not source.is_file():
+        pytest.skip(f"no {source}")
+    classes = ("--class", "other", "--class", "epithelium", "--class", "lumen")
+    how = ("--mpp", "4", "--normalization", "unit", "--no-groups", "--tile", "256", "--set", "license=MIT")
+    accepted(source, tmp_path / "shell", *classes, *how)
+    card = read_card(tmp_path / "shell")
+    assert (card.input_multiple, card.batch, card.output.plain, card.head) == (32, None, True, "softmax")
+    done = run_alone(sample_svs, tmp_path, tmp_path / "shell")
+    results, summary = Path(done["folder"]), done["summary"]
+    assert set(summary["class_area_mm2"]) == {"other", "epithelium", "lumen"} and summary["tiles"] >= 4
+    plan = json.loads((results / "manifest.json").read_text(encoding="utf-8"))["plan"]
+    assert summary["peak_memory_mib"] * 2**20 <= plan["projected_memory_bytes"]
+    assert (results / "overview.png").stat().st_size > 10_000
