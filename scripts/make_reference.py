@@ -3,12 +3,16 @@
 python scripts/make_reference.py settings   Markdown: every setting of a run
 python scripts/make_reference.py cli        Markdown: every command with its arguments and options
 python scripts/make_reference.py yaml       configs/run.yaml
+python scripts/make_reference.py card       Markdown: every field of a model card
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import itertools
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import typer.main
 
 from wsi_seg.cli import app
+from wsi_seg.core import card
 from wsi_seg.core.settings import Setting
 from wsi_seg.pipeline.settings import KEYS, SETTINGS
 
@@ -92,6 +97,41 @@ def run_yaml() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def card_markdown() -> str:
+    """Return a table of fields for each part of a model card, with their docstrings."""
+    lines = []
+    for node in ast.parse(inspect.getsource(card)).body:
+        if not isinstance(node, ast.ClassDef) or not hasattr(getattr(card, node.name), "model_fields"):
+            continue
+        rows = []
+        for field, after in itertools.pairwise([*node.body, ast.Pass()]):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            told = after.value if isinstance(after, ast.Expr) else None
+            text = str(told.value) if isinstance(told, ast.Constant) else ""
+            default = "required" if field.value is None else _default(ast.unparse(field.value))
+            rows.append(
+                (
+                    f"`{field.target.id}`",
+                    f"`{ast.unparse(field.annotation)}`",
+                    default,
+                    " ".join(text.split()),
+                )
+            )
+        if rows:
+            about = " ".join((ast.get_docstring(node) or "").split())
+            head = ("Field", "Type", "Default", "Meaning")
+            lines += [f"## {node.name}", "", about, "", *_table(head, rows), ""]
+    return "\n".join(lines)
+
+
+def _default(text: str) -> str:
+    """Return the default of a field as it stands in the source, and its limits."""
+    match = re.fullmatch(r"Field\((.*)\)", text)
+    parts = match[1] if match else text
+    return f"`{parts}`".replace("default_factory=", "").replace("default=", "")
+
+
 def _by_title(settings: Any) -> Iterator[tuple[str, list[Setting]]]:
     order = list(dict.fromkeys(s.title for s in settings))
     ordered = sorted(settings, key=lambda s: order.index(s.title))
@@ -105,7 +145,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|---" * len(head) + "|", *lines[1:]]
 
 
-PAGES = {"settings": settings_markdown, "cli": cli_markdown, "yaml": run_yaml}
+PAGES = {"settings": settings_markdown, "cli": cli_markdown, "yaml": run_yaml, "card": card_markdown}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(

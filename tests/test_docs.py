@@ -199,6 +199,9 @@ def test_reference_has_every_command_and_every_setting() -> None:
     settings = yaml.safe_load((REPOSITORY / "configs" / "run.yaml").read_text("utf-8"))
     page = make_reference.PAGES["settings"]()
     assert [key for key in settings if f"`{key}`" not in page] == []
+    page = make_reference.PAGES["card"]()
+    assert [name for name in ModelCard.model_fields if f"| `{name}` |" not in page] == []
+    assert "How the output becomes probabilities." in page  # docstrings of fields
 
 
 def measured(part: str, folder: str = "") -> Any:

@@ -14,15 +14,18 @@ from typer.testing import CliRunner
 
 import wsi_seg
 from tests.made.foreign_models import Foreign, foreign_card
+from tests.made.shell import shell
 from wsi_seg.cli import app
 from wsi_seg.core.card import CARD_NAME, ModelCard, OutputGeometry, read_card
 from wsi_seg.core.errors import ModelError, UsageError
+from wsi_seg.core.geometry import Box
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.inference.models.network import load_network, normalized
-from wsi_seg.inference.models.own import make_network, predictor_of
-from wsi_seg.inference.models.predictor import load_predictor
+from wsi_seg.inference.models.own import OwnNetwork, make_network, predictor_of
+from wsi_seg.inference.models.predictor import NetworkPredictor, load_predictor
 from wsi_seg.pipeline.models import load_model, open_predictor
 from wsi_seg.pipeline.settings import make_settings
+from wsi_seg.slides.slide import map_frame, read_region
 from wsi_seg.testing.models import some_tiles
 
 CARD = foreign_card("onnx", name="mine", output=OutputGeometry(margin=4, stride=2), overlap=16)
@@ -175,3 +178,17 @@ def test_import_stores_it_without_its_code(tmp_path: Path) -> None:
     assert torch.allclose(
         stored, open_predictor(load_model(make(), "cpu"))(some_tiles(3, 96), margin=4), atol=1e-5
     )
+
+
+def test_preprocessing_in_a_module(data_dir: Path, sample_svs: Path) -> None:
+    """SHELL finds the epidermis of the sample slide, and the dermis beside it."""
+    source = data_dir / "weights" / "shell_onnx" / "model_v1.onnx"
+    if not source.is_file():
+        pytest.skip(f"no {source}")
+    network = shell(source)
+    with wsi_seg.open_slide(sample_svs) as slide:
+        tile = read_region(slide, map_frame(slide.info, 1), Box(330, 750, 842, 1262))
+    predictor = NetworkPredictor(OwnNetwork(network.module.eval()), network.card, "cpu", "float32")
+    found = predictor(tile[None]).argmax(1)[0]
+    epidermis, dermis = found[200:380, 230:330], found[300:480, 400:500]
+    assert float((epidermis == 1).float().mean()) > 0.9 and float((dermis == 2).float().mean()) > 0.7

@@ -88,7 +88,8 @@ def test_hash_covers_weights_and_card(tmp_path):
         (tmp_path / CARD_NAME).write_bytes(card)
         return model_hash(tmp_path)
 
-    one, other = b'{"name": "a"}', b'{"name": "b"}'
+    rest = json.dumps({"classes": [{"code": 1, "name": "c", "color": [0, 0, 0]}], "groups": [], "mpp": 1})
+    one, other = (f'{{"name": "{name}", {rest[1:]}'.encode() for name in "ab")
     contents = [(b"ab", one), (b"a", one), (b"ab", other), (b"ab", one + b" "), (b"", one)]
     digests = [digest(*c) for c in contents]
     assert len(set(digests)) == len(contents)
@@ -270,3 +271,14 @@ def test_hub_repository_without_a_model(hub):
     (hub / WEIGHTS_NAME).unlink()
     with pytest.raises(ModelError, match="hf://org/name: "):
         find_model("hf://org/name")
+
+
+def test_a_card_states_classes_groups_and_resolution(model_folder, tmp_path):
+    values = json.loads((model_folder / CARD_NAME).read_text())
+    for name in ("classes", "groups", "mpp"):
+        rest = {key: value for key, value in values.items() if key != name}
+        if name == "classes":
+            rest["groups"] = []
+        (tmp_path / CARD_NAME).write_text(json.dumps(rest))
+        with pytest.raises(ModelError, match=rf"card.json: lacks {name}; there is no default"):
+            read_card(tmp_path)

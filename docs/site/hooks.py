@@ -29,7 +29,7 @@ OUTSIDE = {
     "benchmarks/results/README.md": "benchmark-results.md",
     "benchmarks/results/without_amx/README.md": "benchmark-results-without-amx.md",
 }
-GENERATED = {"cli.md": "cli", "settings.md": "settings"}  # by scripts/make_reference.py
+GENERATED = {"cli.md": "cli", "models.md": "card", "settings.md": "settings"}  # by scripts/make_reference.py
 LINK = re.compile(r"(?<!`)(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 

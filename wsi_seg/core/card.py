@@ -276,19 +276,30 @@ class ModelCard(_CardPart):
         (folder / CARD_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+# Fields that a card in a file has to state: a wrong guess would go unnoticed.
+STATED = ("classes", "groups", "mpp")
+
+
 def read_card(path: Path) -> ModelCard:
     """Read a card from a `card.json` file or from the model folder that holds it.
 
     Raises:
-        ModelError: the card is missing, is no JSON, or a value in it is wrong.
+        ModelError: the card is missing, is no JSON, a value in it is wrong, or it does not state its classes,
+            groups and resolution.
     """
     path = path / CARD_NAME if path.is_dir() else path
     try:
         with reading(path, ModelError):
-            return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+            card = ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: the model card is not UTF-8 text") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "card"
         raise ModelError(f"{path}: {where}: {first['msg']} (got {first['input']!r:.80})") from error
+    missing = [name for name in STATED if name not in card.model_fields_set]
+    if missing:
+        raise ModelError(
+            f"{path}: lacks {', '.join(missing)}; there is no default for them (groups may be an empty list)"
+        )
+    return card
