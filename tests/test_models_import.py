@@ -106,6 +106,47 @@ def test_folder_of_segmentation_models_pytorch(tmp_path: Path) -> None:
         assert words in refused(tmp_path / "hub", tmp_path / "other", *ALL)
 
 
+def test_folder_of_transformers(tmp_path: Path) -> None:
+    library = pytest.importorskip("transformers", reason="needs the extra transformers, which is large")
+    torch.manual_seed(0)
+    config = library.SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], decoder_hidden_size=16, num_attention_heads=[1] * 4,
+        id2label={0: "tumor", 1: "stroma", 2: "other"},
+    )  # fmt: skip
+    network = library.SegformerForSemanticSegmentation(config).eval()
+    network.save_pretrained(str(tmp_path / "hub"))
+    numbers = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.25] * 3,
+    }
+    (tmp_path / "hub" / "preprocessor_config.json").write_text(json.dumps(numbers))
+    text = accepted(tmp_path / "hub", tmp_path / "mine", "--mpp", "0.5", "--no-groups", "--tile", "128")
+    assert "format transformers" in text and "stride 4" in text
+    card = read_card(tmp_path / "mine")
+    assert [c.name for c in card.classes] == ["tumor", "stroma", "other"] and card.output.of == "logits"
+    assert card.normalization.std == (0.25, 0.25, 0.25) and abs(card.normalization.scale - 255) < 1e-9
+    tiles = some_tiles(2, 128)
+    with torch.inference_mode():
+        logits = network(normalized(torch.from_numpy(tiles), card.normalization)).logits
+    large = torch.nn.functional.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    found = load_predictor(str(tmp_path / "mine"), "cpu", "float32")(tiles)
+    assert float((found - large.softmax(1)).abs().max()) < 1e-4
+    options = {**card.architecture_options, "auto_map": {"AutoModel": "x--y.Z"}}
+    with pytest.raises(ModelError, match="auto_map, which is not supported"):
+        build_network(card.model_copy(update={"architecture_options": options}))
+    config_path = tmp_path / "hub" / "config.json"
+    plain = json.loads(config_path.read_text())
+    for change, words in (
+        ({"auto_map": {"AutoModel": "x--y.Z"}}, "the configuration has auto_map, which is not supported"),
+        ({"num_channels": 4}, "num_channels 4; only networks of 3"),
+        ({"model_type": "bert"}, "transformers cannot load it for segmentation"),
+    ):
+        config_path.write_text(json.dumps({**plain, **change}))
+        assert words in refused(tmp_path / "hub", tmp_path / "other", "--mpp", "1", "--no-groups")
+
+
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.safetensors"])
 def test_state_dicts(name: str, tmp_path: Path) -> None:
     made = random_model(tmp_path / "made", encoder="resnet18", architecture_options={"encoder_depth": 3,
@@ -224,7 +265,7 @@ def test_another_prediction_than_the_original_is_refused(
 def test_other_references(tmp_path: Path) -> None:
     assert "no such file or folder; expected" in refused(tmp_path / "none.onnx", tmp_path / "mine")
     (tmp_path / "net.h5").touch()
-    assert "unknown kind of model; expected a folder of segm" in refused(
+    assert "unknown kind of model; expected a folder of save" in refused(
         tmp_path / "net.h5", tmp_path / "mine"
     )
     (tmp_path / "empty").mkdir()

@@ -244,7 +244,7 @@ def test_dependencies_are_those_that_are_imported() -> None:
     required, extras = project()["dependencies"], project()["optional-dependencies"]
     optional = [
         line
-        for name in ("cloud", "explain", "onnx", "openvino", "report", "slurm", "train")
+        for name in ("cloud", "explain", "onnx", "openvino", "report", "slurm", "train", "transformers")
         for line in extras[name]
     ]
     declared = {_distribution(line) for line in [*required, *optional]} - {"wsi-seg"}

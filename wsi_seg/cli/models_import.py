@@ -13,9 +13,9 @@ import typer
 from wsi_seg.cli.options import takes_options
 from wsi_seg.cli.output import say
 from wsi_seg.core.card import CARD_NAME
-from wsi_seg.core.classes import BCSS, canonical_name
 from wsi_seg.core.errors import ModelError, UsageError
 from wsi_seg.core.files import reading
+from wsi_seg.inference.models.imports.classes import classes_of
 
 # Names of usual normalizations, of RGB 0 … 255.
 NORMALIZATIONS: dict[str, dict[str, Any]] = {
@@ -24,11 +24,6 @@ NORMALIZATIONS: dict[str, dict[str, Any]] = {
     "symmetric": {"scale": 255, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
     "none": {"scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]},
 }
-# Colors of classes that have none of their own; Okabe and Ito 2008, readable by the color-blind.
-PALETTE = (
-    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0),
-    (240, 228, 66), (120, 120, 120),
-)  # fmt: skip
 
 
 @dataclass
@@ -125,21 +120,6 @@ def card_values(options: ImportOptions) -> dict[str, Any]:
     return values
 
 
-def classes_of(texts: list[str]) -> list[dict[str, Any]]:
-    """Return the classes of texts such as `tumor` or `tumor=#c80000`, with codes 1, 2, … in their order.
-
-    Raises:
-        UsageError: a color is none.
-    """
-    known = {one.name: one.color for one in BCSS}
-    classes = []
-    for index, text in enumerate(texts):
-        name, _, color = (part.strip() for part in text.partition("="))
-        usual = known.get(canonical_name(name), PALETTE[index % len(PALETTE)])
-        classes.append({"code": index + 1, "name": name, "color": _color(color, text) if color else usual})
-    return classes
-
-
 def groups_of(texts: list[str], classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the groups of texts such as `tumor=invasive,in situ`.
 
@@ -161,16 +141,6 @@ def groups_of(texts: list[str], classes: list[dict[str, Any]]) -> list[dict[str,
             {"name": name.strip(), "codes": [one["code"] for one in chosen], "color": chosen[0]["color"]}
         )
     return groups
-
-
-def _color(text: str, where: str) -> tuple[int, ...]:
-    try:
-        found = tuple(bytes.fromhex(text.removeprefix("#")))
-    except ValueError:
-        found = ()
-    if len(found) != 3:
-        raise UsageError(f"--class {where!r}: color {text!r} is none; write it as #c80000")
-    return found
 
 
 def _normalization(name: str) -> dict[str, Any]:

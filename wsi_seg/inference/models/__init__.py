@@ -27,4 +27,5 @@ __all__ = [
     "registry",
     "tiatoolbox",
     "transfer",
+    "transformers",
 ]

@@ -42,6 +42,9 @@ FORMATS = {
     "onnx": Format(
         "model.onnx", load="wsi_seg.inference.models.onnx:load_onnx", distributions=("onnxruntime",)
     ),
+    "transformers": Format(
+        build="wsi_seg.inference.models.transformers:build_transformers", distributions=("transformers",)
+    ),
     PYTHON: Format("", load="wsi_seg.inference.models.own:OwnNetwork"),
     "tiatoolbox": Format(
         build="wsi_seg.inference.models.tiatoolbox:build_tiatoolbox",

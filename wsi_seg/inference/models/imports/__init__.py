@@ -4,4 +4,4 @@
 tests the new folder against the original and puts it in place.
 """
 
-__all__ = ["files", "geometry", "smp", "source", "sources", "write"]
+__all__ = ["classes", "files", "geometry", "smp", "source", "sources", "transformers", "write"]

@@ -30,6 +30,8 @@ class Source:
     """Channels of the output, where the source tells them."""
     probe: Program | None = None
     """The network, where it can be had without a card: what it takes and returns is then found by trying."""
+    output: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the output's geometry that running the network does not show."""
     state_dict_only: bool = False
     """It holds tensors by name, and the network is the card's."""
     input_shape: tuple[int | None, ...] = (None, 3, None, None)

@@ -12,7 +12,7 @@ from wsi_seg.core.card import CARD_NAME
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded, kind_of
-from wsi_seg.inference.models.imports import files, smp
+from wsi_seg.inference.models.imports import files, smp, transformers
 from wsi_seg.inference.models.imports.source import Source
 from wsi_seg.inference.models.own import is_factory, make_network
 from wsi_seg.inference.models.registry import HUB_PREFIX, download
@@ -25,7 +25,7 @@ SUFFIXES: dict[str, Callable[[Path], Source]] = {
 }
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 EXPECTED = (
-    "expected a folder of segmentation-models-pytorch's save_pretrained, hf://owner/name of one, "
+    "expected a folder of save_pretrained (segmentation-models-pytorch, transformers), hf://owner/name, "
     "module:factory, or a file of ONNX (.onnx), TorchScript (.pt, .ts), torch.export (.pt2) or "
     "tensors (.pth, .pt, .ckpt, .safetensors)"
 )
@@ -43,7 +43,9 @@ def read_source(reference: str, trust: bool = False) -> Source:
         MissingExtraError: a library is needed that is not installed.
     """
     if reference.startswith(HUB_PREFIX):
-        return _read_folder(download(reference, [CONFIG_NAME, "*.safetensors"]), reference)
+        return _read_folder(
+            download(reference, [CONFIG_NAME, transformers.PREPROCESSOR, "*.safetensors"]), reference
+        )
     path = home_expanded(reference)
     kind = kind_of(path)
     if kind == "unreadable" and is_factory(reference):
@@ -71,6 +73,8 @@ def _read_folder(folder: Path, reference: str) -> Source:
     config = _read_json(path) if path.is_file() else {}
     if smp.CLASS_KEY in config:
         return smp.read_smp(folder, config)
+    if transformers.KIND_KEY in config:
+        return transformers.read_transformers(folder, config)
     what = f"{CONFIG_NAME} names no model of a known library" if config else f"it lacks {CONFIG_NAME}"
     raise ModelError(f"{reference}: {what}; {EXPECTED}")
 

@@ -115,6 +115,8 @@ def complete_card(
     if source.probe is not None:
         found = find_geometry(source.probe, source.input_shape, int(values.get("tile") or TILE), reference)
         channels = found.channels
+        if "output" in found.card:
+            found.card["output"] |= source.output
         values = {**found.card, **values}
         if "output" not in values:
             raise UsageError(
