@@ -28,7 +28,7 @@ from wsi_seg.pipeline.models import load_model
 from wsi_seg.planning.memory import MEASURED_SLACK
 from wsi_seg.testing.models import some_tiles
 
-KINDS = [name for name, known in FORMATS.items() if known.load]
+KINDS = [name for name, known in FORMATS.items() if known.load and known.weights]
 GEOMETRY = OutputGeometry(margin=4, stride=2, of="logits")
 
 
