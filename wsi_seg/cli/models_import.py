@@ -12,7 +12,6 @@ import typer
 
 from wsi_seg.cli.options import takes_options
 from wsi_seg.cli.output import say
-from wsi_seg.core.card import CARD_NAME
 from wsi_seg.core.errors import ModelError, UsageError
 from wsi_seg.core.files import reading
 from wsi_seg.inference.models.imports.classes import classes_of
@@ -154,6 +153,8 @@ def _normalization(name: str) -> dict[str, Any]:
 
 def _read_card_file(path: Path) -> dict[str, Any]:
     import json
+
+    from wsi_seg.core.card import CARD_NAME
 
     with reading(path, ModelError):
         text = path.read_bytes()
