@@ -18,6 +18,7 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from wsi_seg.cli import app
+from wsi_seg.core.card import ModelCard
 
 UNKNOWN = "images of unknown patients: not independent"
 NETWORK = {
@@ -208,7 +209,7 @@ def test_what_a_card_traces(
     names: list[str], said: list[str] | None, traced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups = [{"name": name, "codes": [1], "color": [1, 2, 3]} for name in names]
-    card = {"name": "m", "groups": groups, **({} if said is None else {"traced": said})}
+    card = {**ModelCard(name="m").model_dump(mode="json"), "groups": groups, "traced": said}
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "card.json").write_text(json.dumps(card))
     monkeypatch.setattr("wsi_seg.inference.models.registry.BUNDLED", tmp_path)
