@@ -19,13 +19,13 @@ from tests.test_worker_processes import worker_processes
 from wsi_seg.core.geometry import Size
 
 MAIN = "from wsi_seg.cli import main\nif __name__ == '__main__':\n    main()\n"
-KILLS = 4
-GOOD = 6
+KILLS = 3
+GOOD = 4
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight slides, two of which cannot be read."""
+    """Six slides, two of which cannot be read."""
     folder = tmp_path_factory.mktemp("scans")
     for number in range(GOOD):
         spec = SlideSpec(size=Size(1024, 1024), mpp=0.5, tissue=0.7, seed=number)
