@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 2
 PARTS ?=
 
 BIN := $(VENV)/bin
