@@ -32,7 +32,8 @@ class ImportOptions:
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of save_pretrained, hf://owner/name, or .onnx, .pt, .pt2, .pth, .safetensors."
+            help="Folder of save_pretrained, hf://owner/name, MONAI bundle, BioImage.IO archive, or .onnx, "
+            ".pt, .pt2, .pth, .safetensors."
         ),
     ]
     output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to make.")]
@@ -71,7 +72,7 @@ class ImportOptions:
         typer.Option("--set", metavar="KEY=VALUE", help="Any field of the card, such as output.margin=256."),
     ] = None
     trust: Annotated[
-        bool, typer.Option("--trust", help="Unpickle a checkpoint; that can run any code in it.")
+        bool, typer.Option("--trust", help="Unpickle a checkpoint, or run the code that builds a network.")
     ] = False
 
 

@@ -4,4 +4,16 @@
 tests the new folder against the original and puts it in place.
 """
 
-__all__ = ["classes", "files", "geometry", "smp", "source", "sources", "transformers", "write"]
+__all__ = [
+    "bioimage",
+    "classes",
+    "files",
+    "geometry",
+    "monai",
+    "preprocessing",
+    "smp",
+    "source",
+    "sources",
+    "transformers",
+    "write",
+]

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -110,7 +111,7 @@ def read_state_dict(path: Path, trust: bool) -> Source:
     Raises:
         ModelError: it cannot be read or holds no state dict.
     """
-    weights = _weights(path, trust)
+    weights = read_tensors(path, trust)
 
     def network(card: ModelCard) -> nn.Module:
         built = build_network(card)
@@ -131,7 +132,8 @@ def write_weights(network: nn.Module, folder: Path) -> None:
     (folder / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-def _weights(path: Path, trust: bool) -> Mapping[str, Tensor]:
+def read_tensors(path: Path, trust: bool) -> Mapping[str, Tensor]:
+    """Return the state dict of a safetensors file or a checkpoint; see `read_state_dict`."""
     if path.suffix == ".safetensors":
         return read_weights(path)
     if not trust:
@@ -166,14 +168,27 @@ def _names(path: Path) -> list[str]:
 def read_python(network: Network, reference: str) -> Source:
     """Read a network of Python code, which is stored as a program of torch.export.
 
-    Its batch and sides may vary if torch.export finds that they can.
-
     Args:
         network: with a card that is whole.
         reference: names it in errors.
     """
     card = network.card
-    module = network.module.eval()
+    source = module_source(network.module.eval(), reference, f"; run it as it is, by --model {reference}")
+    return replace(
+        source, card={**card.model_dump(mode="json"), **source.card}, channels=card.channels, probe=None
+    )
+
+
+def module_source(module: nn.Module, reference: str, way_out: str = "") -> Source:
+    """Return the source of a network in memory, which is stored as a program of torch.export.
+
+    Its batch and sides may vary if torch.export finds that they can.
+
+    Args:
+        module: on the CPU, for inference.
+        reference: names it in errors.
+        way_out: ends the error where torch.export cannot store it.
+    """
 
     def write(card: ModelCard, folder: Path) -> None:
         sizes = torch.export.Dim.AUTO
@@ -185,14 +200,7 @@ def read_python(network: Network, reference: str) -> Source:
             torch.export.save(program, folder / FORMATS["torch-export"].weights)
         except UNREADABLE as error:
             raise ModelError(
-                f"{reference}: torch.export cannot store the network ({short(error)}); run it as it is, by "
-                f"--model {reference}"
+                f"{reference}: torch.export cannot store the network ({short(error)}){way_out}"
             ) from error
 
-    return Source(
-        "network of Python code",
-        lambda _: module,
-        write,
-        {**card.model_dump(mode="json"), "format": "torch-export"},
-        channels=card.channels,
-    )
+    return Source("network of Python code", lambda _: module, write, {"format": "torch-export"}, probe=module)

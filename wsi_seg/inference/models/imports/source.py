@@ -36,3 +36,5 @@ class Source:
     """It holds tensors by name, and the network is the card's."""
     input_shape: tuple[int | None, ...] = (None, 3, None, None)
     """Sides that it was stored with; None: they may vary."""
+    held: Any = None
+    """Kept for as long as the source is, such as a temporary folder with its files."""
