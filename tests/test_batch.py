@@ -358,8 +358,9 @@ def test_a_slide_that_another_run_is_at_is_left_to_it(
 
 
 def test_two_drivers_by_mistake_share_the_work_and_corrupt_nothing(
-    slides: Path, arguments: tuple[object, ...], tmp_path: Path
+    slides: Path, arguments: tuple[object, ...], quick_model: Path, tmp_path: Path
 ) -> None:
+    arguments = ("--model", quick_model, *arguments[2:])
     scans = tmp_path / "scans"
     scans.mkdir()
     for number in range(4):

@@ -59,13 +59,13 @@ def kill_one(driver: psutil.Process, chance: random.Random) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_batch_survives_any_death(scans: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_batch_survives_any_death(scans: Path, quick_model: Path, tmp_path: Path) -> None:
     seed = int(os.environ.get("WSI_SEG_CHAOS_SEED", time.time_ns() % 100_000))
     print(f"WSI_SEG_CHAOS_SEED={seed}")
     chance = random.Random(seed)
     program = tmp_path / "program.py"  # worker processes import it
     program.write_text(MAIN)
-    arguments = ["run", str(scans), "--model", str(tiny_model), "--precision", "float32",
+    arguments = ["run", str(scans), "--model", str(quick_model), "--precision", "float32",
                  "--set", "block=128", "--set", "overlap=32", "--set", "min_area_um2=0", "-o"]  # fmt: skip
     command = [sys.executable, str(program), *arguments]
     quiet, out = tmp_path / "quiet", tmp_path / "out"

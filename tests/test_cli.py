@@ -416,11 +416,11 @@ def test_a_full_disk_ends_with_one_line_and_can_be_taken_up(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_ctrl_c_stops_a_run_and_the_next_goes_on(made_svs: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_run_and_the_next_goes_on(made_svs: Path, quick_model: Path, tmp_path: Path) -> None:
     # A background job of a shell ignores Ctrl-C, and so would the tests' children: take it back.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + MAIN
     arguments = [sys.executable, "-c", code, "run", str(made_svs), "-o",
-                 str(tmp_path), "--model", str(tiny_model), "--precision", "float32", "--threads", "1",
+                 str(tmp_path), "--model", str(quick_model), "--precision", "float32", "--threads", "1",
                  "--set", "block=256", "--set", "overlap=64"]  # fmt: skip
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / ".made.partial" / "blocks.jsonl"

@@ -354,14 +354,23 @@ def test_slurm_without_its_package_names_the_way_to_it(monkeypatch: pytest.Monke
 
 
 def test_two_processes_give_the_same_bytes_as_threads(
-    made_svs: Path, tiny_model: Path, tmp_path: Path
+    made_svs: Path, quick_model: Path, tmp_path: Path
 ) -> None:
     """Also of two slides that are the same but for their names: each is done."""
     scans = tmp_path / "scans"
     scans.mkdir()
     for name in ("made.svs", "other.svs"):
         (scans / name).hardlink_to(made_svs)
-    arguments = ("--model", tiny_model, "--precision", "float32", "--set", "block=512", "--set", "overlap=32")
+    arguments = (
+        "--model",
+        quick_model,
+        "--precision",
+        "float32",
+        "--set",
+        "block=512",
+        "--set",
+        "overlap=32",
+    )
     result = call("run", made_svs, "-o", tmp_path / "here", *arguments)
     assert result.exit_code == 0, result.output
     result = call("run", scans, "-o", tmp_path / "two", *arguments, "--workers", 2, "--json")

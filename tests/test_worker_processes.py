@@ -141,8 +141,8 @@ def test_a_scheduler_that_dies_ends_the_run_with_one_error() -> None:
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_script_needs_no_guard(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_script_needs_no_guard(tmp_path: Path, quick_model: Path) -> None:
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(256, 256), mpp=0.5, tissue=1.0))
-    command = [sys.executable, script(tmp_path, SEGMENTING), slide, tmp_path / "out", tiny_model]
+    command = [sys.executable, script(tmp_path, SEGMENTING), slide, tmp_path / "out", quick_model]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (0, "begun\ndone 4\n"), done.stderr

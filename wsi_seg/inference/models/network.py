@@ -11,7 +11,6 @@ from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from imagecodecs import jpeg8_decode, jpeg8_encode
 from numpy.typing import NDArray
@@ -66,9 +65,12 @@ def build_smp(card: ModelCard, encoder_weights: str | None = None) -> nn.Module:
     Raises:
         ModelError: the architecture, the encoder or an option is unknown or wrong.
     """
+    # Imported only now: with timm and torchvision it takes longer than torch, and other formats do without.
+    import segmentation_models_pytorch
+
     head = {"classes": len(card.image_labels), "pooling": "avg", "dropout": LABEL_DROPOUT}
     try:
-        network: nn.Module = smp.create_model(
+        network: nn.Module = segmentation_models_pytorch.create_model(
             card.architecture,
             encoder_name=card.encoder,
             encoder_weights=encoder_weights,
