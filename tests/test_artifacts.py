@@ -173,6 +173,8 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert segment_slide(small_svs, tmp_path, model, settings).status == "skipped"
     with pytest.raises(OutputError, match=r"another slide, model or settings.*(qc|keep_artifacts)"):
         segment_slide(small_svs, tmp_path, model, replace(settings, keep_artifacts=True))
+    with pytest.raises(UsageError, match="nothing looks for artifacts without qc"):
+        segment_slide(small_svs, tmp_path, model, replace(settings, keep_artifacts=True, qc=None))
 
 
 def test_report_picture_and_plan_say_it(

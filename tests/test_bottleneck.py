@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from tests.made.memory_slides import ArraySlide
 from tests.made.predictors import Darkness
 from wsi_seg.cli import app
+from wsi_seg.core.card import read_card
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.inference.blocks import STAGES, BlockSettings, ForwardPool, segment_block
 from wsi_seg.inference.models.calibrate import Calibration, Timing
@@ -211,6 +213,12 @@ def test_calibrate_measures_and_keeps(
     timings = json.loads(done.stdout)["timings"]
     assert {t["tile"] for t in timings} == {64, 128} and all(t["seconds_per_tile"] > 0 for t in timings)
     assert "fastest batch" in CliRunner().invoke(app, command).stdout
+    fixed = shutil.copytree(tiny_model, tmp_path / "fixed")
+    read_card(fixed).model_copy(update={"batch": 2}).write(fixed)
+    other = CliRunner().invoke(app, ["calibrate", str(fixed), *command[2:]])
+    assert other.exit_code == 2 and "takes 2 tiles at a time" in other.stderr
+    of_card = CliRunner().invoke(app, ["calibrate", str(fixed), "--tile", "64", "--json"])
+    assert [t["batch"] for t in json.loads(of_card.stdout)["timings"]] == [2]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     refused = CliRunner().invoke(app, command)

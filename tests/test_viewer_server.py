@@ -27,6 +27,7 @@ from tests.made.results import make_results
 from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted
+from wsi_seg.core.folders import models_folder
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.results.claims import claimed
 from wsi_seg.viewer import server
@@ -330,12 +331,19 @@ def wait(asking: TestClient, job: str) -> dict[str, Any]:
 ASK = {"slide": "day one/marks.tiff", "model": "bcss-demo", "groups": ["tumor", "stroma"], "threshold": 0.4}
 
 
-def test_the_options_are_the_slides_and_models_that_are_there(runs: TestClient) -> None:
+def test_the_options_are_the_slides_and_models_that_are_there(
+    runs: TestClient, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSI_SEG_MODELS", str(tmp_path / "models"))
     options = runs.get("/api/run/options").json()
     assert options["slides"] == ["day one/marks.tiff", "series"]
     assert [model["name"] for model in options["models"]] == ["bcss-demo"]
     assert "tumor" in options["models"][0]["groups"] and "clinical" in options["models"][0]["notice"]
     assert runs.get("/api").json()["allow_run"] is True
+    installed = shutil.copytree(tiny_model, models_folder() / "mine")
+    assert [m["name"] for m in runs.get("/api/run/options").json()["models"]] == ["bcss-demo", "mine"]
+    (installed / "card.json").write_text("{")  # damaged: the bundled ones run all the same
+    assert [m["name"] for m in runs.get("/api/run/options").json()["models"]] == ["bcss-demo"]
 
 
 def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:

@@ -47,7 +47,11 @@ def calibrate(
     set_up_logging(verbose)
     chosen = load_model(**{**asdict(settings_of(given_settings(context)).model), "reference": model})
     grids = {side: choose_grid(chosen.facts.card, side) for side in tile or [chosen.facts.card.tile]}
-    sizes = batch or ([1, 2, 4, 8, 16] if chosen.facts.device.startswith("cuda") else [1, 2])
+    fixed = chosen.facts.card.batch
+    if fixed is not None and set(batch or ()) - {fixed}:
+        raise UsageError(f"--batch: the network of {chosen.facts.card.name!r} takes {fixed} tiles at a time")
+    usual = [1, 2, 4, 8, 16] if chosen.facts.device.startswith("cuda") else [1, 2]
+    sizes = batch or ([fixed] if fixed else usual)
     kept = calibration(chosen)
     timings: list[Timing] = []
     if not json_:

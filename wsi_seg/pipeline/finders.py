@@ -87,8 +87,10 @@ def load_finders(settings: RunSettings) -> Finders:
 
     Raises:
         ModelError: there is no such model, or its card is wrong.
-        UsageError: a model has another task.
+        UsageError: a model has another task, or artifacts are to be kept that nothing looks for.
     """
+    if settings.keep_artifacts and settings.qc is None:
+        raise UsageError("keep_artifacts: nothing looks for artifacts without qc; give qc, or leave it out")
     tissue = artifacts = None
     if is_model(settings.tissue):
         tissue = _tissue_finder(settings)

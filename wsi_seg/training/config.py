@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -116,6 +116,11 @@ class TrainConfig(_ConfigPart):
     assessed_pixels: int = Field(default=1000, ge=0)
     """Fewest training pixels, at the model's resolution, of a class that the model may predict. Classes with
     fewer are "not assessed": they take no part in training and get no probability."""
+    prior: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """Shares of classes, by name, in the tissue that the model is for, in any unit. Crops show rare classes
+    more often; the finished model's logits are moved by the difference, see
+    `wsi_seg.training.prior`. Leave it out where another training starts from the result. None: they are not
+    moved."""
     temperature: float | None = Field(default=None, gt=0)
     """Number by which the model divides its logits. None: fitted on the validation part; 1 without one."""
     sampling: Literal["classes", "regions"] = "classes"
@@ -160,7 +165,8 @@ class TrainConfig(_ConfigPart):
         known = {canonical_name(c.name) for c in self.model.classes}
         tables = self.loss.class_weights if isinstance(self.loss.class_weights, dict) else ()
         glass = () if self.glass is None else (self.glass.class_name, *self.glass.wide_classes)
-        for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *glass, *tables):
+        named = (*glass, *tables, *(self.prior or ()))
+        for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *named):
             if name is not None and canonical_name(name) not in known:
                 raise ValueError(f"class {name!r} is none of the model's classes")
         if self.glass is not None and self.blank_excludes is not None:

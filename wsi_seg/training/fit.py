@@ -32,6 +32,7 @@ from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
+from wsi_seg.training.prior import crop_shares, log_ratios, move_logits
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,12 @@ def train(
     }
     if trainer.is_global_zero:
         chosen = config.temperature or temperature or card.temperature
+        if config.prior is not None:
+            shares = crop_shares(data.crops, config, card.assessed_channels)
+            move_logits(network, log_ratios(shares, config))
+            training["crop_shares"] = {
+                c.name: round(s, 4) for c, s in zip(card.classes, shares.tolist(), strict=True) if s
+            }
         made = {"metrics": {**card.metrics, "training": training}, "temperature": chosen}
         save_network(network, card.model_copy(update=made), out)
         folder.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from wsi_seg.core.card import ModelCard
+from wsi_seg.core.errors import ModelError
 from wsi_seg.core.folders import dicom_files, walk_folders
 from wsi_seg.core.formats import SLIDE_ENDINGS
-from wsi_seg.inference.models.registry import list_models
+from wsi_seg.inference.models.registry import list_installed, list_models
 from wsi_seg.slides.slide import default_name
 from wsi_seg.viewer.responses import Refused
+
+log = logging.getLogger(__name__)
 
 # A folder that is opened for this is meant to hold them.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
@@ -87,8 +91,13 @@ class Runs:
         return dict(sorted(islice(_find_slides(self._folder).items(), MOST_SLIDES)))
 
     def models(self) -> dict[str, ModelCard]:
-        """Return the bundled models by name."""
-        return {card.name: card for card in list_models()}
+        """Return the models of tissue classes that are bundled or installed, by name."""
+        found = {card.name: card for card in list_models()}
+        try:
+            found |= {card.name: card for card in list_installed()}
+        except ModelError as error:  # bundled ones run all the same
+            log.warning("%s", error)
+        return {name: card for name, card in found.items() if card.task == "segmentation" and card.groups}
 
     def start(self, slide: str, model: str, groups: tuple[str, ...], threshold: float) -> Job:
         """Start a run.
@@ -100,7 +109,7 @@ class Runs:
         if path is None:
             raise Refused(400, f"no slide {slide[:80]!r} in the folder of --allow-run")
         if card is None:
-            raise Refused(400, f"no bundled model {model[:80]!r}")
+            raise Refused(400, f"no model {model[:80]!r}")
         known = [group.name for group in card.groups]
         if not groups or not set(groups) <= set(known):
             raise Refused(400, f"groups must be one or more of {', '.join(known)}")

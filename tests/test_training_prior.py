@@ -1,0 +1,93 @@
+"""Prior shift: a network that saw rare classes often expects them as rarely as they occur."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_training import made_config, write_region
+from wsi_seg.core.card import read_card
+from wsi_seg.inference.models.network import build_network, read_weights
+from wsi_seg.training.data import load_data
+from wsi_seg.training.fit import train
+from wsi_seg.training.prior import crop_shares, log_ratios, move_logits
+
+NAMES = ("tumor", "stroma", "necrosis_or_debris")
+SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(np.array)
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("regions")
+    write_region(folder / "full", 1)
+    write_region(folder / "partial", 2, partial=True)
+    return folder
+
+
+@given(shares=SHARES, prior=SHARES, logits=st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+def test_probabilities_follow_bayes(shares, prior, logits):
+    shares, prior = shares / shares.sum(), prior / prior.sum()
+    config = made_config(Path(), prior=dict(zip(NAMES, (3 * prior).tolist(), strict=True)))
+    p = torch.tensor(logits, dtype=torch.float64).softmax(0).numpy()
+    expected = p * prior / shares
+    moved = torch.tensor(logits, dtype=torch.float64) + torch.from_numpy(log_ratios(shares, config))
+    assert np.allclose(moved.softmax(0).numpy(), expected / expected.sum())
+
+
+def test_classes_without_a_prior_or_without_pixels_keep_their_share(tmp_path):
+    config = made_config(tmp_path, prior={"tumor": 30, "necrosis_or_debris": 10})
+    shares = np.array([0.2, 0.6, 0.2])
+    ratios = log_ratios(shares, config)
+    assert np.allclose(shares * np.exp(ratios), [0.3, 0.6, 0.1])
+    assert log_ratios(np.array([0.5, 0.5, 0]), config).tolist() == [0, 0, 0]
+
+
+def test_shares_are_those_of_the_first_crops(regions):
+    config = made_config(regions)
+    data = load_data(config)
+    shares = crop_shares(data.crops, config, None)
+    assert shares.sum() == pytest.approx(1) and (shares > 0.1).all()
+    assert (shares == crop_shares(data.crops, config, None)).all()
+    some = crop_shares(data.crops, config, (0, 2))
+    assert some[1] == 0 and some[0] / some[2] == pytest.approx(shares[0] / shares[2])
+
+
+def test_logits_of_a_network_move_by_as_much(tmp_path):
+    network = build_network(made_config(tmp_path).model).eval()
+    inputs = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(inputs)
+        move_logits(network, np.array([1.0, -2.0, 0.5]))
+        assert torch.allclose(
+            network(inputs) - before, torch.tensor([1.0, -2.0, 0.5])[:, None, None], atol=1e-5
+        )
+
+
+def test_a_training_with_a_prior_ends_with_the_moved_bias(regions, tmp_path):
+    prior = {"tumor": 0.3, "stroma": 0.6, "necrosis_or_debris": 0.1}
+    config = made_config(regions, epochs=1)
+    biases = []
+    for changes in ({}, {"prior": prior}):
+        of_run = config.model_copy(update=changes)
+        out = train(of_run, tmp_path / f"prior-{bool(changes)}")
+        biases.append(read_weights(out / "model.safetensors")["segmentation_head.0.bias"].float())
+    data = load_data(config)
+    shares = crop_shares(data.crops, config, None)
+    added = torch.from_numpy(log_ratios(shares, config.model_copy(update={"prior": prior}))).float()
+    assert torch.allclose(biases[1] - biases[0], added, atol=0.02)  # stored in bfloat16
+    assert float(added.abs().max()) > 0.3
+    told = read_card(out).metrics["training"]["crop_shares"]
+    assert told == {name: round(share, 4) for name, share in zip(NAMES, shares.tolist(), strict=True)}
+    assert "crop_shares" not in read_card(tmp_path / "prior-False").metrics["training"]
+
+
+def test_a_prior_of_another_class_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="class 'bone' is none of the model's classes"):
+        made_config(tmp_path, prior={"bone": 0.5})
+    with pytest.raises(ValueError, match="greater than 0"):
+        made_config(tmp_path, prior={"tumor": 0})
