@@ -30,14 +30,15 @@ def crop_shares(
         config: of the run.
         channels: output channels that take part; None: all. Others have a share of 0.
     """
-    counts = np.zeros(len(config.model.classes))
+    counts: NDArray[np.float64] = np.zeros(len(config.model.classes))
     crops = TrainingCrops(source, config)
     for index in range(CROPS):
         targets = crops[0, index].targets[0].numpy()
         counts += np.bincount(targets[targets >= 0], minlength=len(counts))
     if channels is not None:
         counts[np.setdiff1d(np.arange(len(counts)), channels)] = 0
-    return counts / max(1.0, counts.sum())
+    shares: NDArray[np.float64] = counts / max(1.0, counts.sum())
+    return shares
 
 
 def log_ratios(shares: NDArray[np.float64], config: TrainConfig) -> NDArray[np.float64]:
@@ -58,6 +59,6 @@ def log_ratios(shares: NDArray[np.float64], config: TrainConfig) -> NDArray[np.f
 
 def move_logits(network: nn.Module, added: NDArray[np.float64]) -> None:
     """Add numbers (C,) to the logits of a network of segmentation-models-pytorch, by the bias of its head."""
-    last = network.get_submodule(HEAD)[0]  # type: ignore[operator]
+    bias = network.get_parameter(f"{HEAD}.0.bias")
     with torch.no_grad():
-        last.bias.add_(torch.from_numpy(added).to(last.bias))
+        bias.add_(torch.from_numpy(added).to(bias))
