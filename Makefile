@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 PARTS ?=
 
 BIN := $(VENV)/bin

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def test_a_network_that_gives_no_numbers_is_refused_and_not_taken_for_a_slide_wi
     weights["segmentation_head.0.bias"][1] = float("nan")
     save_file(weights, broken / "model.safetensors")
     out = tmp_path / "out"
-    command = ["run", small_png, "-o", out, "--model", broken, "--mpp", "0.5"]
-    result = subprocess.run([sys.executable, "-c", MAIN, *command], capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
-    assert result.stderr.count("probabilities are not numbers") == 1 and "Warning" not in result.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = call("run", small_png, "-o", out, "--model", broken, "--mpp", "0.5")
+    assert result.exit_code == 1, result.stderr
+    assert result.stderr.count("probabilities are not numbers") == 1
     assert "error: " in result.stderr and "--precision float32" in result.stderr
     assert not list(out.iterdir())
 

@@ -23,7 +23,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Scale
 
-COUNT = os.environ.get("WSI_SEG_MUTATIONS", "2")
+COUNT = os.environ.get("WSI_SEG_MUTATIONS", "1")
 # All cases of all kinds run before the first test is judged.
 pytestmark = pytest.mark.timeout(300 + 20 * len(KINDS) * int(COUNT))
 TESTS = Path(__file__).resolve().parent

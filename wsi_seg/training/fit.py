@@ -32,7 +32,7 @@ from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
-from wsi_seg.training.prior import crop_shares, log_ratios, move_logits
+from wsi_seg.training.prior import move_to_prior
 
 log = logging.getLogger(__name__)
 
@@ -88,21 +88,12 @@ def train(
         report(note)
     started = time.monotonic()
     trainer, temperature = fit(network, data, config, out, checkpoint, report, card.assessed_channels)
-    training = {
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "batch": config.batch,
-        "devices": trainer.world_size,
-        "seconds": round(time.monotonic() - started),
-    }
+    done = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "batch": config.batch}
+    training = {**done, "devices": trainer.world_size, "seconds": round(time.monotonic() - started)}
     if trainer.is_global_zero:
         chosen = config.temperature or temperature or card.temperature
         if config.prior is not None:
-            shares = crop_shares(data.crops, config, card.assessed_channels)
-            move_logits(network, log_ratios(shares, config))
-            training["crop_shares"] = {
-                c.name: round(s, 4) for c, s in zip(card.classes, shares.tolist(), strict=True) if s
-            }
+            training["crop_shares"] = move_to_prior(network, data.crops, config, card.assessed_channels)
         made = {"metrics": {**card.metrics, "training": training}, "temperature": chosen}
         save_network(network, card.model_copy(update=made), out)
         folder.finish()

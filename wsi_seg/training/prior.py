@@ -20,6 +20,23 @@ from wsi_seg.training.sampling import CropSource
 CROPS = 256  # looked at to find the shares: those that the first epoch begins with
 
 
+def move_to_prior(
+    network: nn.Module, source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None
+) -> dict[str, float]:
+    """Move the logits of a trained network to `config.prior`, and return the shares in crops by class name.
+
+    Args:
+        network: of segmentation-models-pytorch; changed in place.
+        source: of the crops.
+        config: of the run.
+        channels: output channels that take part; None: all.
+    """
+    shares = crop_shares(source, config, channels)
+    move_logits(network, log_ratios(shares, config))
+    names = [c.name for c in config.model.classes]
+    return {name: round(share, 4) for name, share in zip(names, shares.tolist(), strict=True) if share}
+
+
 def crop_shares(
     source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None
 ) -> NDArray[np.float64]:
