@@ -44,30 +44,22 @@ MODEL = "this model"
 Fold = dict[str, Any]
 
 
-def left_out(config: TrainConfig, name: str, seed: int, first: Path | None = None) -> TrainConfig:
-    """Return the configuration with one data set as test data and the others whole for training.
-
-    Args:
-        config: of all data sets.
-        name: data set to leave out.
-        seed: of the training.
-        first: folder of the trainings of a first stage, from which it goes on.
-    """
+def left_out(config: TrainConfig, name: str, seed: int) -> TrainConfig:
+    """Return the configuration with one data set as test data and the others whole for training."""
     datasets = tuple(
         d.model_copy(update={"split": Split(test=1.0) if d.name == name else Split()})
         for d in config.datasets
     )
-    start = config.start_from if first is None else str(first / f"{name}-seed{seed}")
-    return config.model_copy(update={"datasets": datasets, "seed": seed, "start_from": start})
+    return config.model_copy(update={"datasets": datasets, "seed": seed})
 
 
 def digest(config: TrainConfig) -> str:
-    """Return a hash of what decides a fold's result: not where data and first stage lie, nor the card's text.
+    """Return a hash of what decides a fold's result: not where the data lie, nor the card's sentences.
 
     Values that are left at their default are not part of it, so that a key added later changes no hash.
     """
     values = config.model_dump(mode="json", exclude_defaults=True)
-    for key in ("data_dir", "start_from", "threads", "loader_workers"):
+    for key in ("data_dir", "threads", "loader_workers"):
         values.pop(key, None)
     for key in ("name", "version", "description", "training_data", "metrics", "held_out", "notice"):
         values["model"].pop(key, None)
@@ -251,9 +243,6 @@ def main() -> None:
     parser.add_argument(
         "--slides", type=Path, nargs="*", default=[], help="paint these with every fold's model"
     )
-    parser.add_argument(
-        "--start-from", type=Path, help="folder of the trainings of a first stage, OUT of its call"
-    )
     parser.add_argument("--only", nargs="+", help="leave out these data sets alone")
     arguments = parser.parse_args()
     config = read_train_config(arguments.config)
@@ -263,8 +252,7 @@ def main() -> None:
     folds = []
     for seed in arguments.seeds:
         for name in names if arguments.only is None else arguments.only:
-            file = results / f"{name}-seed{seed}.json"
-            of_fold = left_out(config, name, seed, arguments.start_from)
+            of_fold, file = left_out(config, name, seed), results / f"{name}-seed{seed}.json"
             if file.is_file():
                 fold = json.loads(file.read_text())
                 if fold["config"] != digest(of_fold):

@@ -33,6 +33,7 @@ METADATA: Plain = {
 TRANSFORMS: list[Plain] = [
     {"_target_": "LoadImaged", "keys": "image"},
     {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255, "b_min": -1, "b_max": 1},
+    {"_target_": "ScaleIntensityd", "keys": "image", "_disabled_": True},
     {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": [0.1, 0.2, 0.3], "divisor": 0.5},
 ]
 INFERENCE: Plain = {
@@ -96,6 +97,12 @@ def test_monai_bundle_of_torchscript_needs_no_monai(tmp_path: Path) -> None:
     source = bundle(tmp_path / "scripted", preprocessing={"transforms": [{"_target_": "ScaleIntensityd"}]})
     save_torchscript(Foreign(), source / "models" / "model.ts")
     out = tmp_path / "mine"
+    for step in ("@scale", {"_target_": "ScaleIntensityd", "_disabled_": False}):  # known to the bundle alone
+        bundle(source, preprocessing={"transforms": [*TRANSFORMS, step]})
+        assert "give --normalization" in refused(
+            source, out, *MPP, "--class", "a", "--class", "b", "--class", "c"
+        )
+    bundle(source, preprocessing={"transforms": [{"_target_": "ScaleIntensityd"}]})
     # Each image by its own least and largest value: no tile can be prepared like that.
     assert "does not tell everything (its network has 3 channels); give --normalization" in refused(
         source, out, *MPP, "--class", "a", "--class", "b", "--class", "c"

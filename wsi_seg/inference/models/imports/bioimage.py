@@ -132,9 +132,9 @@ def _source(model: ModelDescr, path: Path, trust: bool) -> Source:
                 f"{path}: holds tensors with the code of their network; --trust runs it, where you know who "
                 "made it"
             )
-        from bioimageio.core.backends.pytorch_backend import load_torch_model
-
         try:
+            from bioimageio.core.backends.pytorch_backend import load_torch_model
+
             network = load_torch_model(weights.pytorch_state_dict, load_state=True, devices=["cpu"])
         except (*UNREADABLE, ImportError) as error:
             raise ModelError(f"{path}: its network cannot be built ({short(error)})") from error

@@ -108,7 +108,10 @@ def _card(metadata: Mapping[str, Any], config: Mapping[str, Any], path: Path) ->
 def _transforms(config: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     found = config.get(key)
     found = found.get("transforms") if isinstance(found, dict) else None
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    steps = found if isinstance(found, list) else []
+    # What is no transform, such as a reference to one, is kept as one of an unknown name.
+    plain = [one if isinstance(one, dict) else {"_target_": str(one)} for one in steps]
+    return [one for one in plain if one.get("_disabled_") is not True]
 
 
 def _name(transform: Mapping[str, Any]) -> str:

@@ -78,14 +78,15 @@ def _read_archive(path: Path, trust: bool) -> Source:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             found = [name for name in names if name.endswith(monai.METADATA)]
-            if {*bioimage.DESCRIPTIONS} & {*names}:
-                return bioimage.read_bioimage(path, trust)
-            if len(found) != 1:
-                raise ModelError(f"{path}: holds neither a MONAI bundle nor a BioImage.IO model; {EXPECTED}")
             unpacked = tempfile.TemporaryDirectory()
-            archive.extractall(unpacked.name)
+            if len(found) == 1:
+                archive.extractall(unpacked.name)
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"{path}: no readable ZIP archive ({error})") from error
+    if {*bioimage.DESCRIPTIONS} & {*names}:
+        return bioimage.read_bioimage(path, trust)
+    if len(found) != 1:
+        raise ModelError(f"{path}: holds neither a MONAI bundle nor a BioImage.IO model; {EXPECTED}")
     source = monai.read_monai(Path(unpacked.name, found[0].removesuffix(monai.METADATA)), trust)
     return replace(source, held=unpacked)
 
