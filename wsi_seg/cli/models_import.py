@@ -12,8 +12,7 @@ import typer
 
 from wsi_seg.cli.options import takes_options
 from wsi_seg.cli.output import say
-from wsi_seg.core.errors import ModelError, UsageError
-from wsi_seg.core.files import reading
+from wsi_seg.core.errors import UsageError
 from wsi_seg.inference.models.imports.classes import classes_of
 
 # Names of usual normalizations, of RGB 0 … 255.
@@ -101,7 +100,10 @@ def card_values(options: ImportOptions) -> dict[str, Any]:
     Raises:
         UsageError: a value cannot be read.
     """
-    values: dict[str, Any] = {} if options.card is None else _read_card_file(options.card)
+    # Imported only now: pydantic and YAML, which --help does without.
+    from wsi_seg.inference.models.imports.source_files import read_json_object
+
+    values: dict[str, Any] = {} if options.card is None else read_json_object(options.card)
     for name in ("name", "mpp", "tile", "head", "architecture", "encoder"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
@@ -150,22 +152,6 @@ def _normalization(name: str) -> dict[str, Any]:
             "--set normalization.mean=[r,g,b]"
         )
     return dict(NORMALIZATIONS[name])
-
-
-def _read_card_file(path: Path) -> dict[str, Any]:
-    import json
-
-    from wsi_seg.core.card import CARD_NAME
-
-    with reading(path, ModelError):
-        text = path.read_bytes()
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path}: no valid JSON ({error}); see {CARD_NAME} of any model folder") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: holds no JSON object; see {CARD_NAME} of any model folder")
-    return found
 
 
 def _set(values: dict[str, Any], text: str) -> None:

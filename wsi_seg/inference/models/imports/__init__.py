@@ -13,6 +13,7 @@ __all__ = [
     "preprocessing",
     "smp",
     "source",
+    "source_files",
     "sources",
     "transformers",
     "write",

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from wsi_seg.core.errors import MissingExtraError, ModelError
-from wsi_seg.core.files import reading
-from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.inference.models.imports import files
 from wsi_seg.inference.models.imports.classes import classes_of
 from wsi_seg.inference.models.imports.preprocessing import Step, normalization_of, rescaling
 from wsi_seg.inference.models.imports.source import Source
+from wsi_seg.inference.models.imports.source_files import read_json_object
 from wsi_seg.inference.models.loaded import UNREADABLE, short
 
 METADATA = "configs/metadata.json"
@@ -47,26 +44,14 @@ def read_monai(folder: Path, trust: bool) -> Source:
         MissingExtraError: monai is needed and not installed.
         ModelError: the network takes no RGB image, or cannot be read.
     """
-    metadata = _read(folder / METADATA)
-    config = next((_read(folder / name) for name in CONFIGS if (folder / name).is_file()), {})
+    metadata = read_json_object(folder / METADATA)
+    config = next((read_json_object(folder / name) for name in CONFIGS if (folder / name).is_file()), {})
     card = _card(metadata, config, folder / METADATA)
     if (folder / SCRIPT).is_file():
         source = files.read_torchscript(folder / SCRIPT)
     else:
         source = files.module_source(_network(folder, config, trust), str(folder))
     return replace(source, kind="MONAI bundle", card={**source.card, **card})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with reading(path, ModelError):
-        text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        found = json.loads(text) if path.suffix == ".json" else load_yaml(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({short(error)})") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no mapping")
-    return found
 
 
 def _card(metadata: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> dict[str, Any]:

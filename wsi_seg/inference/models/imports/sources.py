@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from wsi_seg.core.card import CARD_NAME
 from wsi_seg.core.errors import ModelError
-from wsi_seg.core.files import reading
 from wsi_seg.core.folders import home_expanded, kind_of
 from wsi_seg.inference.models.imports import bioimage, files, monai, smp, transformers
 from wsi_seg.inference.models.imports.source import Source
+from wsi_seg.inference.models.imports.source_files import read_json_object
 from wsi_seg.inference.models.own import is_factory, make_network
 from wsi_seg.inference.models.registry import HUB_PREFIX, download
 
@@ -100,25 +98,13 @@ def _read_folder(folder: Path, reference: str, trust: bool) -> Source:
         if (folder / name).is_file():
             return bioimage.read_bioimage(folder / name, trust)
     path = folder / CONFIG_NAME
-    config = _read_json(path) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     if smp.CLASS_KEY in config:
         return smp.read_smp(folder, config)
     if transformers.KIND_KEY in config:
         return transformers.read_transformers(folder, config)
     what = f"{CONFIG_NAME} names no model of a known library" if config else f"it lacks {CONFIG_NAME}"
     raise ModelError(f"{reference}: {what}; {EXPECTED}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with reading(path, ModelError):
-        text = path.read_bytes()
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"{path}: no valid JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: holds no JSON object")
-    return found
 
 
 def name_of(reference: str) -> str:
