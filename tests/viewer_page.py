@@ -84,7 +84,7 @@ class Viewer:
         # What OpenSeadragon says of a tile that came after its layer was taken off, as by a click meanwhile.
         late = message.type == "warning" and message.text.startswith("Ignoring tile")
         if message.type in ("error", "warning") and not late:
-            self.problems.append(message.text)
+            self.problems.append(f"{message.text} ({message.location.get('url')})")
 
     def _on_request(self, request: Any) -> None:
         if not request.url.startswith((self.address, "blob:", "data:", "about:")):

@@ -27,8 +27,9 @@
 
 A refusal is JSON {"error": "one line"} with its status. Pictures and outlines may be kept by the browser for
 good where the address holds `v=` and the result's `version`; an address with another version than that of the
-results in the folder is refused with 409, so that a page never mixes two results. Names, classes and errors
-are sent as text; the page has to show them as text.
+results in the folder is refused with 409, so that a page never mixes two results. Only a thumbnail is always
+that of the results in the folder. Names, classes and errors are sent as text; the page has to show them as
+text.
 """
 
 from __future__ import annotations
