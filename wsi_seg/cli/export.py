@@ -1,4 +1,4 @@
-"""`wsi-seg export`: other classes, threshold or tolerance from finished maps."""
+"""`wsi-seg export`: finished results in other formats, or with other regions."""
 
 from __future__ import annotations
 
@@ -17,33 +17,50 @@ from wsi_seg.cli.output import say
 def export(
     context: typer.Context,
     results: Annotated[Path, typer.Argument(help="Results folder of one slide, OUT/<slide name>.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="Format to write; `list` names them.")
+    ] = "geojson",
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="GeoJSON file (.geojson or .geojson.gz); by default RESULTS/<classes>_<threshold>.geojson, "
-            "with .gz where it is large.",
+            help="File or folder to write; by default RESULTS/<classes>_<threshold> of regions, or "
+            "RESULTS/maps, and the format's ending; of GeoJSON with .gz where it is large.",
         ),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
-    """Write polygons again from finished maps; the network does not run and the run's files stay."""
+    """Write finished results in another format, or with other regions; the run's files stay."""
     from wsi_seg.core.assessed import unassessed_warning
-    from wsi_seg.pipeline.export import card_of, export_regions
+    from wsi_seg.exporters.table import FORMATS, find_format
+    from wsi_seg.pipeline.export import card_of, export_regions, export_result
 
+    if to == "list":
+        for name, form in FORMATS.items():
+            needs = f" (pip install 'wsi-seg[{form.extra}]')" if form.extra else ""
+            say(f"{name:14} {form.about}{needs}")
+        return 0
+    form = find_format(to)
     given = given_settings(context)
     if "classes" in given:
         given.setdefault("groups", [])
     settings = settings_of(given, config, set_).regions
     card = card_of(results)
     settings = settings.of_model(card)
-    warning = unassessed_warning(card, settings.resolve(card))
-    if warning:
-        say(f"warning: {warning}", err=True)
-    what = "+".join((*(settings.groups or ()), *settings.classes))
-    path = output or results / f"{what}_{settings.trace.threshold:g}.geojson"
-    summary = export_regions(results, settings, path, compress_large=output is None)
-    say(f"{summary.count} regions → {summary.path}")
+    name = "maps"
+    if form.holds == "regions":
+        warning = unassessed_warning(card, settings.resolve(card))
+        if warning:
+            say(f"warning: {warning}", err=True)
+        what = "+".join((*(settings.groups or ()), *settings.classes))
+        name = f"{what}_{settings.trace.threshold:g}"
+    path = output or results / f"{name}{form.ending}"
+    if to == "geojson":
+        summary = export_regions(results, settings, path, compress_large=output is None)
+        say(f"{summary.count} regions → {summary.path}")
+        return 0
+    exported = export_result(results, to, path, settings)
+    say(f"{exported.content} → {exported.path}")
     return 0

@@ -1,7 +1,8 @@
 """Writers of results for other software: one module for each format, and the pictures of a result.
 
-`geojson` writes regions for QuPath, and `check` finds what QuPath would refuse. `overview` and `gradcam` are
-pictures, composed by `figure`. `pipeline` calls the writers of regions, and decides which files a run leaves.
+`table` lists the formats; each gets a result as `source` has it, with regions that `placed` has put where
+other programs expect them. `check` finds what QuPath would refuse in GeoJSON. `overview` and `gradcam` are
+pictures, composed by `figure`. `pipeline` calls the writers, and decides which files a run leaves.
 """
 
-__all__ = ["check", "figure", "geojson", "gradcam", "overview"]
+__all__ = ["check", "figure", "geojson", "gradcam", "overview", "placed", "source", "table"]

@@ -1,9 +1,7 @@
 """Regions as GeoJSON that QuPath 0.5 to 0.8 opens in the right place.
 
-Coordinates are l0 pixels. QuPath crops a slide to its `openslide.bounds-*`, so these are subtracted by
-default; what was subtracted is recorded in the member `wsi_seg` at the top, which QuPath ignores.
-QuPath snaps coordinates to a grid of 0.01 px and refuses a whole file for one polygon that is invalid
-then, so they are snapped and checked here.
+Coordinates are l0 pixels as `placed` makes them; what was subtracted of them is recorded in the member
+`wsi_seg` at the top, which QuPath ignores.
 """
 
 from __future__ import annotations
@@ -11,41 +9,28 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-import numpy as np
 import shapely
-from numpy.typing import NDArray
 
-from wsi_seg.annotations.annotation import polygonal_part
 from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import map_ahead
-from wsi_seg.regions.polygons import Region
+from wsi_seg.exporters.placed import batches, identity, keys, measurements, origin_l0, place
+from wsi_seg.exporters.source import Exported, ExportSource
+from wsi_seg.regions.polygons import Region, iter_regions
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
-
-# QuPath's grid, in l0 pixels.
-GRID = 0.01
-
-# Any fixed namespace: ids are to be the same whenever and wherever a region is written.
-ID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "wsi_seg/region")
 
 # Results of a run are compressed when their text is longer, in bytes: 32 MiB, some 50,000 regions.
 COMPRESS_ABOVE = 32 * 2**20
-
-# Regions that are worked on together; more gain nothing.
-BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,35 +81,39 @@ def write_geojson(
     """
     if not path.name.endswith((".geojson", ".geojson.gz")):
         raise UsageError(f"{path}: the name must end with .geojson or .geojson.gz")
-    if origin not in ("bounds", "level0"):
-        raise UsageError(f"origin must be bounds or level0, got {origin!r}")
-    crop = slide.bounds if origin == "bounds" else None
-    subtracted = (float(crop.x0), float(crop.y0)) if crop is not None else (0.0, 0.0)
+    subtracted = origin_l0(slide, origin)
     with atomic_path(path) as temporary, _text(temporary, path.name.endswith(".gz")) as file:
         header = _header(slide, frame, origin, subtracted)
         file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
         measured = _measured(regions, slide, frame, subtracted)
         counts, vanished = _write_features(file, measured, slide, written)
         file.write("]}")
-    place = _compressed(path) if compress_large and path.suffix != ".gz" else path
-    return GeoJSONSummary(place, counts.total(), dict(counts), vanished, subtracted)
+    final = _compressed(path) if compress_large and path.suffix != ".gz" else path
+    return GeoJSONSummary(final, counts.total(), dict(counts), vanished, subtracted)
+
+
+def export(source: ExportSource, path: Path) -> Exported:
+    """Write the regions of a result, see `write_geojson` for what it raises."""
+    written = write_geojson(
+        iter_regions(source.maps, source.groups, source.settings.trace),
+        path,
+        slide=source.slide,
+        frame=source.frame,
+        origin=source.settings.origin,
+    )
+    return Exported(written.path, f"{written.count} regions")
 
 
 def _measured(
     regions: Iterable[Region], slide: SlideInfo, frame: MapFrame, subtracted: tuple[float, float]
 ) -> Iterator[tuple[Region, str | None, str | None]]:
     """Yield each region, with area and perimeter as written, its geometry and a key; None if it vanished."""
-    mpp = require_mpp(slide)
-    um = np.array([mpp.x, mpp.y])
 
     def encoded(batch: list[Region]) -> Iterator[tuple[Region, str | None, str | None]]:
-        shapes = to_qupath(np.array([region.polygon for region in batch]), slide, frame, subtracted)
-        in_um = shapely.transform(shapes, lambda xy_l0: xy_l0 * um)
-        figures = zip(batch, shapely.area(in_um).tolist(), shapely.length(in_um).tolist(), strict=True)
-        found = [replace(region, area_um2=area, perimeter_um=length) for region, area, length in figures]
-        return zip(found, shapely.to_geojson(shapes), _keys(shapes), strict=True)
+        found, shapes = place(batch, slide, frame, subtracted)
+        return zip(found, shapely.to_geojson(shapes), keys(shapes), strict=True)
 
-    for batch in map_ahead(encoded, _batches(regions)):
+    for batch in map_ahead(encoded, batches(regions)):
         yield from batch
 
 
@@ -143,56 +132,10 @@ def _write_features(
             continue
         file.write("," if counts.total() else "")
         counts[region.group.name] += 1
-        identity = uuid.uuid5(ID_NAMESPACE, f"{slide.fingerprint}/{region.group.name}/{key}")
-        file.write(_feature(region, str(identity), geometry, counts[region.group.name]))
+        file.write(_feature(region, identity(slide, region, key), geometry, counts[region.group.name]))
         if written is not None:
             written(region)
     return counts, vanished
-
-
-def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
-    rest = iter(regions)
-    while batch := list(islice(rest, BATCH)):
-        yield batch
-
-
-def to_qupath(
-    polygons: NDArray[np.object_], slide: SlideInfo, frame: MapFrame, subtracted_l0: tuple[float, float]
-) -> NDArray[np.object_]:
-    """Return polygons in map pixels, (n,), as QuPath will have them: moved, cut at the edge, snapped, valid.
-
-    `subtracted_l0` is what to subtract from l0 positions, x and y.
-
-    Returns:
-        (n,) Polygon or MultiPolygon; None when nothing is left of it. Snapping may part a polygon where it
-        was thinner than the grid.
-    """
-    dx, dy = subtracted_l0
-    factor, shift = np.array([frame.l0_per_map.x, frame.l0_per_map.y]), np.array([dx, dy])
-    moved = _polygonal(shapely.transform(polygons, lambda xy_map: xy_map * factor - shift))
-    # The map's last column and row may reach beyond the slide by part of a pixel.
-    whole = shapely.box(-dx, -dy, slide.size.width - dx, slide.size.height - dy)
-    x0, y0, x1, y1 = whole.bounds
-    left, top, right, bottom = shapely.bounds(moved).T
-    beyond = (left < x0) | (top < y0) | (right > x1) | (bottom > y1)
-    moved[beyond] = shapely.intersection(moved[beyond], whole)
-    snapped = _polygonal(shapely.set_precision(moved, GRID, mode="valid_output"))
-    return np.asarray(shapely.orient_polygons(snapped), object)
-
-
-def _polygonal(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Return `polygonal_part` of each geometry; None stays None."""
-    result = geometries.copy()
-    good = (
-        shapely.is_valid(geometries) & (shapely.get_type_id(geometries) == 3) & (shapely.area(geometries) > 0)
-    )
-    for i in np.flatnonzero(~good & ~shapely.is_missing(geometries)).tolist():
-        result[i] = polygonal_part(geometries[i])
-    return result
-
-
-def _keys(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    return np.asarray(shapely.to_wkb(geometries, hex=True, byte_order=1), object)
 
 
 def _header(slide: SlideInfo, frame: MapFrame, origin: Origin, subtracted: tuple[float, float]) -> str:
@@ -209,33 +152,17 @@ def _header(slide: SlideInfo, frame: MapFrame, origin: Origin, subtracted: tuple
     )
 
 
-def _feature(region: Region, identity: str, geometry: str, number: int) -> str:
+def _feature(region: Region, uuid: str, geometry: str, number: int) -> str:
     group = region.group
     properties = {
         "objectType": "annotation",
         "name": f"{group.qupath_name} {number}",
         "classification": {"name": group.qupath_name, "color": list(group.color)},
-        "measurements": _measurements(region),
+        "measurements": measurements(region),
         "metadata": {"group": group.name, "codes": " ".join(map(str, group.codes))},
     }
     # GEOS writes the shortest digits that give back the same number: two decimals on this grid.
-    return f'{{"type":"Feature","id":"{identity}","geometry":{geometry},"properties":{_json(properties)}}}'
-
-
-def _measurements(region: Region) -> dict[str, float]:
-    values = {
-        "Area µm^2": round(region.area_um2, 2),
-        "Perimeter µm": round(region.perimeter_um, 2),
-        "Mean probability": round(region.mean_probability, 4),
-        **_uncertainty(region),
-        **{f"Share {name}": round(share, 4) for name, share in region.shares.items()},
-    }
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def _uncertainty(region: Region) -> dict[str, float]:
-    known = region.mean_uncertainty
-    return {} if known is None else {"Mean uncertainty": round(known, 4)}
+    return f'{{"type":"Feature","id":"{uuid}","geometry":{geometry},"properties":{_json(properties)}}}'
 
 
 # Made once: `json.dumps` would make one for each feature.

@@ -1,4 +1,4 @@
-"""Polygons from finished maps, without running the network again."""
+"""Finished results in other formats, and with other regions, without running the network again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import OutputError
+from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
+from wsi_seg.exporters.source import Exported, ExportSource
+from wsi_seg.exporters.table import find_format
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import RegionSettings
@@ -33,15 +35,46 @@ def export_regions(
         OutputError: the folder holds no results, or `path` cannot be written.
         UsageError: the model has no such class.
     """
-    manifest = read_record(results / MANIFEST)
-    card = manifest_part(ModelCard, manifest, results, "model", "card")
-    slide = manifest_part(SlideInfo, manifest, results, "slide")
-    frame = manifest_part(MapFrame, manifest, results, "frame")
-    groups = settings.resolve(card)
-    regions = iter_regions(Maps.open(results / MAPS), groups, settings.trace)
+    source = open_result(results, settings)
     return write_geojson(
-        regions, path, slide=slide, frame=frame, origin=settings.origin, compress_large=compress_large
+        iter_regions(source.maps, source.groups, settings.trace),
+        path,
+        slide=source.slide,
+        frame=source.frame,
+        origin=settings.origin,
+        compress_large=compress_large,
     )
+
+
+def open_result(results: Path, settings: RegionSettings) -> ExportSource:
+    """Return what exporters get of a results folder that `segment_slide` made; raises OutputError."""
+    manifest = read_record(results / MANIFEST)
+    return ExportSource(
+        slide=manifest_part(SlideInfo, manifest, results, "slide"),
+        frame=manifest_part(MapFrame, manifest, results, "frame"),
+        card=manifest_part(ModelCard, manifest, results, "model", "card"),
+        maps=Maps.open(results / MAPS),
+        settings=settings,
+    )
+
+
+def export_result(results: Path, format_name: str, path: Path, settings: RegionSettings) -> Exported:
+    """Write a finished result in another format; the file or folder appears whole or not at all.
+
+    Args:
+        results: a folder that `segment_slide` made.
+        format_name: one of `wsi_seg.exporters.table.FORMATS`.
+        path: file or folder to write; what is there already is replaced only where it is a file.
+        settings: regions, for formats that hold regions.
+
+    Raises:
+        OutputError: the folder holds no results, or `path` cannot be written.
+        UsageError: no such format, its library is missing, or the name of `path` does not fit.
+    """
+    form = find_format(format_name)
+    if not path.name.endswith(form.ending) or path.name == form.ending:
+        raise UsageError(f"{path}: the name of a file of the format {format_name} ends with {form.ending}")
+    return form.load()(open_result(results, settings), path)
 
 
 def card_of(results: Path) -> ModelCard:

@@ -1,0 +1,54 @@
+"""The finished result of one slide, as exporters get it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from wsi_seg.core.card import ModelCard
+from wsi_seg.core.classes import ClassGroup
+from wsi_seg.exporters.placed import PlacedRegion, placed_regions
+from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.regions.settings import RegionSettings
+from wsi_seg.slides.slide import MapFrame, SlideInfo
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What there is to export; maps are read piece by piece, regions are traced as they are asked for."""
+
+    slide: SlideInfo
+    frame: MapFrame
+    card: ModelCard
+    maps: Maps
+    settings: RegionSettings
+    """Which regions, how they are traced, and what their positions are counted from."""
+
+    @cached_property
+    def groups(self) -> tuple[ClassGroup, ...]:
+        """What is traced; UsageError where the model has no such class."""
+        return self.settings.resolve(self.card)
+
+    def regions(self) -> Iterator[PlacedRegion]:
+        """Trace the regions and yield them as files hold them, group by group.
+
+        Raises:
+            UsageError: the model has no such class, or another origin than there is.
+            OutputError: the maps are damaged.
+            MppMissingError: the slide has no mpp.
+        """
+        traced = iter_regions(self.maps, self.groups, self.settings.trace)
+        return placed_regions(traced, slide=self.slide, frame=self.frame, origin=self.settings.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Outcome of an export."""
+
+    path: Path
+    """File or folder that was written."""
+    content: str
+    """Its content in a few words, such as `12 regions`."""

@@ -1,0 +1,66 @@
+"""The formats of `wsi-seg export --to`: name to module, imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from wsi_seg.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsi_seg.exporters.source import Exported, ExportSource
+
+    Export = Callable[[ExportSource, Path], Exported]
+    """Writes a result to a path, whole or not at all, in bounded memory; raises UsageError for another ending
+    and OutputError where it cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format that results can be written in."""
+
+    function: str
+    """`module:function`, an `Export`."""
+    ending: str
+    """End of the names of its files, or of its folders."""
+    holds: Literal["regions", "maps"]
+    about: str
+    """One line for `--help` and the documentation."""
+    extra: str | None = None
+    """Extra of this package that brings its library; None: always there."""
+
+    def load(self) -> Export:
+        """Import and return the function.
+
+        Raises:
+            UsageError: its library is not installed; the message says how to install it.
+        """
+        module, _, name = self.function.partition(":")
+        try:
+            return cast("Export", getattr(import_module(module), name))
+        except ModuleNotFoundError as error:
+            if self.extra is None:
+                raise
+            hint = f"pip install 'wsi-seg[{self.extra}]'"
+            raise UsageError(f"this format needs {error.name}, which is not installed: {hint}") from error
+
+
+FORMATS = {
+    "geojson": Format(
+        "wsi_seg.exporters.geojson:export", ".geojson", "regions", "regions for QuPath, with measurements"
+    ),
+}
+
+
+def find_format(name: str) -> Format:
+    """Return the format of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"no format {name!r}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]
