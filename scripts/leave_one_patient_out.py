@@ -1,6 +1,6 @@
 """Leave each data set of a training configuration out once, for several seeds, and test on it.
 
-    python scripts/leave_one_patient_out.py configs/bcss_four_patients.yaml runs/left_out --seeds 0 1 2
+    python scripts/leave_one_patient_out.py configs/bcss_demo.yaml runs/left_out --seeds 0 1 2
 
 Each data set is meant to be one patient. Every fold ends in a small JSON file in --results; folds that have
 one are not repeated, and interrupted ones resume. `summary.md` next to them holds the tables: means over

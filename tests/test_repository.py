@@ -106,15 +106,7 @@ def test_configuration_loads(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert config.data_dir == tmp_path and config.model.notice
     build_network(config.model)
     assert RegionSettings().resolve(config.model)  # what a run traces where it is not told
-    name = path.name.replace("_", "-").removesuffix(".yaml")
-    bundled = {
-        "bcss-unet-efficientnet-lite0": "bcss-demo-first",
-        "bcss-unet-efficientnet-lite0-tune": "bcss-demo",
-        "bcss-four-patients": "bcss-demo",
-        "bcss-four-patients-within": "bcss-demo-within",
-        "bcss-four-patients-context": "bcss-demo-context",
-    }
-    assert config.model.name == bundled.get(name, name)
+    assert config.model.name == path.name.replace("_", "-").removesuffix(".yaml")
 
 
 def test_train_configuration_shows_every_key() -> None:

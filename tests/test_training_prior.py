@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.test_training import made_config, write_region
 from wsi_seg.core.card import read_card
 from wsi_seg.inference.models.network import build_network, read_weights
+from wsi_seg.training.crops import TrainingCrops
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import train
-from wsi_seg.training.prior import crop_shares, log_ratios, move_logits
+from wsi_seg.training.prior import CROPS, crop_shares, log_ratios, move_logits
 
 NAMES = ("tumor", "stroma", "necrosis_or_debris")
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(np.array)
@@ -54,7 +55,18 @@ def test_shares_are_those_of_the_first_crops(regions):
     assert shares.sum() == pytest.approx(1) and (shares > 0.1).all()
     assert (shares == crop_shares(data.crops, config, None)).all()
     some = crop_shares(data.crops, config, (0, 2))
-    assert some[1] == 0 and some[0] / some[2] == pytest.approx(shares[0] / shares[2])
+    assert some[1] == 0 and some.sum() == pytest.approx(1) and (some[[0, 2]] > shares[[0, 2]]).all()
+
+
+def test_pixels_that_are_only_known_not_to_be_tumor_count_for_the_others(regions):
+    config = made_config(regions)
+    crops = TrainingCrops(load_data(config).crops, config)
+    targets = np.concatenate([crops[0, i].targets[0].numpy().ravel() for i in range(CROPS)])
+    tumor, stroma, necrosis, not_tumor = ((targets == value).sum() for value in (0, 1, 2, -2))
+    assert not_tumor > 0.1 * tumor
+    shares = crop_shares(load_data(config).crops, config, None)
+    assert shares[0] == pytest.approx(tumor / (tumor + stroma + necrosis + not_tumor))
+    assert shares[1] / shares[2] == pytest.approx(stroma / necrosis)
 
 
 def test_logits_of_a_network_move_by_as_much(tmp_path):

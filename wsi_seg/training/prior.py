@@ -17,6 +17,7 @@ from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.crops import TrainingCrops
 from wsi_seg.training.sampling import CropSource
 
+IS_NOT = -2  # target of a pixel that is not of channel 0; one less for each channel more
 CROPS = 256  # looked at to find the shares: those that the first epoch begins with
 
 
@@ -40,20 +41,30 @@ def move_to_prior(
 def crop_shares(
     source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None
 ) -> NDArray[np.float64]:
-    """Return the share (C,) of each class in the known pixels of training crops.
+    """Return the share (C,) of each class in the pixels of training crops about which something is known.
+
+    A pixel that is only known not to be of a class (`known_class` of a data set) counts for the others, in
+    proportion to their known pixels: without it the one class would seem far too frequent.
 
     Args:
         source: of the crops.
         config: of the run.
         channels: output channels that take part; None: all. Others have a share of 0.
     """
-    counts: NDArray[np.float64] = np.zeros(len(config.model.classes))
+    is_class, is_not = np.zeros((2, len(config.model.classes)))
     crops = TrainingCrops(source, config)
     for index in range(CROPS):
         targets = crops[0, index].targets[0].numpy()
-        counts += np.bincount(targets[targets >= 0], minlength=len(counts))
+        is_class += np.bincount(targets[targets >= 0], minlength=len(is_class))
+        is_not += np.bincount(IS_NOT - targets[targets <= IS_NOT], minlength=len(is_not))
     if channels is not None:
-        counts[np.setdiff1d(np.arange(len(counts)), channels)] = 0
+        others = np.setdiff1d(np.arange(len(is_class)), channels)
+        is_class[others] = is_not[others] = 0
+    counts = is_class.copy()
+    for channel in np.flatnonzero(is_not).tolist():
+        rest = is_class.copy()
+        rest[channel] = 0
+        counts += is_not[channel] * rest / max(1.0, rest.sum())
     shares: NDArray[np.float64] = counts / max(1.0, counts.sum())
     return shares
 
