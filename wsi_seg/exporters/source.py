@@ -18,18 +18,18 @@ from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What there is to export; maps are read piece by piece, regions are traced as they are asked for."""
+    """Content of a result; maps are read piece by piece, regions are traced as they are asked for."""
 
     slide: SlideInfo
     frame: MapFrame
     card: ModelCard
     maps: Maps
     settings: RegionSettings
-    """Which regions, how they are traced, and what their positions are counted from."""
+    """Choice of regions, how they are traced, and what their positions are counted from."""
 
     @cached_property
     def groups(self) -> tuple[ClassGroup, ...]:
-        """What is traced; UsageError where the model has no such class."""
+        """Groups and classes to trace; UsageError where the model has no such class."""
         return self.settings.resolve(self.card)
 
     def regions(self) -> Iterator[PlacedRegion]:
