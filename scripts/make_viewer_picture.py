@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = {"width": 1240, "height": 780}
 # Center and l0 pixels per CSS pixel; where the pointer rests, in l0 pixels.
 AT = (1330.0, 900.0, 1.35)
-POINTER = (1255.0, 990.0)
+POINTER = (1214.0, 743.0)
 MOST_BYTES = 300_000
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
-from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.made.exports import MadeResult, make_exported
@@ -24,7 +24,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_exported(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def export(made: MadeResult, *arguments: object) -> Result:
+def export(made: MadeResult, *arguments: object) -> Any:
     return CliRunner().invoke(app, ["export", str(made.folder), *map(str, arguments), *EXACT])
 
 

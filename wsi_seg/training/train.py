@@ -68,7 +68,8 @@ def train_model(
         return folder
     part = _held_out_part(config)
     if part is None:
-        _write_held_out(folder, config, {"part": None, "note": NOTHING_HELD_OUT}, NOTHING_HELD_OUT)
+        line = "" if config.model.held_out else NOTHING_HELD_OUT  # what is known of such models says more
+        _write_held_out(folder, config, {"part": None, "note": NOTHING_HELD_OUT}, line)
     elif evaluate:
         report(f"evaluating the {part} part")
         evaluation = evaluate_model(
