@@ -1,8 +1,8 @@
 """Ground that everything stands on; nothing here knows slides, networks or Dask.
 
-Errors with their exit codes, geometry in its frames, classes, the model card, slide formats by name and
-first bytes, whole files written under a temporary name, folders and URLs, declaration of settings, YAML,
-logs, threads, caches, versions, and facts about this machine.
+Errors with their exit codes, geometry in its frames, classes and what they mean, the model card, slide
+formats by name and first bytes, whole files written under a temporary name, folders and URLs, declaration of
+settings, YAML, logs, threads, caches, versions, and facts about this machine.
 """
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "assessed",
     "card",
     "classes",
+    "concepts",
     "errors",
     "files",
     "folders",

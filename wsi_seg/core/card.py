@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass, canonical_name, traced_by_default
+from wsi_seg.core.concepts import Concept
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.files import reading
 
@@ -31,6 +32,8 @@ class CardClass(_CardPart):
     code: int = Field(ge=1, le=255)
     name: str
     color: tuple[int, int, int]
+    concept: Concept | None = None
+    """Its meaning as a coded concept, for DICOM; None: see `wsi_seg.core.concepts.concept_of`."""
 
     @field_validator("code", mode="before")
     @classmethod
@@ -48,6 +51,8 @@ class CardGroup(_CardPart):
     name: str
     codes: tuple[int, ...] = Field(min_length=1)
     color: tuple[int, int, int]
+    concept: Concept | None = None
+    """As that of a class."""
 
 
 class Normalization(_CardPart):
