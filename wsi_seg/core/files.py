@@ -6,6 +6,7 @@ All contexts here turn an OSError of what is done inside into `<file>: <what is 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,3 +71,26 @@ def atomic_path(path: Path, *, shared: bool = False, sync: bool = False) -> Iter
     finally:
         with suppress(OSError):  # renamed, never made, or what matters has been raised
             temporary.unlink()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder name next to `path`, and rename what was made there at the end.
+
+    Where the body raises, all of it is removed. What a killed process leaves is `<name>.partial`, which the
+    next writer replaces.
+
+    Raises:
+        OutputError: there is something at `path`, or it cannot be written.
+    """
+    if path.exists():
+        raise OutputError(f"{path}: already exists; choose another name or remove it")
+    temporary = path.with_name(f"{path.name}.partial")
+    with writing(path):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

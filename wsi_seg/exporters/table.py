@@ -52,6 +52,27 @@ FORMATS = {
     "geojson": Format(
         "wsi_seg.exporters.geojson:export", ".geojson", "regions", "regions for QuPath, with measurements"
     ),
+    "dicom-seg": Format(
+        "wsi_seg.exporters.dicom_seg:export",
+        ".dicom-seg",
+        "maps",
+        "folder of a DICOM Segmentation (LABELMAP): the class map, one file a level",
+        extra="dicom",
+    ),
+    "dicom-pm": Format(
+        "wsi_seg.exporters.dicom_pm:export",
+        ".dicom-pm",
+        "maps",
+        "folder of DICOM Parametric Maps: class probabilities, one file a class and level",
+        extra="dicom",
+    ),
+    "dicom-ann": Format(
+        "wsi_seg.exporters.dicom_ann:export",
+        ".dcm",
+        "regions",
+        "one file of DICOM Microscopy Bulk Simple Annotations: regions with area",
+        extra="dicom",
+    ),
 }
 
 
