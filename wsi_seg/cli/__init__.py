@@ -21,6 +21,7 @@ from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
+from wsi_seg.cli.trace import trace
 from wsi_seg.cli.train import train
 from wsi_seg.cli.view import view
 from wsi_seg.core.errors import Interrupted, WsiSegError
@@ -98,7 +99,7 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
         group.command(name, cls=command_class(command))(_reporting(command))
 
 
-_add(app, run, view, info, export, validate, train, evaluate, explain, calibrate, check_seams)
+_add(app, run, view, info, export, trace, validate, train, evaluate, explain, calibrate, check_seams)
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 
 

@@ -54,6 +54,10 @@ class DataError(WsiSegError):
     """Training or evaluation data are missing or inconsistent."""
 
 
+class MapError(WsiSegError):
+    """A map of other software cannot be read, or does not say enough."""
+
+
 class MaskError(DataError):
     """A file with drawn regions cannot be used."""
 

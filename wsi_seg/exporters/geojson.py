@@ -25,8 +25,8 @@ from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import map_ahead
 from wsi_seg.exporters.placed import batches, identity, keys, measurements, origin_l0, place
-from wsi_seg.exporters.source import Exported, ExportSource
-from wsi_seg.regions.polygons import Region, iter_regions
+from wsi_seg.exporters.source import Exported, RegionSource
+from wsi_seg.regions.polygons import Region
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
 
 # Results of a run are compressed when their text is longer, in bytes: 32 MiB, some 50,000 regions.
@@ -92,10 +92,10 @@ def write_geojson(
     return GeoJSONSummary(final, counts.total(), dict(counts), vanished, subtracted)
 
 
-def export(source: ExportSource, path: Path) -> Exported:
-    """Write the regions of a result, see `write_geojson` for what it raises."""
+def export(source: RegionSource, path: Path) -> Exported:
+    """Write the regions of a map, see `write_geojson` for what it raises."""
     written = write_geojson(
-        iter_regions(source.maps, source.groups, source.settings.trace),
+        source.traced(),
         path,
         slide=source.slide,
         frame=source.frame,

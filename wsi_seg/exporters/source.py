@@ -1,4 +1,4 @@
-"""The finished result of one slide, as exporters get it."""
+"""Sources of exporters: regions of any map, and the maps of a finished result."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.exporters.placed import PlacedRegion, placed_regions
 from wsi_seg.maps.maps import Maps
-from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.regions.polygons import MapArrays, Region, iter_regions
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 
 @dataclass(frozen=True)
-class ExportSource:
-    """Content of a result; maps are read piece by piece, regions are traced as they are asked for."""
+class RegionSource:
+    """Source of formats of regions: a result, or a map of other software."""
 
     slide: SlideInfo
     frame: MapFrame
     card: ModelCard
-    maps: Maps
+    """That of another program's map names classes, and no network."""
+    maps: MapArrays
     settings: RegionSettings
     """Choice of regions, how they are traced, and what their positions are counted from."""
 
@@ -32,16 +33,27 @@ class ExportSource:
         """Groups and classes to trace; UsageError where the model has no such class."""
         return self.settings.resolve(self.card)
 
+    def traced(self) -> Iterator[Region]:
+        """Trace the regions, in map pixels of `frame`; raises as `regions` does."""
+        return iter_regions(self.maps, self.groups, self.settings.trace)
+
     def regions(self) -> Iterator[PlacedRegion]:
         """Trace the regions and yield them as files hold them, group by group.
 
         Raises:
             UsageError: the model has no such class, or another origin than there is.
             OutputError: the maps are damaged.
+            MapError: another program's map is damaged.
             MppMissingError: the slide has no mpp.
         """
-        traced = iter_regions(self.maps, self.groups, self.settings.trace)
-        return placed_regions(traced, slide=self.slide, frame=self.frame, origin=self.settings.origin)
+        return placed_regions(self.traced(), slide=self.slide, frame=self.frame, origin=self.settings.origin)
+
+
+@dataclass(frozen=True)
+class ExportSource(RegionSource):
+    """A finished result; maps are read piece by piece, regions are traced as they are asked for."""
+
+    maps: Maps
 
 
 @dataclass(frozen=True, slots=True)
