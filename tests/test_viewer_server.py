@@ -31,6 +31,7 @@ from wsi_seg.core.folders import models_folder
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.results.claims import claimed
 from wsi_seg.viewer import server
+from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.security import is_loopback
 
 MARKS = (Box(200, 200, 500, 420), Box(800, 620, 1100, 900))
@@ -344,6 +345,18 @@ def test_the_options_are_the_slides_and_models_that_are_there(
     assert [m["name"] for m in runs.get("/api/run/options").json()["models"]] == ["bcss-demo", "mine"]
     (installed / "card.json").write_text("{")  # damaged: the bundled ones run all the same
     assert [m["name"] for m in runs.get("/api/run/options").json()["models"]] == ["bcss-demo"]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_no_error(
+    runs: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = ResultEntry("0" * 16, "marks", tmp_path / ".marks.partial", True, "1-1r", 0.0)
+    monkeypatch.setattr(ResultFolders, "at", lambda *_: gone)  # found, and renamed before it is opened
+    job = runs.post("/api/run", json=ASK).json()["job"]
+    told = runs.get(f"/api/run/{job}").json()
+    assert told["state"] == "running" and told["blocks_total"] == 0 and told["result"] == gone.id
+    runs.delete(f"/api/run/{job}")
+    assert wait(runs, job)["state"] == "stopped"
 
 
 def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:

@@ -16,9 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from wsi_seg.core.errors import OutputError
 from wsi_seg.regions.settings import Threshold, TraceSettings
 from wsi_seg.results.folder import ResultsFolder
+from wsi_seg.viewer.folders import ResultEntry
 from wsi_seg.viewer.responses import Refused, json_reply
+from wsi_seg.viewer.result_info import RunProgress
 from wsi_seg.viewer.runs import Job, Runs
 from wsi_seg.viewer.state import ViewerState
 
@@ -102,7 +105,7 @@ def _describe(state: ViewerState, job: Job) -> dict[str, Any]:
     finished = state.folders.at(job.final)
     partial_folder = state.folders.at(ResultsFolder(job.final.parent, job.final.name).partial)
     entry = finished if current == "done" else partial_folder
-    progress = state.open(entry).progress() if entry is not None else None
+    progress = _progress(state, entry) if entry is not None else None
     return {
         "state": current,
         "stopping": current == "running" and job.stopped_at is not None,
@@ -114,3 +117,12 @@ def _describe(state: ViewerState, job: Job) -> dict[str, Any]:
         "message": "" if current == "running" else job.message(),
         "result": entry.id if entry is not None else None,
     }
+
+
+def _progress(state: ViewerState, entry: ResultEntry) -> RunProgress | None:
+    try:
+        return state.open(entry).progress()
+    except OutputError:
+        if entry.is_current():
+            raise
+        return None  # the run has just ended, and its folder has another name
