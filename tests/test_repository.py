@@ -54,6 +54,7 @@ BUNDLED_BYTES = 16 * 2**20
 IMPORT_NAMES = {
     "flufl-lock": "flufl", "openslide-python": "openslide", "pillow": "PIL", "pyyaml": "yaml",
     "scikit-learn": "sklearn", "bioimageio.core": "bioimageio",
+    "jpype1": "jpype",
 }  # fmt: skip
 # Distributions that another one loads; see the reasons in pyproject.toml.
 LOADED_BY_OTHERS = {"adlfs", "aiohttp", "gcsfs", "openslide-bin", "s3fs", "tensorboard"}

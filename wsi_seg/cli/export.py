@@ -29,6 +29,12 @@ def export(
             "RESULTS/maps, and the format's ending; of GeoJSON with .gz where it is large.",
         ),
     ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Microns per pixel of label maps (png, tiff-mask); by default as the maps have them."
+        ),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> int:
@@ -43,6 +49,7 @@ def export(
             say(f"{name:14} {form.about}{needs}")
         return 0
     form = find_format(to)
+    form.check_mpp(to, mpp)
     given = given_settings(context)
     if "classes" in given:
         given.setdefault("groups", [])
@@ -61,6 +68,6 @@ def export(
         summary = export_regions(results, settings, path, compress_large=output is None)
         say(f"{summary.count} regions → {summary.path}")
         return 0
-    exported = export_result(results, to, path, settings)
+    exported = export_result(results, to, path, settings, mpp=mpp)
     say(f"{exported.content} → {exported.path}")
     return 0

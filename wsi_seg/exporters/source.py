@@ -27,6 +27,8 @@ class RegionSource:
     maps: MapArrays
     settings: RegionSettings
     """Choice of regions, how they are traced, and what their positions are counted from."""
+    mpp: float | None = None
+    """Microns per pixel to write, for formats that take it; None: as the maps have."""
 
     @cached_property
     def groups(self) -> tuple[ClassGroup, ...]:

@@ -31,6 +31,14 @@ class Format:
     """One line for `--help` and the documentation."""
     extra: str | None = None
     """Extra of this package that brings its library; None: always there."""
+    takes_mpp: bool = False
+    """It is written at any resolution, see `ExportSource.mpp`."""
+
+    def check_mpp(self, name: str, mpp: float | None) -> None:
+        """Refuse a resolution that the format has no use for, with a UsageError."""
+        if mpp is not None and not self.takes_mpp:
+            others = ", ".join(other for other, form in FORMATS.items() if form.takes_mpp)
+            raise UsageError(f"--mpp: the format {name} does not take it; {others} do")
 
     def load(self) -> Export:
         """Import and return the function.
@@ -51,6 +59,27 @@ class Format:
 FORMATS = {
     "geojson": Format(
         "wsi_seg.exporters.geojson:export", ".geojson", "regions", "regions for QuPath, with measurements"
+    ),
+    "ome-tiff": Format(
+        "wsi_seg.exporters.ome_tiff:export",
+        ".ome.tiff",
+        "maps",
+        "classes and probabilities as pyramids, for QuPath and Bio-Formats",
+    ),
+    "ozx": Format("wsi_seg.exporters.ozx:export", ".ozx", "maps", "the maps as one file: OME-Zarr in a zip"),
+    "png": Format(
+        "wsi_seg.exporters.masks:export_png",
+        ".png",
+        "maps",
+        "class codes with a palette, at --mpp",
+        takes_mpp=True,
+    ),
+    "tiff-mask": Format(
+        "wsi_seg.exporters.masks:export_tiff",
+        ".tiff",
+        "maps",
+        "class codes with a palette, tiled, at --mpp",
+        takes_mpp=True,
     ),
     "dicom-seg": Format(
         "wsi_seg.exporters.dicom_seg:export",

@@ -4,4 +4,4 @@ Shards and their metadata, pyramid levels, and fields that are read on demand. O
 task, one writer, no lock. `foreign` opens the maps of other software.
 """
 
-__all__ = ["fields", "foreign", "maps", "pyramid"]
+__all__ = ["fields", "foreign", "maps", "ome", "pyramid", "shards"]

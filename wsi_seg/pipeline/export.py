@@ -46,7 +46,7 @@ def export_regions(
     )
 
 
-def open_result(results: Path, settings: RegionSettings) -> ExportSource:
+def open_result(results: Path, settings: RegionSettings, mpp: float | None = None) -> ExportSource:
     """Return what exporters get of a results folder that `segment_slide` made; raises OutputError."""
     manifest = read_record(results / MANIFEST)
     return ExportSource(
@@ -55,26 +55,32 @@ def open_result(results: Path, settings: RegionSettings) -> ExportSource:
         card=manifest_part(ModelCard, manifest, results, "model", "card"),
         maps=Maps.open(results / MAPS),
         settings=settings,
+        mpp=mpp,
     )
 
 
-def export_result(results: Path, format_name: str, path: Path, settings: RegionSettings) -> Exported:
+def export_result(
+    results: Path, format_name: str, path: Path, settings: RegionSettings, *, mpp: float | None = None
+) -> Exported:
     """Write a finished result in another format; the file or folder appears whole or not at all.
 
     Args:
         results: a folder that `segment_slide` made.
         format_name: one of `wsi_seg.exporters.table.FORMATS`.
         path: file or folder to write; what is there already is replaced only where it is a file.
-        settings: regions, for formats that hold regions.
+        settings: regions, for formats that hold regions; their origin for all.
+        mpp: microns per pixel, for formats that take it; None: as the maps have.
 
     Raises:
         OutputError: the folder holds no results, or `path` cannot be written.
-        UsageError: no such format, its library is missing, or the name of `path` does not fit.
+        UsageError: no such format, its library is missing, it does not take `mpp` or not such a one, or the
+            name of `path` does not fit.
     """
     form = find_format(format_name)
+    form.check_mpp(format_name, mpp)
     if not path.name.endswith(form.ending) or path.name == form.ending:
         raise UsageError(f"{path}: the name of a file of the format {format_name} ends with {form.ending}")
-    return form.load()(open_result(results, settings), path)
+    return form.load()(open_result(results, settings, mpp), path)
 
 
 def card_of(results: Path) -> ModelCard:

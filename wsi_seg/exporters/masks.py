@@ -1,0 +1,152 @@
+"""Label maps at any resolution: class codes with a color table, as one PNG or as one tiled TIFF.
+
+Frame: pixel (0, 0) begins at the corner of level 0, also of a slide with bounds; the picture covers all of
+level 0, and pixel i lies `mpp` × i micrometers from there. The last column and row may reach beyond the
+slide by part of a pixel. A pixel is the code at its center (nearest neighbor, codes are never mixed), in the
+coarsest stored level that is at or finer than the picture: at the maps' own resolution, and at 2, 4, 8, …
+times it, the file is that level as stored. Each file says as JSON which slide it is of, where that has its
+bounds, and the classes (`Description` of a PNG, `ImageDescription` of a TIFF).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from wsi_seg.core.errors import UsageError
+from wsi_seg.core.files import atomic_path
+from wsi_seg.core.geometry import Size
+from wsi_seg.exporters.ome_tiff import BUFFER, COMPRESSION, TILE, colormap, slide_facts, tiles_of
+from wsi_seg.exporters.source import Exported, ExportSource
+from wsi_seg.slides.slide import LEVEL_TOLERANCE, map_frame, require_mpp
+
+# Pillow warns of more pixels as a decompression bomb, and the picture is in memory as a whole.
+MOST_PNG_PIXELS = 89_000_000
+# A TIFF of more bytes than this needs the 64-bit variant, which fewer programs read.
+CLASSIC_TIFF = 4 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPicture:
+    """The label map of a result at one resolution, read piece by piece."""
+
+    labels: Any
+    """uint8 (y, x), a stored level."""
+    size: Size
+    mpp: float
+    stored_per_pixel: float
+    """Pixels of `labels` along one of the picture."""
+
+    @classmethod
+    def of(cls, source: ExportSource) -> LabelPicture:
+        """Return the picture at the resolution that was asked for, or at that of the maps.
+
+        Raises:
+            UsageError: it is finer than the slide, or no number.
+            OutputError: the maps are damaged.
+            MppMissingError: the slide has no mpp.
+        """
+        maps, slide_mpp = source.maps, require_mpp(source.slide)
+        mpp = maps.mpp if source.mpp is None else source.mpp
+        finest = min(slide_mpp.x, slide_mpp.y, maps.mpp)
+        if not (math.isfinite(mpp) and mpp >= finest * (1 - LEVEL_TOLERANCE)):
+            raise UsageError(f"--mpp {mpp:g}: finer than the slide; use {finest:g} µm/px or more")
+        fitting = [
+            level
+            for level in range(maps.level_count)
+            if maps.layout.downsample("classes", level) <= mpp / maps.mpp * (1 + LEVEL_TOLERANCE)
+        ]
+        level = max(fitting, default=0)
+        stored = maps.mpp * maps.layout.downsample("classes", level)
+        size = map_frame(source.slide, mpp).size
+        return cls(maps.array("classes", level), size, mpp, mpp / stored)
+
+    def strips(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the codes as rows of tiles, uint8 (≤ `TILE`, width), from the top."""
+        columns = self._stored(0, self.size.width, self.labels.shape[1])
+        for y in range(0, self.size.height, TILE):
+            rows = self._stored(y, min(y + TILE, self.size.height), self.labels.shape[0])
+            part = self.labels[rows[0] : rows[-1] + 1, :]
+            yield part[np.ix_(rows - rows[0], columns)]
+
+    def _stored(self, start: int, stop: int, length: int) -> NDArray[np.intp]:
+        """Return the stored row or column under the centers of those of the picture."""
+        centers = (np.arange(start, stop) + 0.5) * self.stored_per_pixel
+        nearest: NDArray[np.intp] = np.minimum(centers.astype(np.intp), length - 1)
+        return nearest
+
+
+def export_png(source: ExportSource, path: Path) -> Exported:
+    """Write the label map as a PNG with a palette, in which code 0 is transparent.
+
+    Raises:
+        UsageError: it would be larger than `MOST_PNG_PIXELS`, or finer than the slide.
+        OutputError: the maps are damaged, or the file cannot be written.
+        MppMissingError: the slide has no mpp.
+    """
+    picture = LabelPicture.of(source)
+    pixels = picture.size.width * picture.size.height
+    if pixels > MOST_PNG_PIXELS:
+        coarser = math.ceil(picture.mpp * math.sqrt(pixels / MOST_PNG_PIXELS) * 10) / 10
+        raise UsageError(
+            f"{path}: {picture.size} px is too large for a PNG (at most {MOST_PNG_PIXELS // 10**6} million "
+            f"pixels); use --mpp {coarser:g} or more, or the format tiff-mask"
+        )
+    image = Image.new("P", (picture.size.width, picture.size.height))
+    image.putpalette(colormap(source.maps.classes).T.astype(np.uint8).tobytes())
+    for index, strip in enumerate(picture.strips()):
+        image.paste(Image.fromarray(strip), (0, index * TILE))
+    about = PngInfo()
+    about.add_text("Description", _description(source, picture))
+    per_inch = 25_400 / picture.mpp
+    with atomic_path(path) as temporary:
+        image.save(temporary, "PNG", pnginfo=about, dpi=(per_inch, per_inch), transparency=0)
+    return Exported(path, f"{picture.size} px at {picture.mpp:g} µm/px")
+
+
+def export_tiff(source: ExportSource, path: Path) -> Exported:
+    """Write the label map as a TIFF of one level, in deflated tiles, a row of them at a time.
+
+    Raises:
+        UsageError: it would be finer than the slide.
+        OutputError: the maps are damaged, or the file cannot be written.
+        MppMissingError: the slide has no mpp.
+    """
+    picture = LabelPicture.of(source)
+    size, per_centimeter = picture.size, 10_000 / picture.mpp
+    with (
+        atomic_path(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=size.width * size.height > CLASSIC_TIFF, ome=False) as file,
+    ):
+        file.write(
+            (tile for strip in picture.strips() for tile in tiles_of(strip)),
+            shape=(size.height, size.width),
+            dtype=np.uint8,
+            tile=(TILE, TILE),
+            photometric="palette",
+            colormap=colormap(source.maps.classes),
+            compression=COMPRESSION,
+            buffersize=BUFFER,
+            resolution=(per_centimeter, per_centimeter),
+            resolutionunit="CENTIMETER",
+            description=_description(source, picture),
+            metadata=None,
+            software=False,
+        )
+    return Exported(path, f"{size} px at {picture.mpp:g} µm/px")
+
+
+def _description(source: ExportSource, picture: LabelPicture) -> str:
+    """Return what the file says of itself: JSON, ASCII."""
+    classes = {"0": "not_analyzed", **{str(c.code): c.name for c in source.maps.classes}}
+    return json.dumps({"mpp": picture.mpp, **slide_facts(source), "classes": classes})
