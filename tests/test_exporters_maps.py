@@ -166,6 +166,7 @@ def test_tifffile_sees_two_images_with_their_levels(results: dict[str, MadeResul
         assert file.is_ome and file.is_bigtiff
         assert [series.name for series in file.series] == ["classes", "probabilities"]
         assert [len(series.levels) for series in file.series] == [2, 2]
+        assert all(series.levels[1].keyframe.is_reduced for series in file.series)
         first = file.pages.first
         assert first.is_tiled and first.compression == 8 and first.photometric == 3
         assert np.array_equal(
