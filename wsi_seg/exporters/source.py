@@ -27,8 +27,6 @@ class RegionSource:
     maps: MapArrays
     settings: RegionSettings
     """Choice of regions, how they are traced, and what their positions are counted from."""
-    mpp: float | None = None
-    """Microns per pixel to write, for formats that take it; None: as the maps have."""
 
     @cached_property
     def groups(self) -> tuple[ClassGroup, ...]:
@@ -56,6 +54,8 @@ class ExportSource(RegionSource):
     """A finished result; maps are read piece by piece, regions are traced as they are asked for."""
 
     maps: Maps
+    mpp: float | None = None
+    """Microns per pixel to write, for formats that take it; None: as the maps have."""
 
 
 @dataclass(frozen=True, slots=True)
