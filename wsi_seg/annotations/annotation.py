@@ -24,6 +24,11 @@ UNCLASSIFIED = "Unclassified"
 # Class of areas that no command takes into account, whatever else the user names.
 IGNORE = "Ignore*"
 
+# Attributes of groups of ASAP and of layers of Aperio, which `wsi_seg.exporters` writes: l0 x and y between
+# blanks, and the group in whose regions the annotations of a group are holes.
+SUBTRACTED = "subtracted_l0"
+HOLE_OF = "hole_of"
+
 # Pixels by which the polygon that stands for an ellipse may differ from it, and the most corners it gets.
 ELLIPSE_ERROR = 0.05
 MOST_CORNERS = 4096

@@ -1,14 +1,20 @@
-"""XML of ASAP, Aperio ImageScope and HALO: positions are l0 pixels of the whole slide."""
+"""XML of ASAP, Aperio ImageScope and HALO: positions are l0 pixels of the whole slide.
+
+Unless the file says what was subtracted of them, as our own can (`SUBTRACTED`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import shapely
 
 from wsi_seg.annotations.annotation import (
+    HOLE_OF,
+    SUBTRACTED,
     Content,
     Drawn,
     polygon_of,
@@ -30,15 +36,30 @@ AREAS = ("0", "Polygon", *RECTANGLES, *ELLIPSES)
 
 
 def read_asap(root: Element, path: Path) -> Content:
-    """Read what is drawn in ASAP's XML: the class of each is its group; raises MaskError."""
-    drawn = []
+    """Read what is drawn in ASAP's XML: the class of each is its group; raises MaskError.
+
+    Annotations of a group with the attribute `hole_of` are holes in the larger ones of that group; smaller
+    ones lie within the hole.
+    """
+    own = {group.get("Name"): _own_attributes(group) for group in root.findall("./AnnotationGroups/Group")}
+    drawn: list[Drawn] = []
+    regions: dict[str | None, list[Drawn]] = {}
+    holes: dict[str | None, list[shapely.Geometry | None]] = {}
     for number, item in enumerate(root.findall("./Annotations/Annotation"), start=1):
         where, kind = f"{path}: annotation {number}", item.get("Type", "none")
         points = _points(item.findall("./Coordinates/Coordinate"), where)
         shape = polygon_of(points, where) if kind in ASAP_AREAS else None
         group = item.get("PartOfGroup", "None")
-        drawn.append(Drawn(kind, shape, None if group in ("None", "") else group, where))
-    return Content(drawn)
+        outer = own.get(group, {}).get(HOLE_OF)
+        if outer is None:
+            name = None if group in ("None", "") else group
+            regions.setdefault(name, []).append(Drawn(kind, shape, name, where))
+        else:
+            drawn.append(Drawn(HOLE_OF, None, None, where))
+            holes.setdefault(outer, []).append(shape)
+    for name, found in regions.items():
+        drawn.extend(_without(found, _areas(holes.get(name, ()))))
+    return Content(drawn, _subtracted([attributes.get(SUBTRACTED) for attributes in own.values()], path))
 
 
 def read_layers(root: Element, path: Path) -> Content:
@@ -57,9 +78,11 @@ def read_layers(root: Element, path: Path) -> Content:
                 regions.append(Drawn(kind, shape, _layer_name(layer), where))
             else:
                 drawn.append(Drawn("NegativeROA", None, None, where))
-                holes.append(None if shape is None else polygonal_part(shape))
-        drawn.extend(_without(regions, [hole for hole in holes if hole is not None]))
-    return Content(drawn)
+                holes.append(shape)
+        drawn.extend(_without(regions, _areas(holes)))
+    attributes = root.findall("./Annotation/Attributes/Attribute")
+    said = [item.get("Value") for item in attributes if item.get("Name") == SUBTRACTED]
+    return Content(drawn, _subtracted(said, path))
 
 
 def _without(regions: Sequence[Drawn], holes: Sequence[shapely.Geometry]) -> list[Drawn]:
@@ -74,6 +97,35 @@ def _without(regions: Sequence[Drawn], holes: Sequence[shapely.Geometry]) -> lis
             region = Drawn(region.kind, shapely.difference(shape, cut), region.name, region.where)
         left.append(region)
     return left
+
+
+def _areas(shapes: Iterable[shapely.Geometry | None]) -> list[shapely.Geometry]:
+    """Return the valid parts of shapes that have an area."""
+    parts = [polygonal_part(shape) for shape in shapes if shape is not None]
+    return [part for part in parts if part is not None]
+
+
+def _own_attributes(group: Element) -> dict[str, str]:
+    """Return the attributes that a group of ASAP has been given."""
+    return {name: value for item in group.findall("./Attributes/Attribute") for name, value in item.items()}
+
+
+def _subtracted(said: Iterable[str | None], path: Path) -> tuple[float, float]:
+    """Return what was subtracted of l0 positions, x and y, as groups or layers say; 0 where none does."""
+    texts = {text for text in said if text is not None}
+    if not texts:
+        return 0.0, 0.0
+    try:
+        (text,) = texts
+        x, y = map(float, text.split())
+        if not math.isfinite(x + y):
+            raise ValueError(text)
+    except ValueError as error:
+        shown = ", ".join(repr(text[:40]) for text in sorted(texts)[:3])
+        raise MaskError(
+            f"{path}: {SUBTRACTED} is {shown}, not one x and y; correct it, or remove the attribute"
+        ) from error
+    return x, y
 
 
 def _shape(region: Element, kind: str, where: str) -> shapely.Geometry | None:

@@ -53,7 +53,7 @@ def export(
     given = given_settings(context)
     if "classes" in given:
         given.setdefault("groups", [])
-    settings = settings_of(given, config, set_).regions
+    settings = settings_of(given, config, set_, {"origin": form.origin}).regions
     card = card_of(results)
     settings = settings.of_model(card)
     name = "maps"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -160,12 +160,19 @@ def parse_settings(pairs: list[str] | None) -> dict[str, str]:
 
 
 def settings_of(
-    given: dict[str, Any], config: Path | None = None, pairs: list[str] | None = None
+    given: dict[str, Any],
+    config: Path | None = None,
+    pairs: list[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> RunSettings:
-    """Return the settings of a YAML file, with those given as flags and as KEY=VALUE pairs on top."""
+    """Return the settings of a YAML file, with those given as flags and as KEY=VALUE pairs on top.
+
+    `defaults` are for those that are given nowhere, in place of those of the settings.
+    """
     from wsi_seg.pipeline.settings import make_settings, read_values
 
-    return make_settings(read_values(config, {**given, **parse_settings(pairs)}), config)
+    values = {**(defaults or {}), **read_values(config, {**given, **parse_settings(pairs)})}
+    return make_settings(values, config)
 
 
 def set_up_logging(verbose: bool) -> None:

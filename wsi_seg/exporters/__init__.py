@@ -1,8 +1,9 @@
 """Writers of results for other software: one module for each format, and the pictures of a result.
 
 `table` lists the formats; each gets a result as `source` has it, with regions that `placed` has put where
-other programs expect them. `check` finds what QuPath would refuse in GeoJSON. `overview` and `gradcam` are
-pictures, composed by `figure`. `pipeline` calls the writers, and decides which files a run leaves.
+other programs expect them, and `columns` has made rows of a table. `check` finds what QuPath would refuse
+in GeoJSON. `overview` and `gradcam` are pictures, composed by `figure`. `pipeline` calls the writers, and
+decides which files a run leaves.
 """
 
-__all__ = ["check", "figure", "geojson", "gradcam", "overview", "placed", "source", "table"]
+__all__ = ["check", "columns", "figure", "geojson", "gradcam", "overview", "placed", "source", "table"]

@@ -24,10 +24,10 @@ from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import map_ahead
-from wsi_seg.exporters.placed import batches, identity, keys, measurements, origin_l0, place
+from wsi_seg.exporters.placed import batches, facts, identity, keys, measurements, origin_l0, place
 from wsi_seg.exporters.source import Exported, RegionSource
 from wsi_seg.regions.polygons import Region
-from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
+from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 # Results of a run are compressed when their text is longer, in bytes: 32 MiB, some 50,000 regions.
 COMPRESS_ABOVE = 32 * 2**20
@@ -83,7 +83,7 @@ def write_geojson(
         raise UsageError(f"{path}: the name must end with .geojson or .geojson.gz")
     subtracted = origin_l0(slide, origin)
     with atomic_path(path) as temporary, _text(temporary, path.name.endswith(".gz")) as file:
-        header = _header(slide, frame, origin, subtracted)
+        header = _json(facts(slide, frame, origin))
         file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
         measured = _measured(regions, slide, frame, subtracted)
         counts, vanished = _write_features(file, measured, slide, written)
@@ -136,20 +136,6 @@ def _write_features(
         if written is not None:
             written(region)
     return counts, vanished
-
-
-def _header(slide: SlideInfo, frame: MapFrame, origin: Origin, subtracted: tuple[float, float]) -> str:
-    mpp = require_mpp(slide)
-    return _json(
-        {
-            "origin": origin,
-            "subtracted_l0": list(subtracted),
-            "slide": slide.name,
-            "fingerprint": slide.fingerprint,
-            "mpp": [mpp.x, mpp.y],
-            "map_mpp": frame.mpp,
-        }
-    )
 
 
 def _feature(region: Region, uuid: str, geometry: str, number: int) -> str:

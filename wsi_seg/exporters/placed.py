@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import shapely
@@ -64,6 +65,24 @@ def origin_l0(slide: SlideInfo, origin: Origin) -> tuple[float, float]:
         raise UsageError(f"origin must be bounds or level0, got {origin!r}")
     crop = slide.bounds if origin == "bounds" else None
     return (float(crop.x0), float(crop.y0)) if crop is not None else (0.0, 0.0)
+
+
+def facts(slide: SlideInfo, frame: MapFrame, origin: Origin) -> dict[str, Any]:
+    """Return what files say of the frame of their positions, as JSON: l0 is a position + `subtracted_l0`.
+
+    Raises:
+        UsageError: another origin.
+        MppMissingError: the slide has no mpp.
+    """
+    mpp = require_mpp(slide)
+    return {
+        "origin": origin,
+        "subtracted_l0": list(origin_l0(slide, origin)),
+        "slide": slide.name,
+        "fingerprint": slide.fingerprint,
+        "mpp": [mpp.x, mpp.y],
+        "map_mpp": frame.mpp,
+    }
 
 
 def placed_regions(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import Origin
 
 if TYPE_CHECKING:
     from wsi_seg.exporters.source import Exported, ExportSource
@@ -33,6 +34,8 @@ class Format:
     """Extra of this package that brings its library; None: always there."""
     takes_mpp: bool = False
     """It is written at any resolution, see `ExportSource.mpp`."""
+    origin: Origin = "bounds"
+    """Start of its positions unless the user says otherwise: as in the programs that read it."""
 
     def check_mpp(self, name: str, mpp: float | None) -> None:
         """Refuse a resolution that the format has no use for, with a UsageError."""
@@ -101,6 +104,41 @@ FORMATS = {
         "regions",
         "one file of DICOM Microscopy Bulk Simple Annotations: regions with area",
         extra="dicom",
+    ),
+    "asap": Format(
+        "wsi_seg.exporters.asap:export",
+        ".xml",
+        "regions",
+        "regions for ASAP; holes in a group of their own",
+        origin="level0",
+    ),
+    "imagescope": Format(
+        "wsi_seg.exporters.imagescope:export",
+        ".xml",
+        "regions",
+        "regions for Aperio ImageScope, one layer for each class",
+        origin="level0",
+    ),
+    "geoparquet": Format(
+        "wsi_seg.exporters.geoparquet:export",
+        ".parquet",
+        "regions",
+        "regions for geopandas and DuckDB, with measurements",
+        "geo",
+        origin="level0",
+    ),
+    "csv": Format(
+        "wsi_seg.exporters.tables:export_regions",
+        ".csv",
+        "regions",
+        "regions for pandas, one row each, with measurements",
+        origin="level0",
+    ),
+    "csv-classes": Format(
+        "wsi_seg.exporters.tables:export_classes",
+        ".csv",
+        "maps",
+        "classes of the slide for pandas, one row each, with areas",
     ),
 }
 

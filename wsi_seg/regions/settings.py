@@ -68,7 +68,8 @@ class RegionSettings:
     trace: TraceSettings = TraceSettings()
     origin: Origin = setting(
         "bounds",
-        "Origin of coordinates in GeoJSON: the corner of the slide's bounds, as in QuPath, or of level 0.",
+        "Origin of coordinates of regions: the corner of the slide's bounds, as in QuPath, or of level 0. "
+        "`export --to` defaults to what the format's programs count from.",
     )
 
     def of_model(self, card: ModelCard) -> Self:
