@@ -20,10 +20,13 @@ from wsi_seg.annotations.annotation import HOLE_OF, SUBTRACTED
 from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.cli import app
 from wsi_seg.core.errors import MaskError
+from wsi_seg.core.geometry import Scale
 from wsi_seg.exporters.xml_stream import xml_file
 from wsi_seg.maps.maps import Maps
 
 __all__ = ["made"]  # the fixture
+
+NO_SPATIALDATA = "needs the extra spatialdata, which takes an older Dask than the other tests run with"
 
 # Columns, and the measurements of GeoJSON that they hold.
 MEASURED = {
@@ -212,6 +215,52 @@ def test_geoparquet_comes_in_row_groups(
     assert len(frame) == 3 and whole["bbox"] == frame.total_bounds.tolist()
     export_none(made, "geoparquet", tmp_path / "none.parquet")
     assert geopandas.read_parquet(tmp_path / "none.parquet").empty
+
+
+@pytest.mark.parametrize("origin", ["bounds", "level0", None])
+def test_spatialdata_lies_on_the_landmarks(made: MadeResult, origin: str | None, tmp_path: Path) -> None:
+    spatialdata = pytest.importorskip(
+        "spatialdata", reason="needs the extra spatialdata, which takes an older Dask"
+    )
+    asked = ("--origin", origin) if origin else ()
+    done = export(made, "--to", "spatialdata", "-o", tmp_path / "a.zarr", *asked)
+    assert done.exit_code == 0 and done.output.startswith("3 regions"), done.output
+    store = spatialdata.read_zarr(tmp_path / "a.zarr")
+    counted_from = made.origin_l0 if origin == "bounds" else (0, 0)
+    assert store.attrs["wsi_seg"]["subtracted_l0"] == list(counted_from)
+
+    in_px = spatialdata.transform(store["regions"], to_coordinate_system="global").geometry
+    assert landmark_error(list(in_px.translate(*counted_from)), made) <= 0.1
+    in_um = spatialdata.transform(store["regions"], to_coordinate_system="um").geometry
+    table = store["measurements"].to_df()
+    np.testing.assert_allclose(in_um.area, table["area_um2"], atol=0.01)
+    assert list(store["measurements"].obs["class"]) == ["Tumor"] * 3
+    assert list(store["measurements"].obs["id"]) == list(store["regions"].index)
+
+    l0_per_map = Scale(0.5 / made.mpp.x, 0.5 / made.mpp.y)
+    names = store["class_names"].obs.set_index("class")["code"]
+    for system, unit in (("global", (1, 1)), ("um", (made.mpp.x, made.mpp.y))):
+        extent = spatialdata.get_extent(store["classes"], coordinate_system=system)
+        assert extent["x"][0] == pytest.approx(-counted_from[0] * unit[0])
+        for landmark in made.landmarks_l0:
+            x0, y0, x1, y1 = np.subtract(landmark.bounds, counted_from * 2) * (unit * 2)
+            found = spatialdata.bounding_box_query(
+                store["classes"], axes=("x", "y"), min_coordinate=[x0, y0], max_coordinate=[x1, y1],
+                target_coordinate_system=system,
+            )  # fmt: skip
+            inside = np.asarray(found["scale0"]["image"] if hasattr(found, "children") else found)
+            whole = (x1 - x0) * (y1 - y0) / unit[0] / unit[1] / l0_per_map.x / l0_per_map.y
+            assert inside.size == pytest.approx(whole, rel=0.02)
+            for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
+                assert (edge == names["tumor"]).mean() > 0.99
+
+
+def test_spatialdata_replaces_nothing(made: MadeResult, tmp_path: Path) -> None:
+    pytest.importorskip("spatialdata", reason=NO_SPATIALDATA)
+    export_none(made, "spatialdata", tmp_path / "a.zarr")
+    again = export(made, "--to", "spatialdata", "-o", tmp_path / "a.zarr")
+    assert again.exit_code != 0 and "already exists" in again.output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def export_none(made: MadeResult, name: str, path: Path) -> None:

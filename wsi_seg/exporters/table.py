@@ -127,6 +127,14 @@ FORMATS = {
         "geo",
         origin="level0",
     ),
+    "spatialdata": Format(
+        "wsi_seg.exporters.spatial_data:export",
+        ".zarr",
+        "regions",
+        "class map, regions and measurements for scverse",
+        "spatialdata",
+        origin="level0",
+    ),
     "csv": Format(
         "wsi_seg.exporters.tables:export_regions",
         ".csv",
