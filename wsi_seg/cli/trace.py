@@ -13,7 +13,7 @@ from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsi_seg.core.geometry import Scale
+    from wsi_seg.core.geometry import Origin, Scale
     from wsi_seg.regions.settings import RegionSettings
 
 
@@ -90,6 +90,7 @@ class TraceOptions:
 @takes_options(TraceOptions)
 def trace(context: typer.Context, options: TraceOptions) -> int:
     """Trace the regions of a label or probability map that other software made."""
+    from wsi_seg.exporters.table import find_format
     from wsi_seg.maps.foreign.legend import parse_names
     from wsi_seg.pipeline.trace import TraceRequest, open_foreign, region_format
 
@@ -107,7 +108,7 @@ def trace(context: typer.Context, options: TraceOptions) -> int:
         slide=options.slide,
         slide_mpp=_mpp("--slide-mpp", options.slide_mpp),
     )
-    source = open_foreign(request, _regions(given))
+    source = open_foreign(request, _regions(given, find_format(options.to).origin))
     if source.settings.trace.source == "labels" and given.get("source") != "labels":
         _refuse_probabilities(given)
     written = export(source, options.output)
@@ -116,10 +117,10 @@ def trace(context: typer.Context, options: TraceOptions) -> int:
     return 0
 
 
-def _regions(given: dict[str, object]) -> RegionSettings:
+def _regions(given: dict[str, object], origin: Origin) -> RegionSettings:
     if "classes" in given:
         given = {**given, "groups": []}
-    return settings_of(given).regions
+    return settings_of(given, defaults={"origin": origin}).regions
 
 
 def _refuse_probabilities(given: dict[str, object]) -> None:

@@ -21,10 +21,12 @@ from spatialdata.models import Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
 from wsi_seg.annotations.geojson import OWN_MEMBER
+from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import new_folder
 from wsi_seg.exporters.columns import FIGURES, region_batches, share_columns
 from wsi_seg.exporters.placed import facts, origin_l0
 from wsi_seg.exporters.source import Exported, ExportSource
+from wsi_seg.maps.maps import Maps
 from wsi_seg.slides.slide import require_mpp
 
 CLASSES, REGIONS = "classes", "regions"
@@ -40,9 +42,13 @@ def export(source: ExportSource, path: Path) -> Exported:
     Where there are no regions, neither shapes nor their table are written: SpatialData refuses empty ones.
 
     Raises:
-        UsageError, MppMissingError: as `ExportSource.regions`.
+        UsageError, MppMissingError: as `ExportSource.regions`; UsageError for a map of other software.
         OutputError: there is something at `path`, it cannot be written, or the maps are damaged.
     """
+    if not isinstance(source.maps, Maps):
+        raise UsageError(
+            "spatialdata takes finished results; maps of other software have no pyramid of labels"
+        )
     elements: dict[str, Any] = {CLASSES: _labels(source), "class_names": _class_names(source)}
     columns = _all_columns(source)
     count = len(columns["geometry"])
