@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
@@ -134,7 +135,16 @@ def png(mask: np.ndarray) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
+def geoparquet() -> bytes:
+    stream = io.BytesIO()
+    geopandas.GeoDataFrame({"class": ["Tumor"]}, geometry=[HOLED]).to_parquet(stream)
+    return stream.getvalue()
+
+
 def write(path: Path, document: Any) -> Path:
+    if isinstance(document, bytes):
+        path.write_bytes(document)
+        return path
     path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
     return path
 
@@ -153,6 +163,7 @@ WITH_HOLE: dict[str, Any] = {
     "coco text": coco({"size": [HEIGHT, WIDTH], "counts": compressed(RUNS)}),
     "labelme": labelme({"shape_type": "mask", "points": [[20, 30], [59, 69]],
                         "mask": png(PIXELS[SQUARE.slices])}),
+    "geoparquet": geoparquet(),
 }  # fmt: skip
 # Of the others, the square.
 WITHOUT_HOLE: dict[str, Any] = {
@@ -161,7 +172,7 @@ WITHOUT_HOLE: dict[str, Any] = {
     "outlines": [{"image": "a.png", "class": "Tumor", "points": ring(SQUARE)}],
 }
 ALL = WITH_HOLE | WITHOUT_HOLE
-SUFFIX = {"csv": ".csv", "asap": ".xml", "aperio": ".xml", "halo": ".annotations"}
+SUFFIX = {"csv": ".csv", "asap": ".xml", "aperio": ".xml", "halo": ".annotations", "geoparquet": ".parquet"}
 
 
 def shape_of(name: str) -> shapely.Geometry:
@@ -464,7 +475,8 @@ def test_damage_is_no_harm_or_one_clear_line(name: str, tmp_path: Path) -> None:
     data = write(tmp_path / "whole", ALL[name]).read_bytes()
     path = tmp_path / f"a{SUFFIX.get(name, '.json')}"
     for seed in range(40):
-        path.write_bytes(damaged(data, random.Random(f"{seed} {name}"), text=True)[0])
+        text = name != "geoparquet"
+        path.write_bytes(damaged(data, random.Random(f"{seed} {name}"), text=text)[0])
         try:
             read_annotations(path, strict=True)
         except MaskError as error:

@@ -284,3 +284,23 @@ def test_a_table_without_regions_has_the_same_columns(made: MadeResult, tmp_path
     some, none = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("some", "none"))
     assert list(some.columns) == list(none.columns) and none.empty
     assert pd.concat([some, none])["holes"].sum() == 1
+
+
+@pytest.mark.parametrize("origin", ["bounds", "level0"])
+def test_cells_are_joined_with_results(made: MadeResult, origin: str, tmp_path: Path) -> None:
+    dx, dy = made.origin_l0 if origin == "level0" else (0, 0)
+    points = [(110, 130), (250, 240), (600, 300), (500, 640), (870, 670), (900, 20)]  # the second in the hole
+    rows = "".join(f"{x + dx},{y + dy},cell\n" for x, y in points)
+    (tmp_path / "cells.csv").write_text("x,y,class\n" + rows)
+    arguments = ["join", str(made.folder), str(tmp_path / "cells.csv"), "-o", str(tmp_path / "a.csv")]
+    more = ["--origin", origin, "--min-area-um2", "10", "--min-hole-um2", "10", "--bin-um", "10"]
+    done = CliRunner().invoke(app, [*arguments, *more, "--distances", str(tmp_path / "bins.csv")])
+    assert done.exit_code == 0 and done.output.startswith("6 cells, 2 of them in none of 3 regions"), (
+        done.output
+    )
+    table = pd.read_csv(tmp_path / "a.csv").sort_values("area_mm2")
+    assert table["cells"].tolist() == [2, 1, 1] and set(table["class"]) == {"Tumor"}
+    bins = pd.read_csv(tmp_path / "bins.csv")
+    assert bins[bins["to_um"] <= 0]["cells"].sum() == 4 and bins["cells"].sum() == 6
+    tumor = sum(shape.area for shape in made.landmarks_l0) * made.mpp.x * made.mpp.y / 1e6
+    assert bins[bins["to_um"] <= 0]["area_mm2"].sum() == pytest.approx(tumor, rel=0.02)

@@ -31,16 +31,16 @@ def read_geojson(document: Any, path: Path) -> Content:
     """Read what is drawn in a JSON document; raises MaskError. A ring that is not closed is closed."""
     drawn: list[Drawn] = []
     polygons = 0
-    for feature in _features(document, path):
+    for feature in features_of(document, path):
         parts = _polygons(feature)
         polygons += bool(parts)
         where = f"{path}: polygon {polygons}"
         shape = _shape(parts, where) if parts else None
-        drawn.append(Drawn(_kind(feature), shape, _name(feature.get("properties")), where))
-    return Content(drawn, _subtracted(document, path))
+        drawn.append(Drawn(_kind(feature), shape, classification_name(feature.get("properties")), where))
+    return Content(drawn, subtracted_of(document, path))
 
 
-def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
+def features_of(document: Any, path: Path) -> Iterator[dict[str, Any]]:
     """Yield all features in the order of the file; a bare geometry is a feature without properties."""
     waiting = [document]
     while waiting:
@@ -114,7 +114,8 @@ def _closed(geometry: dict[str, Any]) -> dict[str, Any]:
     return {"type": geometry["type"], "coordinates": closed if several else closed[0]}
 
 
-def _name(properties: Any) -> str | None:
+def classification_name(properties: Any) -> str | None:
+    """Return the class that the properties of a feature name; None where they name none."""
     classification = properties.get("classification") if isinstance(properties, dict) else None
     if isinstance(classification, str):
         return classification or None
@@ -127,7 +128,12 @@ def _name(properties: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _subtracted(document: Any, path: Path) -> tuple[float, float] | None:
+def subtracted_of(document: Any, path: Path) -> tuple[float, float] | None:
+    """Return what our member says was subtracted of l0 positions; None where there is no such member.
+
+    Raises:
+        MaskError: it is not two numbers.
+    """
     own = document.get(OWN_MEMBER) if isinstance(document, dict) else None
     if not isinstance(own, dict) or "subtracted_l0" not in own:
         return None

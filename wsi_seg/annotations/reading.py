@@ -19,6 +19,7 @@ from typing import Any, cast
 from xml.etree.ElementTree import Element, ParseError
 
 from wsi_seg.annotations.annotation import Annotation, Annotations, Content, polygonal_part
+from wsi_seg.annotations.geoparquet import MAGIC
 from wsi_seg.core.errors import MaskError
 from wsi_seg.core.files import reading
 from wsi_seg.core.formats import GZIP_MAGIC
@@ -32,7 +33,7 @@ class Format:
 
     title: str
     fits: Callable[[Any], bool]
-    """True of its documents: what `json.loads` returns, the root of XML, or the text of a CSV file."""
+    """True of its documents: what `json.loads` returns, the root of XML, the text of a CSV file, or bytes."""
     reader: str
     """`module:attribute`."""
 
@@ -78,6 +79,9 @@ FORMATS = {
         lambda d: isinstance(d, list) and any(_has(item, "image") or _has(item, "points") for item in d),
         "wsi_seg.annotations.json_files:read_outlines",
     ),
+    "geoparquet": Format(
+        "GeoParquet", lambda d: isinstance(d, bytes), "wsi_seg.annotations.geoparquet:read_geoparquet"
+    ),
     # All other JSON, so that the message says what it lacks.
     "geojson": Format(
         "GeoJSON", lambda d: not isinstance(d, Element), "wsi_seg.annotations.geojson:read_geojson"
@@ -88,7 +92,7 @@ FORMATS = {
 OWN_ENDINGS = (".geojson", ".geojson.gz", ".annotations")
 SHARED_ENDINGS = (".xml", ".json")
 # Of all files that a user names.
-ENDINGS = (*OWN_ENDINGS, *SHARED_ENDINGS, ".csv", ".gz")
+ENDINGS = (*OWN_ENDINGS, *SHARED_ENDINGS, ".csv", ".parquet", ".gz")
 
 
 def read_annotations(
@@ -141,7 +145,11 @@ def _content(path: Path) -> Content:
 
 
 def _document(path: Path) -> Any:
-    """Return the root of XML, the text of CSV, or what a JSON file holds; raises MaskError."""
+    """Return the root of XML, the text of CSV, what a JSON file holds, or the bytes of Parquet.
+
+    Raises:
+        MaskError: it cannot be read, or is none of them.
+    """
     with reading(path, MaskError):
         data = Path(path).read_bytes()
     if data.startswith(GZIP_MAGIC):
@@ -149,6 +157,8 @@ def _document(path: Path) -> Any:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise MaskError(f"{path}: damaged gzip file ({error})") from error
+    if data.startswith(MAGIC):
+        return data
     name = path.name.lower().removesuffix(".gz")
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or name.endswith((".xml", ".annotations")):
         return _xml(data, path)

@@ -5,5 +5,6 @@
 """
 
 __all__ = [
-    "batch", "batch_table", "export", "finders", "inputs", "models", "run", "settings", "summary", "trace",
+    "batch", "batch_table", "export", "finders", "inputs", "join", "models", "run", "settings", "summary",
+    "trace",
 ]  # fmt: skip

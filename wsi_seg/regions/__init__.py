@@ -1,7 +1,7 @@
 """Regions: from maps to measured polygons.
 
-Contours are traced, joined to rings, simplified, and measured in one pass; nothing here knows a file
-format.
+Contours are traced, joined to rings, simplified, and measured in one pass; `joining` counts points in
+regions and measures their distances to borders. Nothing here knows a file format.
 """
 
-__all__ = ["contours", "group_outlines", "polygons", "settings"]
+__all__ = ["contours", "group_outlines", "joining", "polygons", "settings"]
