@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 PARTS ?=
 
 BIN := $(VENV)/bin
