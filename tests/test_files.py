@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_seg.core.errors import DataError, OutputError
-from wsi_seg.core.files import atomic_path, reading, reason_of, writing
+from wsi_seg.core.files import atomic_path, new_folder, reading, reason_of, writing
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -80,3 +80,16 @@ def test_a_refusal_names_the_file_and_the_reason(tmp_path: Path) -> None:
         with atomic_path(missing) as temporary:
             temporary.touch()
     assert reason_of(OSError("of a library")) == "of a library"
+
+
+def test_a_new_folder_leaves_what_others_made(tmp_path: Path) -> None:
+    other = tmp_path / "made.partial"
+    other.mkdir()
+    (other / "mine").touch()
+    with new_folder(tmp_path / "made") as folder:
+        folder.mkdir()
+    with pytest.raises(KeyError), new_folder(tmp_path / "broken") as folder:
+        folder.mkdir()
+        raise KeyError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "made.partial"]
+    assert (other / "mine").is_file()

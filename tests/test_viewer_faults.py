@@ -24,6 +24,7 @@ from wsi_seg.pipeline.export import export_regions
 from wsi_seg.pipeline.settings import RegionSettings
 from wsi_seg.regions.polygons import TraceSettings
 from wsi_seg.results.files import JOURNAL
+from wsi_seg.viewer import layer_routes
 from wsi_seg.viewer import state as viewer_state
 
 SIZE = Size(1300, 1000)
@@ -210,6 +211,21 @@ def test_results_that_are_replaced_while_they_are_read_are_not_kept(
     monkeypatch.setattr(viewer_state, "read_regions", read_late)
     assert asking.get(f"{base}/regions?{VIEW}").status_code == 409
     assert counts(asking, base) == (0, 0)
+
+
+def test_a_thumbnail_is_there_when_a_run_ends_while_it_is_drawn(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, new = two
+    asking = client(out)
+    draw = layer_routes.thumbnail
+
+    def draw_late(slide: Any) -> bytes:
+        replace_results(out, new)
+        return draw(slide)
+
+    monkeypatch.setattr(layer_routes, "thumbnail", draw_late)
+    assert asking.get(f"/api/slides/{only_id(asking)}/thumbnail.jpg").status_code == 200
 
 
 def test_regions_at_another_threshold_can_be_downloaded(

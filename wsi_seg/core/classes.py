@@ -86,6 +86,11 @@ QUPATH_NAMES = {
 }
 
 
+def hex_code(color: RGB) -> str:
+    """Return `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def canonical_name(name: str) -> str:
     """Return `name` as it stands in the tables; British spelling, case and spaces do not matter."""
     return name.strip().lower().replace(" ", "_").replace("tumour", "tumor")

@@ -77,18 +77,15 @@ def atomic_path(path: Path, *, shared: bool = False, sync: bool = False) -> Iter
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder name next to `path`, and rename what was made there at the end.
 
-    Where the body raises, all of it is removed. What a killed process leaves is `<name>.partial`, which the
-    next writer replaces.
+    Where the body raises, all of it is removed. A killed process leaves `.<name>.<32 hex digits>.tmp`.
 
     Raises:
         OutputError: there is something at `path`, or it cannot be written.
     """
     if path.exists():
         raise OutputError(f"{path}: already exists; choose another name or remove it")
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with writing(path):
-        if temporary.exists():
-            shutil.rmtree(temporary)
         try:
             yield temporary
             temporary.rename(path)

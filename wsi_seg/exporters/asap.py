@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.annotations.annotation import HOLE_OF, SUBTRACTED
-from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.classes import ClassGroup, hex_code
 from wsi_seg.exporters.placed import PlacedRegion, origin_l0
 from wsi_seg.exporters.source import Exported, RegionSource
 from wsi_seg.exporters.xml_stream import XMLStream, number_texts, outlines, xml_file
@@ -57,19 +57,20 @@ def _write_region(xml: XMLStream, item: PlacedRegion) -> int:
 def _write_annotation(
     xml: XMLStream, name: str, part_of: str, group: ClassGroup, ring: NDArray[np.float64]
 ) -> None:
-    with xml.element("Annotation", Name=name, Type="Polygon", PartOfGroup=part_of, Color=_hex(group)):
+    color = hex_code(group.color)
+    with xml.element("Annotation", Name=name, Type="Polygon", PartOfGroup=part_of, Color=color):
         with xml.element("Coordinates"):
             for order, (x, y) in enumerate(number_texts(ring)):
                 xml.empty("Coordinate", Order=order, X=x, Y=y)
 
 
 def _write_group(xml: XMLStream, group: ClassGroup, subtracted: str, with_holes: bool) -> None:
-    own = {SUBTRACTED: subtracted}
-    with xml.element("Group", Name=group.qupath_name, PartOfGroup="None", Color=_hex(group)):
+    own, color = {SUBTRACTED: subtracted}, hex_code(group.color)
+    with xml.element("Group", Name=group.qupath_name, PartOfGroup="None", Color=color):
         with xml.element("Attributes"):
             xml.empty("Attribute", **own)
     if with_holes:
-        with xml.element("Group", Name=_hole_group(group), PartOfGroup=group.qupath_name, Color=_hex(group)):
+        with xml.element("Group", Name=_hole_group(group), PartOfGroup=group.qupath_name, Color=color):
             with xml.element("Attributes"):
                 xml.empty("Attribute", **own)
                 xml.empty("Attribute", **{HOLE_OF: group.qupath_name})
@@ -77,7 +78,3 @@ def _write_group(xml: XMLStream, group: ClassGroup, subtracted: str, with_holes:
 
 def _hole_group(group: ClassGroup) -> str:
     return f"{group.qupath_name} hole"
-
-
-def _hex(group: ClassGroup) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*group.color)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from wsi_seg.core.classes import hex_code
 from wsi_seg.exporters.placed import BATCH, PlacedRegion, origin_l0
 from wsi_seg.exporters.source import RegionSource
 from wsi_seg.slides.slide import require_mpp
@@ -63,7 +64,7 @@ def region_columns(source: RegionSource, batch: Sequence[PlacedRegion]) -> dict[
         "name": [item.name for item in batch],
         "class": [group.qupath_name for group in groups],
         "group": [group.name for group in groups],
-        "color": ["#{:02x}{:02x}{:02x}".format(*group.color) for group in groups],
+        "color": [hex_code(group.color) for group in groups],
         "area_um2": [_known(item.region.area_um2, 2) for item in batch],
         "perimeter_um": [_known(item.region.perimeter_um, 2) for item in batch],
         "mean_probability": [_known(item.region.mean_probability, 4) for item in batch],

@@ -32,6 +32,7 @@ from wsi_seg.core.classes import RGB, TissueClass
 from wsi_seg.core.files import atomic_path
 from wsi_seg.exporters.placed import origin_l0
 from wsi_seg.exporters.source import Exported, ExportSource
+from wsi_seg.exporters.xml_stream import xml_text
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.map_layout import Kind
 from wsi_seg.slides.slide import require_mpp
@@ -88,11 +89,6 @@ def colormap(classes: tuple[TissueClass, ...]) -> NDArray[np.uint16]:
 def ome_color(color: RGB) -> int:
     """Return an opaque color as OME-XML has it: RGBA in a signed 32-bit integer."""
     return int.from_bytes(bytes((*color, 255)), "big", signed=True)
-
-
-def xml_text(text: str) -> str:
-    """Return text without what XML 1.0 cannot hold (control characters, surrogates), each replaced by `�`."""
-    return "".join(c if c.isprintable() or c == " " else "�" for c in text)
 
 
 def strips(array: Any, channel: tuple[int, ...] = ()) -> Iterator[NDArray[Any]]:

@@ -21,6 +21,7 @@ from spatialdata.models import Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
 from wsi_seg.annotations.geojson import OWN_MEMBER
+from wsi_seg.core.classes import hex_code
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import new_folder
 from wsi_seg.exporters.columns import FIGURES, region_batches, share_columns
@@ -103,7 +104,7 @@ def _class_names(source: ExportSource) -> AnnData:
          "class": pd.Categorical([c.name for c in classes], [c.name for c in classes])},
         index=[str(c.code) for c in classes],
     )  # fmt: skip
-    table = AnnData(obs=obs, uns={"class_colors": ["#{:02x}{:02x}{:02x}".format(*c.color) for c in classes]})
+    table = AnnData(obs=obs, uns={"class_colors": [hex_code(c.color) for c in classes]})
     return TableModel.parse(table, region=CLASSES, region_key=REGION_KEY, instance_key=CODE_KEY)
 
 
@@ -132,6 +133,6 @@ def _measurements(source: ExportSource, columns: dict[str, list[Any]]) -> AnnDat
          "class": pd.Categorical(columns["class"], list(groups)), "group": pd.Categorical(columns["group"])},
         index=columns["id"],
     )  # fmt: skip
-    colors = ["#{:02x}{:02x}{:02x}".format(*group.color) for group in groups.values()]
+    colors = [hex_code(group.color) for group in groups.values()]
     table = AnnData(figures, obs=obs, var=pd.DataFrame(index=list(names)), uns={"class_colors": colors})
     return TableModel.parse(table, region=REGIONS, region_key=REGION_KEY, instance_key=ID_KEY)

@@ -32,6 +32,8 @@ class Format:
     """One line for `--help` and the documentation."""
     extra: str | None = None
     """Extra of this package that brings its library; None: always there."""
+    compressed: bool = False
+    """Its names may end with `.gz` besides: the file is compressed then."""
     takes_mpp: bool = False
     """It is written at any resolution, see `ExportSource.mpp`."""
     origin: Origin = "bounds"
@@ -42,6 +44,12 @@ class Format:
         if mpp is not None and not self.takes_mpp:
             others = ", ".join(other for other, form in FORMATS.items() if form.takes_mpp)
             raise UsageError(f"--mpp: the format {name} does not take it; {others} do")
+
+    def check_path(self, name: str, path: Path) -> None:
+        """Refuse a file or folder whose name does not fit the format, with a UsageError."""
+        endings = (self.ending, f"{self.ending}.gz") if self.compressed else (self.ending,)
+        if not path.name.endswith(endings) or path.name in endings:
+            raise UsageError(f"{path}: the name of a file of the format {name} ends with {self.ending}")
 
     def load(self) -> Export:
         """Import and return the function.
@@ -61,7 +69,11 @@ class Format:
 
 FORMATS = {
     "geojson": Format(
-        "wsi_seg.exporters.geojson:export", ".geojson", "regions", "regions for QuPath, with measurements"
+        "wsi_seg.exporters.geojson:export",
+        ".geojson",
+        "regions",
+        "regions for QuPath, with measurements",
+        compressed=True,
     ),
     "ome-tiff": Format(
         "wsi_seg.exporters.ome_tiff:export",

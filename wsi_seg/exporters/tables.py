@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.core.assessed import assessed_codes
+from wsi_seg.core.classes import hex_code
 from wsi_seg.core.files import atomic_path
 from wsi_seg.core.threads import map_ahead
 from wsi_seg.exporters.columns import column_names, region_batches
@@ -58,8 +59,7 @@ def export_classes(source: ExportSource, path: Path) -> Exported:
         pixels = int(counts[found.code])
         known = (pixels, pixels * pixel_mm2, pixels / analyzed if analyzed else None)
         figures = known if found.code in assessed else (None, None, None)
-        color = "#{:02x}{:02x}{:02x}".format(*found.color)
-        rows.append((source.slide.name, found.name, found.code, color, *figures))
+        rows.append((source.slide.name, found.name, found.code, hex_code(found.color), *figures))
     return Exported(path, f"{_write(path, CLASS_COLUMNS, rows)} classes")
 
 

@@ -77,7 +77,10 @@ def number_texts(ring: NDArray[np.float64]) -> list[list[str]]:
     return [[f"{x:.15g}", f"{y:.15g}"] for x, y in ring.tolist()]
 
 
+def xml_text(text: str) -> str:
+    """Return text with `REPLACEMENT` for each character that XML 1.0 cannot hold."""
+    return UNKNOWN_TO_XML.sub(REPLACEMENT, text)
+
+
 def _texts(attributes: dict[str, object]) -> AttributesImpl[str]:
-    return AttributesImpl(
-        {name: UNKNOWN_TO_XML.sub(REPLACEMENT, str(value)) for name, value in attributes.items()}
-    )
+    return AttributesImpl({name: xml_text(str(value)) for name, value in attributes.items()})

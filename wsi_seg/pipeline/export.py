@@ -9,12 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import OutputError, UsageError
+from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters.geojson import GeoJSONSummary, write_geojson
 from wsi_seg.exporters.source import Exported, ExportSource
 from wsi_seg.exporters.table import find_format
 from wsi_seg.maps.maps import Maps
-from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.results.files import MANIFEST, MAPS, read_record
 from wsi_seg.slides.slide import MapFrame, SlideInfo
@@ -37,7 +36,7 @@ def export_regions(
     """
     source = open_result(results, settings)
     return write_geojson(
-        iter_regions(source.maps, source.groups, settings.trace),
+        source.traced(),
         path,
         slide=source.slide,
         frame=source.frame,
@@ -78,8 +77,7 @@ def export_result(
     """
     form = find_format(format_name)
     form.check_mpp(format_name, mpp)
-    if not path.name.endswith(form.ending) or path.name == form.ending:
-        raise UsageError(f"{path}: the name of a file of the format {format_name} ends with {form.ending}")
+    form.check_path(format_name, path)
     return form.load()(open_result(results, settings, mpp), path)
 
 

@@ -97,9 +97,7 @@ def region_format(name: str, path: Path) -> Callable[[RegionSource, Path], Expor
     if form.holds != "regions":
         others = ", ".join(other for other, item in FORMATS.items() if item.holds == "regions")
         raise UsageError(f"--to: the format {name} holds maps; regions are written as {others}")
-    endings = (form.ending, f"{form.ending}.gz") if name == "geojson" else (form.ending,)
-    if not path.name.endswith(endings) or path.name in endings:
-        raise UsageError(f"{path}: the name of a file of the format {name} ends with {form.ending}")
+    form.check_path(name, path)
     return cast("Callable[[RegionSource, Path], Exported]", form.load())
 
 

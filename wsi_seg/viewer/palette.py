@@ -42,11 +42,6 @@ TISSUE_COLOR: RGB = (0, 160, 160)
 UNCERTAINTY_COLOR: RGB = (255, 214, 0)
 
 
-def hex_code(color: RGB) -> str:
-    """Return `#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
 def safe_colors(classes: Iterable[TissueClass | ClassGroup]) -> dict[str, RGB]:
     """Return a safe color for each name: its own where it has one, else the next that is free."""
     colors: dict[str, RGB] = {}

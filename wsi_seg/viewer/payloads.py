@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from wsi_seg.core.classes import ClassGroup, TissueClass
+from wsi_seg.core.classes import ClassGroup, TissueClass, hex_code
 from wsi_seg.core.errors import WsiSegError
 from wsi_seg.maps.maps import FAULTS
 from wsi_seg.results.files import unlike_notice
 from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 from wsi_seg.viewer.folders import ResultEntry
-from wsi_seg.viewer.palette import hex_code, safe_colors
+from wsi_seg.viewer.palette import safe_colors
 from wsi_seg.viewer.state import OpenResult, ResultRow, ViewerState
 
 

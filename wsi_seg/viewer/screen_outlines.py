@@ -16,8 +16,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_seg.core.classes import hex_code
 from wsi_seg.core.lru import LRUCache
-from wsi_seg.viewer.palette import hex_code
 from wsi_seg.viewer.query import View
 from wsi_seg.viewer.regions import RegionGroup, Regions
 
