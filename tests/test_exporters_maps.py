@@ -220,12 +220,16 @@ def test_a_mask_of_any_resolution_takes_the_code_at_each_center(
             assert np.array_equal(line, np.take(np.take(stored, across, 1 - axis), along)), (to, axis)
 
 
-def test_a_png_that_would_be_too_large_is_refused_with_a_resolution_that_fits(
+def test_a_png_is_no_larger_than_its_readers_take(
     results: dict[str, MadeResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(masks, "MOST_PNG_PIXELS", 10_000)
     arguments = ("--to", "png", "-o", tmp_path / "a.png")
-    refused = export(results["odd"], *arguments)
+    done = export(results["odd"], *arguments)
+    assert done.exit_code == 0 and "128 × 77 px at 2 µm/px" in done.output
+    assert Image.open(tmp_path / "a.png").size == (128, 77)
+    (tmp_path / "a.png").unlink()
+    refused = export(results["odd"], *arguments, "--mpp", 0.5)
     assert refused.exit_code == 2 and "511 × 307 px" in refused.output and not list(tmp_path.iterdir())
     (advised,) = (word for word in refused.output.split("--mpp ")[1].split()[:1])
     assert export(results["odd"], *arguments, "--mpp", advised).exit_code == 0
@@ -234,9 +238,9 @@ def test_a_png_that_would_be_too_large_is_refused_with_a_resolution_that_fits(
 @pytest.mark.parametrize(
     ("to", "mpp", "said"),
     [
-        ("geojson", 2, "geojson does not take it; png, tiff-mask do"),
-        ("ome-tiff", 2, "ome-tiff does not take it"),
-        ("ozx", 2, "ozx does not take it"),
+        ("geojson", 2, "geojson takes no µm/px; png, tiff-mask do"),
+        ("ome-tiff", 2, "ome-tiff takes no µm/px"),
+        ("ozx", 2, "ozx takes no µm/px"),
         ("png", 0.1, "--mpp 0.1: finer than the slide; use 0.2 µm/px or more"),
         ("tiff-mask", 0, "use 0.2"),
         ("tiff-mask", -1, "use 0.2"),

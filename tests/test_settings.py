@@ -110,7 +110,7 @@ OTHERWISE = {
 # They change no byte of the results, or count otherwise: the model by its digest.
 NOT_IN_THE_KEY = {
     "model", "device", "precision", "tta", "scheduler", "workers", "threads", "gpus", "cluster", "cache",
-    "cache_size", "staging",
+    "cache_size", "staging", "formats",
 }  # fmt: skip
 
 

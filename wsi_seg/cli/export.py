@@ -32,7 +32,8 @@ def export(
     mpp: Annotated[
         float | None,
         typer.Option(
-            help="Microns per pixel of label maps (png, tiff-mask); by default as the maps have them."
+            help="Microns per pixel of label maps (png, tiff-mask); by default as the maps have them, of a "
+            "png as often doubled as it takes for readers of PNG."
         ),
     ] = None,
     config: ConfigOption = None,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class LabelPicture:
     mpp: float
     stored_per_pixel: float
     """Pixels of `labels` along one of the picture."""
+
+    @property
+    def pixels(self) -> int:
+        return self.size.width * self.size.height
 
     @classmethod
     def of(cls, source: ExportSource) -> LabelPicture:
@@ -89,13 +93,17 @@ class LabelPicture:
 def export_png(source: ExportSource, path: Path) -> Exported:
     """Write the label map as a PNG with a palette, in which code 0 is transparent.
 
+    Where no resolution is asked for, it is that of the maps, or 2, 4, 8, … times it where they are large.
+
     Raises:
-        UsageError: it would be larger than `MOST_PNG_PIXELS`, or finer than the slide.
+        UsageError: at the one asked for it would be larger than `MOST_PNG_PIXELS`, or finer than the slide.
         OutputError: the maps are damaged, or the file cannot be written.
         MppMissingError: the slide has no mpp.
     """
     picture = LabelPicture.of(source)
-    pixels = picture.size.width * picture.size.height
+    while source.mpp is None and picture.pixels > MOST_PNG_PIXELS:
+        picture = LabelPicture.of(replace(source, mpp=2 * picture.mpp))
+    pixels = picture.pixels
     if pixels > MOST_PNG_PIXELS:
         coarser = math.ceil(picture.mpp * math.sqrt(pixels / MOST_PNG_PIXELS) * 10) / 10
         raise UsageError(

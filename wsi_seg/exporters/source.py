@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.threads import cancellation, raise_if_cancelled
 from wsi_seg.exporters.placed import PlacedRegion, placed_regions
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import MapArrays, Region, iter_regions
@@ -34,8 +35,13 @@ class RegionSource:
         return self.settings.resolve(self.card)
 
     def traced(self) -> Iterator[Region]:
-        """Trace the regions, in map pixels of `frame`; raises as `regions` does."""
-        return iter_regions(self.maps, self.groups, self.settings.trace)
+        """Trace the regions, in map pixels of `frame`; raises as `regions` does.
+
+        In a run that is cancelled it raises Interrupted, see `cancellable`.
+        """
+        for region in iter_regions(self.maps, self.groups, self.settings.trace):
+            raise_if_cancelled(cancellation())
+            yield region
 
     def regions(self) -> Iterator[PlacedRegion]:
         """Trace the regions and yield them as files hold them, group by group.

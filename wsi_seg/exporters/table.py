@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -43,7 +44,7 @@ class Format:
         """Refuse a resolution that the format has no use for, with a UsageError."""
         if mpp is not None and not self.takes_mpp:
             others = ", ".join(other for other, form in FORMATS.items() if form.takes_mpp)
-            raise UsageError(f"--mpp: the format {name} does not take it; {others} do")
+            raise UsageError(f"the format {name} takes no µm/px; {others} do")
 
     def check_path(self, name: str, path: Path) -> None:
         """Refuse a file or folder whose name does not fit the format, with a UsageError."""
@@ -161,6 +162,47 @@ FORMATS = {
         "classes of the slide for pandas, one row each, with areas",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FormatChoice:
+    """A format that a run writes, as its setting `formats` names it: `csv`, or `tiff-mask@2` with µm/px."""
+
+    text: str
+    name: str
+    mpp: float | None
+
+    @property
+    def form(self) -> Format:
+        return find_format(self.name)
+
+    def path(self, slide: str) -> str:
+        """Return where the run writes it, from the results folder; `slide` is the name of the results.
+
+        The file is called as the slide, as programs look for it, in a folder of this format.
+        """
+        return f"{self.text}/{slide}{self.form.ending}"
+
+
+def choose_format(text: str) -> FormatChoice:
+    """Return the format of one item of `formats`.
+
+    Raises:
+        UsageError: there is none, it does not take the resolution, or its library is not installed.
+    """
+    name, at, number = text.partition("@")
+    form = find_format(name)
+    mpp = None
+    if at:
+        try:
+            mpp = float(number)
+        except ValueError:
+            mpp = math.nan
+        if not (math.isfinite(mpp) and mpp > 0):
+            raise UsageError(f"{text!r}: write the µm/px as a number, such as {name}@2")
+        form.check_mpp(name, mpp)
+    form.load()
+    return FormatChoice(text, name, mpp)
 
 
 def find_format(name: str) -> Format:

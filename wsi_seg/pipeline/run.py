@@ -22,9 +22,11 @@ from wsi_seg.core.errors import SlideError, WsiSegError
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
 from wsi_seg.execution.workers import open_workers
+from wsi_seg.exporters.source import ExportSource
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
+from wsi_seg.pipeline.run_exports import add_exports, export_paths, write_exports
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
@@ -72,7 +74,7 @@ class Progress(Protocol):
         """Note a block that has ended; called in the thread that runs the slide."""
 
     def stage(self, name: str) -> None:
-        """Note the stage that begins: "plan", "blocks", "pyramids" or "polygons"."""
+        """Note the stage that begins: "plan", "blocks", "pyramids", "polygons" or "exports"."""
 
 
 def prepare(
@@ -130,26 +132,30 @@ def segment_slide(
     unopened = not settings.overwrite and not settings.verify
     note = folder.kept_by_inputs(inputs.key, inputs.versions) if unopened else None
     if note is not None:
-        return _skipped(path, folder, settings, note)
+        return _skipped(path, folder, settings, note, workers)
     with ExitStack() as stack:
         stack.callback(folder.remove_empty)
         slide = stack.enter_context(settings.open_slide(path))
         run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs, finders)
         note = folder.kept(run.expected)
-        if note is not None:
-            return _skipped(path, folder, settings, note)
-        folder.check_place()
-        claim = stack.enter_context(claimed(folder.claim))
-        folder.recover(run.expected, claim.confirm)
-        note = folder.kept(run.expected)  # the owner of the claim before may have made them meanwhile
-        if note is not None:
-            return _skipped(path, folder, settings, note)
-        workers = workers or stack.enter_context(open_workers(settings.workers))
-        summary = run.do_stages(workers, claim)
-    return SlideResult(str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary))
+        if note is None:
+            folder.check_place()
+            claim = stack.enter_context(claimed(folder.claim))
+            folder.recover(run.expected, claim.confirm)
+            note = folder.kept(run.expected)  # the owner of the claim before may have made them meanwhile
+        if note is None:
+            workers = workers or stack.enter_context(open_workers(settings.workers))
+            summary = run.do_stages(workers, claim)
+            return SlideResult(
+                str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary)
+            )
+    return _skipped(path, folder, settings, note, workers)
 
 
-def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str) -> SlideResult:
+def _skipped(
+    path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str, workers: Workers | None
+) -> SlideResult:
+    """Return the result of whole results that are kept; formats that they lack are added to them."""
     summary = folder.read_summary()
     status, faults = _status(summary, "skipped"), _faults(summary)
     if settings.strict and status == "incomplete":
@@ -157,7 +163,8 @@ def _skipped(path: str | Path, folder: ResultsFolder, settings: RunSettings, not
             f"{path}: the results in {folder.place} are incomplete, as {faults}; "
             "repair the slide, or leave out --strict"
         )
-    notes = "; ".join(filter(None, (faults, note)))
+    added = add_exports(folder, settings, workers)
+    notes = "; ".join(filter(None, (faults, note, f"added {', '.join(added)}" if added else "")))
     return SlideResult(str(path), status, folder.place, summary, True, notes)
 
 
@@ -232,6 +239,7 @@ class _SlideRun:
             with self.inputs.hashing(self.folder.known_hash(), record_hash) as full_hash:
                 self.fill_maps(before, workers, claim)
                 self.trace_regions(workers)
+                self.export(workers)
                 return self.finish(full_hash, claim)
         except WsiSegError:
             self.folder.discard_if_nothing_done()
@@ -307,6 +315,16 @@ class _SlideRun:
         self.progress.stage("polygons")
         self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.expected.key[:16]}", task)
         self.seconds |= self.traced.seconds
+
+    def export(self, workers: Workers) -> None:
+        """Write the formats that the settings name besides."""
+        self.folder.discard_exports()
+        choices = export_paths(self.settings, self.folder.name)
+        if choices:
+            card, regions = self.model.facts.card, self.settings.regions
+            source = ExportSource(self.plan.slide, self.plan.frame, card, Maps.open(self.store), regions)
+            with self._timed("exports"):
+                write_exports(workers, choices, source, self.folder.partial)
 
     def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
         """Write summary, report and manifest, and rename the results into place.

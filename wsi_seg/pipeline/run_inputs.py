@@ -27,8 +27,9 @@ from wsi_seg.tissue.mask import METHODS
 
 logger = logging.getLogger(__name__)
 
-# Settings that change no byte of the results, and the model, which counts by its digest; all others count.
-NOT_DECIDING = ("model", "workers", "overwrite", "verify", "cache", "staging")
+# Settings that change no byte of the results, the model, which counts by its digest, and formats, which are
+# added to results that lack them; all others count.
+NOT_DECIDING = ("model", "workers", "overwrite", "verify", "cache", "staging", "formats")
 
 
 def made_with(model: ModelFacts) -> dict[str, str]:

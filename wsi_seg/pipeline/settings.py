@@ -58,6 +58,18 @@ def _model_path(value: str | None) -> str | None:
     return absolute_path(value) if value is not None and is_there(Path(value)) else value
 
 
+def _known_formats(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the formats, each once; ValueError where one is not known or its library is not installed."""
+    from wsi_seg.exporters.table import choose_format
+
+    for text in texts:
+        try:
+            choose_format(text)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+    return tuple(dict.fromkeys(texts))
+
+
 @checked
 @dataclass(frozen=True, slots=True, config=CONFIG)
 class RunSettings:
@@ -103,6 +115,12 @@ class RunSettings:
     plan: PlanSettings = PlanSettings()
     regions: RegionSettings = RegionSettings()
     workers: WorkerSettings = WorkerSettings()
+    formats: Annotated[tuple[str, ...], AfterValidator(_known_formats)] = setting(
+        (),
+        "Formats to write to RESULTS/exports, as export --to list names them, separated by commas; "
+        "tiff-mask@2 is one at 2 µm/px.",
+        metavar="NAMES",
+    )
     strict: bool = setting(False, "Fail a slide if any part of it is unreadable, instead of leaving it out.")
     overwrite: bool = setting(
         False, "Replace results of the same slide with other settings, models or versions.", scope="command"

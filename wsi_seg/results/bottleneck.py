@@ -14,7 +14,7 @@ from typing import Any
 from wsi_seg.inference.blocks import STAGES
 
 # What the driver does besides the blocks, one after another.
-SERIAL = ("plan", "pyramids", "polygons", "overview")
+SERIAL = ("plan", "pyramids", "polygons", "overview", "exports")
 # At this share of the run's time in forward passes nothing but the network is worth making faster.
 GOOD_SHARE = 0.9
 # What summary.json says of its figures.

@@ -26,6 +26,8 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 JOURNAL = "blocks.jsonl"
 CONTENT = "content.json"
+# Folder of the formats that a run writes besides, see `pipeline.run_exports`.
+EXPORTS = "exports"
 RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
 WORKING = (PLAN, JOURNAL, CONTENT)
 # In the folder of all results.
@@ -134,8 +136,10 @@ def earlier_batch_of(record: Mapping[str, Any]) -> int | None:
     return batch if isinstance(batch, int) else None
 
 
-def listed_files(record: Mapping[str, Any]) -> list[str]:
-    """Return the names of files that a manifest lists."""
+def listed_files(record: Mapping[str, Any] | None) -> list[str]:
+    """Return the files that a manifest lists; of None, results on their way, what they may hold besides."""
+    if record is None:
+        return [EXPORTS]
     listed = record.get("files")
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
@@ -201,7 +205,8 @@ def is_litter(name: str) -> bool:
 def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]:
     """Return those of the files in a results folder that no run has written, sorted, as paths with `/`.
 
-    `listed` are names that the folder's manifest lists besides the known ones.
+    `listed` are files and folders that the folder's manifest lists besides the known ones; all that is below
+    them is ours.
     """
     known = {*RESULTS, *WORKING, *listed}
 
@@ -211,10 +216,18 @@ def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]
             return True
         if top == MAPS:
             return _OF_MAPS.fullmatch(rest) is not None
-        temporary = _TEMPORARY.fullmatch(top)
-        return top in known or (temporary is not None and temporary["name"] in known)
+        path = PurePosixPath(name)
+        places = [place.as_posix() for place in (path, *path.parents)]
+        return any(_final(place) in known for place in places)
 
     return sorted(name for name in names if not ours(name))
+
+
+def _final(place: str) -> str:
+    """Return the path of a file or folder without what is in its name while it is written."""
+    folder, slash, name = place.rpartition("/")
+    temporary = _TEMPORARY.fullmatch(name)
+    return place if temporary is None else f"{folder}{slash}{temporary['name']}"
 
 
 def files_below(folder: Path) -> Iterator[str]:
@@ -229,8 +242,8 @@ def check_own(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise OutputError(f"{folder}: is no folder that a run has made; move it elsewhere and run again")
     manifest = folder / MANIFEST
-    listed = listed_files(read_record(manifest)) if manifest.is_file() else []
-    foreign = foreign_files(files_below(folder), listed)
+    record = read_record(manifest) if manifest.is_file() else None
+    foreign = foreign_files(files_below(folder), listed_files(record))
     if foreign:
         raise OutputError(
             f"{folder}: is to be replaced but also holds {foreign[0]}, which no run has written; "

@@ -3,6 +3,7 @@
 OUT/<slide>/              whole results, renamed into place at the end
     maps.zarr  polygons.geojson  overview.png  report.html  thumbnail.jpg  summary.json  manifest.json
     (polygons.geojson.gz instead where it is large, see `exporters.geojson.COMPRESS_ABOVE`)
+    exports/              formats that were asked for, see `pipeline.run_exports`
 OUT/.<slide>.partial/     the same while it is being made, and after an interruption
     plan.json             what is being done; a run with another plan does not mix with it
     blocks.jsonl          one line for each finished block
@@ -21,7 +22,7 @@ which only has to be renamed (`recover`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,6 +34,7 @@ from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results import matching
 from wsi_seg.results.files import (
     CONTENT,
+    EXPORTS,
     JOURNAL,
     MANIFEST,
     PLAN,
@@ -42,6 +44,7 @@ from wsi_seg.results.files import (
     check_own,
     earlier_batch_of,
     is_manifest,
+    listed_files,
     read_json,
     read_record,
     short_name,
@@ -165,6 +168,26 @@ class ResultsFolder:
                 f"{self.final}: exists but holds no results of wsi-seg; choose another output folder"
             )
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Return those of the files, relative to the folder, that whole results do not have."""
+        listed = listed_files(self._finished_here())
+        return [name for name in names if name not in listed or not (self.final / name).exists()]
+
+    def add_files(self, names: Sequence[str]) -> None:
+        """List files in the manifest of whole results that are about to be written, relative to the folder.
+
+        Raises:
+            OutputError: one of them is there and not listed, so it is somebody else's.
+        """
+        record = read_record(self.final / MANIFEST)
+        listed = listed_files(record)
+        for name in names:
+            if name not in listed and (self.final / name).exists():
+                raise OutputError(
+                    f"{self.final / name}: is to be written, but no run has made it; move it elsewhere"
+                )
+        write_json(self.final / MANIFEST, {**record, "files": sorted({*listed, *names})})
+
     def read_summary(self) -> dict[str, Any]:
         return as_summary(read_json(self.final / SUMMARY), self.final / SUMMARY)
 
@@ -228,9 +251,15 @@ class ResultsFolder:
             append_record(self.partial / JOURNAL, record)
 
     def files(self) -> list[str]:
-        """Return the names of all that the whole results will hold, `MANIFEST` included."""
+        """Return all that the whole results will hold, relative to the folder, `MANIFEST` included."""
         names = {path.name for path in self.partial.iterdir() if path.suffix != ".tmp"}
-        return sorted((names | {MANIFEST}) - {*WORKING})
+        exports = {path.relative_to(self.partial).as_posix() for path in self.partial.glob(f"{EXPORTS}/*/*")}
+        return sorted((names | exports | {MANIFEST}) - {*WORKING, EXPORTS})
+
+    def discard_exports(self) -> None:
+        """Remove what an interrupted run has exported: the maps may have changed since."""
+        with writing(self.partial):
+            shutil.rmtree(self.partial / EXPORTS, ignore_errors=True)
 
     def finish(self, confirm: Callable[[], None]) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then.

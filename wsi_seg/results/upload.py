@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -155,6 +155,21 @@ class RemoteResultsFolder(ResultsFolder):
     def _forget(self) -> None:
         self.__dict__.pop("_manifest", None)
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Return those of the files that the results at the URL do not have.
+
+        Raises:
+            OutputError: there are any: they can be added where the results are a local folder.
+        """
+        listed = listed_files(self._finished())
+        missing = [name for name in names if name not in listed]
+        if missing:
+            raise OutputError(
+                f"{self.url}: these results lack {missing[0]}, and files are added to local results alone; "
+                "pass --overwrite to make them again, or use wsi-seg export on a copy"
+            )
+        return missing
+
     def read_summary(self) -> dict[str, Any]:
         """Return the summary of the results at the URL.
 
@@ -235,7 +250,7 @@ class RemoteResultsFolder(ResultsFolder):
     def _refuse_foreign(self, record: Record | None) -> dict[str, dict[str, Any]]:
         """Return what is at the URL, see `_list`; OutputError where no run has written some of it."""
         there = self._list()
-        foreign = foreign_files(there, listed_files(record or {}))
+        foreign = foreign_files(there, listed_files(record))
         if foreign:
             raise OutputError(
                 f"{self.url}: holds {foreign[0]}, which is no result of wsi-seg; choose another output folder"

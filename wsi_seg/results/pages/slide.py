@@ -48,6 +48,7 @@ LIMITS = {
     "plan": "finding tissue and planning",
     "pyramids": "building the maps' pyramids",
     "polygons": "tracing of regions",
+    "exports": "writing of other formats",
     "overview": "drawing of the overview",
 }
 

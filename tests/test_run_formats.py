@@ -1,0 +1,180 @@
+"""Formats that a run writes besides: as `wsi-seg export` does, added to kept results, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.made.landmarks import darkness_model
+from tests.made.progress import StopAfter
+from tests.made.slides import SlideSpec, make_slide
+from tests.servers import BUCKET, s3_server
+from wsi_seg.cli import app
+from wsi_seg.core.errors import ClaimedError, Interrupted, OutputError, UsageError
+from wsi_seg.core.geometry import Size
+from wsi_seg.exporters.table import FORMATS
+from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.run_exports import export_paths
+from wsi_seg.pipeline.settings import RunSettings, make_settings
+from wsi_seg.planning.settings import PlanSettings
+from wsi_seg.regions.settings import RegionSettings
+from wsi_seg.results.claims import claimed
+
+MODEL = darkness_model()
+PLAIN = RunSettings(
+    plan=PlanSettings(block=512, tile=256, overlap=16), regions=RegionSettings(groups=("tumor", "stroma"))
+)
+FORMATS_ASKED = ("asap", "csv", "imagescope", "png@4", "tiff-mask", "ozx")
+ASKED = replace(PLAIN, formats=FORMATS_ASKED)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slide")
+    return make_slide(folder / "case 1.a.svs", SlideSpec(Size(1024, 1024), mpp=0.5, tissue=0.5))
+
+
+@pytest.fixture(scope="module")
+def plain(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+    return run(slide, tmp_path_factory.mktemp("plain"), PLAIN)
+
+
+def run(slide: Path, out: Path | str, settings: RunSettings = ASKED) -> SlideResult:
+    return segment_slide(slide, out, MODEL, settings)
+
+
+def exports(result: SlideResult) -> dict[str, bytes]:
+    """Return the files below `exports` by name."""
+    folder = Path(result.folder) / "exports"
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def listed(result: SlideResult) -> list[str]:
+    files = json.loads((Path(result.folder) / "manifest.json").read_text())["files"]
+    return [name.removeprefix("exports/") for name in files if name.startswith("exports/")]
+
+
+def test_a_run_writes_what_export_writes_and_the_manifest_lists_it(
+    slide: Path, plain: SlideResult, tmp_path: Path
+) -> None:
+    result = run(slide, tmp_path / "out")
+    found = exports(result)
+    assert (
+        sorted(found)
+        == listed(result)
+        == sorted(f"{name}/case 1.a{FORMATS[name.partition('@')[0]].ending}" for name in FORMATS_ASKED)
+    )
+    assert result.summary["seconds"]["exports"] > 0
+    for name in FORMATS_ASKED:
+        form, _, mpp = name.partition("@")
+        path = tmp_path / f"by_hand{FORMATS[form].ending}"
+        arguments = ["export", str(plain.folder), "--to", form, "-o", str(path), "--groups", "tumor,stroma"]
+        assert CliRunner().invoke(app, [*arguments, *(["--mpp", mpp] if mpp else [])]).exit_code == 0
+        if form != "ozx":  # which holds times
+            assert path.read_bytes() == found[f"{name}/case 1.a{FORMATS[form].ending}"], name
+
+
+def test_kept_results_get_the_formats_that_they_lack(slide: Path, tmp_path: Path) -> None:
+    first = run(slide, tmp_path, PLAIN)
+    maps = (Path(first.folder) / "summary.json").stat().st_mtime_ns
+    more = run(slide, tmp_path, replace(PLAIN, formats=("csv", "png")))
+    assert more.status == "skipped" and more.note == "added csv, png"
+    assert listed(more) == sorted(exports(more)) == ["csv/case 1.a.csv", "png/case 1.a.png"]
+    again = run(slide, tmp_path, replace(PLAIN, formats=("png", "csv")))
+    assert (again.status, again.note) == ("skipped", "") and exports(again) == exports(more)
+    fewer = run(slide, tmp_path, PLAIN)
+    assert (fewer.status, fewer.note) == ("skipped", "") and exports(fewer) == exports(more)
+    assert (Path(first.folder) / "summary.json").stat().st_mtime_ns == maps
+    (Path(first.folder) / "exports/csv/case 1.a.csv").unlink()  # as a kill leaves it
+    assert run(slide, tmp_path, replace(PLAIN, formats=("csv",))).note == "added csv"
+    assert exports(fewer) == exports(more)
+
+
+def test_formats_wait_for_another_run_on_the_same_results(slide: Path, tmp_path: Path) -> None:
+    run(slide, tmp_path, PLAIN)
+    with claimed(tmp_path / ".case 1.a.claim"), pytest.raises(ClaimedError):
+        run(slide, tmp_path)
+
+
+def test_only_what_a_run_has_made_is_replaced(slide: Path, tmp_path: Path) -> None:
+    result = run(slide, tmp_path, replace(PLAIN, formats=("csv", "asap")))
+    replaced = run(slide, tmp_path, replace(PLAIN, formats=("png",), overwrite=True))
+    assert replaced.status == "done" and list(exports(replaced)) == ["png/case 1.a.png"]
+    own = Path(result.folder) / "exports/csv/case 1.a.csv"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(OutputError, match=r"case 1\.a\.csv: is to be written, but no run has made it"):
+        run(slide, tmp_path, replace(PLAIN, formats=("csv",)))
+    with pytest.raises(OutputError, match=r"also holds exports/csv/case 1\.a\.csv, which no run has written"):
+        run(slide, tmp_path, replace(PLAIN, formats=("csv",), overwrite=True))
+    assert own.read_text() == "mine" and listed(result) == ["png/case 1.a.png"]
+
+
+class StopAt(StopAfter):
+    """Ctrl-C at the end of a stage."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def stage(self, name: str) -> None:
+        if name == "exports":  # a part of an earlier attempt
+            (self.folder / "exports/csv").mkdir(parents=True)
+            (self.folder / "exports/csv/case 1.a.csv").write_text("of other maps")
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_run_writes_them_when_it_goes_on(
+    overwrite: bool, slide: Path, plain: SlideResult, tmp_path: Path
+) -> None:
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        segment_slide(slide, tmp_path, MODEL, ASKED, StopAt(tmp_path / ".case 1.a.partial"))
+    result = run(slide, tmp_path, replace(PLAIN, formats=("csv",), overwrite=overwrite))
+    assert result.status == "done" and list(exports(result)) == ["csv/case 1.a.csv"]
+    assert b"of other maps" not in exports(result)["csv/case 1.a.csv"]
+
+
+def test_they_are_uploaded_and_not_added_to_what_is_at_a_url(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(PLAIN, formats=("csv",), staging=str(tmp_path / "staging"))
+    out = f"s3://{BUCKET}/out"
+    with s3_server(monkeypatch):
+        assert run(slide, out, settings).status == "done"
+        assert run(slide, out, settings).status == "skipped"
+        with pytest.raises(OutputError, match=r"^s3://.*case 1\.a: these results lack exports/asap"):
+            run(slide, out, replace(settings, formats=("csv", "asap")))
+        assert run(slide, out, replace(settings, formats=("asap",), overwrite=True)).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("shapefile", "no format 'shapefile'; there are geojson"),
+        ("csv@2", "the format csv takes no µm/px; png, tiff-mask do"),
+        ("png@", "'png@': write the µm/px as a number, such as png@2"),
+        ("png@-1", "such as png@2"),
+        ("png@nan", "such as png@2"),
+        ("", "no format ''"),
+    ],
+)
+def test_formats_that_there_are_not_are_refused_before_the_run(asked: str, said: str) -> None:
+    with pytest.raises(UsageError, match="formats: ") as error:
+        make_settings({"formats": [asked]})
+    assert said in str(error.value)
+
+
+def test_a_library_that_is_missing_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "csv", replace(FORMATS["csv"], function="no_such_module:a", extra="geo"))
+    with pytest.raises(UsageError, match=r"formats: this format needs no_such_module.*wsi-seg\[geo\]"):
+        make_settings({"formats": "csv"})
+
+
+def test_a_long_name_leaves_room_for_endings() -> None:
+    (path,) = export_paths(make_settings({"formats": "csv"}), "folder/" + "ä" * 127)
+    assert len(path.rpartition("/")[2].encode()) < 255 - 40
