@@ -7,7 +7,9 @@ import gzip
 import io
 import json
 import math
+import os
 import random
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,12 +26,15 @@ from tests.made.slides import SlideSpec, make_slide
 from tests.mutations import damaged
 from wsi_seg.annotations.annotation import Annotations, ellipse_of
 from wsi_seg.annotations.drawing import Drawing
+from wsi_seg.annotations.points import read_cells
 from wsi_seg.annotations.reading import FORMATS, read_annotations
 from wsi_seg.core.classes import BCSS
 from wsi_seg.core.errors import MaskError
+from wsi_seg.core.files import SMALL_TEXT
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.slides import AnnotatedSlides
+from wsi_seg.exporters.check import check_geojson
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.tissue.mask import find_tissue
 
@@ -442,6 +447,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "root": ("a.xml", "<annotations><ndpviewstate/></annotations>", "XML, but its root is <annotations>; "),
     "no number": ("a.xml", asap(asap_item([["1,5", 2]])), "annotation 1: X is '1,5', which is no number"),
     "infinite": ("a.xml", asap(asap_item([[1e999, 2], [3, 4], [5, 6]])), "1: a position is not a finite num"),
+    "far": ("a.xml", asap(asap_item([[1e300, 2], [3, 1e300], [5, 6]])), "1: a position is 1e+300; positions"),
     "dots": ("a.xml", asap(asap_item([[1, 2]], "Dot")), "no polygon with an area (found 1 × Dot); dr"),
     "no area": ("a.xml", layers(("0", [[1, 2], [3, 4]], 0)), "region 1 of layer 1 has no area (fewer than"),
     "empty": ("a.xml", asap(), "no polygon with an area (found nothing drawn)"),
@@ -458,6 +464,23 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "circle": ("a.json", labelme({"shape_type": "circle", "points": [[0, 0]]}), "a circle has 2 points"),
     "no points": ("a.json", labelme({"shape_type": "circle"}), "Labelme: shapes.0.points: Field"),
 }  # fmt: skip
+
+
+def test_what_has_no_end_or_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.geojson")
+    packed = gzip.compress(b" " * (SMALL_TEXT + 1))
+    (tmp_path / "b.geojson.gz").write_bytes(packed)
+    (tmp_path / "c.geojson.gz").write_bytes(packed[:100] + b"damaged" + packed[107:])
+    for name, said in (
+        ("a.geojson", "is no plain file"),
+        ("b.geojson.gz", r"its [\d,]+ bytes unpack to more than 67,108,864"),
+        ("c.geojson.gz", "damaged gzip file"),
+    ):
+        for read in (read_annotations, read_cells):
+            with pytest.raises(MaskError, match=rf"{name}: {said}"):
+                read(tmp_path / name)
+        (problem,) = check_geojson(tmp_path / name)
+        assert re.search(f"{name}: {said}", problem)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -7,7 +7,6 @@ is told by the end of its name.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from wsi_seg.annotations.annotation import UNCLASSIFIED
 from wsi_seg.annotations.geojson import classification_name, features_of, subtracted_of
 from wsi_seg.annotations.geoparquet import class_column_of, listed, read_rows
 from wsi_seg.core.errors import MaskError, UsageError
-from wsi_seg.core.files import reading
+from wsi_seg.core.files import check_plain, read_plain, reading
 
 Unit = Literal["pixel", "um"]
 
@@ -73,6 +72,7 @@ def read_cells(path: Path, class_column: str | None = None) -> Cells:
     for endings, read in readers.items():
         if path.name.lower().endswith(endings):
             with reading(path, MaskError):
+                check_plain(path, MaskError)
                 cells = read(path, class_column)
             break
     else:
@@ -99,11 +99,10 @@ def _read_geojson(path: Path, class_column: str | None) -> Cells:
     if class_column is not None:
         raise UsageError(f"{path}: GeoJSON has its classes as classification, not in a column")
     try:
-        data = path.read_bytes()
-        document = json.loads(gzip.decompress(data) if path.name.endswith(".gz") else data)
+        document = json.loads(read_plain(path, MaskError))
         kept = [feature for feature in features_of(document, path) if feature.get("geometry")]
         shapes = shapely.from_geojson([json.dumps(feature["geometry"]) for feature in kept])
-    except (ValueError, EOFError, RecursionError, shapely.GEOSException) as error:
+    except (ValueError, RecursionError, shapely.GEOSException) as error:
         raise MaskError(f"{path}: damaged GeoJSON ({str(error).splitlines()[0]})") from error
     names = [classification_name(feature.get("properties")) for feature in kept]
     return _coded(

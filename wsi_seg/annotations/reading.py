@@ -7,9 +7,7 @@ format of `FORMATS` that fits. A reader is a function `(document, path) -> Conte
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +16,15 @@ from pathlib import Path
 from typing import Any, cast
 from xml.etree.ElementTree import Element, ParseError
 
-from wsi_seg.annotations.annotation import Annotation, Annotations, Content, polygonal_part
+import shapely
+
+from wsi_seg.annotations.annotation import Annotation, Annotations, Content, Drawn, polygonal_part
 from wsi_seg.annotations.geoparquet import MAGIC
 from wsi_seg.core.errors import MaskError
-from wsi_seg.core.files import reading
-from wsi_seg.core.formats import GZIP_MAGIC
+from wsi_seg.core.files import read_plain
+
+# Largest position: no slide has a side of so many pixels.
+FARTHEST = 1e9
 
 Reader = Callable[[Any, Path], Content]
 
@@ -120,6 +122,7 @@ def read_annotations(
         raise MaskError(f"{path}: holds regions of {len(content.images)} images ({names}), not of one")
     items = []
     for drawn in content.drawn:
+        _check_reach(drawn)
         shape = None if drawn.geometry is None else polygonal_part(drawn.geometry)
         if shape is not None:
             items.append(Annotation(shape, drawn.name, drawn.where, drawn.image))
@@ -130,6 +133,13 @@ def read_annotations(
         found = ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) or "nothing drawn"
         raise MaskError(f"{path}: no polygon with an area (found {found}); draw areas and export them")
     return Annotations(tuple(items), content.subtracted_l0, content.images)
+
+
+def _check_reach(drawn: Drawn) -> None:
+    """Refuse positions that are on no slide, with which geometry overflows."""
+    farthest = 0.0 if drawn.geometry is None else max(map(abs, shapely.bounds(drawn.geometry).tolist()))
+    if farthest > FARTHEST:  # NaN where nothing is drawn
+        raise MaskError(f"{drawn.where}: a position is {farthest:g}; positions are pixels of a slide")
 
 
 def _content(path: Path) -> Content:
@@ -150,13 +160,7 @@ def _document(path: Path) -> Any:
     Raises:
         MaskError: it cannot be read, or is none of them.
     """
-    with reading(path, MaskError):
-        data = Path(path).read_bytes()
-    if data.startswith(GZIP_MAGIC):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise MaskError(f"{path}: damaged gzip file ({error})") from error
+    data = read_plain(Path(path), MaskError)
     if data.startswith(MAGIC):
         return data
     name = path.name.lower().removesuffix(".gz")

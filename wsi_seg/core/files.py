@@ -5,14 +5,25 @@ All contexts here turn an OSError of what is done inside into `<file>: <what is 
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import shutil
+import stat
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_seg.core.errors import OutputError, WsiSegError
+from wsi_seg.core.formats import GZIP_MAGIC
+
+# JSON and XML of outlines become five to twenty times as large when they are unpacked; what becomes more than
+# so many times as large, and larger than so many bytes, is made to fill the memory.
+MOST_PACKED = 100
+SMALL_TEXT = 2**26
+UNPACKED_AT_ONCE = 2**20
 
 
 def reason_of(error: OSError) -> str:
@@ -27,6 +38,38 @@ def reading(path: Path | str, kind: type[WsiSegError]) -> Iterator[None]:
         yield
     except OSError as error:
         raise kind(f"{error.filename or path}: cannot be read ({reason_of(error)})") from error
+
+
+def check_plain(path: Path, kind: type[WsiSegError]) -> None:
+    """Refuse what is there and no plain file, as an error of this kind: a pipe or a device has no end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says so itself
+        raise kind(f"{path}: is no plain file; copy what it holds into one")
+
+
+def read_plain(path: Path, kind: type[WsiSegError]) -> bytes:
+    """Read a file of regions or the like that a user names, unpacked where it is gzipped.
+
+    Raises:
+        WsiSegError: as an error of this kind, where it cannot be read, is no plain file, damaged, or unpacks
+            to far more than any text does.
+    """
+    with reading(path, kind):
+        check_plain(path, kind)
+        data = path.read_bytes()
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    most, parts, unpacked = max(SMALL_TEXT, MOST_PACKED * len(data)), list[bytes](), 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while part := file.read(UNPACKED_AT_ONCE):
+                unpacked += len(part)
+                if unpacked > most:
+                    raise kind(f"{path}: its {len(data):,} bytes unpack to more than {most:,}: no drawing")
+                parts.append(part)
+    except (OSError, EOFError, zlib.error) as error:
+        raise kind(f"{path}: damaged gzip file ({error})") from error
+    return b"".join(parts)
 
 
 @contextmanager

@@ -5,11 +5,9 @@ Slow and strict on purpose, and independent of the writer.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from typing import Any
 import shapely
 
 from wsi_seg.annotations.geojson import OWN_MEMBER
-from wsi_seg.core.files import reason_of
-from wsi_seg.core.formats import GZIP_MAGIC
+from wsi_seg.core.errors import OutputError
+from wsi_seg.core.files import read_plain
 
 GRID = 0.01
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -30,20 +28,13 @@ PROPERTIES = {"objectType", "name", "classification", "isLocked", "measurements"
 def check_geojson(path: Path) -> list[str]:
     """Return what is wrong with a GeoJSON file for QuPath, one line each; empty when all is well."""
     try:
-        text = _read(path)
+        text = read_plain(path, OutputError).decode("utf-8")
         document = json.loads(text, parse_constant=_refuse_constant)
-    except OSError as error:
-        return [f"{path}: cannot be read ({reason_of(error)})"]
-    except (EOFError, zlib.error) as error:
-        return [f"{path}: damaged gzip file ({error})"]
+    except OutputError as error:
+        return [str(error)]
     except (ValueError, RecursionError) as error:
         return [f"{path}: not JSON ({error})"]
     return [f"{path}: {problem}" for problem in _problems(path, text, document)]
-
-
-def _read(path: Path) -> str:
-    data = path.read_bytes()
-    return (gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8")
 
 
 def _refuse_constant(name: str) -> float:

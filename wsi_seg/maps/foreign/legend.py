@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_seg.core.classes import RGB, TissueClass, canonical_name
 from wsi_seg.core.errors import MapError, UsageError
-from wsi_seg.core.files import reading
+from wsi_seg.core.files import read_plain
 from wsi_seg.core.geometry import Size
 from wsi_seg.core.threads import map_ahead
 from wsi_seg.maps.foreign.pixels import Pixels
@@ -141,8 +141,7 @@ def read_instances(path: Path) -> dict[int, int]:
     Raises:
         MapError: it cannot be read, or is something else.
     """
-    with reading(path, MapError):
-        text = path.read_bytes()
+    text = read_plain(path, MapError)
     try:
         members = json.loads(text).items()
         found = {int(key): int(item[0] if isinstance(item, list) else item) for key, item in members}
