@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,11 @@ def test_a_table_that_means_nothing_is_one_line(
 def test_a_table_of_another_program_is_one_line(data: bytes, name: str, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     refused(call("run", tmp_path / name, "-o", tmp_path / "out"), 2, name, words)
+
+
+def test_a_table_without_an_end_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    refused(call("run", tmp_path / "t.csv", "-o", tmp_path / "out"), 2, "t.csv", "is no plain file")
 
 
 def test_set_and_configurations_read_text_as_text(slide: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from wsi_seg.annotations.reading import ENDINGS
 from wsi_seg.core.errors import UsageError
-from wsi_seg.core.files import reading
+from wsi_seg.core.files import check_plain, reading
 from wsi_seg.core.folders import is_there
 from wsi_seg.inference.models.registry import HUB_PREFIX, bundled_names, installed_names
 from wsi_seg.tissue.mask import METHODS
@@ -86,6 +86,7 @@ def read_table(path: Path, settings: Collection[str] | None = None) -> list[Tabl
 def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Return the lines that hold something, each with its number and its cells without white space around."""
     with reading(path, UsageError):
+        check_plain(path, UsageError)
         data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path}: is a table in UTF-16; {SAVE_AS}")
