@@ -38,6 +38,7 @@ def main() -> None:
     data = read_evaluate_config(folder / TRAIN_CONFIG)
     scheme = LabelScheme(card.tissue_classes, card.mpp, data.ignored_codes, card.image_labels)
     predictor = load_predictor(model.predictor)
+    assessed = None if card.assessed is None else len(card.assessed)
     for choice in choose_regions(data, scheme, "test"):
         classes = card.tissue_classes
         one = choice.known is not None
@@ -50,7 +51,7 @@ def main() -> None:
                 if one:
                     predicted = (rows.of_probabilities(block.probabilities)[0] < 0.5).astype(np.uint8)
                 known = truth != NO_ROW
-                entropies.append(normalized_entropy(block.probabilities)[known])
+                entropies.append(normalized_entropy(block.probabilities, assessed)[known])
                 wrongs.append((truth != predicted)[known])
         entropy, wrong = np.concatenate(entropies), np.concatenate(wrongs)
         steps = np.floor(entropy * BINS)[None] / BINS

@@ -86,6 +86,14 @@ def test_what_the_uncertainty_is_summed_from_is_projected() -> None:
     assert more >= 3 * 4 * plan().layout.block ** 2  # one channel, its logarithm and the sum, as float32
 
 
+def test_the_uncertainty_counts_only_classes_that_are_assessed() -> None:
+    two = replace(MODEL, card=MODEL.card.model_copy(update={"assessed": ("tumor", "stroma")}))
+    assert plan(model=two, uncertainty=True).stitch.assessed == 2
+    assert plan(uncertainty=True).stitch.assessed is plan(model=two).stitch.assessed is None
+    assert plan(model=two).key == plan().key  # with the same digest
+    assert plan(model=two, uncertainty=True).key != plan(uncertainty=True).key
+
+
 def test_projected_output_counts_every_stored_byte() -> None:
     from wsi_seg.planning.map_layout import output_bytes
 

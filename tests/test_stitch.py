@@ -235,6 +235,16 @@ def test_uncertainty_of_the_blend_is_that_of_the_blended_probabilities() -> None
     assert np.allclose(channels[2], entropy(channels[:2].astype(np.float64)), atol=1e-5)
 
 
+@pytest.mark.parametrize(("assessed", "expected"), [(2, 1.0), (None, np.log(2) / np.log(3))])
+def test_uncertainty_is_1_where_all_assessed_classes_are_as_probable(
+    assessed: int | None, expected: float
+) -> None:
+    slide = ArraySlide(np.full((64, 64, 3), (90, 90, 0), np.uint8), mpp=0.5)  # the third class has nothing
+    stitch = StitchSettings(Grid(64, 0), "crop", 4, "float32", True, assessed)
+    _, channels = stitched(slide, Mixture(), stitch, 64, CODES)
+    assert channels[3] == pytest.approx(np.full((16, 16), expected))
+
+
 def test_uncertainty_counts_only_analyzed_pixels() -> None:
     pixels = np.full((64, 64, 3), 128, np.uint8)
     pixels[:, 2:] = (0, 0, 255)

@@ -108,14 +108,15 @@ def _gaussian(side: int) -> NDArray[np.float64]:
     return line
 
 
-def normalized_entropy(probabilities: Any) -> Any:
-    """Return the uncertainty of each pixel: Shannon entropy of its class probabilities over log C.
+def normalized_entropy(probabilities: Any, assessed: int | None = None) -> Any:
+    """Return the uncertainty of each pixel: Shannon entropy of its class probabilities over its maximum.
 
     0 where one class has probability 1, 1 where all are equally probable, 0 for a single class. Shannon
     1948, doi:10.1002/j.1538-7305.1948.tb01338.x.
 
     Args:
         probabilities: float32 (C, h, w) of any array library; the C of a pixel add up to 1.
+        assessed: number of classes that can have a probability, so that log of it is the maximum; None: C.
 
     Returns:
         float32 (h, w), 0 … 1, of the same library.
@@ -127,7 +128,7 @@ def normalized_entropy(probabilities: Any) -> Any:
         p = probabilities[channel]
         entropy = entropy - p * xp.log(xp.clip(p, min=LEAST_PROBABILITY))
     # Rounding, or what does not quite add up to 1, may lead a little beyond both ends.
-    return xp.clip(entropy / math.log(max(channels, 2)), min=0.0, max=1.0)
+    return xp.clip(entropy / math.log(max(assessed or channels, 2)), min=0.0, max=1.0)
 
 
 def most_probable(probabilities: Any) -> Any:
@@ -206,7 +207,8 @@ class _Output:
         if isinstance(total, np.ndarray):
             _check_number(part_map, total)
         if self.settings.uncertainty:
-            entropy = _area_mean(normalized_entropy(probabilities)[None], weight, d)
+            unsure = normalized_entropy(probabilities, self.settings.assessed)
+            entropy = _area_mean(unsure[None], weight, d)
             small = xp.concat([small, entropy], axis=0)
         if self.settings.probability_dtype == "uint8":
             small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)

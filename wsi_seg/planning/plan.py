@@ -13,7 +13,7 @@ from typing import Any
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.geometry import Size
-from wsi_seg.planning.grid import INPUT_MULTIPLE, Block, Grid, Tile, cut_blocks
+from wsi_seg.planning.grid import Block, Grid, Tile, cut_blocks
 from wsi_seg.planning.map_layout import MapLayout, output_bytes
 from wsi_seg.planning.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
 from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
@@ -124,7 +124,7 @@ class SegmentationPlan:
             self.frame,
             self.level,
             self.model_digest,
-            _stitch_key(self.stitch),
+            self.stitch.key,
             self.layout.block,
             self.layout.block_levels,
             self.batch,
@@ -166,7 +166,7 @@ def plan_segmentation(
             f"the tile is {grid.tile} px, not {card.tile} as the model's card says, to stay below "
             f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
         )
-    stitch = _stitch_settings(grid, settings, frame.size)
+    stitch = _stitch_settings(grid, settings, frame.size, card)
     layout = _map_layout(info, tissue, frame, card, side, stitch)
     planned, total = _plan_blocks(frame, side, tissue, stitch)
     if not planned:
@@ -198,13 +198,15 @@ def plan_segmentation(
     )
 
 
-def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size) -> StitchSettings:
+def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size, card: ModelCard) -> StitchSettings:
+    assessed = card.assessed if settings.uncertainty else None  # of no use to anything else
     return StitchSettings(
         grid.fitted(map_size, settings.probability_downsample),
         settings.blend,
         settings.probability_downsample,
         settings.probability_dtype,
         settings.uncertainty,
+        None if assessed is None else len(assessed),
     )
 
 
@@ -232,7 +234,7 @@ def _choose_shape(model: ModelFacts, settings: PlanSettings, source: SourceMemor
     """
     least = None
     for shape in _shapes(model, settings):
-        stitch = _stitch_settings(shape.grid, settings, source.map_size)
+        stitch = _stitch_settings(shape.grid, settings, source.map_size, model.card)
         projected = project_memory(shape, stitch, _model_memory(model), source)
         if settings.max_memory is None or projected <= settings.max_memory:
             return shape, projected
@@ -382,14 +384,6 @@ def _plan_blocks(
             tiles = len(needed_tiles(block, tissue, frame, stitch))
             planned.append(PlannedBlock(block, tiles))
     return tuple(planned), total
-
-
-def _stitch_key(stitch: StitchSettings) -> Any:
-    """Return the settings as plain data; what older versions did not know is left out where it is unused."""
-    plain = _plain(stitch)
-    if stitch.grid.margin == 0 and stitch.grid.multiple == INPUT_MULTIPLE:
-        del plain["grid"]["margin"], plain["grid"]["multiple"]
-    return plain
 
 
 def _plain(value: Any) -> Any:

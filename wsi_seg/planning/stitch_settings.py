@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 from wsi_seg.core.errors import UsageError
-from wsi_seg.planning.grid import Grid
+from wsi_seg.planning.grid import INPUT_MULTIPLE, Grid
 from wsi_seg.planning.settings import Blend, PlanSettings, ProbabilityDtype
 
 _DEFAULTS = PlanSettings()
@@ -24,11 +24,23 @@ class StitchSettings:
     probability_dtype: ProbabilityDtype = _DEFAULTS.probability_dtype
     uncertainty: bool = _DEFAULTS.uncertainty
     """Add a channel with the normalized entropy of the class probabilities, see `normalized_entropy`."""
+    assessed: int | None = None
+    """Number of classes that share the probability, for `uncertainty`; None: all of the network's."""
 
     @property
     def margin(self) -> int:
         """Pixels at each side of a tile whose prediction is not used."""
         return self.grid.halo if self.blend == "crop" and self.grid.cut else self.grid.margin
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The settings as plain data; what older versions did not know is left out where it is unused."""
+        plain = asdict(self)
+        if self.grid.margin == 0 and self.grid.multiple == INPUT_MULTIPLE:
+            del plain["grid"]["margin"], plain["grid"]["multiple"]
+        if self.assessed is None:
+            del plain["assessed"]
+        return plain
 
     def __post_init__(self) -> None:
         if self.blend not in get_args(Blend):
