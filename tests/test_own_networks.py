@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.inference.models.network import load_network, normalized
 from wsi_seg.inference.models.own import OwnNetwork, make_network, predictor_of
 from wsi_seg.inference.models.predictor import NetworkPredictor, load_predictor
+from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.models import load_model, open_predictor
 from wsi_seg.pipeline.settings import make_settings
+from wsi_seg.results.files import MAPS
 from wsi_seg.slides.slide import map_frame, read_region
 from wsi_seg.testing.models import some_tiles
 
@@ -33,6 +36,11 @@ CARD = foreign_card("onnx", name="mine", output=OutputGeometry(margin=4, stride=
 
 def make() -> wsi_seg.Network:
     return wsi_seg.Network(Foreign(2, 4), CARD)
+
+
+def make_plain() -> wsi_seg.Network:
+    """Of the input's size and the card's softmax, as explaining needs it."""
+    return wsi_seg.Network(Foreign(), foreign_card("onnx", name="plain"))
 
 
 def wrong() -> nn.Module:
@@ -98,6 +106,42 @@ def test_a_function_gives_the_same_results_in_the_command_line(
     assert (tmp_path / "small" / "maps.zarr").is_dir()
     first, second = (json.loads((one / "manifest.json").read_text()) for one in (results, tmp_path / "small"))
     assert first["plan"]["model_digest"] == second["plan"]["model_digest"]
+
+
+def test_a_function_is_evaluated_as_it_runs(results: Path, small_picture: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    labels = np.asarray(Maps.open(results / MAPS).labels[:])
+    for name, pixels in (("a", np.asarray(Image.open(small_picture))), ("a_mask", labels)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    data = tmp_path / "data.yaml"
+    data.write_text("datasets: [{kind: masks, name: own, folder: ., mpp: 0.5}]\n")
+    words = ["evaluate", REFERENCE, "--device", "cpu", "--part", "all", "--json"]
+    done = CliRunner().invoke(app, [*words, "--data", str(data)])
+    assert done.exit_code == 0, done.output
+    metrics = json.loads(done.stdout)
+    (result,) = metrics["results"]
+    assert result["overall"]["pixel_accuracy"] == 1 and result["pixels"] == labels.size
+    assert {row["dice"] for row in result["classes"] if row["pixels"]} == {1}
+    nothing = CliRunner().invoke(app, words)
+    assert nothing.exit_code == 2 and f"{REFERENCE}: has no folder with data" in nothing.stderr
+
+
+def test_a_function_is_explained(small_picture: Path, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    reference = f"{__name__}:make_plain"
+    settings = make_settings({"device": "cpu", "mpp": 0.5, "tissue": "none"})
+    done = wsi_seg.segment_slide(small_picture, tmp_path, reference, settings)
+    counts = np.bincount(np.asarray(Maps.open(Path(done.folder) / MAPS).labels[:]).ravel())
+    code = int(counts.argmax())
+    words = ["explain", reference, str(small_picture), "--class", f"class {code}", "--mpp", "0.5"]
+    words += ["--layer", "first", "--device", "cpu", "-o", str(tmp_path / "cam.png")]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    found = re.search(r"over the ([\d,]+) of 14,000 pixels predicted as class \d; layer first", told.stdout)
+    assert found is not None, told.stdout
+    assert int(found[1].replace(",", "")) == pytest.approx(counts[code], abs=50)  # edges are padded otherwise
+    assert (tmp_path / "cam.png").is_file()
 
 
 def test_digest_follows_weights_and_card() -> None:

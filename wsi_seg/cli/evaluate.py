@@ -151,6 +151,8 @@ def _evaluate_model(options: EvaluateOptions, given: dict[str, Any]) -> Evaluati
     card, subject = model.facts.card, subject_of(model)
     if card.notice:
         say(f"{card.name}: {card.notice}", err=True)
+    if options.data is None and subject.folder is None:
+        raise UsageError(f"{options.subject}: has no folder with data to evaluate it on; give --data FILE")
     path = options.data or (subject.folder or Path()) / TRAIN_CONFIG
     if options.data is None and not path.is_file():
         raise UsageError(f"{path}: the model has no such file that names data; give --data FILE")

@@ -14,7 +14,10 @@ from wsi_seg.cli.output import say
 @takes_settings("mpp", "allow_upsampling")
 def explain(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Bundled name, folder, hf://owner/name, or .pth with a card.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Bundled name, folder, hf://owner/name, .pth with a card, or module:factory."),
+    ],
     image: Annotated[str, typer.Argument(help="PNG, JPEG or TIFF image, slide, or URL.")],
     class_: Annotated[
         str, typer.Option("--class", help="Class of the model, or group where no class has this name.")

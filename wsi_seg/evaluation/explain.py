@@ -7,17 +7,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_seg.core.card import ModelCard, read_card
+from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup, find_class_or_group
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.exporters.gradcam import GradCamSheet, write_gradcam
 from wsi_seg.inference.blocks import reflected
 from wsi_seg.inference.models.devices import resolve_device
-from wsi_seg.inference.models.explain import Explanation, grad_cam
-from wsi_seg.inference.models.network import load_network
+from wsi_seg.inference.models.explain import Explanation, grad_cam, open_model
 from wsi_seg.inference.models.openvino import DEVICE as OPENVINO
-from wsi_seg.inference.models.registry import find_model
 from wsi_seg.planning.grid import INPUT_MULTIPLE
 from wsi_seg.planning.plan import choose_grid, resolution_warnings
 from wsi_seg.results.folder import results_name
@@ -86,8 +84,7 @@ def explain_image(
         MissingExtraError: captum is not installed.
         OutputError: the picture cannot be written.
     """
-    folder = find_model(model)
-    card = read_card(folder)
+    card, load = open_model(model)
     if not card.output.plain or card.head != "softmax":
         raise UsageError(
             f"{model}: Grad-CAM explains a softmax of the size of the input only, not a network with head "
@@ -107,8 +104,7 @@ def explain_image(
     device = resolve_device(settings.device)
     if device == OPENVINO:
         raise UsageError(f"device {device!r} computes no gradients for Grad-CAM; use auto, cpu or cuda")
-    network = load_network(folder).to(device)
-    found = grad_cam(network, card, pixels, group.codes, settings.layer, inside)
+    found = grad_cam(load().to(device), card, pixels, group.codes, settings.layer, inside)
     shown = Explanation(found.heat[inside], found.predicted[inside], found.layer)
     write_gradcam(
         place, pixels[inside], shown.heat, shown.predicted, _sheet(info.name, frame.mpp, card, group, shown)

@@ -33,6 +33,7 @@ from wsi_seg.evaluation.section import (
     pool,
 )
 from wsi_seg.execution.tasks import load_predictor
+from wsi_seg.inference.models.formats import PYTHON
 from wsi_seg.pipeline.models import Model
 
 EXAMPLES = 10
@@ -113,7 +114,7 @@ def subject_of(model: Model) -> Subject:
     """Return what an evaluation says of a model."""
     facts = model.facts
     made_with = {"device": facts.device.split(":")[0], "precision": facts.precision, "tta": facts.tta}
-    folder = dict(model.predictor.arguments).get("reference")
+    folder = None if facts.card.format == PYTHON else dict(model.predictor.arguments).get("reference")
     return Subject(facts.card, facts.digest, made_with, None if folder is None else Path(folder))
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import UsageError
-from wsi_seg.core.folders import home_expanded, is_there
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe, load_predictor
 from wsi_seg.inference.models.formats import format_of, precision_for, weights_path
@@ -106,12 +105,13 @@ class _Found:
 def _find(reference: str | Network, workers: WorkerSettings | None) -> _Found:
     if isinstance(reference, str) and not (":" in reference and not reference.startswith(HUB_PREFIX)):
         return _find_folder(reference)
-    from wsi_seg.inference.models.own import activations_of_network, is_factory, keep, make_network
+    from wsi_seg.inference.models.own import activations_of_network, keep, named_network
 
     if isinstance(reference, str):
-        if not is_factory(reference) or is_there(home_expanded(reference)):
+        named = named_network(reference)
+        if named is None:
             return _find_folder(reference)
-        network, factory, argument = make_network(reference), "predictor_from", ("reference", reference)
+        network, factory, argument = named, "predictor_from", ("reference", reference)
     else:
         if workers is not None and not workers.here:
             raise UsageError(

@@ -8,6 +8,7 @@ each pixel; what is explained is the sum of the class's logit over the pixels pr
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsi_seg.core.card import ModelCard
+from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
-from wsi_seg.inference.models.loaded import LoadedNetwork
-from wsi_seg.inference.models.network import forward, normalized
+from wsi_seg.inference.models.loaded import LoadedNetwork, map_of
+from wsi_seg.inference.models.network import load_network, normalized
+from wsi_seg.inference.models.own import named_network
+from wsi_seg.inference.models.registry import find_model
 
 # A forward pass over this much of the image shows what each layer gives.
 PROBE_SIDE = 128
@@ -36,6 +39,22 @@ class Explanation:
     layer: str
 
 
+def open_model(reference: str) -> tuple[ModelCard, Callable[[], nn.Module]]:
+    """Return the card of a model, and the function that loads its network in evaluation mode.
+
+    Args:
+        reference: as for `load_model`.
+
+    Raises:
+        ModelError: the model is missing or damaged; the function says so of its weights.
+    """
+    own = named_network(reference)
+    if own is not None:
+        return own.own_card, own.module.eval
+    folder = find_model(reference)
+    return read_card(folder), lambda: load_network(folder)
+
+
 def grad_cam(
     network: nn.Module,
     card: ModelCard,
@@ -49,7 +68,7 @@ def grad_cam(
     The score of a group in a pixel is log Σ exp of the logits of its classes: the logit of "any of them".
 
     Args:
-        network: in evaluation mode; float (N, 3, H, W) -> logits (N, C, H, W), alone or first of a pair.
+        network: in evaluation mode; float (N, 3, H, W) -> logits (N, C, H, W), alone or with others.
         card: the network's classes and normalization.
         pixels: uint8 RGB (H, W, 3), H and W multiples of 32.
         codes: label values of the classes asked about.
@@ -65,7 +84,7 @@ def grad_cam(
     if isinstance(network, LoadedNetwork):
         raise ModelError(
             f"model {card.name!r}: a network of format {card.format} has no layers to look into; explaining "
-            "needs one of format smp"
+            "needs one of format smp, or module:factory"
         )
     try:
         from captum.attr import LayerAttribution, LayerGradCam
@@ -82,7 +101,7 @@ def grad_cam(
         target = _target_pixels(predicted, inside)
 
         def score(images: Tensor) -> Tensor:
-            logits = forward(network, images)[0][:, channels].logsumexp(dim=1)
+            logits = map_of(network(images))[:, channels].logsumexp(dim=1)
             return logits[:, target].sum(dim=1)
 
         cam = LayerGradCam(score, network.get_submodule(name)).attribute(inputs, relu_attributions=True)
@@ -98,7 +117,7 @@ def grad_cam(
 @torch.no_grad()
 def _predicted(network: nn.Module, inputs: Tensor, channels: list[int], card: ModelCard) -> Tensor:
     """Return bool (H, W): where one of the channels has the largest logit of the assessed classes."""
-    logits = forward(network, inputs)[0][0]
+    logits = map_of(network(inputs))[0]
     if card.assessed_channels is not None:
         others = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         others[list(card.assessed_channels)] = False

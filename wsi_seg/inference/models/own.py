@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import ModelError, UsageError
+from wsi_seg.core.folders import home_expanded, is_there
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision
 from wsi_seg.inference.models.formats import PYTHON
@@ -81,6 +82,17 @@ class OwnNetwork(LoadedNetwork):
 def is_factory(reference: str) -> bool:
     """Return True for `module:factory`; a drive such as `C:model` is none."""
     return _FACTORY.fullmatch(reference) is not None
+
+
+def named_network(reference: str) -> Network | None:
+    """Return the network of `module:factory`; None for a reference of another kind, or to something there.
+
+    Raises:
+        ModelError: there is no such function, or it returns no `Network`.
+    """
+    if not is_factory(reference) or is_there(home_expanded(reference)):
+        return None
+    return make_network(reference)
 
 
 @lru_cache(maxsize=2)
