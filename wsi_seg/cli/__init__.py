@@ -20,6 +20,7 @@ from wsi_seg.cli.models import COMMANDS as MODELS_COMMANDS
 from wsi_seg.cli.models import models
 from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
+from wsi_seg.cli.qupath import qupath
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.trace import trace
@@ -100,7 +101,8 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
         group.command(name, cls=command_class(command))(_reporting(command))
 
 
-_add(app, run, view, info, export, trace, join, validate, train, evaluate, explain, calibrate, check_seams)
+_add(app, run, view, qupath, info, export, trace, join, validate)
+_add(app, train, evaluate, explain, calibrate, check_seams)
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 
 

@@ -12,39 +12,15 @@ from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup, TissueClass
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Origin
-from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.planning.map_layout import MapLayout
 from wsi_seg.regions.settings import RegionSettings, TraceSettings
 from wsi_seg.results.files import JOURNAL, MANIFEST, PLAN, SUMMARY, read_record
-from wsi_seg.results.journal import parse_records, whole_lines
+from wsi_seg.results.progress import RunProgress, planned_blocks, progress_of
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 from wsi_seg.viewer.folders import ResultEntry
 
 UM2_PER_MM2 = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """How far a run is."""
-
-    blocks_done: int
-    blocks_total: int
-    tiles_done: int
-    tiles_total: int
-    done: frozenset[tuple[int, int]]
-    """(ix, iy) of the blocks that were written, those that were read in part included."""
-    failed: frozenset[tuple[int, int]] = frozenset()
-    """(ix, iy) of the blocks of which nothing could be read."""
-
-    def to_json(self) -> dict[str, int]:
-        return {
-            "blocks_done": self.blocks_done,
-            "blocks_failed": len(self.failed),
-            "blocks_total": self.blocks_total,
-            "tiles_done": self.tiles_done,
-            "tiles_total": self.tiles_total,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +116,6 @@ def _read_running(entry: ResultEntry) -> ResultInfo:
     path = entry.folder / PLAN
     try:
         layout = MapLayout.from_json(plan["layout"])
-        blocks = [(int(ix), int(iy), int(tiles)) for ix, iy, tiles in plan["blocks"]]
     except (KeyError, TypeError, ValueError) as error:
         raise OutputError(f"{path}: is damaged ({error}); run wsi-seg run again") from error
     return ResultInfo(
@@ -150,7 +125,7 @@ def _read_running(entry: ResultEntry) -> ResultInfo:
         artifacts=layout.artifacts,
         uncertainty=layout.uncertainty,
         probability_downsample=layout.probability_downsample,
-        plan={"blocks": blocks},
+        plan={"blocks": planned_blocks(plan, entry.folder)},
     )
 
 
@@ -163,26 +138,4 @@ def _read(entry: ResultEntry, name: str) -> dict[str, Any]:
 
 def read_progress(entry: ResultEntry, facts: ResultInfo) -> RunProgress | None:
     """Return how far a run is, None for a finished one."""
-    if not entry.running:
-        return None
-    blocks = facts.plan["blocks"]
-    tiles = {(ix, iy): count for ix, iy, count in blocks}
-    path = entry.file(JOURNAL)
-    records = {} if path is None else _read_journal(path)
-    written = {place: record.written for place, record in records.items()}
-    return RunProgress(
-        blocks_done=len(written),
-        blocks_total=len(blocks),
-        tiles_done=sum(tiles.get(place, 0) for place in written),
-        tiles_total=sum(tiles.values()),
-        done=frozenset(place for place, there in written.items() if there),
-        failed=frozenset(place for place, there in written.items() if not there),
-    )
-
-
-def _read_journal(path: Path) -> dict[tuple[int, int], BlockRecord]:
-    try:
-        content = path.read_bytes()
-    except OSError:  # the run has just been finished, and the file removed
-        return {}
-    return parse_records(whole_lines(content), path)
+    return progress_of(facts.plan["blocks"], entry.file(JOURNAL)) if entry.running else None

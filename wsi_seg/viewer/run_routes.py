@@ -19,9 +19,9 @@ from starlette.routing import Route
 from wsi_seg.core.errors import OutputError
 from wsi_seg.regions.settings import Threshold, TraceSettings
 from wsi_seg.results.folder import ResultsFolder
+from wsi_seg.results.progress import RunProgress
 from wsi_seg.viewer.folders import ResultEntry
 from wsi_seg.viewer.responses import Refused, json_reply
-from wsi_seg.viewer.result_info import RunProgress
 from wsi_seg.viewer.runs import Job, Runs
 from wsi_seg.viewer.state import ViewerState
 

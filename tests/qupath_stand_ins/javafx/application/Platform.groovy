@@ -1,0 +1,7 @@
+package javafx.application
+
+class Platform {
+    static void runLater(Runnable work) {
+        synchronized (Platform) { work.run() }
+    }
+}

@@ -1,0 +1,5 @@
+package javafx.event
+
+interface EventHandler<T> {
+    void handle(T event)
+}

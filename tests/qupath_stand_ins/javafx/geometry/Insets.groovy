@@ -1,0 +1,5 @@
+package javafx.geometry
+
+class Insets {
+    Insets(double all) {}
+}

@@ -1,0 +1,5 @@
+package javafx.scene
+
+class Node {
+    void setDisable(boolean value) {}
+}

@@ -1,0 +1,5 @@
+package javafx.scene
+
+class Scene {
+    Scene(Node root) {}
+}

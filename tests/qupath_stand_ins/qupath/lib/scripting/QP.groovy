@@ -1,0 +1,10 @@
+package qupath.lib.scripting
+
+import made.World
+
+/** Signatures: QuPath, qupath.lib.scripting.QP. */
+class QP {
+    static Object getCurrentImageData() { World.current }
+
+    static Object getProject() { World.project }
+}
