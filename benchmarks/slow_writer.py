@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
-from wsi_seg.execution.tasks import BlockRecord, BlockTask, run_block
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, run_task
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import SegmentationPlan
 
@@ -29,7 +29,7 @@ class SlowWriter(Workers):
         return self._workers.flight
 
     def execute(self, work: TaskSet[Any, Any]) -> None:
-        if work.function is run_block:
+        if work.function is run_task:
             tasks = [(key, (task, self._seconds)) for key, task in work.tasks]
             work = replace(work, function=_write_slowly, tasks=tasks, on_killed=None)
         self._workers.execute(work)
@@ -41,7 +41,7 @@ class SlowWriter(Workers):
         return None
 
 
-def _write_slowly(slow: tuple[BlockTask, float]) -> BlockRecord:
+def _write_slowly(slow: tuple[BlockTask | ShardTask, float]) -> BlockRecord | None:
     task, seconds = slow
 
     def write(maps: Maps, *args: Any, **arrays: Any) -> None:
@@ -49,7 +49,7 @@ def _write_slowly(slow: tuple[BlockTask, float]) -> BlockRecord:
         write_block(maps, *args, **arrays)
 
     Maps.write_block = write  # type: ignore[method-assign]  # in this worker process, for good
-    return run_block(task)
+    return run_task(task)
 
 
 class Peaks:

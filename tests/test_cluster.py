@@ -75,6 +75,14 @@ def die_once(path: str) -> str:
     return "done"
 
 
+def die_once_then_log(path: str) -> str:
+    """End the process the first time; write the path into a log then."""
+    done = die_once(path)
+    with Path(path).with_name("log").open("a") as file:
+        file.write(f"{path}\n")
+    return done
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Any:
     with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
@@ -92,6 +100,16 @@ def execute(workers: Workers, function: Any, tasks: Iterable[Any], **how: Any) -
 def test_every_task_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
+
+
+def test_what_waits_for_a_task_whose_process_dies_runs_after_it(cluster: Cluster, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"mark-{n}") for n in range(3)]  # which are their keys, too
+    for path in paths[1:]:
+        Path(path).touch()
+    results: list[str] = []
+    after = {paths[1]: paths[:1], paths[2]: [*paths[:2], "of a task that is done"]}
+    cluster.execute(TaskSet(die_once_then_log, [(p, p) for p in paths], results.append, after))
+    assert results == ["done"] * 3 and (tmp_path / "log").read_text().split() == paths
 
 
 def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:

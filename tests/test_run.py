@@ -16,6 +16,7 @@ from ome_zarr_models import open_ome_zarr
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+import wsi_seg.execution.tasks
 import wsi_seg.pipeline.run
 import wsi_seg.pipeline.tracing
 from tests.made.progress import StopAfter
@@ -186,7 +187,7 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
 def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
     quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = wsi_seg.pipeline.run.run_block, []
+    real, failed = wsi_seg.execution.tasks.run_block, []
 
     def failing(job: BlockTask) -> BlockRecord:
         if job.tissue.sample(job.settings.frame, job.block.box).any() and not failed:
@@ -198,7 +199,7 @@ def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
         raise Interrupted("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsi_seg.pipeline.run, "run_block", failing)
+        patch.setattr(wsi_seg.execution.tasks, "run_block", failing)
         patch.setattr(wsi_seg.pipeline.tracing, "write_geojson", interrupted)
         with pytest.raises(Interrupted):
             run_again(made_svs, tmp_path, model)

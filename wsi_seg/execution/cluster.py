@@ -15,10 +15,10 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPException
-from typing import Any
+from typing import Any, Generic
 from urllib.request import ProxyHandler, build_opener
 
 from distributed import CancelledError, Client, Future, KilledWorker
@@ -68,33 +68,38 @@ class Cluster(Workers):
 
     def execute(self, work: TaskSet[Task, Result]) -> None:
         """See `graph.Workers.execute`."""
-        killed: list[tuple[str, Task]] = []
+        waiting = _Waiting(work.tasks, work.after)
         try:
-            with closing(self._completed(work.function, work.tasks)) as completed:
-                for key_and_task, future in completed:
-                    if _killed(future):
-                        killed.append(key_and_task)
-                    else:
-                        work.on_result(self._result(future))
-            for key, task in killed:
-                work.on_result(self._retry_isolated(work, key, task))
+            while waiting.ready:
+                killed: list[tuple[str, Task]] = []
+                with closing(self._completed(work.function, waiting)) as completed:
+                    for key, task, future in completed:
+                        if _killed(future):
+                            killed.append((key, task))
+                        else:
+                            work.on_result(self._result(future))
+                            waiting.note_done(key)
+                for key, task in killed:
+                    work.on_result(self._retry_isolated(work, key, task))
+                    waiting.note_done(key)
         except KeyboardInterrupt:
             raise Interrupted(RESUME) from None
 
     def _completed(
-        self, function: Callable[[Task], Any], tasks: Sequence[tuple[str, Task]]
-    ) -> Generator[tuple[tuple[str, Task], Future[Any]], None, None]:
-        """Submit tasks as the limit allows; yield each with its future as it ends."""
-        waiting = deque(tasks)
-        in_flight: dict[Any, tuple[tuple[str, Task], Future[Any]]] = {}
+        self, function: Callable[[Task], Any], waiting: _Waiting[Task]
+    ) -> Generator[tuple[str, Task, Future[Any]], None, None]:
+        """Submit tasks that are ready as the limit allows; yield each with its future as it ends."""
+        in_flight: dict[Any, tuple[str, Task, Future[Any]]] = {}
         # Dask's `as_completed` has no timeout for a single result: without workers it waits forever.
         done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         try:
-            while waiting or in_flight:
-                while waiting and self._limiter.acquire(wait=not in_flight):
-                    key, task = waiting.popleft()
-                    future = self._client.submit(function, task, key=key, retries=RETRIES)
-                    in_flight[key] = (key, task), future
+            while waiting.ready or in_flight:
+                while waiting.ready and self._limiter.acquire(wait=not in_flight):
+                    key, task = waiting.ready.popleft()
+                    future = self._client.submit(
+                        function, task, key=key, retries=RETRIES, priority=int(waiting.goes_first(key))
+                    )
+                    in_flight[key] = key, task, future
                     future.add_done_callback(done.put)
                 try:
                     ended = done.get(timeout=POLL_SECONDS if in_flight else 0)
@@ -105,7 +110,7 @@ class Cluster(Workers):
                     yield in_flight.pop(ended.key)
                 self._poll_workers()
         finally:
-            futures = [future for _, future in in_flight.values()]
+            futures = [future for *_, future in in_flight.values()]
             if futures and self._client.status == "running":
                 self._client.cancel(futures)
             self._limiter.release(len(futures))
@@ -115,8 +120,9 @@ class Cluster(Workers):
         with self._limiter.exclusive():
             for attempt in range(1, ATTEMPTS):
                 logger.warning("%s: its worker died; trying it alone", key)
-                with closing(self._completed(work.function, [(f"{key}-alone-{attempt}", task)])) as completed:
-                    _, future = next(completed)
+                alone = _Waiting([(f"{key}-alone-{attempt}", task)], {})
+                with closing(self._completed(work.function, alone)) as completed:
+                    *_, future = next(completed)
                     if not _killed(future):
                         result: Result = self._result(future)
                         return result
@@ -175,6 +181,32 @@ class Cluster(Workers):
     def close(self) -> None:
         """Disconnect, and end what was started."""
         self._started.close()
+
+
+class _Waiting(Generic[Task]):
+    """Tasks that are not submitted yet, and what they wait for, whose results they do not take."""
+
+    def __init__(self, tasks: Sequence[tuple[str, Task]], after: Mapping[str, Sequence[str]]) -> None:
+        """Take the tasks of a `TaskSet`, and what they wait for."""
+        self._tasks, self._first = dict(tasks), after.keys()
+        self._followers: dict[str, list[str]] = {}
+        self._missing: dict[str, int] = {}
+        for key in self._tasks:
+            below = [other for other in after.get(key, ()) if other in self._tasks]
+            self._missing[key] = len(below)
+            for other in below:
+                self._followers.setdefault(other, []).append(key)
+        self.ready = deque((key, task) for key, task in tasks if not self._missing[key])
+
+    def goes_first(self, key: str) -> bool:
+        return key in self._first
+
+    def note_done(self, key: str) -> None:
+        """Let those that waited for this one alone be the next."""
+        for follower in self._followers.pop(key, ()):
+            self._missing[follower] -= 1
+            if not self._missing[follower]:
+                self.ready.appendleft((follower, self._tasks[follower]))
 
 
 class InFlightLimiter:

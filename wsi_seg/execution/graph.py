@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +39,7 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class TaskSet(Generic[Task, Result]):
-    """Tasks for one function, and the receiver of their results."""
+    """Tasks for one function, what they wait for, and the receiver of their results."""
 
     function: Callable[[Task], Result]
     """Importable and idempotent; takes a task and returns a small record."""
@@ -47,6 +47,9 @@ class TaskSet(Generic[Task, Result]):
     """(key, task) pairs; keys are unique and the same for the same work."""
     on_result: Callable[[Result], None]
     """Called in the caller's thread with each result, in the order of completion."""
+    after: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Keys of tasks that wait, and of those they wait for, which come before them in `tasks`; the key of no
+    task is that of one which is done. Tasks named here go before others, also of other callers."""
     threads: int = 1
     """Tasks at a time in this process; other processes have their number of threads."""
     on_killed: Callable[[Task], Result] | None = None
@@ -79,7 +82,7 @@ class Workers(AbstractContextManager["Workers"], ABC):
     def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
         """Run one task, which takes no device, while the caller waits; see `execute`."""
         results: list[Result] = []
-        self.execute(TaskSet(function, [(key, task)], results.append))
+        self.execute(TaskSet(function, [(key, task)], results.append, {key: ()}))
         return results[0]
 
     @abstractmethod
@@ -124,7 +127,11 @@ class LocalWorkers(Workers):
         """See `Workers.execute`."""
         with self._cancelled_at_exit(1 if self._synchronous else work.threads) as running:
             run = delayed(partial(self._run, running, work.function), name="task", pure=False, traverse=False)
-            tasks = [run(task, dask_key_name=key) for key, task in work.tasks]
+            made: dict[str, Any] = {}
+            for key, task in work.tasks:
+                below = (made[other] for other in work.after.get(key, ()) if other in made)
+                made[key] = run(task, *below, dask_key_name=key)
+            tasks = list(made.values())
             if self._synchronous:
                 self._compute(tasks, work.on_result, scheduler=get_sync)
             elif self._shared is not None:
@@ -138,7 +145,10 @@ class LocalWorkers(Workers):
         with self._cancelled_at_exit(0) as running, cancellable(running.cancelled):
             return function(task)
 
-    def _run(self, running: _RunningTasks, function: Callable[[Task], Result], task: Task) -> Result:
+    def _run(
+        self, running: _RunningTasks, function: Callable[[Task], Result], task: Task, *done: Any
+    ) -> Result:
+        """Run a task once those it waits for are done."""
         with self._changed:
             running.active += 1
             self._peak = max(self._peak, sum(one.active for one in self._running))

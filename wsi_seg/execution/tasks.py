@@ -1,4 +1,4 @@
-"""One block as a task that any worker can run: recipes in, a small record out, no pixels in between.
+"""Blocks and shards as tasks that any worker can run: recipes in, a small record out, no pixels in between.
 
 A task carries paths and names, never an open handle or weights. The slide is opened once per thread and
 the predictor once per process; both are reopened only when a task asks for others.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_seg.core.errors import SlideError
+from wsi_seg.core.errors import ClusterError, SlideError
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.logs import captured
 from wsi_seg.core.lru import LRUCache
@@ -28,6 +28,7 @@ from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.inference.blocks import BlockMaps, BlockSettings, ForwardPool, Predictor, segment_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.grid import Block
+from wsi_seg.planning.map_layout import ShardRef
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
@@ -78,6 +79,14 @@ class BlockTask:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardTask:
+    """All that a worker needs to build one shard of a pyramid."""
+
+    maps_path: str
+    shard: ShardRef
+
+
+@dataclass(frozen=True, slots=True)
 class BlockRecord:
     """Outcome of one block."""
 
@@ -106,6 +115,14 @@ class BlockRecord:
     """Of the analyzed pixels; of none where the model's card says nothing of its training data."""
     artifacts: dict[int, int] = field(default_factory=dict)
     """Map pixels per code of artifacts, in tissue."""
+
+
+def run_task(task: BlockTask | ShardTask) -> BlockRecord | None:
+    """Fill a block, see `run_block`, or build a shard, see `Maps.build_shard`."""
+    if isinstance(task, BlockTask):
+        return run_block(task)
+    _maps(task.maps_path).build_shard(task.shard)
+    return None
 
 
 def run_block(task: BlockTask) -> BlockRecord:
@@ -185,6 +202,17 @@ def failed_block(task: BlockTask, reason: str) -> BlockRecord:
 def killed_block(task: BlockTask) -> BlockRecord:
     """Return the record of a block that ended every process that tried it."""
     return failed_block(task, f"{task.slide.path}: each worker that tried this block died")
+
+
+def killed_task(task: BlockTask | ShardTask) -> BlockRecord:
+    """Return the record of a block that ended every process that tried it.
+
+    Raises:
+        ClusterError: it is a shard, without which the maps are not whole.
+    """
+    if isinstance(task, BlockTask):
+        return killed_block(task)
+    raise ClusterError(f"{task.maps_path}: each worker that built a part of the pyramids died; run it again")
 
 
 class _ThreadCaches(threading.local):

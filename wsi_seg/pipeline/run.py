@@ -20,7 +20,7 @@ import numpy as np
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import SlideError, WsiSegError
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
-from wsi_seg.execution.tasks import BlockRecord, killed_block, run_block
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, killed_task, run_task
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.exporters.source import ExportSource
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
@@ -29,10 +29,9 @@ from wsi_seg.pipeline.models import Model, load_model
 from wsi_seg.pipeline.run_exports import add_exports, export_paths, write_exports
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
-from wsi_seg.pipeline.slide_tasks import SlideTasks, build_shard
+from wsi_seg.pipeline.slide_tasks import SlideTasks
 from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarize
 from wsi_seg.pipeline.tracing import TraceTask, trace_slide
-from wsi_seg.planning.map_layout import Kind
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
 from wsi_seg.results.files import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, write_json
@@ -246,7 +245,7 @@ class _SlideRun:
             raise
 
     def fill_maps(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
-        """Predict the blocks that an earlier run has not finished, then the pyramids."""
+        """Predict the blocks that an earlier run has not finished, and build the pyramids over all."""
         done = [record for record in before if record.written]
         if self.store.exists():
             remove_partial_files(self.store)
@@ -257,29 +256,33 @@ class _SlideRun:
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
 
-        def block_done(record: BlockRecord) -> None:
-            claim.check()
-            self._block_done(record)
+        blocks = self.tasks.blocks(self.tissue, self.model.predictor, done)
+        shards, after = self.tasks.pyramids([kind for kind in self.plan.layout.kinds if kind != "coverage"])
+        left, threads = len(blocks), self.plan.threads
+        with ExitStack() as stage:
+            stage.enter_context(self._timed("blocks" if left else "pyramids"))
 
-        with self._timed("blocks"):
-            tasks = self.tasks.blocks(self.tissue, self.model.predictor, done)
-            workers.execute(TaskSet(run_block, tasks, block_done, self.plan.threads, killed_block))
-        self._mark(self.records, fault=UNREADABLE)
-        # Those of before may have left pyramids of what is mended now.
-        faulty = any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records))
-        with self._timed("pyramids"):
-            self._build_pyramids(
-                workers, [kind for kind in self.plan.layout.kinds if faulty or kind != "coverage"]
-            )
+            def ended(record: BlockRecord | None) -> None:
+                nonlocal left
+                claim.check()
+                if record is None:
+                    return
+                self._block_done(record)
+                left -= 1
+                if not left:  # what runs on are pyramids alone
+                    stage.close()
+                    stage.enter_context(self._timed("pyramids"))
+
+            tasks: list[tuple[str, BlockTask | ShardTask]] = [*blocks, *shards]
+            workers.execute(TaskSet(run_task, tasks, ended, after, threads, killed_task))
+            self._mark(self.records, fault=UNREADABLE)
+            # Those of before may have left pyramids of what is mended now.
+            if any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records)):
+                shards, after = self.tasks.pyramids(["coverage"])
+                workers.execute(TaskSet(run_task, shards, lambda _: None, after, threads))
+        self.seconds.setdefault("blocks", 0.0)
         self.flight = workers.flight
         claim.check()
-
-    def _build_pyramids(self, workers: Workers, kinds: Sequence[Kind]) -> None:
-        """Build the levels that no block has written, one after another, a task for each shard."""
-        maps = Maps.open(self.store)
-        for level in range(maps.layout.block_levels, maps.level_count):
-            tasks = self.tasks.shards(level, kinds)
-            workers.execute(TaskSet(build_shard, tasks, lambda _: None, self.plan.threads))
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from wsi_seg.core.geometry import Box
-from wsi_seg.execution.tasks import BlockRecord, BlockTask, PredictorRecipe, SlideRecipe
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, PredictorRecipe, ShardTask, SlideRecipe
 from wsi_seg.inference.blocks import BlockSettings
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.map_layout import Kind, ShardRef
@@ -18,7 +18,7 @@ from wsi_seg.tissue.mask import TissueMask
 
 
 class SlideTasks:
-    """The tasks that carry out a plan and fill one store."""
+    """The tasks that carry out a plan and fill one store: blocks, and the pyramids over them."""
 
     def __init__(
         self, plan: SegmentationPlan, store: Path, cache: SlideCache | None, *, stain: bool = False
@@ -38,7 +38,7 @@ class SlideTasks:
     def blocks(
         self, tissue: TissueMask, predictor: PredictorRecipe, done: Sequence[BlockRecord]
     ) -> list[tuple[str, BlockTask]]:
-        """Return the tasks of `run_block` that fill level 0 of the maps, but for the blocks in `done`."""
+        """Return the tasks that fill level 0 of the maps, but for the blocks in `done`."""
         plan, finished = self.plan, {(record.ix, record.iy) for record in done}
         settings = BlockSettings(
             plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes, self.stain
@@ -60,20 +60,40 @@ class SlideTasks:
                     settings=settings,
                     maps_path=self.store_path,
                 )
-                tasks.append((f"block-{self.token}-{block.iy}-{block.ix}", task))
+                tasks.append((self._block_key(block.ix, block.iy), task))
         return tasks
 
-    def shards(self, level: int, kinds: Container[Kind]) -> list[tuple[str, tuple[str, ShardRef]]]:
-        """Return the tasks of `build_shard` for one level of the maps' pyramids that no block has written."""
-        filled = {(p.block.ix >> level, p.block.iy >> level) for p in self.plan.blocks}
-        return [
-            (f"shard-{self.token}-{s.kind}-{s.level}-{s.iy}-{s.ix}", (self.store_path, s))
-            for s in Maps.open(Path(self.store_path)).pyramid_shards(level)
-            if s.kind in kinds and (s.ix, s.iy) in filled
-        ]
+    def pyramids(self, kinds: Container[Kind]) -> tuple[list[tuple[str, ShardTask]], dict[str, list[str]]]:
+        """Return the tasks that build what no block has written, finer levels first.
 
+        Also the keys of what each waits for: the blocks below it, or the shards that are built of these.
+        """
+        maps = Maps.open(Path(self.store_path))
+        tasks: list[tuple[str, ShardTask]] = []
+        after: dict[str, list[str]] = {}
+        for level in range(maps.layout.block_levels, maps.level_count):
+            lowest = level == maps.layout.block_levels
+            below: dict[tuple[int, int], set[tuple[int, int]]] = {}
+            for block in (planned.block for planned in self.plan.blocks):
+                side = 0 if lowest else level - 1
+                place = (block.ix >> level, block.iy >> level)
+                below.setdefault(place, set()).add((block.ix >> side, block.iy >> side))
+            for shard in maps.pyramid_shards(level):
+                places = sorted(below.get((shard.ix, shard.iy), ()))
+                if shard.kind not in kinds or not places:
+                    continue
+                key = self._shard_key(shard)
+                tasks.append((key, ShardTask(self.store_path, shard)))
+                after[key] = [
+                    self._block_key(ix, iy)
+                    if lowest
+                    else self._shard_key(ShardRef(shard.kind, level - 1, ix, iy))
+                    for ix, iy in places
+                ]
+        return tasks, after
 
-def build_shard(task: tuple[str, ShardRef]) -> None:
-    """Build one shard of a pyramid; see `Maps.build_shard` for what it raises."""
-    path, shard = task
-    Maps.open(Path(path)).build_shard(shard)
+    def _block_key(self, ix: int, iy: int) -> str:
+        return f"block-{self.token}-{iy}-{ix}"
+
+    def _shard_key(self, shard: ShardRef) -> str:
+        return f"shard-{self.token}-{shard.kind}-{shard.level}-{shard.iy}-{shard.ix}"
