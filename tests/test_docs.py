@@ -48,7 +48,14 @@ BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.M | re.S
 LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # Options of other programs that the pages name.
-FOREIGN = {"--rw", "--bs", "--numjobs", "--gres", "--strict", "--plugin", "--host"}
+FOREIGN = {
+    "--rw", "--bs", "--numjobs", "--gres", "--strict", "--plugin", "--host",
+    "--secret", "--user", "--tmpfs", "--cpus", "--cpuset-cpus", "--shm-size", "--ipc", "--nv", "--cleanenv",
+    "--keep-going", "--forcerun", "--software-deployment-method",
+}  # fmt: skip
+# Programs that start wsi-seg in an image, and the names that the pages give it.
+IN_CONTAINERS = ("docker", "podman", "apptainer")
+IMAGE = re.compile(r"wsi-seg:\w+|wsi-seg\.sif")
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,12 @@ def check_command(words: list[str]) -> None:
         assert {name for names in extras for name in names.split(",")} <= set(
             project["optional-dependencies"]
         )
+    elif program in IN_CONTAINERS and rest[0] == "run":
+        image = next(number for number, word in enumerate(rest) if IMAGE.fullmatch(word))
+        check_command(["wsi-seg", *rest[image + 1 :]])
+    elif program in (*IN_CONTAINERS, "snakemake", "nextflow"):
+        named = [word for word in rest if word.startswith("scripts/")]
+        assert named and all((REPOSITORY / word).exists() for word in named), rest
     else:
         assert program in ("export", "napari"), f"{program}: no command that this test knows"
 
