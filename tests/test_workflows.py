@@ -94,8 +94,11 @@ def test_snakemake_resumes_after_a_slide_that_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["snakemake/Snakefile", "nextflow/wsi_seg.nf"])
 def test_options_of_the_commands_exist(name: str) -> None:
     text = (REPOSITORY / "scripts" / "workflows" / name).read_text(encoding="utf-8")
-    command: Any = get_command(app)
-    known = {opt for one in ("run", "export") for param in command.commands[one].params for opt in param.opts}
+    program: Any = get_command(app)
+    commands = [program.commands[one] for one in ("run", "export")]
+    known = {
+        opt for one in commands for param in one.get_params(one.context_class(one)) for opt in param.opts
+    }
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert {"--output", "--to"} <= used <= known
 
