@@ -35,7 +35,8 @@ from wsi_seg.inference.models.calibrate import machine
 from wsi_seg.inference.models.devices import resolve_device
 from wsi_seg.inference.models.predictor import NetworkPredictor
 from wsi_seg.pipeline.models import load_model, open_predictor
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 
@@ -58,7 +59,7 @@ def forward_seconds(predictor: NetworkPredictor, tile: int, batch: int, tiles: i
     return seconds
 
 
-def shape(done: SlideResult) -> tuple[int, int]:
+def shape(done: Result) -> tuple[int, int]:
     """Return tile and batch of a run."""
     plan = json.loads((Path(done.folder) / "manifest.json").read_text(encoding="utf-8"))["plan"]
     return plan["stitch"]["grid"]["tile"], plan["batch"]
@@ -114,7 +115,7 @@ def main() -> None:
         slide = make_slide(Path(folder) / "made.svs", spec)
         settings = RunSettings(plan=plan, workers=where)
 
-        def run(number: int) -> tuple[SlideResult, float]:
+        def run(number: int) -> tuple[Result, float]:
             start = time.perf_counter()
             out = Path(folder) / f"out{number}"
             done = segment_slide(slide, out, model, replace(settings, overwrite=True), workers=workers)

@@ -29,7 +29,8 @@ from wsi_seg.inference.settings import ModelSettings
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
-from wsi_seg.pipeline.run import SlideResult, prepare, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import prepare, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.settings import PlanSettings
 from wsi_seg.regions.settings import RegionSettings
@@ -70,25 +71,25 @@ def settings(qc_folder: Path) -> RunSettings:
 
 
 @pytest.fixture(scope="module")
-def plain(small_svs: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+def plain(small_svs: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Result:
     return segment_slide(small_svs, tmp_path_factory.mktemp("plain"), model, RunSettings(plan=PLAN))
 
 
 @pytest.fixture(scope="module")
 def left_out(
     small_svs: Path, model: Model, settings: RunSettings, tmp_path_factory: pytest.TempPathFactory
-) -> SlideResult:
+) -> Result:
     return segment_slide(small_svs, tmp_path_factory.mktemp("left_out"), model, settings)
 
 
-def maps_of(result: SlideResult) -> dict[str, np.ndarray]:
+def maps_of(result: Result) -> dict[str, np.ndarray]:
     maps = Maps.open(Path(result.folder) / MAPS)
     kinds = [kind for kind in maps.layout.kinds if kind != "probabilities"]
     return {kind: np.asarray(maps.array(kind)[:]) for kind in kinds}
 
 
 def test_artifacts_are_what_the_network_says_of_the_tissue(
-    small_svs: Path, qc_folder: Path, left_out: SlideResult, plain: SlideResult, tmp_path: Path
+    small_svs: Path, qc_folder: Path, left_out: Result, plain: Result, tmp_path: Path
 ) -> None:
     """The same network as the main one of a run is the oracle."""
     alone = load_model(str(qc_folder), "cpu", "float32")
@@ -104,7 +105,7 @@ def test_artifacts_are_what_the_network_says_of_the_tissue(
     assert len(np.unique(found)) > 2 and not found[~tissue].any()
 
 
-def test_what_is_left_out_is_in_no_other_map_and_no_area(left_out: SlideResult, plain: SlideResult) -> None:
+def test_what_is_left_out_is_in_no_other_map_and_no_area(left_out: Result, plain: Result) -> None:
     found, before = maps_of(left_out), maps_of(plain)
     artifact = found["artifacts"] > 0
     assert not found["classes"][artifact].any() and not found["tissue"][artifact].any()
@@ -130,8 +131,8 @@ def test_kept_artifacts_change_nothing_else(
     small_svs: Path,
     model: Model,
     settings: RunSettings,
-    left_out: SlideResult,
-    plain: SlideResult,
+    left_out: Result,
+    plain: Result,
     tmp_path: Path,
 ) -> None:
     kept = segment_slide(small_svs, tmp_path, model, replace(settings, keep_artifacts=True))
@@ -144,7 +145,7 @@ def test_kept_artifacts_change_nothing_else(
     assert "analyzed as other tissue" in (Path(kept.folder) / "report.html").read_text()
 
 
-def test_the_store_is_valid_and_names_the_classes(left_out: SlideResult, plain: SlideResult) -> None:
+def test_the_store_is_valid_and_names_the_classes(left_out: Result, plain: Result) -> None:
     store = Path(left_out.folder) / MAPS
     yaozarrs.validate_zarr_store(str(store))
     open_ome_zarr(str(store))
@@ -161,7 +162,7 @@ def test_the_store_is_valid_and_names_the_classes(left_out: SlideResult, plain: 
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(
-    small_svs: Path, model: Model, settings: RunSettings, left_out: SlideResult, tmp_path: Path
+    small_svs: Path, model: Model, settings: RunSettings, left_out: Result, tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted):
         segment_slide(small_svs, tmp_path, model, settings, StopAfter(3))
@@ -178,8 +179,8 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
 
 
 def test_report_picture_and_plan_say_it(
-    left_out: SlideResult,
-    plain: SlideResult,
+    left_out: Result,
+    plain: Result,
     small_svs: Path,
     model: Model,
     settings: RunSettings,
@@ -199,7 +200,7 @@ def test_report_picture_and_plan_say_it(
     assert manifest["finders"]["artifacts"]["card"]["name"] == "qc"
 
 
-def test_the_viewer_has_a_layer_of_them(left_out: SlideResult, plain: SlideResult) -> None:
+def test_the_viewer_has_a_layer_of_them(left_out: Result, plain: Result) -> None:
     asking = client(Path(left_out.folder).parent)
     base = f"/api/slides/{only_id(asking)}"
     facts = asking.get(base).json()
@@ -217,7 +218,7 @@ def test_the_viewer_has_a_layer_of_them(left_out: SlideResult, plain: SlideResul
 
 
 def test_a_batch_counts_them(
-    small_svs: Path, tiny_model: Path, qc_folder: Path, tmp_path: Path, left_out: SlideResult
+    small_svs: Path, tiny_model: Path, qc_folder: Path, tmp_path: Path, left_out: Result
 ) -> None:
     table = tmp_path / "slides.csv"
     table.write_text(f"slide,qc\n{small_svs},{qc_folder}\n{small_svs.parent / 'none.svs'},\n")

@@ -30,7 +30,8 @@ from wsi_seg.evaluation.tally import PredictedBlock, tally_block
 from wsi_seg.pipeline.batch import SlideTask
 from wsi_seg.pipeline.inputs import SlideInput
 from wsi_seg.pipeline.models import Model
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.results.pages.check import check_page
 
@@ -80,13 +81,13 @@ SETTINGS = RunSettings(
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     pixels = np.full((260, 300, 3), (60, 20, 50), np.uint8)
     slide = write_pyramid(tmp_path_factory.mktemp("slide") / "dark.tif", pixels, Scale(0.5, 0.5), (1,))
     return segment_slide(slide, tmp_path_factory.mktemp("out"), half_blind(), SETTINGS)
 
 
-def test_the_summary_says_it_instead_of_an_area(result: SlideResult) -> None:
+def test_the_summary_says_it_instead_of_an_area(result: Result) -> None:
     summary = result.summary
     assert summary["group_area_mm2"]["dark"] > 0 and summary["group_area_mm2"]["light"] is None
     assert summary["not_assessed"] == {
@@ -97,7 +98,7 @@ def test_the_summary_says_it_instead_of_an_area(result: SlideResult) -> None:
     assert [r.get("assessed", True) for r in summary["regions"].values()] == [True, False, False]
 
 
-def test_report_and_terminal_say_it(result: SlideResult) -> None:
+def test_report_and_terminal_say_it(result: Result) -> None:
     page = Path(result.folder) / "report.html"
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert check_page(page) == []
@@ -107,7 +108,7 @@ def test_report_and_terminal_say_it(result: SlideResult) -> None:
     assert "light not assessed, stroma not assessed; " in _describe_result(result)
 
 
-def test_the_commands_warn_once_when_it_is_asked_for(result: SlideResult, tmp_path: Path) -> None:
+def test_the_commands_warn_once_when_it_is_asked_for(result: Result, tmp_path: Path) -> None:
     default = replace(SETTINGS, regions=RegionSettings())
     asked = [(half_blind(("light",)), default), (half_blind(("dark",)), default), (half_blind(), SETTINGS)]
     tasks = [SlideTask(SlideInput("x.svs", "x"), *one) for one in (*asked, asked[0])]
@@ -123,7 +124,7 @@ def test_the_commands_warn_once_when_it_is_asked_for(result: SlideResult, tmp_pa
     assert "warning: darkness: does not assess stroma, for lack of training data" in exported.output
 
 
-def test_the_viewer_knows_it(result: SlideResult) -> None:
+def test_the_viewer_knows_it(result: Result) -> None:
     from wsi_seg.viewer.folders import ResultEntry
     from wsi_seg.viewer.result_info import read_result_info
 

@@ -28,6 +28,7 @@ from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.cli import app
 from wsi_seg.core.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.core.geometry import Size
+from wsi_seg.core.threads import cancellable
 from wsi_seg.execution.cluster import Cluster
 from wsi_seg.execution.graph import TaskSet, Workers
 from wsi_seg.execution.settings import WorkerSettings
@@ -201,6 +202,11 @@ def test_what_a_task_raises_is_raised(cluster: Cluster) -> None:
 
 def test_stop_ends_what_executes() -> None:
     with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
+        cancel = threading.Event()
+        threading.Timer(1.0, cancel.set).start()
+        with pytest.raises(Interrupted), cancellable(cancel):
+            execute(workers, process_id, [0.3] * 100)
+        execute(workers, process_id, [0.0] * 2)  # others are not stopped
         timer = threading.Timer(1.0, workers.stop)
         timer.start()
         with pytest.raises(Interrupted):

@@ -30,7 +30,8 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.pipeline.batch import Batch, SlideTask
 from wsi_seg.pipeline.inputs import SlideInput
 from wsi_seg.pipeline.models import Model
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.slides.readers import open_slide
@@ -164,7 +165,7 @@ def test_the_mark_is_shown_in_report_terminal_and_table(slide: Path, marked: Pat
     assert f"<b>Warning:</b> {notice}" in page
     assert "0.10 to 0.12 in training" in page
     for kept in (False, True):
-        result = SlideResult(str(slide), "done", marked, read(marked), kept)
+        result = Result(str(slide), "done", marked, read(marked), kept)
         assert _describe_result(result).endswith(f"\n  WARNING: {notice}")
     settings = RunSettings(tissue="none", plan=SMALL_BLOCKS)
     task = SlideTask(SlideInput(str(slide), "dark"), knowing(PALE), settings)
@@ -191,7 +192,7 @@ def test_nothing_is_said_of_slides_that_are_like_or_not_compared(
         slide, tmp_path, knowing(domain), RunSettings(tissue="none", plan=SMALL_BLOCKS)
     ).summary
     assert ("domain" in summary) == (domain is not None)
-    assert "WARNING" not in _describe_result(SlideResult(str(slide), "done", tmp_path, summary))
+    assert "WARNING" not in _describe_result(Result(str(slide), "done", tmp_path, summary))
     page = (tmp_path / "dark" / "report.html").read_text(encoding="utf-8")
     assert "unlike" not in page and ('scope="row">stain<' in page) == (domain is not None)
 

@@ -41,7 +41,7 @@ from pydicom import Dataset, dcmread  # noqa: E402
 
 from wsi_seg.exporters import dicom_tiles  # noqa: E402
 from wsi_seg.exporters.dicom_slide import code_of, referenced_slide  # noqa: E402
-from wsi_seg.pipeline.export import open_result  # noqa: E402
+from wsi_seg.pipeline.export import export_source  # noqa: E402
 
 TILE = 512
 # What dciodvfy of 2022 says of every label map: it knows neither that class of 2024 nor its segment 0.
@@ -251,7 +251,7 @@ def dicom_exports(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> E
         regions=RegionSettings(groups=("tumor",)),
     )
     done = segment_slide(slide, folder / "out", darkness_model(1.996, 256), run_settings)
-    info = open_result(Path(done.folder), run_settings.regions).slide
+    info = export_source(Path(done.folder), run_settings.regions).slide
     assert info.mpp is not None
     return export_all(MadeResult(Path(done.folder), (0, 0), info.mpp, info.size), folder)
 
@@ -300,7 +300,7 @@ def test_annotations_of_a_dicom_slide_are_those_of_geojson(dicom_exports: Export
 def test_a_dicom_slide_that_is_gone_or_another_is_named(
     dicom_exports: Exports, tmp_path: Path, data_dir: Path
 ) -> None:
-    info = open_result(dicom_exports.made.folder, RegionSettings(groups=("tumor",))).slide
+    info = export_source(dicom_exports.made.folder, RegionSettings(groups=("tumor",))).slide
     with pytest.raises(SlideError, match=r"gone\.dcm: the DICOM slide is gone"):
         referenced_slide(replace(info, path=str(tmp_path / "gone.dcm")))
     with pytest.raises(SlideError, match="has no image of 1 × 1 px any more"):

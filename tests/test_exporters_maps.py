@@ -33,7 +33,7 @@ from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters import masks, ome_tiff, ozx
 from wsi_seg.exporters.xml_stream import xml_text
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.export import open_result
+from wsi_seg.pipeline.export import export_source
 from wsi_seg.regions.settings import RegionSettings
 
 KINDS = ("plain", "odd", "bounds")
@@ -105,7 +105,7 @@ def bioformats(
         assert export(made, "--to", "ome-tiff", "-o", folder / f"{kind}.ome.tiff").exit_code == 0
     level0 = ("-o", folder / "level0.ome.tiff", "--origin", "level0")
     assert export(results["bounds"], "--to", "ome-tiff", *level0).exit_code == 0
-    source = replace(open_result(results["odd"].folder, RegionSettings()), maps=noise)
+    source = replace(export_source(results["odd"].folder, RegionSettings()), maps=noise)
     ome_tiff.export(source, folder / "noise.ome.tiff")
     command = [sys.executable, "-m", "tests.bioformats", jar, folder, *folder.glob("*.ome.tiff")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
@@ -241,7 +241,7 @@ def test_a_png_is_no_larger_than_its_readers_take(
         ("geojson", 2, "geojson takes no µm/px; png, tiff-mask do"),
         ("ome-tiff", 2, "ome-tiff takes no µm/px"),
         ("ozx", 2, "ozx takes no µm/px"),
-        ("png", 0.1, "--mpp 0.1: finer than the slide; use 0.2 µm/px or more"),
+        ("png", 0.1, "mpp 0.1: finer than the slide; use 0.2 µm/px or more"),
         ("tiff-mask", 0, "use 0.2"),
         ("tiff-mask", -1, "use 0.2"),
         ("png", "nan", "use 0.2"),
@@ -310,7 +310,7 @@ def test_zarr_opens_the_zip_and_finds_the_landmarks(results: dict[str, MadeResul
 def test_damaged_maps_are_one_line_and_leave_no_file(
     write: Any, ending: str, results: dict[str, MadeResult], tmp_path: Path
 ) -> None:
-    source = open_result(results["odd"].folder, RegionSettings())
+    source = export_source(results["odd"].folder, RegionSettings())
     copy = shutil.copytree(source.maps.path, tmp_path / "maps.zarr")
     shard = copy / "labels" / "classes" / "0" / "c" / "0" / "0"
     shard.write_bytes(shard.read_bytes()[:-7])
@@ -322,7 +322,7 @@ def test_damaged_maps_are_one_line_and_leave_no_file(
 def test_leftovers_of_a_killed_writer_stay_out_of_the_zip(
     results: dict[str, MadeResult], tmp_path: Path
 ) -> None:
-    source = open_result(results["odd"].folder, RegionSettings())
+    source = export_source(results["odd"].folder, RegionSettings())
     copy = shutil.copytree(source.maps.path, tmp_path / "maps.zarr")
     (copy / "labels" / "classes" / "0" / "c" / "0" / "0.__lock").touch()
     ozx.export(replace(source, maps=Maps.open(copy)), tmp_path / "a.ozx")

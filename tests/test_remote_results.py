@@ -19,7 +19,8 @@ from tests.test_remote import DARKNESS, SETTINGS, put, tree
 from wsi_seg.cli import app
 from wsi_seg.core.errors import Interrupted, OutputError
 from wsi_seg.core.geometry import Size
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.results.files import MANIFEST
 
@@ -64,7 +65,7 @@ def compared(names: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in names.items() if name not in NOT_COMPARED}
 
 
-def run(slide: Path, settings: RunSettings, progress: Any = None) -> SlideResult:
+def run(slide: Path, settings: RunSettings, progress: Any = None) -> Result:
     return segment_slide(slide, OUT, DARKNESS, settings, progress)
 
 

@@ -26,7 +26,8 @@ from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import BlockRecord, BlockTask, killed_block
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.models import Model, load_model
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.files import JOURNAL, MAPS, POLYGONS
@@ -41,7 +42,7 @@ def model(tiny_model: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def quiet(made_svs: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+def quiet(made_svs: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The undisturbed run that others are compared with."""
     return segment_slide(made_svs, tmp_path_factory.mktemp("quiet"), model, SETTINGS)
 
@@ -53,11 +54,11 @@ def tree_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def run_again(made_svs: Path, out: Path, model: Model, settings: RunSettings = SETTINGS) -> SlideResult:
+def run_again(made_svs: Path, out: Path, model: Model, settings: RunSettings = SETTINGS) -> Result:
     return segment_slide(made_svs, out, model, settings)
 
 
-def test_results_are_whole_and_valid(quiet: SlideResult) -> None:
+def test_results_are_whole_and_valid(quiet: Result) -> None:
     assert quiet.status == "done"
     names = {path.name for path in quiet.folder.iterdir()}
     pictures_and_pages = {"overview.png", "report.html", "thumbnail.jpg"}
@@ -68,7 +69,7 @@ def test_results_are_whole_and_valid(quiet: SlideResult) -> None:
     assert_geojson(quiet.folder / POLYGONS)
 
 
-def test_summary_agrees_with_the_maps(quiet: SlideResult) -> None:
+def test_summary_agrees_with_the_maps(quiet: Result) -> None:
     maps = Maps.open(quiet.folder / MAPS)
     labels, tissue = np.asarray(maps.labels[:]), np.asarray(maps.tissue[:])
     assert np.array_equal(labels > 0, tissue > 0)
@@ -82,7 +83,7 @@ def test_summary_agrees_with_the_maps(quiet: SlideResult) -> None:
     assert len(quiet.summary["class_area_mm2"]) > 1
 
 
-def test_manifest_says_what_was_done(quiet: SlideResult, model: Model, made_svs: Path) -> None:
+def test_manifest_says_what_was_done(quiet: Result, model: Model, made_svs: Path) -> None:
     manifest = json.loads((quiet.folder / "manifest.json").read_text())
     assert manifest["slide"]["path"] == str(made_svs)
     assert manifest["slide"]["mpp"] == {"x": 0.25, "y": 0.25}
@@ -95,7 +96,7 @@ def test_manifest_says_what_was_done(quiet: SlideResult, model: Model, made_svs:
 
 
 def test_every_scheduler_gives_the_same_bytes(
-    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+    quiet: Result, made_svs: Path, model: Model, tmp_path: Path
 ) -> None:
     from distributed import LocalCluster
 
@@ -126,7 +127,7 @@ def test_block_size_does_not_change_a_pixel(made_svs: Path, model: Model, tmp_pa
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+    quiet: Result, made_svs: Path, model: Model, tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted, match="same command"):
         segment_slide(made_svs, tmp_path, model, SETTINGS, StopAfter(3))
@@ -185,7 +186,7 @@ def test_a_foreign_folder_is_left_alone(made_svs: Path, model: Model, tmp_path: 
 
 
 def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
-    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet: Result, made_svs: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failed = wsi_seg.execution.tasks.run_block, []
 
@@ -228,7 +229,7 @@ def damage(slide: Path, target: Path, level: int = 0) -> None:
 
 
 def test_a_corrupt_tile_is_read_from_another_level(
-    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+    quiet: Result, made_svs: Path, model: Model, tmp_path: Path
 ) -> None:
     damage(made_svs, tmp_path / "made.svs")
     result = run_again(tmp_path / "made.svs", tmp_path / "out", model)
@@ -246,7 +247,7 @@ def test_a_corrupt_tile_is_read_from_another_level(
 
 
 def test_what_no_level_holds_is_left_out_and_nothing_else(
-    quiet: SlideResult, made_svs: Path, model: Model, tmp_path: Path
+    quiet: Result, made_svs: Path, model: Model, tmp_path: Path
 ) -> None:
     with tifffile.TiffFile(made_svs) as tiff:
         levels = len(tiff.series[0].levels)

@@ -17,7 +17,8 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import ClaimedError, Interrupted, OutputError, UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.exporters.table import FORMATS
-from wsi_seg.pipeline.run import SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.run_exports import export_paths
 from wsi_seg.pipeline.settings import RunSettings, make_settings
 from wsi_seg.planning.settings import PlanSettings
@@ -39,27 +40,27 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+def plain(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     return run(slide, tmp_path_factory.mktemp("plain"), PLAIN)
 
 
-def run(slide: Path, out: Path | str, settings: RunSettings = ASKED) -> SlideResult:
+def run(slide: Path, out: Path | str, settings: RunSettings = ASKED) -> Result:
     return segment_slide(slide, out, MODEL, settings)
 
 
-def exports(result: SlideResult) -> dict[str, bytes]:
+def exports(result: Result) -> dict[str, bytes]:
     """Return the files below `exports` by name."""
     folder = Path(result.folder) / "exports"
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def listed(result: SlideResult) -> list[str]:
+def listed(result: Result) -> list[str]:
     files = json.loads((Path(result.folder) / "manifest.json").read_text())["files"]
     return [name.removeprefix("exports/") for name in files if name.startswith("exports/")]
 
 
 def test_a_run_writes_what_export_writes_and_the_manifest_lists_it(
-    slide: Path, plain: SlideResult, tmp_path: Path
+    slide: Path, plain: Result, tmp_path: Path
 ) -> None:
     result = run(slide, tmp_path / "out")
     found = exports(result)
@@ -130,7 +131,7 @@ class StopAt(StopAfter):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_interrupted_run_writes_them_when_it_goes_on(
-    overwrite: bool, slide: Path, plain: SlideResult, tmp_path: Path
+    overwrite: bool, slide: Path, plain: Result, tmp_path: Path
 ) -> None:
     with pytest.raises((KeyboardInterrupt, Interrupted)):
         segment_slide(slide, tmp_path, MODEL, ASKED, StopAt(tmp_path / ".case 1.a.partial"))

@@ -11,6 +11,15 @@ import pytest
 HEAVY = ("torch", "dask", "zarr", "pydantic", "numpy", "scipy", "PIL", "openslide", "rich.progress", "yaml")
 
 
+def test_looking_at_the_package_imports_nothing() -> None:
+    code = (
+        "import sys, wsi_seg\nassert 'segment_slide' in dir(wsi_seg)\n"
+        f"print([name for name in {('typer', *HEAVY)} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "libraries"),
     [

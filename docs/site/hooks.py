@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: pages from outside docs/, generated reference pages, and links that leave the site.
+"""Hooks of MkDocs: pages from elsewhere and from notebooks, generated ones, and links that leave the site.
 
 On GitHub the pages link to files of the repository. The site has no address of a repository, so such a link
 becomes the file's name; a link to a file that does not exist ends the build.
@@ -6,6 +6,7 @@ becomes the file's name; a link to a file that does not exist ends the build.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -30,15 +31,30 @@ OUTSIDE = {
     "benchmarks/results/without_amx/README.md": "benchmark-results-without-amx.md",
 }
 GENERATED = {"cli.md": "cli", "models.md": "card", "settings.md": "settings"}  # by scripts/make_reference.py
+NOTEBOOKS = {"notebook.ipynb": "notebook.md"}  # shown without outputs; the file is next to the page
 LINK = re.compile(r"(?<!`)(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages that lie outside docs/, and those of notebooks."""
     for source, page in OUTSIDE.items():
         text = (REPOSITORY / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
+    for source, page in NOTEBOOKS.items():
+        files.append(File.generated(config, page, content=_notebook_page(source)))
     return files
+
+
+def _notebook_page(name: str) -> str:
+    """Return a notebook of docs/ as Markdown, with a link to the file itself below its title."""
+    cells = json.loads((DOCS / name).read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    texts = [
+        text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+        for text, cell in zip(texts, cells, strict=True)
+    ]
+    title, _, rest = texts[0].partition("\n")
+    return "\n\n".join([title, f"Download it: [{name}]({name})", rest, *texts[1:]])
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -61,6 +77,9 @@ def _site_link(link: re.Match[str], folder: Path, name: str) -> str:
     anchor = link["anchor"] or ""
     if source in OUTSIDE:
         return f"[{link['text']}]({OUTSIDE[source]}{anchor})"
+    page = NOTEBOOKS.get(source.removeprefix("docs/"))
+    if page is not None and page != name:
+        return f"[{link['text']}]({page}{anchor})"
     if DOCS in path.parents:
         return f"{link['picture']}[{link['text']}]({path.relative_to(DOCS).as_posix()}{anchor})"
     return f"`{source}`"

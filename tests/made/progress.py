@@ -24,7 +24,10 @@ class StopAfter:
     def block_done(self, record: BlockRecord) -> None:
         self.left -= 1
         if self.left == 0:
-            raise KeyboardInterrupt
+            self.stop()
+
+    def stop(self) -> None:
+        raise KeyboardInterrupt
 
     def stage(self, name: str) -> None:
         return None

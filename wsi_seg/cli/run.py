@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from wsi_seg.pipeline.batch_table import Row
     from wsi_seg.pipeline.inputs import SlideInput
     from wsi_seg.pipeline.models import Model
-    from wsi_seg.pipeline.run import Progress, SlideResult
+    from wsi_seg.pipeline.result import Result
+    from wsi_seg.pipeline.run import Progress
     from wsi_seg.pipeline.settings import RunSettings
     from wsi_seg.planning.grid import Grid
     from wsi_seg.planning.plan import SegmentationPlan
@@ -190,7 +191,7 @@ class _Printing:
     def slide_started(self, row: Row) -> Progress:
         return self._bars.slide(row.slide.name)
 
-    def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
+    def slide_ended(self, row: Row, result: Result | None, error: BaseException | None) -> None:
         self._bars.slide_ended(row.slide.name)
         if isinstance(error, WsiSegError) and row.status != "locked":
             self.errors.append(error)
@@ -231,7 +232,7 @@ def _describe_all(rows: Sequence[Row], out: str) -> str:
     return f"{len(rows)} slides: {said}; see {out}/{BATCH}{again}"
 
 
-def _describe_result(result: SlideResult) -> str:
+def _describe_result(result: Result) -> str:
     from wsi_seg.results.files import unlike_notice
 
     note, summary = f" ({result.note})" if result.note else "", result.summary
@@ -239,7 +240,7 @@ def _describe_result(result: SlideResult) -> str:
     unlike = f"\n  WARNING: {marked}" if marked else ""
     if result.kept:
         whole = "INCOMPLETE" if result.status == "incomplete" else "whole"
-        return f"{result.slide}: skipped, {whole} results are in {result.folder}{note}{unlike}"
+        return f"{result.slide_path}: skipped, {whole} results are in {result.folder}{note}{unlike}"
     regions = ", ".join(
         f"{r['count']} {name} regions of {r['area_mm2']:.3f} mm²"
         if r.get("assessed", True)
@@ -255,7 +256,7 @@ def _describe_result(result: SlideResult) -> str:
     lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json" if result.note else ""
     rate = summary["tiles_per_second"]
     return (
-        f"{result.slide}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue{artifacts}, "
+        f"{result.slide_path}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue{artifacts}, "
         f"{summary['tiles']} tiles"
         f"{f' at {rate:.1f}/s' if rate else ''}{lost} → {result.folder}{unlike}"
     )

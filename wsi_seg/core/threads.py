@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from wsi_seg.core.errors import Interrupted
 from wsi_seg.core.system import usable_cores
@@ -64,18 +65,34 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
         yield from results.rest()
 
 
+class Signal(Protocol):
+    """A flag that another thread may set, such as `threading.Event`."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnySignal:
+    """Set as soon as one of several signals is."""
+
+    signals: tuple[Signal, ...]
+
+    def is_set(self) -> bool:
+        return any(signal.is_set() for signal in self.signals)
+
+
 class _Current(threading.local):
     """Thread-local cancellation token."""
 
-    cancelled: threading.Event | None = None
+    cancelled: Signal | None = None
 
 
 _current = _Current()
 
 
 @contextmanager
-def cancellable(cancelled: threading.Event) -> Iterator[None]:
-    """Let work in this thread raise Interrupted at its next `raise_if_cancelled` once the event is set.
+def cancellable(cancelled: Signal) -> Iterator[None]:
+    """Let work in this thread raise Interrupted at its next `raise_if_cancelled` once the signal is set.
 
     Raises:
         Interrupted: it is set already.
@@ -88,12 +105,12 @@ def cancellable(cancelled: threading.Event) -> Iterator[None]:
         _current.cancelled = before
 
 
-def cancellation() -> threading.Event | None:
-    """Return the event that cancels this thread's work, to be handed to other threads; None without one."""
+def cancellation() -> Signal | None:
+    """Return the signal that cancels this thread's work, to be handed to other threads; None without one."""
     return _current.cancelled
 
 
-def raise_if_cancelled(cancelled: threading.Event | None) -> None:
-    """Raise Interrupted if the event is set."""
+def raise_if_cancelled(cancelled: Signal | None) -> None:
+    """Raise Interrupted if the signal is set."""
     if cancelled is not None and cancelled.is_set():
         raise Interrupted("interrupted")

@@ -4,4 +4,4 @@ Threads and processes of this machine, GPUs, SLURM, or a Dask scheduler at an ad
 return small records; where they run changes no byte of the results. A new scheduler is opened in `workers`.
 """
 
-__all__ = ["graph", "settings", "tasks", "workers"]
+__all__ = ["arrays", "graph", "settings", "tasks", "workers"]

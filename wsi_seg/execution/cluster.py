@@ -24,6 +24,7 @@ from urllib.request import ProxyHandler, build_opener
 from distributed import CancelledError, Client, Future, KilledWorker
 
 from wsi_seg.core.errors import ClusterError, Interrupted, UsageError
+from wsi_seg.core.threads import cancellation
 from wsi_seg.execution.graph import RESUME, Flight, Result, Task, TaskSet, Workers
 
 # Tasks in flight per worker thread: one that runs and one that waits.
@@ -134,10 +135,10 @@ class Cluster(Workers):
         """Count the workers every few seconds; wait for some where there are none.
 
         Raises:
-            Interrupted: by `stop`.
+            Interrupted: by `stop`, or the caller's work is cancelled.
             ClusterError: the scheduler is gone, or no worker comes.
         """
-        self._limiter.raise_if_closed()
+        self._raise_if_stopped()
         if time.monotonic() < self._next_poll:
             return
         deadline = time.monotonic() + NO_WORKERS_SECONDS
@@ -151,10 +152,16 @@ class Cluster(Workers):
                     "start some and run the same command again to resume"
                 )
             time.sleep(POLL_SECONDS / 4)
-            self._limiter.raise_if_closed()
+            self._raise_if_stopped()
             threads = self._count_threads()
         self._limiter.set_limit(threads * IN_FLIGHT_PER_THREAD)
         self._next_poll = time.monotonic() + POLL_SECONDS
+
+    def _raise_if_stopped(self) -> None:
+        cancelled = cancellation()
+        if cancelled is not None and cancelled.is_set():
+            raise Interrupted(RESUME)
+        self._limiter.raise_if_closed()
 
     def _count_threads(self) -> int:
         try:

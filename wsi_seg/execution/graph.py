@@ -18,7 +18,7 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
 from wsi_seg.core.errors import Interrupted
-from wsi_seg.core.threads import cancellable
+from wsi_seg.core.threads import AnySignal, cancellable, cancellation
 from wsi_seg.execution.tasks import hold_forward_pools, release_forward_pools
 
 Task = TypeVar("Task")
@@ -74,7 +74,8 @@ class Workers(AbstractContextManager["Workers"], ABC):
         """Run every task once.
 
         Raises:
-            Interrupted: Ctrl-C, or `stop`; running tasks were cancelled and have ended.
+            Interrupted: Ctrl-C, `stop`, or the caller's work is cancelled, see `core.threads.cancellable`;
+                running tasks were cancelled and have ended.
             ClusterError: the workers are gone.
             WsiSegError: raised by a task.
         """
@@ -180,13 +181,13 @@ class LocalWorkers(Workers):
             own = sum(one.threads for one in self._running)
             self._limit = max(self._limit, own if self._shared is None else self._shared_threads or 0)
         try:
-            if self._stopped.is_set():
+            if self._stopped.is_set() or running.cancelled.is_set():
                 raise Interrupted(RESUME)
             yield running
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(RESUME) from None
         finally:
-            running.cancelled.set()
+            running.ended.set()
             with self._changed:
                 self._changed.wait_for(lambda: running.active == 0)
                 self._running.discard(running)
@@ -196,7 +197,7 @@ class LocalWorkers(Workers):
         self._stopped.set()
         with self._changed:
             for running in self._running:
-                running.cancelled.set()
+                running.ended.set()
 
     def close(self) -> None:
         """End the threads."""
@@ -210,6 +211,8 @@ class _RunningTasks:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.cancelled = threading.Event()
+        self.ended = threading.Event()
+        outer = cancellation()
+        self.cancelled = AnySignal((self.ended,) if outer is None else (self.ended, outer))
         self.active = 0
         """Threads that run one of them."""

@@ -6,4 +6,7 @@ in GeoJSON. `overview` and `gradcam` are pictures, composed by `figure`. `pipeli
 decides which files a run leaves.
 """
 
-__all__ = ["check", "columns", "figure", "geojson", "gradcam", "overview", "placed", "source", "table"]
+__all__ = [
+    "check", "columns", "figure", "frames", "geojson", "gradcam", "overview", "placed", "source",
+    "spatial_data", "table",
+]  # fmt: skip

@@ -22,6 +22,7 @@ POSITIONS = (
 )  # fmt: skip
 FIGURES = ("area_um2", "perimeter_um", "mean_probability", "mean_uncertainty")
 SHARE = "share_"
+GEOMETRY = "geometry"
 
 
 def share_columns(source: RegionSource) -> tuple[str, ...]:
@@ -41,6 +42,16 @@ def region_batches(
     regions = source.regions()
     while batch := list(islice(regions, most)):
         yield batch, region_columns(source, batch)
+
+
+def all_columns(source: RegionSource) -> dict[str, list[Any]]:
+    """Return the columns of all regions, with their geometries; raises as `RegionSource.regions`."""
+    everything: dict[str, list[Any]] = {name: [] for name in (*column_names(source), GEOMETRY)}
+    for batch, columns in region_batches(source):
+        everything[GEOMETRY] += [item.geometry for item in batch]
+        for name, values in columns.items():
+            everything[name] += values
+    return everything
 
 
 def region_columns(source: RegionSource, batch: Sequence[PlacedRegion]) -> dict[str, list[Any]]:

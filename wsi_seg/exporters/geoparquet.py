@@ -20,12 +20,12 @@ from pyarrow import parquet
 
 from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.files import atomic_path
-from wsi_seg.exporters.columns import TEXTS, column_names, region_batches
+from wsi_seg.exporters.columns import GEOMETRY, TEXTS, column_names, region_batches
 from wsi_seg.exporters.placed import PlacedRegion, facts
 from wsi_seg.exporters.source import Exported, RegionSource
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
-GEOMETRY, BBOX = "geometry", "bbox"
+BBOX = "bbox"
 
 # Regions of one row group: what is held in memory, and what readers can pass over.
 ROW_GROUP = 10_000

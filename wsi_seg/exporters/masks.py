@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -25,10 +24,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import atomic_path
-from wsi_seg.core.geometry import Size
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.exporters.ome_tiff import BUFFER, COMPRESSION, TILE, colormap, slide_facts, tiles_of
 from wsi_seg.exporters.source import Exported, ExportSource
-from wsi_seg.slides.slide import LEVEL_TOLERANCE, map_frame, require_mpp
+from wsi_seg.maps.resampling import frame_at, label_reader
 
 # Pillow warns of more pixels as a decompression bomb, and the picture is in memory as a whole.
 MOST_PNG_PIXELS = 89_000_000
@@ -40,12 +39,10 @@ CLASSIC_TIFF = 4 * 10**9
 class LabelPicture:
     """The label map of a result at one resolution, read piece by piece."""
 
-    labels: Any
-    """uint8 (y, x), a stored level."""
+    read: Callable[[Box], NDArray[np.uint8]]
+    """Returns the codes of a box of the picture."""
     size: Size
     mpp: float
-    stored_per_pixel: float
-    """Pixels of `labels` along one of the picture."""
 
     @property
     def pixels(self) -> int:
@@ -60,34 +57,15 @@ class LabelPicture:
             OutputError: the maps are damaged.
             MppMissingError: the slide has no mpp.
         """
-        maps, slide_mpp = source.maps, require_mpp(source.slide)
+        maps = source.maps
         mpp = maps.mpp if source.mpp is None else source.mpp
-        finest = min(slide_mpp.x, slide_mpp.y, maps.mpp)
-        if not (math.isfinite(mpp) and mpp >= finest * (1 - LEVEL_TOLERANCE)):
-            raise UsageError(f"--mpp {mpp:g}: finer than the slide; use {finest:g} µm/px or more")
-        fitting = [
-            level
-            for level in range(maps.level_count)
-            if maps.layout.downsample("classes", level) <= mpp / maps.mpp * (1 + LEVEL_TOLERANCE)
-        ]
-        level = max(fitting, default=0)
-        stored = maps.mpp * maps.layout.downsample("classes", level)
-        size = map_frame(source.slide, mpp).size
-        return cls(maps.array("classes", level), size, mpp, mpp / stored)
+        size = frame_at(source.slide, maps, mpp).size
+        return cls(label_reader(maps, "classes", mpp / maps.mpp), size, mpp)
 
     def strips(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the codes as rows of tiles, uint8 (≤ `TILE`, width), from the top."""
-        columns = self._stored(0, self.size.width, self.labels.shape[1])
         for y in range(0, self.size.height, TILE):
-            rows = self._stored(y, min(y + TILE, self.size.height), self.labels.shape[0])
-            part = self.labels[rows[0] : rows[-1] + 1, :]
-            yield part[np.ix_(rows - rows[0], columns)]
-
-    def _stored(self, start: int, stop: int, length: int) -> NDArray[np.intp]:
-        """Return the stored row or column under the centers of those of the picture."""
-        centers = (np.arange(start, stop) + 0.5) * self.stored_per_pixel
-        nearest: NDArray[np.intp] = np.minimum(centers.astype(np.intp), length - 1)
-        return nearest
+            yield self.read(Box(0, y, self.size.width, min(y + TILE, self.size.height)))
 
 
 def export_png(source: ExportSource, path: Path) -> Exported:

@@ -17,6 +17,7 @@ from PIL import Image
 from wsi_seg.core.classes import TissueClass
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
 from wsi_seg.maps.maps import Maps
+from wsi_seg.maps.resampling import pixels_under
 from wsi_seg.planning.map_layout import Kind
 from wsi_seg.regions.group_outlines import GroupOutlines
 from wsi_seg.slides.slide import MapFrame, Slide, read_thumbnail
@@ -149,11 +150,11 @@ def _labels_under(
     finer = [i for i in range(maps.level_count) if maps.layout.downsample(kind, i) <= min(map_per_pic)]
     level = max(finer, default=0)
     labels = np.asarray(maps.array(kind, level)[:])
-    cells = []
-    for axis, step in enumerate(reversed(map_per_pic)):
-        centers = (np.arange(shape_pic[axis]) + 0.5) * step
-        index = np.floor(centers / maps.layout.downsample(kind, level)).astype(np.int64)
-        cells.append(np.minimum(index, labels.shape[axis] - 1))
+    downsample = maps.layout.downsample(kind, level)
+    cells = [
+        pixels_under(0, shape_pic[axis], step / downsample, labels.shape[axis])
+        for axis, step in enumerate(reversed(map_per_pic))
+    ]
     under: NDArray[np.uint8] = labels[np.ix_(*cells)]
     return under
 

@@ -24,7 +24,7 @@ from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.classes import hex_code
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import new_folder
-from wsi_seg.exporters.columns import FIGURES, region_batches, share_columns
+from wsi_seg.exporters.columns import FIGURES, GEOMETRY, all_columns, share_columns
 from wsi_seg.exporters.placed import facts, origin_l0
 from wsi_seg.exporters.source import Exported, ExportSource
 from wsi_seg.maps.maps import Maps
@@ -40,25 +40,35 @@ CHUNK = 2048
 def export(source: ExportSource, path: Path) -> Exported:
     """Write a new store, the label map chunk by chunk.
 
-    Where there are no regions, neither shapes nor their table are written: SpatialData refuses empty ones.
+    Raises:
+        UsageError, MppMissingError: as `make_spatialdata`.
+        OutputError: there is something at `path`, it cannot be written, or the maps are damaged.
+    """
+    store = make_spatialdata(source)
+    with new_folder(path) as temporary:
+        store.write(temporary, update_sdata_path=False)
+    count = len(store[REGIONS]) if REGIONS in store else 0
+    return Exported(path, f"{count} regions and the class map")
+
+
+def make_spatialdata(source: ExportSource) -> SpatialData:
+    """Return the result in memory: regions and tables; the label map is read when it is computed or written.
+
+    Where there are no regions, neither shapes nor their table are in it: SpatialData refuses empty ones.
 
     Raises:
         UsageError, MppMissingError: as `ExportSource.regions`; UsageError for a map of other software.
-        OutputError: there is something at `path`, it cannot be written, or the maps are damaged.
+        OutputError: the maps are damaged.
     """
     if not isinstance(source.maps, Maps):
         raise UsageError(
             "spatialdata takes finished results; maps of other software have no pyramid of labels"
         )
     elements: dict[str, Any] = {CLASSES: _labels(source), "class_names": _class_names(source)}
-    columns = _all_columns(source)
-    count = len(columns["geometry"])
-    if count:
+    columns = all_columns(source)
+    if columns[GEOMETRY]:
         elements |= {REGIONS: _shapes(source, columns), "measurements": _measurements(source, columns)}
-    store = SpatialData.init_from_elements(elements, attrs={OWN_MEMBER: _own(source)})
-    with new_folder(path) as temporary:
-        store.write(temporary, update_sdata_path=False)
-    return Exported(path, f"{count} regions and the class map")
+    return SpatialData.init_from_elements(elements, attrs={OWN_MEMBER: _own(source)})
 
 
 def _own(source: ExportSource) -> dict[str, Any]:
@@ -108,18 +118,8 @@ def _class_names(source: ExportSource) -> AnnData:
     return TableModel.parse(table, region=CLASSES, region_key=REGION_KEY, instance_key=CODE_KEY)
 
 
-def _all_columns(source: ExportSource) -> dict[str, list[Any]]:
-    """Return the columns of all regions, with their geometries as `geometry`."""
-    everything: dict[str, list[Any]] = {"geometry": []}
-    for batch, columns in region_batches(source):
-        everything["geometry"] += [item.geometry for item in batch]
-        for name, values in columns.items():
-            everything.setdefault(name, []).extend(values)
-    return everything
-
-
 def _shapes(source: ExportSource, columns: dict[str, list[Any]]) -> GeoDataFrame:
-    frame = GeoDataFrame(geometry=columns["geometry"], index=pd.Index(columns["id"], name=ID_KEY))
+    frame = GeoDataFrame(geometry=columns[GEOMETRY], index=pd.Index(columns["id"], name=ID_KEY))
     return ShapesModel.parse(frame, transformations=_transformations(source, None))
 
 

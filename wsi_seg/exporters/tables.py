@@ -42,25 +42,35 @@ def export_regions(source: RegionSource, path: Path) -> Exported:
 
 
 def export_classes(source: ExportSource, path: Path) -> Exported:
-    """Write one row for each class of the model: pixels of the label map, mm² and share of what was analyzed.
-
-    Areas are those of `summary.json`, not rounded. Those of classes that the model does not assess are blank;
-    shares are blank where nothing was analyzed.
+    """Write the rows of `class_rows`; unknown values are blank.
 
     Raises:
         OutputError: the file cannot be written, or the maps are damaged.
+    """
+    return Exported(path, f"{_write(path, CLASS_COLUMNS, class_rows(source))} classes")
+
+
+def class_rows(source: ExportSource) -> list[tuple[Any, ...]]:
+    """Return one row of `CLASS_COLUMNS` for each class of the model.
+
+    They hold pixels of the label map, mm² and share of what was analyzed. Areas are those of `summary.json`,
+    not rounded. Those of classes that the model does not assess are None; shares are None where nothing was
+    analyzed.
+
+    Raises:
+        OutputError: the maps are damaged.
     """
     counts = _label_counts(source.maps)
     analyzed = int(counts[1:].sum())
     pixel_mm2 = source.frame.mpp**2 / UM2_PER_MM2
     assessed = assessed_codes(source.card)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for found in source.card.tissue_classes:
         pixels = int(counts[found.code])
         known = (pixels, pixels * pixel_mm2, pixels / analyzed if analyzed else None)
         figures = known if found.code in assessed else (None, None, None)
         rows.append((source.slide.name, found.name, found.code, hex_code(found.color), *figures))
-    return Exported(path, f"{_write(path, CLASS_COLUMNS, rows)} classes")
+    return rows
 
 
 def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:

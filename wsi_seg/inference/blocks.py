@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.errors import ModelError
 from wsi_seg.core.geometry import Box
-from wsi_seg.core.threads import InOrder, cancellation, raise_if_cancelled
+from wsi_seg.core.threads import InOrder, Signal, cancellation, raise_if_cancelled
 from wsi_seg.inference.stitch import PLAIN_TRANSFER, Stitcher, Transfer, new_stitcher
 from wsi_seg.planning.grid import Block, Grid, Tile
 from wsi_seg.planning.plan import needed_tiles
@@ -111,7 +110,7 @@ class ForwardPool:
 
 
 def predict(
-    predictor: Predictor, batch: NDArray[np.uint8], margin: int, cancelled: threading.Event | None = None
+    predictor: Predictor, batch: NDArray[np.uint8], margin: int, cancelled: Signal | None = None
 ) -> Prediction:
     """Return the timed prediction of one batch; Interrupted where it is cancelled before it begins."""
     raise_if_cancelled(cancelled)

@@ -25,7 +25,8 @@ from wsi_seg.execution.workers import open_workers
 from wsi_seg.pipeline.batch_table import BatchTable, Row
 from wsi_seg.pipeline.inputs import SlideInput
 from wsi_seg.pipeline.models import Model
-from wsi_seg.pipeline.run import Progress, SlideResult, segment_slide
+from wsi_seg.pipeline.result import Result
+from wsi_seg.pipeline.run import Progress, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name, unlike_notice
@@ -69,7 +70,7 @@ class BatchProgress(Protocol):
     def slide_started(self, row: Row) -> Progress:
         """Return the observer of this slide."""
 
-    def slide_ended(self, row: Row, result: SlideResult | None, error: BaseException | None) -> None:
+    def slide_ended(self, row: Row, result: Result | None, error: BaseException | None) -> None:
         """A slide came to its end, as its row says."""
 
 
@@ -154,7 +155,7 @@ class Batch:
         todo = iter(numbers)
         # One slide at a time needs no thread besides this one, and those of the workers.
         with ThreadPoolExecutor(at_once, "slide") if at_once > 1 else SynchronousExecutor() as pool:
-            running: dict[Future[SlideResult], int] = {}
+            running: dict[Future[Result], int] = {}
             try:
                 while True:
                     for number in itertools.islice(todo, at_once - len(running)):
@@ -170,7 +171,7 @@ class Batch:
                 if running:  # the batch ends here, whatever for
                     self._stop(workers, running, progress)
 
-    def _run_slide(self, number: int, workers: Workers, progress: BatchProgress) -> SlideResult:
+    def _run_slide(self, number: int, workers: Workers, progress: BatchProgress) -> Result:
         """Run one slide in a thread of its own."""
         task, row = self._tasks[number], self.rows[number]
         row.status, row.log = "running", log_file(self._local, task.slide.name)
@@ -198,7 +199,7 @@ class Batch:
             row.seconds = time.perf_counter() - start
 
     def _end(
-        self, future: Future[SlideResult], number: int, progress: BatchProgress, *, last: bool = False
+        self, future: Future[Result], number: int, progress: BatchProgress, *, last: bool = False
     ) -> None:
         """Enter the end of a slide into its row; raise what ends the whole batch.
 
@@ -236,9 +237,7 @@ class Batch:
             return f"{reason} ({refused})"
         return reason
 
-    def _stop(
-        self, workers: Workers, running: dict[Future[SlideResult], int], progress: BatchProgress
-    ) -> None:
+    def _stop(self, workers: Workers, running: dict[Future[Result], int], progress: BatchProgress) -> None:
         """End the slides that still run, each at its next forward pass."""
         workers.stop()
         wait(running)
@@ -277,7 +276,7 @@ def log_file(out: Path, name: str) -> Path:
     return place.with_name(f"{short_name(place.name)}.jsonl")
 
 
-def _enter(row: Row, result: SlideResult) -> None:
+def _enter(row: Row, result: Result) -> None:
     row.status, row.folder = result.status, result.folder
     notes = (result.note, "" if row.facts["tissue_mm2"] else NO_TISSUE, unlike_notice(result.summary))
     row.reason = "; ".join(filter(None, notes))

@@ -34,7 +34,7 @@ def export_regions(
         OutputError: the folder holds no results, or `path` cannot be written.
         UsageError: the model has no such class.
     """
-    source = open_result(results, settings)
+    source = export_source(results, settings)
     return write_geojson(
         source.traced(),
         path,
@@ -45,9 +45,16 @@ def export_regions(
     )
 
 
-def open_result(results: Path, settings: RegionSettings, mpp: float | None = None) -> ExportSource:
-    """Return what exporters get of a results folder that `segment_slide` made; raises OutputError."""
+def export_source(
+    results: Path, settings: RegionSettings | None = None, mpp: float | None = None
+) -> ExportSource:
+    """Return what exporters get of a results folder that `segment_slide` made; raises OutputError.
+
+    Without `settings`, regions are those of the run.
+    """
     manifest = read_record(results / MANIFEST)
+    if settings is None:
+        settings = manifest_part(RegionSettings, manifest, results, "settings", "regions")
     return ExportSource(
         slide=manifest_part(SlideInfo, manifest, results, "slide"),
         frame=manifest_part(MapFrame, manifest, results, "frame"),
@@ -75,10 +82,15 @@ def export_result(
         UsageError: no such format, its library is missing, it does not take `mpp` or not such a one, or the
             name of `path` does not fit.
     """
+    return write_export(export_source(results, settings, mpp), format_name, path)
+
+
+def write_export(source: ExportSource, format_name: str, path: Path) -> Exported:
+    """Write an opened result in another format; raises as `export_result`."""
     form = find_format(format_name)
-    form.check_mpp(format_name, mpp)
+    form.check_mpp(format_name, source.mpp)
     form.check_path(format_name, path)
-    return form.load()(open_result(results, settings, mpp), path)
+    return form.load()(source, path)
 
 
 def card_of(results: Path) -> ModelCard:

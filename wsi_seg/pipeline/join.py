@@ -22,7 +22,7 @@ from wsi_seg.core.classes import canonical_name
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.core.geometry import Box, Origin, Scale
-from wsi_seg.pipeline.export import open_result
+from wsi_seg.pipeline.export import export_source
 from wsi_seg.regions.joining import areas_of_bins, border_distances, count_inside, distance_edges
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.slide import require_mpp
@@ -106,7 +106,7 @@ def regions_of(result: Path, settings: RegionSettings, mpp: float | None, bin_um
 
 
 def _of_folder(folder: Path, settings: RegionSettings, bin_um: float) -> JoinedRegions:
-    source = open_result(folder, settings)
+    source = export_source(folder, settings)
     mpp = require_mpp(source.slide)
     placed = list(source.regions())
     um = np.array([mpp.x, mpp.y])

@@ -6,19 +6,21 @@ slide ──open──▶ plan ──blocks──▶ Dask graph ──▶ OME-Za
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import SlideError, WsiSegError
+from wsi_seg.core.threads import cancellable, cancellation, raise_if_cancelled
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, killed_task, run_task
 from wsi_seg.execution.workers import open_workers
@@ -26,6 +28,7 @@ from wsi_seg.exporters.source import ExportSource
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
+from wsi_seg.pipeline.result import Result, faults, status_of
 from wsi_seg.pipeline.run_exports import add_exports, export_paths, write_exports
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
@@ -48,29 +51,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SlideResult:
-    """Outcome of one slide."""
-
-    slide: str
-    status: Literal["done", "skipped", "incomplete"]
-    folder: Path | str
-    """A URL where the results were uploaded."""
-    summary: dict[str, Any]
-    kept: bool = False
-    """True where whole results were there before."""
-    note: str = ""
-    """More about it: why parts are missing, or what made results that were kept."""
-
-
 class Progress(Protocol):
-    """Observer of a run; the command line draws a bar from it."""
+    """Observer of a run; the command line draws a bar from it.
+
+    Its methods are called in the thread that runs the slide. Any of them may raise `Interrupted` to stop the
+    run, which then can be resumed.
+    """
 
     def start(self, plan: SegmentationPlan, tiles_done: int) -> None:
-        """Note the plan, and how many of its tiles an earlier, interrupted run has done."""
+        """Note the plan, and how many of its `tiles` an earlier, interrupted run has done."""
 
     def block_done(self, record: BlockRecord) -> None:
-        """Note a block that has ended; called in the thread that runs the slide."""
+        """Note a block that has ended, and its `tiles`."""
 
     def stage(self, name: str) -> None:
         """Note the stage that begins: "plan", "blocks", "pyramids", "polygons" or "exports"."""
@@ -94,21 +86,27 @@ def prepare(
 def segment_slide(
     path: str | Path,
     out: Path | str,
-    model: Model | Network,
-    settings: RunSettings,
+    model: Model | Network | str | None = None,
+    settings: RunSettings | None = None,
     progress: Progress | None = None,
     *,
+    cancel: threading.Event | None = None,
     name: str | None = None,
     workers: Workers | None = None,
-) -> SlideResult:
-    """Do the whole job on one slide.
+) -> Result:
+    """Segment one slide: find tissue, predict, trace regions, and write a folder of results.
+
+    Run again after an interruption, it resumes, and the results have the same bytes as those of a run that
+    was not interrupted.
 
     Args:
         path: slide file, folder of a DICOM series, or URL.
         out: folder, or URL of one, that gets a folder named after the slide.
-        model: from `load_model`; or a network of your own, which `load_model` then gets as the settings say.
-        settings: see `RunSettings`.
+        model: from `load_model`; or a name, folder or network of your own, which is then loaded as the
+            settings say; None: the model that they name.
+        settings: see `RunSettings`; None: the defaults.
         progress: notified of what happens.
+        cancel: set from any thread, the event stops the run at its next forward pass.
         name: of the results, which may hold folders; by default that of the slide file.
         workers: shared with other slides; None: started for this one, as the settings say.
 
@@ -116,12 +114,28 @@ def segment_slide(
         The result; `skipped` when whole results of the same slide, model and settings are there.
 
     Raises:
+        Interrupted: `cancel` was set, or Ctrl-C; finished blocks are kept for a next call.
         ClaimedError: another run is at work on these results.
         WsiSegError: one of its subclasses, with one line that says what is wrong and the way out.
     """
-    if not isinstance(model, Model):
-        how = settings.model
-        model = load_model(model, how.device, how.precision, tta=how.tta, workers=settings.workers)
+    settings = settings or RunSettings()
+    with nullcontext() if cancel is None else cancellable(cancel):
+        if not isinstance(model, Model):
+            how = settings.model
+            reference = how.reference if model is None else model
+            model = load_model(reference, how.device, how.precision, tta=how.tta, workers=settings.workers)
+        return _segment(path, out, model, settings, progress or _Silent(), name, workers)
+
+
+def _segment(
+    path: str | Path,
+    out: Path | str,
+    model: Model,
+    settings: RunSettings,
+    progress: Progress,
+    name: str | None,
+    workers: Workers | None,
+) -> Result:
     # The record names what is traced.
     settings = replace(settings, regions=settings.regions.of_model(model.facts.card))
     groups = settings.regions.resolve(model.facts.card)
@@ -135,7 +149,7 @@ def segment_slide(
     with ExitStack() as stack:
         stack.callback(folder.remove_empty)
         slide = stack.enter_context(settings.open_slide(path))
-        run = _SlideRun(slide, folder, model, settings, groups, progress or _Silent(), inputs, finders)
+        run = _SlideRun(slide, folder, model, settings, groups, progress, inputs, finders)
         note = folder.kept(run.expected)
         if note is None:
             folder.check_place()
@@ -145,40 +159,24 @@ def segment_slide(
         if note is None:
             workers = workers or stack.enter_context(open_workers(settings.workers))
             summary = run.do_stages(workers, claim)
-            return SlideResult(
-                str(path), _status(summary, "done"), folder.place, summary, note=_faults(summary)
-            )
+            return Result(str(path), status_of(summary, "done"), folder.place, summary, note=faults(summary))
     return _skipped(path, folder, settings, note, workers)
 
 
 def _skipped(
     path: str | Path, folder: ResultsFolder, settings: RunSettings, note: str, workers: Workers | None
-) -> SlideResult:
+) -> Result:
     """Return the result of whole results that are kept; formats that they lack are added to them."""
     summary = folder.read_summary()
-    status, faults = _status(summary, "skipped"), _faults(summary)
+    status, why = status_of(summary, "skipped"), faults(summary)
     if settings.strict and status == "incomplete":
         raise SlideError(
-            f"{path}: the results in {folder.place} are incomplete, as {faults}; "
+            f"{path}: the results in {folder.place} are incomplete, as {why}; "
             "repair the slide, or leave out --strict"
         )
     added = add_exports(folder, settings, workers)
-    notes = "; ".join(filter(None, (faults, note, f"added {', '.join(added)}" if added else "")))
-    return SlideResult(str(path), status, folder.place, summary, True, notes)
-
-
-def _status(
-    summary: dict[str, Any], whole: Literal["done", "skipped"]
-) -> Literal["done", "skipped", "incomplete"]:
-    return "incomplete" if summary["status"] == "incomplete" or _faults(summary) else whole
-
-
-def _faults(summary: dict[str, Any]) -> str:
-    """Return how results fall short of the slide, also of a summary that calls itself complete."""
-    coverage = summary["coverage"]
-    if summary.get("blocks_failed") or coverage["unread_mm2"]:
-        return "parts of the slide could not be read"
-    return "parts of the slide were read from another level" if coverage["other_level_mm2"] else ""
+    notes = "; ".join(filter(None, (why, note, f"added {', '.join(added)}" if added else "")))
+    return Result(str(path), status, folder.place, summary, True, notes)
 
 
 class _Silent:
@@ -315,7 +313,7 @@ class _SlideRun:
             origin=regions.origin,
             notice=self.model.facts.card.notice,
         )
-        self.progress.stage("polygons")
+        self._begin_stage("polygons")
         self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.expected.key[:16]}", task)
         self.seconds |= self.traced.seconds
 
@@ -368,9 +366,13 @@ class _SlideRun:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        self.progress.stage(stage)
+        self._begin_stage(stage)
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[stage] = time.perf_counter() - start
+
+    def _begin_stage(self, name: str) -> None:
+        raise_if_cancelled(cancellation())
+        self.progress.stage(name)

@@ -19,7 +19,7 @@ from wsi_seg.execution.workers import open_workers
 from wsi_seg.exporters.source import ExportSource
 from wsi_seg.exporters.table import FormatChoice, choose_format
 from wsi_seg.maps.maps import Maps
-from wsi_seg.pipeline.export import open_result
+from wsi_seg.pipeline.export import export_source
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.results.claims import claimed
@@ -105,7 +105,7 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
         return []
     with claimed(folder.claim), ExitStack() as stack:
         missing = {path: choices[path] for path in folder.lacking(choices)}  # others may have added some
-        source = open_result(folder.final, settings.regions)
+        source = export_source(folder.final, settings.regions)
         folder.add_files(list(missing))
         workers = workers or stack.enter_context(open_workers(settings.workers))
         write_exports(workers, missing, source, folder.final)

@@ -173,7 +173,13 @@ class MapFrame:
         return Box(0, 0, self.size.width, self.size.height)
 
     def to_l0(self, box_map: Box) -> RealBox:
+        """Return a box of map pixels in l0 pixels."""
         return box_map.scaled(self.l0_per_map)
+
+    def to_map(self, box_l0: Box | RealBox) -> Box:
+        """Return the smallest box of map pixels that covers a box in l0 pixels."""
+        x, y = self.l0_per_map.x, self.l0_per_map.y
+        return RealBox(box_l0.x0 / x, box_l0.y0 / y, box_l0.x1 / x, box_l0.y1 / y).outward()
 
 
 def map_frame(info: SlideInfo, mpp: float) -> MapFrame:

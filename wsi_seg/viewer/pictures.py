@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.core.classes import RGB
-from wsi_seg.core.geometry import Box, RealBox, Scale
+from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.maps.resampling import interpolated
 from wsi_seg.slides.slide import MapFrame, Pixels, pick_level, read_region, read_thumbnail
 from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
 
@@ -79,7 +80,7 @@ def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box
     downsample = pick_downsample(source, what.kind, min(map_per_pixel.x, map_per_pixel.y))
     exact = box.scaled(map_per_pixel / Scale(downsample, downsample))
     values = as_bytes(_read_padded(source, what, downsample, exact.outward(MARGIN)))
-    resized = _interpolated(values, exact, box)
+    resized = interpolated(values, exact, exact.outward(MARGIN), box)
     return png(resized, dict.fromkeys(range(256), color), np.arange(256, dtype=np.uint8))
 
 
@@ -99,13 +100,6 @@ def _read_padded(source: MapSource, what: Channels, downsample: int, box: Box) -
     values = source.read(what, downsample, inside)
     around = ((inside.y0 - box.y0, box.y1 - inside.y1), (inside.x0 - box.x0, box.x1 - inside.x1))
     return np.pad(values, around, mode="edge")
-
-
-def _interpolated(values: NDArray[np.uint8], exact: RealBox, box: Box) -> NDArray[np.uint8]:
-    crop = exact.outward(MARGIN)
-    place = (exact.x0 - crop.x0, exact.y0 - crop.y0, exact.x1 - crop.x0, exact.y1 - crop.y0)
-    image = Image.fromarray(np.ascontiguousarray(values))
-    return np.asarray(image.resize((box.width, box.height), Image.Resampling.BILINEAR, box=place))
 
 
 def as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
