@@ -426,7 +426,7 @@ def test_truth_that_does_not_fit_the_maps(tmp_path: Path, results: Path) -> None
         end for end in (".xml", ".annotations", ".json", ".csv", ".tif") if TruthFile(Path("a" + end)).drawn
     ]
     assert drawn == [".xml", ".annotations", ".json", ".csv"]
-    with pytest.raises(OutputError, match=r"holds no manifest\.json"):
+    with pytest.raises(OutputError, match="holds no finished results"):
         evaluate_maps(tmp_path / "empty", TruthFile(wrong_code))
 
 

@@ -167,7 +167,7 @@ def _evaluate_model(options: EvaluateOptions, given: dict[str, Any]) -> Evaluati
 
 def _evaluate_maps(options: EvaluateOptions, given: dict[str, Any]) -> Evaluation:
     from wsi_seg.evaluation.evaluation import evaluation_key
-    from wsi_seg.evaluation.stored import Results, evaluate_maps
+    from wsi_seg.evaluation.stored import describe_maps, evaluate_maps, maps_subject, open_maps
     from wsi_seg.evaluation.truth import TruthFile
     from wsi_seg.evaluation.write import check_output
 
@@ -187,8 +187,8 @@ def _evaluate_maps(options: EvaluateOptions, given: dict[str, Any]) -> Evaluatio
         mask_mpp=options.mask_mpp,
     )
     if options.output is not None:
-        results = Results.open(path)
-        key = evaluation_key(results.subject(), results.describe(truth))
+        results = open_maps(path)
+        key = evaluation_key(maps_subject(results), describe_maps(results, truth))
         check_output(options.output, key, options.overwrite)
     return evaluate_maps(path, truth)
 

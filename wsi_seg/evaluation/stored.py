@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import OutputError, SlideError
+from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import patient_by_name
@@ -27,65 +25,39 @@ from wsi_seg.evaluation.tally import PredictedBlock
 from wsi_seg.evaluation.truth import Truth, TruthFile, file_digest, open_truth
 from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.export import manifest_part
+from wsi_seg.pipeline.result import Result, open_result
 from wsi_seg.results.files import MANIFEST, MAPS, read_record
 from wsi_seg.slides.readers import reopen_slide
-from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 EXAMPLES = 10
 MAPS_NOTE = "Finished maps, compared with annotations; ground that nobody annotated has no weight."
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """The results folder of one slide."""
+def open_maps(path: Path) -> Result:
+    """Open OUT/SLIDE, or OUT/SLIDE/maps.zarr; raises OutputError as `open_result`."""
+    return open_result(path.absolute().parent if path.name == MAPS else path)
 
-    path: Path
-    maps: Maps
-    card: ModelCard
-    slide: SlideInfo
-    frame: MapFrame
-    manifest: dict[str, Any]
 
-    @classmethod
-    def open(cls, path: Path) -> Results:
-        """Open OUT/SLIDE, or OUT/SLIDE/maps.zarr.
+def maps_subject(result: Result) -> Subject:
+    """Return what an evaluation says of the maps; OutputError where the manifest is damaged."""
+    folder = Path(result.folder)
+    manifest = read_record(folder / MANIFEST)
+    digest = manifest_part(str, manifest, folder, "model", "digest")
+    key = manifest_part(str, manifest, folder, "key")
+    return Subject(result.model, digest, {"maps_of": result.slide.name, "run_key": key})
 
-        Raises:
-            OutputError: these are no results of wsi-seg, or they are damaged.
-        """
-        folder = path.absolute().parent if path.name == MAPS else path
-        if not (folder / MANIFEST).is_file():
-            raise OutputError(
-                f"{folder}: holds no {MANIFEST}, which says where the maps lie on the slide; "
-                "give the results folder of a slide"
-            )
-        manifest = read_record(folder / MANIFEST)
-        return cls(
-            folder,
-            Maps.open(folder / MAPS),
-            manifest_part(ModelCard, manifest, folder, "model", "card"),
-            manifest_part(SlideInfo, manifest, folder, "slide"),
-            manifest_part(MapFrame, manifest, folder, "frame"),
-            manifest,
-        )
 
-    def subject(self) -> Subject:
-        """Return what an evaluation says of the maps."""
-        digest = manifest_part(str, self.manifest, self.path, "model", "digest")
-        key = manifest_part(str, self.manifest, self.path, "key")
-        return Subject(self.card, digest, {"maps_of": self.slide.name, "run_key": key})
-
-    def describe(self, truth: TruthFile) -> dict[str, Any]:
-        """Return what the maps are compared with, as JSON values."""
-        return {
-            "maps": str(self.path),
-            "truth": str(truth.path),
-            "class_names": dict(truth.class_names),
-            "mask_mpp": truth.mask_mpp,
-            "ignored_classes": list(truth.ignored_classes),
-            "origin": truth.origin if truth.drawn else None,
-            "ignored_codes": list(truth.ignored_codes),
-        }
+def describe_maps(result: Result, truth: TruthFile) -> dict[str, Any]:
+    """Return what the maps are compared with, as JSON values."""
+    return {
+        "maps": str(result.folder),
+        "truth": str(truth.path),
+        "class_names": dict(truth.class_names),
+        "mask_mpp": truth.mask_mpp,
+        "ignored_classes": list(truth.ignored_classes),
+        "origin": truth.origin if truth.drawn else None,
+        "ignored_codes": list(truth.ignored_codes),
+    }
 
 
 def is_results(path: Path) -> bool:
@@ -110,10 +82,10 @@ def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
         MaskError: the drawn regions cannot be read.
     """
     started = datetime.now(UTC)
-    results = Results.open(Path(path))
-    card = results.card
+    results = open_maps(Path(path))
+    card = results.model
     scheme = LabelScheme(card.tissue_classes, card.mpp, truth.ignored_codes)
-    known = open_truth(truth, results.slide, results.frame, scheme)
+    known = open_truth(truth, results.slide, results.frame(), scheme)
     rows = Rows.of_card(card)
     section, shown = _count_boxes(results, known, rows)
     note, pictures = _pictures(results, shown)
@@ -127,12 +99,12 @@ def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
         notes=(MAPS_NOTE, *known.notes, *note),
         seconds=(datetime.now(UTC) - started).total_seconds(),
     )
-    data = results.describe(truth)
-    return finish(results.subject(), (section,), examples, data=data, started=started)
+    data = describe_maps(results, truth)
+    return finish(maps_subject(results), (section,), examples, data=data, started=started)
 
 
 def _count_boxes(
-    results: Results, known: Truth, rows: tuple[Rows, ...]
+    results: Result, known: Truth, rows: tuple[Rows, ...]
 ) -> tuple[Section, list[tuple[Box, Sampler]]]:
     """Count all boxes with truth, and keep small copies of the first ones."""
     by_group: dict[str, Tallies] = {}
@@ -155,7 +127,7 @@ def _count_boxes(
     return section, shown
 
 
-def stored_blocks(results: Results, truth: Truth, box: Box) -> Iterator[PredictedBlock]:
+def stored_blocks(results: Result, truth: Truth, box: Box) -> Iterator[PredictedBlock]:
     """Yield the parts of the stored maps inside a box, block by block; their boxes count from its corner."""
     maps = results.maps
     side, ds = maps.layout.block, maps.probability_downsample
@@ -186,7 +158,7 @@ def _probabilities(maps: Maps, part: Box, ds: int) -> NDArray[np.float32]:
 
 
 def _pictures(
-    results: Results, wanted: list[tuple[Box, Sampler]]
+    results: Result, wanted: list[tuple[Box, Sampler]]
 ) -> tuple[tuple[str, ...], list[NDArray[np.uint8] | None]]:
     """Return the image of each box, or a note and None where the slide is not at hand."""
     info = results.slide
@@ -194,7 +166,7 @@ def _pictures(
     try:
         with reopen_slide(info) as slide:
             for box, sampler in wanted:
-                pictures.append(read_small(Place(slide, results.frame, box), sampler.step, sampler.size))
+                pictures.append(read_small(Place(slide, results.frame(), box), sampler.step, sampler.size))
     except SlideError as error:
         return (f"The slide could not be opened for pictures: {error}.",), [None] * len(wanted)
     return (), pictures
