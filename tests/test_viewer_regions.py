@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,18 @@ def test_all_kinds_of_polygons_are_read_in_order(
         moved = shapely.transform(shape, lambda xy: xy + np.array([7, -3]))
         assert got.symmetric_difference(moved).area == 0
     assert read.at(107 + 5, 2) == 1 and read.at(8, 87.5) == 4
+
+
+def test_regions_that_qupath_saved_again_are_shown(
+    results: Path, tmp_path: Path, asking: TestClient, base: str
+) -> None:
+    out = shutil.copytree(results.parent, tmp_path / "out")
+    path = out / results.name / "polygons.geojson"
+    path.write_text(json.dumps(json.loads(path.read_text())["features"], indent=2))
+    again = client(out)
+    asked = f"/regions?{WHOLE}&scale=1"
+    shown = again.get(f"/api/slides/{only_id(again)}{asked}").json()
+    assert shown == asking.get(f"{base}{asked}").json() and len(shown["regions"]) > 5
 
 
 @pytest.mark.parametrize(

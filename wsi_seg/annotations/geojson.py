@@ -32,10 +32,9 @@ def read_geojson(document: Any, path: Path) -> Content:
     drawn: list[Drawn] = []
     polygons = 0
     for feature in features_of(document, path):
-        parts = _polygons(feature)
-        polygons += bool(parts)
+        polygons += bool(_polygons(feature))
         where = f"{path}: polygon {polygons}"
-        shape = _shape(parts, where) if parts else None
+        shape = area_of(feature, where)
         drawn.append(Drawn(_kind(feature), shape, classification_name(feature.get("properties")), where))
     return Content(drawn, subtracted_of(document, path))
 
@@ -59,6 +58,20 @@ def features_of(document: Any, path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}: JSON, but neither a FeatureCollection, a Feature, a geometry nor a list of them "
                 "(GeoJSON), nor DSA, COCO, Labelme or a list of outlines"
             )
+
+
+def area_of(feature: dict[str, Any], where: str) -> shapely.Geometry | None:
+    """Return the area of a feature, perhaps invalid or empty; None where it has no polygon.
+
+    Args:
+        feature: see `features_of`.
+        where: file and place, for messages.
+
+    Raises:
+        MaskError: its geometry is damaged.
+    """
+    parts = _polygons(feature)
+    return _shape(parts, where) if parts else None
 
 
 def _kind(feature: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ POSITIONS: tuple[tuple[str, str, Unit], ...] = (
     ("Centroid X µm", "Centroid Y µm", "um"),
     ("Centroid X px", "Centroid Y px", "pixel"),
 )
-ENDINGS = (".geojson", ".geojson.gz", ".json", ".parquet", ".csv", ".tsv", ".txt")
+ENDINGS = (".geojson", ".geojson.gz", ".json", ".zip", ".parquet", ".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,9 +65,9 @@ def read_cells(path: Path, class_column: str | None = None) -> Cells:
         MaskError: it cannot be read, is damaged, or holds no cells.
     """
     readers: dict[tuple[str, ...], Callable[[Path, str | None], Cells]] = {
-        ENDINGS[:3]: _read_geojson,
-        ENDINGS[3:4]: _read_parquet,
-        ENDINGS[4:]: _read_table,
+        ENDINGS[:4]: _read_geojson,
+        ENDINGS[4:5]: _read_parquet,
+        ENDINGS[5:]: _read_table,
     }
     for endings, read in readers.items():
         if path.name.lower().endswith(endings):

@@ -91,10 +91,10 @@ FORMATS = {
 }
 
 # Endings of files next to slides and images; files that end as the second do may be something else.
-OWN_ENDINGS = (".geojson", ".geojson.gz", ".annotations")
+OWN_ENDINGS = (".geojson", ".geojson.gz", ".geojson.zip", ".annotations")
 SHARED_ENDINGS = (".xml", ".json")
 # Of all files that a user names.
-ENDINGS = (*OWN_ENDINGS, *SHARED_ENDINGS, ".csv", ".parquet", ".gz")
+ENDINGS = (*OWN_ENDINGS, *SHARED_ENDINGS, ".csv", ".parquet", ".gz", ".zip")
 
 
 def read_annotations(
@@ -105,7 +105,7 @@ def read_annotations(
     A region that crosses itself, as drawn by hand, is made valid; all that its line encircles counts.
 
     Args:
-        path: plain or gzipped.
+        path: plain, gzipped, or the only file in a ZIP archive.
         strict: refuse polygons without an area instead of leaving them out.
         may_be_empty: accept a file in which nothing is drawn.
         many_images: accept a file of several images, and no other.
@@ -163,7 +163,7 @@ def _document(path: Path) -> Any:
     data = read_plain(Path(path), MaskError)
     if data.startswith(MAGIC):
         return data
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zip")
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") or name.endswith((".xml", ".annotations")):
         return _xml(data, path)
     try:

@@ -11,13 +11,15 @@ import os
 import shutil
 import stat
 import uuid
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from wsi_seg.core.errors import OutputError, WsiSegError
-from wsi_seg.core.formats import GZIP_MAGIC
+from wsi_seg.core.formats import GZIP_MAGIC, ZIP_MAGIC
 
 # JSON and XML of outlines become five to twenty times as large when they are unpacked; what becomes more than
 # so many times as large, and larger than so many bytes, is made to fill the memory.
@@ -48,28 +50,43 @@ def check_plain(path: Path, kind: type[WsiSegError]) -> None:
 
 
 def read_plain(path: Path, kind: type[WsiSegError]) -> bytes:
-    """Read a file of regions or the like that a user names, unpacked where it is gzipped.
+    """Read a file of regions or the like that a user names, unpacked where it is gzipped or zipped.
 
     Raises:
-        WsiSegError: as an error of this kind, where it cannot be read, is no plain file, damaged, or unpacks
-            to far more than any text does.
+        WsiSegError: as an error of this kind, where it cannot be read, is no plain file, damaged, unpacks
+            to far more than any text does, or is a ZIP archive of several files.
     """
     with reading(path, kind):
         check_plain(path, kind)
         data = path.read_bytes()
-    if not data.startswith(GZIP_MAGIC):
+    if not data.startswith((GZIP_MAGIC, ZIP_MAGIC)):
         return data
+    zipped = data.startswith(ZIP_MAGIC)
     most, parts, unpacked = max(SMALL_TEXT, MOST_PACKED * len(data)), list[bytes](), 0
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        with _only_file(data, path, kind) if zipped else gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             while part := file.read(UNPACKED_AT_ONCE):
                 unpacked += len(part)
                 if unpacked > most:
                     raise kind(f"{path}: its {len(data):,} bytes unpack to more than {most:,}: no drawing")
                 parts.append(part)
-    except (OSError, EOFError, zlib.error) as error:
-        raise kind(f"{path}: damaged gzip file ({error})") from error
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise kind(f"{path}: damaged {'ZIP' if zipped else 'gzip'} file ({error})") from error
     return b"".join(parts)
+
+
+def _only_file(data: bytes, path: Path, kind: type[WsiSegError]) -> IO[bytes]:
+    """Return the only file of a ZIP archive, opened; nothing is written, so its name does not matter."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    files = [entry for entry in archive.infolist() if not (entry.is_dir() or _is_added(entry.filename))]
+    if len(files) != 1:
+        raise kind(f"{path}: a ZIP archive of {len(files)} files, not of one; unpack it and name one of them")
+    return archive.open(files[0])
+
+
+def _is_added(name: str) -> bool:
+    """Return whether macOS has put a file into an archive."""
+    return name.startswith("__MACOSX/") or name.endswith(".DS_Store")
 
 
 @contextmanager

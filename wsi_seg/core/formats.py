@@ -14,8 +14,9 @@ WITH_FOLDER = (".mrxs", ".vms", ".vmu")
 # One file of a DICOM series, whose other files lie in the same folder.
 DICOM_ENDINGS = (".dcm", ".dicom")
 DICOM_HEAD = 132
-# First bytes of gzip; of TIFF and BigTIFF, in both byte orders.
+# First bytes of gzip and ZIP; of TIFF and BigTIFF, in both byte orders.
 GZIP_MAGIC = b"\x1f\x8b"
+ZIP_MAGIC = b"PK\x03\x04"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # So much of a file holds the attributes that say what it is.
 DICOM_META = 4096

@@ -33,6 +33,8 @@ FEATURES = '"features":['
 MOST_TEXT = 4 * 2**30
 # Bytes of the file that are looked at together.
 PIECE = 2**22
+# Bytes within which our files name themselves.
+MOST_HEAD = 2**16
 # A feature up to its properties; in strings, quotes are escaped.
 FEATURE = re.compile(
     r',?\{"type":"Feature","id":"(?P<id>[^"\\]*)",'
@@ -116,15 +118,28 @@ class _Feature(NamedTuple):
     """Of the properties."""
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a file begins as this package writes it; OutputError where it cannot be read."""
+    with _naming(path), _opened(path) as file:
+        head, features, _ = file.read(MOST_HEAD).decode("utf-8", "replace").partition(FEATURES)
+        return bool(features) and f'"{OWN_MEMBER}"' in head
+
+
 def read_regions(path: Path) -> Regions:
     """Read the regions of a GeoJSON file that this package wrote, plain or gzipped.
 
     Raises:
         OutputError: it cannot be read, is damaged, or was written by others.
     """
+    with _naming(path), _opened(path) as file:
+        return _read(_pieces(file))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Report what is wrong with a file as an OutputError that names it."""
     try:
-        with _opened(path) as file:
-            return _read(_pieces(file))
+        yield
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise OutputError(f"{path}: is no GeoJSON of wsi_seg, or damaged ({reason})") from error

@@ -21,9 +21,9 @@ from wsi_seg.results.progress import RunProgress
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
 from wsi_seg.viewer.limits import ThreadLimiter
-from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.result_info import ResultInfo, read_progress, read_result_info
+from wsi_seg.viewer.saved_regions import open_regions
 from wsi_seg.viewer.screen_outlines import CACHE_BYTES, Outlines, piece_bytes
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
 from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps
@@ -149,7 +149,7 @@ class OpenResult:
             return self._server.indexes.get_or_make(self.key, lambda: self._read_outlines(path))
 
     def _read_outlines(self, path: Path) -> Outlines:
-        regions = read_regions(path)
+        regions = open_regions(path, self.facts.slide.bounds, self.facts.groups)
         self.check()
         return Outlines(regions, self._server.pieces, ":".join(self.key))
 
