@@ -14,7 +14,7 @@ from wsi_seg.cli.calibrate import calibrate
 from wsi_seg.cli.evaluate import evaluate
 from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
-from wsi_seg.cli.inspect import info, validate
+from wsi_seg.cli.inspect import info, readers
 from wsi_seg.cli.join import join
 from wsi_seg.cli.models import COMMANDS as MODELS_COMMANDS
 from wsi_seg.cli.models import models
@@ -25,6 +25,7 @@ from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.trace import trace
 from wsi_seg.cli.train import train
+from wsi_seg.cli.validate import validate
 from wsi_seg.cli.view import view
 from wsi_seg.core.errors import Interrupted, WsiSegError
 
@@ -101,7 +102,7 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
         group.command(name, cls=command_class(command))(_reporting(command))
 
 
-_add(app, run, view, qupath, info, export, trace, join, validate)
+_add(app, run, view, qupath, info, readers, export, trace, join, validate)
 _add(app, train, evaluate, explain, calibrate, check_seams)
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 

@@ -45,6 +45,7 @@ from wsi_seg.core.formats import DICOM_ENDINGS
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.versions import package_version
 from wsi_seg.exporters.source import ExportSource
+from wsi_seg.slides.dicomweb import SeriesAddress, connect, parse_series, read_heads
 from wsi_seg.slides.slide import MapFrame, SlideInfo, require_mpp
 
 # Sides of the tiles of what is exported, in pixels.
@@ -154,7 +155,25 @@ def _placed(header: Dataset, *, is_dicom: bool) -> ReferencedSlide:
 
 def _level_0(slide: SlideInfo) -> Dataset:
     """Return the header of the image of a DICOM slide that was segmented at level 0."""
-    path = Path(slide.path)
+    address = parse_series(slide.path)
+    own, headers = _file_headers(Path(slide.path)) if address is None else _headers_of_server(address)
+    size = (slide.size.width, slide.size.height)
+    for header in headers:
+        same = header.get("SeriesInstanceUID") == own.get("SeriesInstanceUID")
+        if same and (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == size:
+            return _whole(slide.path, header)
+    raise SlideError(
+        f"{slide.path}: its DICOM series has no image of {slide.size} px any more; run wsi-seg run again"
+    )
+
+
+def _headers_of_server(address: SeriesAddress) -> tuple[Dataset, list[Dataset]]:
+    headers = read_heads(address, connect(address))
+    return headers[0], headers
+
+
+def _file_headers(path: Path) -> tuple[Dataset, list[Dataset]]:
+    """Return the header of a file, and those of it and of all others in its folder."""
     with reading(path, SlideError):
         try:
             own = _header(path)
@@ -163,15 +182,7 @@ def _level_0(slide: SlideInfo) -> Dataset:
                 f"{path}: the DICOM slide is gone, and what is exported refers to it; put it back there"
             ) from error
         files = dicom_files(list_folder(path.parent))[0]
-        headers = [own, *(_header(file) for file in files if file != path)]
-    size = (slide.size.width, slide.size.height)
-    for header in headers:
-        same = header.get("SeriesInstanceUID") == own.get("SeriesInstanceUID")
-        if same and (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == size:
-            return _whole(path, header)
-    raise SlideError(
-        f"{path}: its DICOM series has no image of {slide.size} px any more; run wsi-seg run again"
-    )
+        return own, [own, *(_header(file) for file in files if file != path)]
 
 
 def _header(path: Path) -> Dataset:
@@ -183,7 +194,7 @@ def _header(path: Path) -> Dataset:
         raise SlideError(f"{path}: damaged DICOM file ({error})") from error
 
 
-def _whole(path: Path, header: Dataset) -> Dataset:
+def _whole(path: str, header: Dataset) -> Dataset:
     """Return a header with empty values in place of missing ones; SlideError where one is needed."""
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
     measures = shared[0].get("PixelMeasuresSequence") or [Dataset()]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from wsi_seg.core.folders import dicom_files, list_folder, walk_files
 from wsi_seg.core.formats import DICOM_ENDINGS, WITH_FOLDER
 from wsi_seg.core.storage import is_remote, open_remote
+from wsi_seg.slides.dicomweb import parse_series, stamp_series
 
 PIECE = 2**20
 
@@ -82,12 +83,17 @@ def stamp_file(path: Path, name: str = "") -> FileStamp:
 
 
 def stamp_slide(path: str | Path) -> tuple[FileStamp, ...]:
-    """Return the stamps of a slide's files, or of the one file behind a URL.
+    """Return the stamps of a slide's files, of the one file behind a URL, or of a DICOMweb series.
+
+    Of the last, `size` counts instances.
 
     Raises:
         OSError: a local file is missing.
         SlideError: a remote file cannot be reached.
     """
+    if (address := parse_series(path)) is not None:
+        count, version = stamp_series(address)
+        return (FileStamp(address.url, count, version),)
     if is_remote(path):
         file = open_remote(str(path))
         return (FileStamp(file.url, file.size, file.version),)

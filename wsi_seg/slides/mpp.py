@@ -42,7 +42,7 @@ def resolve_mpp(
         asked: what the user gave.
         properties: of the slide, by name: those that start with `prefix`, the resolution tags `tiff.…`, and
             `DESCRIPTION`.
-        prefix: `openslide` or `tiffslide`.
+        prefix: `openslide`, `tiffslide` or `dicom`.
         size: of level 0 in l0 pixels; tells the images of an OME-TIFF apart.
 
     Raises:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from wsi_seg.core.errors import MppMissingError, SlideError
 from wsi_seg.core.geometry import Box, RealBox, Scale, Size
+from wsi_seg.slides.dicomweb import parse_series
 
 WHITE = 255
 
@@ -76,7 +77,7 @@ class SlideInfo:
     mpp: Scale | None
     """Microns per l0 pixel; None when the file does not say and nothing was given."""
     mpp_source: str
-    """`user`, `ome-xml`, `openslide`, `tiffslide`, `tiff-resolution`, `imagej`,
+    """`user`, `ome-xml`, `openslide`, `tiffslide`, `dicom`, `tiff-resolution`, `imagej`,
     `objective-power (estimated)` or `missing`; see `wsi_seg.slides.mpp.resolve_mpp`."""
     bounds: Box | None
     """Non-empty region in l0 pixels, only when the slide has all four `openslide.bounds-*` properties."""
@@ -348,7 +349,9 @@ def read_thumbnail(
 
 
 def default_name(path: str) -> str:
-    """Return the name of a slide's results: its file name without the ending."""
+    """Return the name of a slide's results: its file's without the ending, or a DICOMweb series' UID."""
+    if (address := parse_series(path)) is not None:
+        return address.series
     if path.startswith(("http://", "https://")):
         path = unquote(urlsplit(path).path)
     name = Path(path.rstrip("/").rsplit("/", 1)[-1])

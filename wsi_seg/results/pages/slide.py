@@ -33,6 +33,7 @@ MPP_SOURCES = {
     "user": "given by the user",
     "openslide": "as the slide file says",
     "tiffslide": "as the slide file says",
+    "dicom": "pixel spacing of the DICOM slide",
     "ome-xml": "as the OME-XML in the slide file says",
     "imagej": "as ImageJ wrote it into the image file",
     "tiff-resolution": "resolution tags of the TIFF file",

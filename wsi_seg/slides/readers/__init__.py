@@ -16,9 +16,10 @@ from typing import IO, cast
 
 from wsi_seg.core.errors import SlideError, UsageError
 from wsi_seg.core.folders import dicom_files, list_folder, why_missing
-from wsi_seg.core.formats import DICOM_META, TIFF_MAGIC, dicom_class, is_dicom
+from wsi_seg.core.formats import DICOM_META, DICOM_SLIDE, TIFF_MAGIC, dicom_class, is_dicom
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.storage import is_remote
+from wsi_seg.slides.dicomweb import EXTRA_HINT, SCHEME, parse_series
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers.base import ONLY_IMAGE, FileImage
 from wsi_seg.slides.slide import Slide, SlideInfo
@@ -30,6 +31,7 @@ READERS = {
     "openslide": "wsi_seg.slides.readers.openslide:OpenSlideReader",
     "tiffslide": "wsi_seg.slides.readers.tiffslide:TiffSlideReader",
     "image": "wsi_seg.slides.readers.image:ImageReader",
+    "wsidicom": "wsi_seg.slides.readers.dicom:DicomReader",
 }
 # Those that read a file piece by piece behind a URL.
 REMOTE_READERS = ("tiff", "tiffslide")
@@ -51,15 +53,17 @@ def open_slide(
     """Open a slide.
 
     Args:
-        path: a file; a URL (`s3://`, `gs://`, `az://`, `https://`, `http://`); or a folder that holds one
-            DICOM series.
+        path: a file; a URL (`s3://`, `gs://`, `az://`, `https://`, `http://`); a series of a DICOMweb server
+            (see `wsi_seg.slides.dicomweb`); or a folder that holds one DICOM series.
         reader: a name of `READERS`. By default `tiff` for the tiled TIFFs that it understands in full,
-            OpenSlide for all else that OpenSlide recognizes, TiffSlide for other tiled TIFFs, and Pillow for
-            plain images. Behind a URL only `tiff` and `tiffslide` read, piece by piece.
+            OpenSlide for all else that OpenSlide recognizes, wsidicom for other DICOM slides, TiffSlide for
+            other tiled TIFFs, and Pillow for plain images. Behind a URL only `tiff` and `tiffslide` read,
+            piece by piece; of a DICOMweb server wsidicom alone.
         mpp: microns per l0 pixel, in place of what the file says.
         series: number of the image in a TIFF file of several, counted from 0. By default the largest of those
             that are tiled or have levels.
-        cache: where to fetch slides behind URLs as a whole; they are then read as local ones are.
+        cache: where to fetch slides behind URLs as a whole; they are then read as local ones are. Those of
+            DICOMweb servers are read frame by frame all the same.
 
     Returns:
         An open slide for the use of one thread; a context manager. `info.mpp` is None where it is unknown.
@@ -73,6 +77,8 @@ def open_slide(
         raise UsageError(f"unknown reader {reader!r}; choose one of {', '.join(READERS)}")
     scale = _mpp_scale(mpp)
     location = str(path)
+    if parse_series(location) is not None or location.startswith(SCHEME):
+        return _open_dicomweb(location, reader, scale, series)
     if is_remote(location) and cache is not None:
         from wsi_seg.slides.readers.cached import CachedSlide
 
@@ -91,7 +97,17 @@ def open_slide(
     unfit = image.unfit_for(name)
     if unfit is not None:
         raise SlideError(f"{location}: {unfit}")
-    return _load(name)(location, scale, image)
+    return _load(name, location)(location, scale, image)
+
+
+def _open_dicomweb(url: str, reader: str | None, mpp: Scale | None, series: int | None) -> Slide:
+    """Open a series of a DICOMweb server; raises SlideError."""
+    if parse_series(url) is None:
+        raise SlideError(f"{url}: no DICOMweb series; give {SCHEME}HOST/BASE/studies/UID/series/UID")
+    if reader not in (None, "wsidicom") or series:
+        given = "--series" if series else f"the reader {reader}"
+        raise SlideError(f"{url}: a DICOMweb series is one slide, read by wsidicom; leave out {given}")
+    return _load("wsidicom", url)(url, mpp, ONLY_IMAGE)
 
 
 def reopen_slide(info: SlideInfo, path: str | Path | None = None) -> Slide:
@@ -126,8 +142,16 @@ def _mpp_scale(mpp: Scale | float | None) -> Scale | None:
     return scale
 
 
-def _load(name: str) -> Reader:
-    return cast(Reader, resolve_name(READERS[name]))
+def _load(name: str, location: str) -> Reader:
+    """Return a reader; raises SlideError where its package is missing, which only wsidicom's can be."""
+    try:
+        return cast(Reader, resolve_name(READERS[name]))
+    except ModuleNotFoundError as error:
+        if name != "wsidicom":
+            raise
+        raise SlideError(
+            f"{location}: needs the reader wsidicom, which is not installed; install it with: {EXTRA_HINT}"
+        ) from error
 
 
 def _choose_reader(path: str, image: FileImage) -> str:
@@ -145,6 +169,8 @@ def _choose_reader(path: str, image: FileImage) -> str:
     head = _read_head(Path(path), 16)
     if head.startswith(TIFF_MAGIC):
         return "tiffslide"
+    if dicom_class(_read_head(Path(path), DICOM_META)) == DICOM_SLIDE:
+        return "wsidicom"
     if head.startswith(IMAGE_MAGIC):  # after OpenSlide: the main file of a MIRAX slide is a JPEG
         return "image"
     if is_dicom(meta := _read_head(Path(path), DICOM_META)):
@@ -161,9 +187,9 @@ def _suits_openslide(path: str, image: FileImage) -> bool:
     import openslide
 
     vendor = openslide.OpenSlide.detect_format(path)
-    if vendor != "generic-tiff":
+    if vendor not in ("generic-tiff", "dicom"):
         return vendor is not None
-    # Of these OpenSlide also claims some whose compression it cannot read, such as JPEG XL.
+    # Of these OpenSlide also claims some whose compression it cannot read, such as JPEG XL and JPEG-LS.
     try:
         with openslide.OpenSlide(path) as handle:
             return image.is_of(handle.dimensions)

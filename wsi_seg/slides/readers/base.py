@@ -16,6 +16,7 @@ from PIL import Image
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.about import SlideAbout
 from wsi_seg.slides.slide import WHITE, Level, SlideInfo, UnreadableError, level_downsample
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
 # Of a stored tile that is larger than its level.
 MOST_TILE_PIXELS = 2**26
+NOTHING_STATED = SlideAbout()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,18 @@ ONLY_IMAGE = FileImage()
 class LevelReader(ABC):
     """A `Slide` whose subclass only reads boxes that lie inside a level."""
 
-    def __init__(self, info: SlideInfo) -> None:
-        self._info = info
+    def __init__(self, info: SlideInfo, about: SlideAbout = NOTHING_STATED) -> None:
+        self._info, self._about = info, about
         self._closed = False
 
     @property
     def info(self) -> SlideInfo:
         return self._info
+
+    @property
+    def about(self) -> SlideAbout:
+        """Facts that the file states besides its pixels."""
+        return self._about
 
     def read_level(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Read whole pixels of one level; see `wsi_seg.slides.slide.Slide.read_level`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box
 from wsi_seg.slides.local_copies import SlideCache
-from wsi_seg.slides.readers.base import LevelReader
+from wsi_seg.slides.readers.base import NOTHING_STATED, LevelReader
 from wsi_seg.slides.slide import Slide, UnreadableError, default_name
 
 
@@ -33,7 +33,8 @@ class CachedSlide(LevelReader):
             except SlideError as error:
                 raise SlideError(f"{url}: {error}") from error
             self._stack = stack.pop_all()
-        super().__init__(replace(self._slide.info, path=url, name=default_name(url)))
+        about = self._slide.about if isinstance(self._slide, LevelReader) else NOTHING_STATED
+        super().__init__(replace(self._slide.info, path=url, name=default_name(url)), about)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:

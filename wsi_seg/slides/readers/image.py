@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.slides.about import describe_file
 from wsi_seg.slides.mpp import DESCRIPTION, resolve_mpp
 from wsi_seg.slides.readers.base import (
     ONLY_IMAGE,
@@ -65,7 +66,7 @@ class ImageReader(LevelReader):
                 info = _describe(path, opened, mpp)
         except DAMAGE as error:
             raise SlideError(f"{path}: cannot be opened as an image: {error}") from error
-        super().__init__(info)
+        super().__init__(info, describe_file({}, info.vendor, info.name))
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         if self._pixels is None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.slides.about import SlideAbout, describe_file
 from wsi_seg.slides.mpp import resolve_mpp
 from wsi_seg.slides.readers.base import (
     ONLY_IMAGE,
@@ -55,7 +56,7 @@ class OpenSlideReader(LevelReader):
             facts = _facts(path, handle, mpp, image)
             self._handle = handle
         self._background, self._stored, self._tiles = facts.background, facts.stored, facts.tiles
-        super().__init__(facts.info)
+        super().__init__(facts.info, facts.about)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         stored = self._stored[level]
@@ -95,6 +96,7 @@ class OpenSlideInfo:
     """Facts about a slide from OpenSlide."""
 
     info: SlideInfo
+    about: SlideAbout
     background: tuple[int, int, int]
     """RGB where nothing was scanned."""
     stored: tuple[int, ...]
@@ -156,8 +158,9 @@ def _facts(path: str, handle: openslide.OpenSlide, mpp: Scale | None, image: Fil
     )
     background = parse_color(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
     tiles = tuple(read_tile_sizes(properties, "openslide", handle.level_dimensions))
+    about = describe_file(properties, info.vendor, info.name, images=1 + len(image.others))
     return OpenSlideInfo(
-        info, background, pyramid.stored, tiles, pyramid.stored[-1] == len(handle.level_dimensions) - 1
+        info, about, background, pyramid.stored, tiles, pyramid.stored[-1] == len(handle.level_dimensions) - 1
     )
 
 

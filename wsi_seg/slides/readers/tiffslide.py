@@ -16,6 +16,7 @@ from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.core.storage import is_remote
 from wsi_seg.core.storage_errors import reason_of, storage_errors
+from wsi_seg.slides.about import describe_file
 from wsi_seg.slides.mpp import resolve_mpp
 from wsi_seg.slides.readers.base import (
     ONLY_IMAGE,
@@ -91,7 +92,9 @@ class TiffSlideReader(LevelReader):
         except SlideError:
             self._handle.close()
             raise
-        super().__init__(info)
+        super().__init__(
+            info, describe_file(properties, info.vendor, info.name, images=1 + len(image.others))
+        )
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:

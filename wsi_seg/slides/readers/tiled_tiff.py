@@ -64,7 +64,8 @@ class TiledTiffReader(LevelReader):
         pyramid = make_levels([(level.size.width, level.size.height) for level in self._tiled])
         self._tiled = tuple(self._tiled[number] for number in pyramid.stored)
         left_out = (*facts.info.left_out, *(f"{size} px, {why}" for size, why in pyramid.left_out))
-        super().__init__(replace(facts.info, reader="tiff", levels=pyramid.levels, left_out=left_out))
+        info = replace(facts.info, reader="tiff", levels=pyramid.levels, left_out=left_out)
+        super().__init__(info, facts.about)
         tiles = [level.tile for level in self._tiled]
         self._blank = np.empty((max(t.height for t in tiles), max(t.width for t in tiles), 3), np.uint8)
         self._blank[...] = facts.background
