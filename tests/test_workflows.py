@@ -39,14 +39,24 @@ main()
 """
 
 
-def snakemake(folder: Path, **config: object) -> subprocess.CompletedProcess[str]:
-    """Run the workflow in a folder, as far as it comes."""
+# Another workflow that has this one as a module.
+AS_MODULE = f"""
+module wsi_seg:
+    snakefile: "{SNAKEMAKE / "Snakefile"}"
+    config: config["wsi_seg"]
+
+use rule * from wsi_seg as wsi_seg_*
+"""
+
+
+def snakemake(snakefile: Path, folder: Path, config: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """Run a workflow in a folder, as far as it comes."""
     if importlib.util.find_spec("snakemake") is None:
         pytest.skip("no snakemake here: pip install snakemake")
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(folder / "cache")}
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--snakefile", SNAKEMAKE / "Snakefile",
+        [sys.executable, "-m", "snakemake", "--snakefile", snakefile,
          "--configfile", "config.yaml", "--cores", "1", "--keep-going", "--quiet", "rules"],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
@@ -63,9 +73,9 @@ def test_snakemake_resumes_after_a_slide_that_fails(tmp_path: Path) -> None:
     (tmp_path / "slides.csv").write_text(table)
     (tmp_path / "program.py").write_text(PROGRAM)
     program = f"{sys.executable} program.py"
-    config = {"slides": "slides.csv", "command": program, "threads": 1, "output": "out"}
+    config: dict[str, object] = {"slides": "slides.csv", "command": program, "threads": 1, "output": "out"}
 
-    first = snakemake(tmp_path, **config)
+    first = snakemake(SNAKEMAKE / "Snakefile", tmp_path, config)
     assert first.returncode != 0
     assert f"error: {tmp_path / 'b.svs'}: no such file\n" in first.stderr
     assert not (tmp_path / "out" / "b").exists() and not (tmp_path / "out" / "batch.csv").exists()
@@ -74,7 +84,9 @@ def test_snakemake_resumes_after_a_slide_that_fails(tmp_path: Path) -> None:
     assert '"threshold": 0.6' in manifest.read_text()
 
     shutil.copy(slide, tmp_path / "b.svs")
-    second = snakemake(tmp_path, **config, formats=["csv-classes"])
+    (tmp_path / "Snakefile").write_text(AS_MODULE)
+    included = {"wsi_seg": {**config, "formats": ["csv-classes"]}}
+    second = snakemake(tmp_path / "Snakefile", tmp_path, included)
     assert second.returncode == 0, second.stderr
     assert manifest.stat().st_mtime_ns == written
     batch = rows(tmp_path / "out" / "batch.csv")
