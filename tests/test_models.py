@@ -22,9 +22,10 @@ from wsi_seg.testing.models import CHECKS, random_model, some_tiles
 
 LITE = "timm-tf_efficientnet_lite0"
 ARCHITECTURES = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus")
+# Each architecture and each encoder, not every pair.
 MODELS = [
-    *((architecture, encoder) for architecture in ARCHITECTURES for encoder in ("resnet18", LITE)),
-    ("Unet", "mobilenet_v2"),
+    *((architecture, LITE) for architecture in ARCHITECTURES),
+    ("DeepLabV3Plus", "resnet18"),
     ("FPN", "mobilenet_v2"),
     ("Unet", "resnet34"),
 ]

@@ -82,7 +82,7 @@ def canonical(polygons: list[Polygon]) -> list[bytes]:
 # --- contours ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(fields(), st.integers(1, 255), st.integers(1, 45))
 def test_contours_give_the_mask_back_whatever_the_block(
     field: NDArray[np.uint8], threshold: int, block: int
