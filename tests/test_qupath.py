@@ -54,7 +54,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
         **import_scenarios(stage),
         **host_scenarios(stage),
         **run_scenarios(stage, backend),
-        **project_scenarios(stage),
+        **project_scenarios(stage, backend),
     }
     shutil.copytree(stage.out / "c", stage.folder / "p" / "wsi_seg" / "c")
     (stage.folder / "scenarios.json").write_text(json.dumps(scenarios))
@@ -92,7 +92,7 @@ def regions_of(found: Outcomes, name: str, image: int = 0) -> list[dict[str, Any
     "name", ["cropped", "whole", "saved again", "saved again, whole", "odd name", "host"]
 )
 def test_regions_are_imported_where_qupath_shows_the_slide(name: str, outcomes: Outcomes) -> None:
-    assert outcomes.said(name) == [f"plain: 3 regions were imported.\n{NOTICE}\nSave the image to keep them."]
+    assert outcomes.said(name) == [f"plain: Imported 3 regions.\n{NOTICE}\nSave the image to keep them."]
     found = regions_of(outcomes, name)
     shapes = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in found]
     dx, dy = (0, 0) if "whole" in name else (BOUNDS.x0, BOUNDS.y0)
@@ -114,7 +114,7 @@ def test_what_people_must_know_about_results_is_said(outcomes: Outcomes) -> None
 def test_only_regions_of_an_earlier_import_are_replaced(outcomes: Outcomes) -> None:
     assert OWN in outcomes.of["cropped"]["objects"][0]
     question = (
-        "question: This image already has 1 regions of wsi-seg. "
+        "question: This image already has 1 region of wsi-seg. "
         "Replace them? What you changed in them would be lost."
     )
     assert outcomes.said("no") == [question]
@@ -159,12 +159,17 @@ def test_a_run_on_selected_annotations_is_followed_and_imported(outcomes: Outcom
     said = outcomes.said("run parts")
     assert said[0].startswith("window: wsi-seg: ") and said[1] == "closed: "
     assert (
-        said[2]
-        == f"plain: The run is finished. 3 regions were imported.\n{NOTICE}\nSave the image to keep them."
+        said[2] == f"plain: The run is finished. Imported 3 regions.\n{NOTICE}\nSave the image to keep them."
     )
     labels, progress = outcomes.of["run parts"]["labels"], outcomes.of["run parts"]["progress"]
-    assert labels == ["Starting...", "Running, 3 of 10 tiles", "Running, 9 of 10 tiles", "Finished."]
-    assert progress == [0.3, 0.9, -1]
+    assert labels == [
+        "Starting...",
+        "Running, 3 of 10 tiles",
+        "All tiles are done. Tracing the regions...",
+        "Writing the results...",
+        "Finished.",
+    ]
+    assert progress == [0.3, 1, -1, -1]
     started = [words for name, words in outcomes.backend.started if name == "parts"]
     (words,) = started
     slide = outcomes.asked("parts")[0]["slides"][0]
@@ -206,19 +211,22 @@ def test_runs_are_not_started_for_a_whole_project(outcomes: Outcomes) -> None:
 def test_a_project_gets_the_regions_of_its_slides(outcomes: Outcomes) -> None:
     project = outcomes.of["project"]
     counts = [len(objects) for objects in project["objects"][1:]]
-    #                 a  unfinished  remote  b  c  d  deep
-    assert counts == [3, 0, 0, 0, 1, 3, 3]
-    assert project["saved"] == [True, False, False, False, False, False, True]
+    #                 a  unfinished  remote  b  c  d  deep  moved  going  broke
+    assert counts == [3, 0, 0, 0, 1, 3, 3, 0, 0, 0]
+    assert [i for i, saved in enumerate(project["saved"]) if saved] == [0, 6]
     (said,) = outcomes.said("project")
-    assert said.startswith("plain: Regions were imported into 3 of 7 images.\n1 images have no finished")
+    assert said.startswith(
+        "plain: Regions were imported into 3 of 10 images.\n1 run still going.\n1 image without finished"
+    )
+    assert "moved: the image was moved\n" in said and "broke: the run failed: no mpp\n" in said
     assert "remote: not a single file" in said and "b: " in said and "of another slide of this name" in said
     assert said.endswith(f"Warnings:\n3 images: {NOTICE}\nd: The image is open and not saved yet.")
-    assert 'c: has 1 regions of an earlier import; set "replace" to true' in said
+    assert 'c: has 1 region of an earlier import; set "replace" to true' in said
 
 
 def test_regions_of_an_earlier_import_are_replaced_where_settings_say_so(outcomes: Outcomes) -> None:
     (said,) = outcomes.said("default output")
-    assert said == f"plain: Regions were imported into 1 of 1 images.\n\nWarnings:\nc: {NOTICE}"
+    assert said == f"plain: Regions were imported into 1 of 1 image.\n\nWarnings:\nc: {NOTICE}"
     assert [len(objects) for objects in outcomes.of["default output"]["objects"][1:]] == [3]
 
 

@@ -201,10 +201,10 @@ def host_scenarios(stage: Stage) -> dict[str, dict[str, Any]]:
 
 
 def run_scenarios(stage: Stage, backend: Backend) -> dict[str, dict[str, Any]]:
-    running = [RunState("running"), RunState("running", 3, 10), RunState("running", 9, 10)]
+    running = [RunState("running"), RunState("running", 3, 10), RunState("running", 10, 10)]
     scenarios = {}
     for name, states, more in (
-        ("parts", [*running, RunState("done")], {"objects": [{**OWN, "selected": True}, POINT]}),
+        ("parts", [*running, running[0], RunState("done")], {"objects": [{**OWN, "selected": True}, POINT]}),
         ("stop", running[:2], {}),
         ("close", running[:2], {}),
         ("again", [RunState("failed", message="holds other results; pass --overwrite to replace them"),
@@ -223,7 +223,7 @@ def run_scenarios(stage: Stage, backend: Backend) -> dict[str, dict[str, Any]]:
     return scenarios
 
 
-def project_scenarios(stage: Stage) -> dict[str, dict[str, Any]]:
+def project_scenarios(stage: Stage, backend: Backend) -> dict[str, dict[str, Any]]:
     entries = [
         shown(stage.copy("a"), name="a"),
         shown(stage.slide_only("unfinished"), name="unfinished"),
@@ -232,7 +232,11 @@ def project_scenarios(stage: Stage) -> dict[str, dict[str, Any]]:
         shown(stage.copy("c"), name="c", objects=[EARLIER]),
         shown(stage.copy("d"), name="d", shown=True),
         shown(stage.slide_only("deep"), name="deep"),
+        shown(stage.copy("moved"), name="moved", moved=True),
+        shown(stage.slide_only("going"), name="going"),
+        shown(stage.slide_only("broke"), name="broke"),
     ]
+    backend.states |= {"going": [RunState("running")], "broke": [RunState("failed", message="no mpp")]}
     deep = stage.out / "batch" / "deep"
     shutil.copytree(stage.out / "a", deep)
     project = {"path": str(stage.folder / "project.qpproj"), "images": entries}

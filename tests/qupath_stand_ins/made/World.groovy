@@ -100,7 +100,11 @@ class World {
         }
         String getImageName() { image.name }
         Collection<URI> getURIs() throws IOException { image.uris.collect { new URI(it) } }
-        ImageData readImageData() throws IOException { data }
+        ImageData readImageData() throws IOException {
+            if (image.moved)
+                throw new FileNotFoundException('the image was moved')
+            return data
+        }
         void saveImageData(ImageData saving) throws IOException { saved = saving.is(data) }
     }
 

@@ -21,6 +21,10 @@ void guarded(Closure work) {
     }
 }
 
+String several(int count, String what) {
+    return count + ' ' + what + (count == 1 ? '' : 's')
+}
+
 void fail(String text) {
     throw new IllegalStateException(text)
 }
@@ -171,7 +175,7 @@ String importRegions(Object imageData) {
         if (earlier)
             imageData.getHierarchy().removeObjects(earlier, true)
         imageData.getHierarchy().addObjects(regions)
-        return regions.size() + ' regions were imported.' + warnings.collect { '\n' + it }.join('')
+        return 'Imported ' + several(regions.size(), 'region') + '.' + warnings.collect { '\n' + it }.join('')
     } finally {
         file.delete()
     }
@@ -182,7 +186,7 @@ boolean mayImport(Object imageData) {
     int count = importedRegions(imageData).size()
     if (count == 0 || SETTINGS.replace)
         return true
-    String text = 'This image already has ' + count + ' regions of wsi-seg.'
+    String text = 'This image already has ' + several(count, 'region') + ' of wsi-seg.'
     if (isQuiet())
         fail(text + ' Set "replace" to true at the top of this script to replace them.')
     return Dialogs.showYesNoDialog('wsi-seg', text + ' Replace them? What you changed in them would be lost.')

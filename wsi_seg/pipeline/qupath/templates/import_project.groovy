@@ -21,29 +21,38 @@ guarded {
     List runs = slides ? ask([action: 'status', slides: slides]).runs : []
     Map<String, List> warned = [:]
     int images = 0
+    int running = 0
     int waiting = 0
     for (int i = 0; i < entries.size(); i++) {
         if (Thread.currentThread().isInterrupted())
-            fail('Stopped after ' + images + ' images; those are saved.')
-        if (runs[i].state != 'done') {
-            waiting++
-            continue
-        }
+            fail('Stopped after ' + several(images, 'image') + '; those are saved.')
         String name = entries[i].getImageName()
+        if (runs[i].state == 'failed')
+            notes << name + ': the run failed: ' + runs[i].message
+        else if (runs[i].state == 'running')
+            running++
+        else if (runs[i].state != 'done')
+            waiting++
+        if (runs[i].state != 'done')
+            continue
         try {
             String note = importInto(project, entries[i])
             println 'wsi-seg: ' + name + ': ' + note
             images++
             note.readLines().drop(1).each { warned.get(it, []) << name }
-        } catch (IllegalStateException problem) {
+        } catch (IllegalStateException | IOException problem) {
             println 'wsi-seg: ' + name + ': ' + problem.getMessage()
             notes << name + ': ' + problem.getMessage()
         }
     }
-    List<String> warnings = warned.collect { what, names -> (names.size() == 1 ? names[0] : names.size() + ' images') + ': ' + what }
-    String text = 'Regions were imported into ' + images + ' of ' + project.getImageList().size() + ' images.'
+    List<String> warnings = warned.collect { what, names ->
+        (names.size() == 1 ? names[0] : names.size() + ' images') + ': ' + what
+    }
+    String text = 'Regions were imported into ' + images + ' of ' + several(project.getImageList().size(), 'image') + '.'
+    if (running)
+        text += '\n' + several(running, 'run') + ' still going.'
     if (waiting)
-        text += '\n' + waiting + ' images have no finished results in ' + outputFolder() + '.'
+        text += '\n' + several(waiting, 'image') + ' without finished results in ' + outputFolder() + '.'
     tell(text + listed('Not imported:', notes) + listed('Warnings:', warnings))
 }
 
@@ -62,7 +71,7 @@ String importInto(Object project, Object entry) {
     try {
         int before = importedRegions(imageData).size()
         if (before && !SETTINGS.replace)
-            fail('has ' + before + ' regions of an earlier import; set "replace" to true to replace them')
+            fail('has ' + several(before, 'region') + ' of an earlier import; set "replace" to true to replace them')
         String done = importRegions(imageData)
         if (open == null)
             entry.saveImageData(imageData)

@@ -43,7 +43,8 @@ String selectedAnnotations(Object imageData) {
 String inWords(Map run) {
     String tiles = run.tiles_total ? ', ' + (run.tiles_done as long) + ' of ' + (run.tiles_total as long) + ' tiles' : ''
     switch (run.state) {
-        case 'running': return run.tiles_total ? 'Running' + tiles : 'Starting...'
+        case 'running': return run.tiles_total == 0 ? 'Starting...' :
+            run.tiles_done < run.tiles_total ? 'Running' + tiles : 'All tiles are done. Tracing the regions...'
         case 'stopped': return 'Stopped' + tiles + '. Run this script again to resume.'
         case 'done': return 'Finished.'
         default: return run.message ?: 'There is no run of this image.'
@@ -91,6 +92,7 @@ void follow(Object imageData, Map request, Map first, Map view, Object stopping,
     Map run = first
     Map about = [slides: request.slides]
     long stopped = 0
+    boolean begun = false
     for (int look = 0; run.state == 'running' && !closed.get(); look++) {
         for (int i = 0; i < Math.min(50, 10 + 2 * look) && !closed.get() && (stopped || !stopping.get()); i++)
             Thread.sleep(PAUSE)
@@ -102,7 +104,10 @@ void follow(Object imageData, Map request, Map first, Map view, Object stopping,
                 ask(about + [action: 'stop', hard: true])
             }
             run = ask(about + [action: 'status']).runs[0]
-            show(view, run, stopped ? 'Stopping. ' + inWords(run) : inWords(run))
+            boolean ending = run.state == 'running' && begun && run.tiles_total == 0
+            begun |= run.tiles_total > 0
+            String text = ending ? 'Writing the results...' : inWords(run)
+            show(view, run, stopped ? 'Stopping. ' + text : text)
         } catch (IllegalStateException problem) {
             // Such as a broken connection: the run does not depend on it.
             show(view, run, problem.getMessage() + '\nThe run may still go on; trying again.')
