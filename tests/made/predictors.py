@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,3 +52,24 @@ def identity() -> Identity:
 def darkness() -> Darkness:
     """Recipe `tests.made.predictors:darkness`."""
     return Darkness()
+
+
+class Gated:
+    """`Darkness` that waits while the file `closed` is in the folder $WSI_SEG_TEST_GATE.
+
+    There it leaves a file `at-JOB` for the SLURM job that it is part of.
+    """
+
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
+        """Return float32 (N, 2, H, W) of uint8 (N, H, W, 3)."""
+        gate = Path(os.environ["WSI_SEG_TEST_GATE"])
+        (gate / f"at-{os.environ.get('SLURM_JOB_ID', 'none')}").touch()
+        deadline = time.monotonic() + 240
+        while (gate / "closed").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return Darkness()(tiles, margin)
+
+
+def gated() -> Gated:
+    """Recipe `tests.made.predictors:gated`."""
+    return Gated()

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPException
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 from urllib.request import ProxyHandler, build_opener
 
 from distributed import CancelledError, Client, Future, KilledWorker
@@ -26,6 +26,9 @@ from distributed import CancelledError, Client, Future, KilledWorker
 from wsi_seg.core.errors import ClusterError, Interrupted, UsageError
 from wsi_seg.core.threads import cancellation
 from wsi_seg.execution.graph import RESUME, Flight, Result, Task, TaskSet, Workers
+
+if TYPE_CHECKING:
+    from wsi_seg.execution.slurm import SlurmJobs
 
 # Tasks in flight per worker thread: one that runs and one that waits.
 IN_FLIGHT_PER_THREAD = 2
@@ -44,13 +47,19 @@ logger = logging.getLogger(__name__)
 class Cluster(Workers):
     """Workers of a Dask scheduler; see `graph.Workers`."""
 
-    def __init__(self, client: Client, started: ExitStack) -> None:
-        """Take over a connected client; `started` is closed with this cluster, the client included."""
-        self._client, self._started = client, started
+    def __init__(self, client: Client, started: ExitStack, jobs: SlurmJobs | None = None) -> None:
+        """Take over a connected client; `started` is closed with this cluster, the client included.
+
+        Where `jobs` hold the workers, lost ones are asked for again.
+        """
+        self._client, self._started, self._jobs = client, started, jobs
         self._limiter = InFlightLimiter()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._next_poll = 0.0
-        self._poll_workers()
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            self._poll_workers()
+            failed.pop_all()
         logger.info("%d worker threads", self._limiter.limit // IN_FLIGHT_PER_THREAD)
 
     @property
@@ -136,7 +145,7 @@ class Cluster(Workers):
 
         Raises:
             Interrupted: by `stop`, or the caller's work is cancelled.
-            ClusterError: the scheduler is gone, or no worker comes.
+            ClusterError: the scheduler is gone, or no worker comes although no job waits for its turn.
         """
         self._raise_if_stopped()
         if time.monotonic() < self._next_poll:
@@ -145,7 +154,13 @@ class Cluster(Workers):
         threads = self._count_threads()
         if not threads:
             logger.warning("the Dask scheduler at %s has no workers; waiting for some", self._address)
+        pending = ""
         while not threads:
+            if self._jobs is not None and self._jobs.pending:
+                deadline = time.monotonic() + NO_WORKERS_SECONDS  # a queue may take hours
+                if self._jobs.pending != pending:
+                    pending = self._jobs.pending
+                    logger.warning("the jobs wait in the queue of SLURM (%s)", pending)
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the Dask scheduler at {self._address} had no workers for {NO_WORKERS_SECONDS:.0f} s; "
@@ -165,12 +180,15 @@ class Cluster(Workers):
 
     def _count_threads(self) -> int:
         try:
-            return sum(self._client.nthreads().values())
+            threads: int = sum(self._client.nthreads().values())
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
                 f"the Dask scheduler at {self._address} is gone ({error}); "
                 "run the same command again to resume"
             ) from error
+        if self._jobs is not None:
+            self._jobs.keep(connected=threads > 0)
+        return threads
 
     def _result(self, future: Future[Any]) -> Any:
         try:

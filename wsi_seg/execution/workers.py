@@ -137,6 +137,7 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
     from distributed import Client
 
     from wsi_seg.execution.cluster import Cluster
+    from wsi_seg.execution.slurm import SlurmJobs
 
     options = read_yaml(settings.cluster) if settings.cluster is not None else {}
     with ExitStack() as started:
@@ -145,10 +146,7 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
         except (TypeError, ValueError) as error:
             raise UsageError(f"{settings.cluster or 'jobqueue.slurm'}: {error}") from error
         started.callback(cluster.close)
-        try:
-            cluster.scale(settings.processes)
-            client = Client(cluster, set_as_default=False)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(f"SLURM takes no jobs: {error}") from error
+        jobs = SlurmJobs(cluster, settings.processes)
+        client = Client(cluster, set_as_default=False)
         started.callback(client.close)
-        return Cluster(client, started.pop_all())
+        return Cluster(client, started.pop_all(), jobs)
