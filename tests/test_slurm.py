@@ -214,6 +214,21 @@ def test_lost_jobs_are_asked_for_again(
     wait_for("the jobs end with the run", lambda: not jobs())
 
 
+def test_the_script_of_the_documentation_runs_each_share_once(slurm: Path, tmp_path: Path) -> None:
+    """With a stand-in for wsi-seg that notes its arguments."""
+    page = (REPOSITORY / "docs" / "many-slides.md").read_text("utf-8")
+    script = page.partition('title="needs SLURM: array.sh"\n')[2].partition("```")[0]
+    stand_in = tmp_path / "wsi-seg"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/share-$SLURM_ARRAY_TASK_ID\n')
+    stand_in.chmod(0o755)
+    (tmp_path / "array.sh").write_text(script)
+    path, smaller = f"PATH={tmp_path}:{os.environ['PATH']}", ("--time=1", "--cpus-per-task=1", "--mem=1G")
+    asked("env", "-C", str(tmp_path), path, "sbatch", *smaller, "array.sh")
+    wait_for("eight shares", lambda: not jobs() and len(list(tmp_path.glob("share-*"))) == 8)
+    said = [(tmp_path / f"share-{number}").read_text() for number in range(1, 9)]
+    assert said == [f"run slides.csv -o results --array {number}/8\n" for number in range(1, 9)]
+
+
 def test_what_sbatch_says_is_said(slurm: Path, tmp_path: Path) -> None:
     """In one line, and at once."""
     own = tmp_path / "own.yaml"

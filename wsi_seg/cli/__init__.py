@@ -16,6 +16,7 @@ from wsi_seg.cli.explain import explain
 from wsi_seg.cli.export import export
 from wsi_seg.cli.inspect import info, readers
 from wsi_seg.cli.join import join
+from wsi_seg.cli.merge import merge
 from wsi_seg.cli.models import COMMANDS as MODELS_COMMANDS
 from wsi_seg.cli.models import models
 from wsi_seg.cli.options import command_class
@@ -102,7 +103,7 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
         group.command(name, cls=command_class(command))(_reporting(command))
 
 
-_add(app, run, view, qupath, info, readers, export, trace, join, validate)
+_add(app, run, merge, view, qupath, info, readers, export, trace, join, validate)
 _add(app, train, evaluate, explain, calibrate, check_seams)
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from wsi_seg.pipeline.result import Result
     from wsi_seg.pipeline.run import Progress
     from wsi_seg.pipeline.settings import RunSettings
+    from wsi_seg.pipeline.shares import Share
     from wsi_seg.planning.grid import Grid
     from wsi_seg.planning.plan import SegmentationPlan
 
@@ -61,6 +63,14 @@ def run(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results, or its URL.")],
     config: ConfigOption = None,
     set_: SetOption = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N/M",
+            help="Run the N-th of M shares of the slides, N from 1, as a task of a job array; "
+            "`wsi-seg merge OUTPUT` makes the tables of all one.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
     json_: JsonOption = False,
     verbose: VerboseOption = False,
@@ -75,13 +85,16 @@ def run(
     keep_freed_memory()
     from wsi_seg.pipeline.inputs import find_slides
     from wsi_seg.pipeline.settings import KEYS, make_settings, read_values
+    from wsi_seg.pipeline.shares import Share
 
     set_up_logging(verbose)
     given = given_settings(context)
     flags = {name: given.pop(name) for name in KEYS if name in given}
     values = read_values(config, {**flags, **parse_settings(set_)})
     settings = replace(make_settings(values, config), **given)  # what is left are flags alone
-    tasks, where = _tasks(find_slides(slides, KEYS), values, settings)
+    found = find_slides(slides, KEYS)
+    share = Share.parse(array, output) if array is not None else None
+    tasks, where = _tasks(share.take(found) if share else found, values, settings)
     for warning in _unassessed(tasks):
         say(f"warning: {warning}", err=True)
     if dry_run:
@@ -89,8 +102,14 @@ def run(
     for card in {task.model.facts.card.name: task.model.facts.card for task in tasks}.values():
         if card.notice or card.held_out:
             say(f"{card.name}: {'; '.join(filter(None, (card.notice, card.held_out)))}", err=True)
+    if share is not None:
+        notices = sorted({task.model.facts.card.notice for task in tasks} - {""})
+        share.begin(Path(output), found, "; ".join(notices))
+        if not tasks:
+            say("[]" if json_ else f"share {share}: no slides, there are {len(found)} in all")
+            return 0
     one = len(slides) == len(tasks) == 1 and not tasks[0].slide.settings
-    return run_tasks(tasks, output, where, as_json=json_, keep_table=not one)
+    return run_tasks(tasks, output, where, as_json=json_, keep_table=not one, share=share)
 
 
 def _tasks(
@@ -151,7 +170,13 @@ def _with_own_settings(settings: RunSettings, values: Mapping[str, Any], slide: 
 
 
 def run_tasks(
-    tasks: Sequence[SlideTask], out: str, workers: WorkerSettings, *, as_json: bool, keep_table: bool
+    tasks: Sequence[SlideTask],
+    out: str,
+    workers: WorkerSettings,
+    *,
+    as_json: bool,
+    keep_table: bool,
+    share: Share | None = None,
 ) -> int:
     """Run slides and print their outcome; return the exit code."""
     from wsi_seg.cli.progress import BatchBars
@@ -159,21 +184,23 @@ def run_tasks(
 
     with BatchBars(len(tasks)) as bars:
         printing = _Printing(bars, as_json)
-        batch = Batch(tasks, out, workers, keep_table=keep_table)
+        batch = Batch(tasks, out, workers, keep_table=keep_table, share=share)
         rows = batch.run(printing)
     if as_json:
         say(json.dumps([printing.as_json(row) for row in rows], indent=2))
     elif len(rows) > 1:
-        say(_describe_all(rows, out))
-    return _exit_code(rows, printing.errors)
+        say(describe_all([row.status for row in rows], out, share))
+    code = exit_code([row.status for row in rows])
+    one = code == EXIT_NOTHING_DONE and len(rows) == len(printing.errors) == 1
+    return printing.errors[0].exit_code if one else code
 
 
-def _exit_code(rows: Sequence[Row], errors: Sequence[WsiSegError]) -> int:
-    if all(row.status in ("done", "skipped", "locked") for row in rows):
+def exit_code(statuses: Sequence[str]) -> int:
+    """Return the exit code of a batch whose slides ended with these statuses."""
+    if all(status in ("done", "skipped", "locked") for status in statuses):
         return 0
-    if any(row.status in ("done", "skipped", "incomplete") for row in rows):
-        return EXIT_SOME_FAILED
-    return errors[0].exit_code if len(rows) == len(errors) == 1 else EXIT_NOTHING_DONE
+    some = any(status in ("done", "skipped", "incomplete") for status in statuses)
+    return EXIT_SOME_FAILED if some else EXIT_NOTHING_DONE
 
 
 class _Printing:
@@ -222,14 +249,16 @@ class _Printing:
         return plain
 
 
-def _describe_all(rows: Sequence[Row], out: str) -> str:
+def describe_all(statuses: Sequence[str], out: str, share: Share | None = None) -> str:
+    """Return a line on the statuses of the slides of a batch, and where its tables are."""
     from wsi_seg.results.files import BATCH, FAILED
 
-    counts = Counter(row.status for row in rows)
+    counts = Counter(statuses)
+    out = f"{out}/{share.folder}" if share else out
     order = sorted(counts, key=lambda status: (status in SAID, -counts[status]))
     said = ", ".join(f"{counts[status]} {SAID.get(status, status)}" for status in order)
     again = f"; to try the failed ones again: wsi-seg run {out}/{FAILED} …" if counts["failed"] else ""
-    return f"{len(rows)} slides: {said}; see {out}/{BATCH}{again}"
+    return f"{len(statuses)} slides: {said}; see {out}/{BATCH}{again}"
 
 
 def _describe_result(result: Result) -> str:

@@ -1,11 +1,12 @@
 """The pipeline: one slide from file to polygons, batches, and export from finished maps and those of others.
 
-`run` is one slide, `result` its outcome, and `batch` many; `settings` composes the settings of the other
-folders to `RunSettings`, `run_inputs` and `summary` make the key by which results are known, `slide_table`
-reads tables of slides, and `qupath` lets scripts in QuPath start runs and import their results.
+`run` is one slide, `result` its outcome, `batch` many and `shares` those of a job array; `settings` composes
+the settings of the other folders to `RunSettings`, `run_inputs` and `summary` make the key by which results
+are known, `slide_table` reads tables of slides, and `qupath` lets scripts in QuPath start runs and import
+their results.
 """
 
 __all__ = [
     "batch", "batch_table", "export", "finders", "inputs", "join", "models", "qupath", "result", "run",
-    "settings", "summary", "trace",
+    "settings", "shares", "summary", "trace",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from wsi_seg.pipeline.models import Model
 from wsi_seg.pipeline.result import Result
 from wsi_seg.pipeline.run import Progress, segment_slide
 from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.pipeline.shares import Share
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name, unlike_notice
 from wsi_seg.results.folder import ResultsFolder
@@ -78,17 +79,24 @@ class Batch:
     """Slides in progress, and the table of their outcomes."""
 
     def __init__(
-        self, tasks: Sequence[SlideTask], out: str | Path, workers: WorkerSettings, *, keep_table: bool = True
+        self,
+        tasks: Sequence[SlideTask],
+        out: str | Path,
+        workers: WorkerSettings,
+        *,
+        keep_table: bool = True,
+        share: Share | None = None,
     ) -> None:
         """Make a batch; with `keep_table` it writes `batch.csv` and `failed.csv`.
 
-        Where `out` is a URL, logs stay where the results are built.
+        Where `out` is a URL, logs stay where the results are built. A `share` has tables of its own.
         """
         self.rows = [Row(task.slide) for task in tasks]
         self._tasks = list(tasks)
         self._out, self._settings = out, workers
         self._local = local_folder(out, tasks[0].settings.staging)
-        self._table = BatchTable(self._local, self.rows)
+        self._share = share
+        self._table = BatchTable(self._local / share.folder if share else self._local, self.rows)
         self._keep_table = keep_table
 
     def run(self, progress: BatchProgress) -> list[Row]:
@@ -251,7 +259,9 @@ class Batch:
             progress.slide_ended(row, None if error else future.result(), error)
 
     def _write_table(self) -> None:
-        if self._keep_table:
+        if self._share is not None:
+            self._table.write()
+        elif self._keep_table:
             notices = sorted({task.model.facts.card.notice for task in self._tasks} - {""})
             write_batch_page(self._local, self._table.write(), notice="; ".join(notices))
             if is_remote(self._out):

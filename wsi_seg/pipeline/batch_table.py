@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,30 +91,53 @@ class BatchTable:
         Without failed slides there is no `failed.csv`.
         """
         failed = [_asked_again(row) for row in self.rows if row.status == "failed"]
-        with writing(self._out):
-            self._out.mkdir(parents=True, exist_ok=True)
-            with _locked(self._out / LOCK):
-                rows = [*self._others(BATCH), *(row.cells() for row in self.rows)]
-                _write_csv(self._out / BATCH, COLUMNS, rows)
-                failed = [*self._others(FAILED), *failed]
-                if failed:
-                    _write_csv(self._out / FAILED, ("slide", "name"), failed)
-                else:
-                    (self._out / FAILED).unlink(missing_ok=True)
+        rows = write_tables(self._out, self._names, [row.cells() for row in self.rows], failed)
         self._written = time.monotonic()
         return rows
 
-    def _others(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of a file that are not of this batch."""
-        path = self._out / name
-        if not path.is_file():
-            return []
-        # People open these files and save them otherwise; what they hold of others costs this batch nothing.
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        for row in rows:
-            row.pop(cast("str", None), None)  # cells beyond the header's
-        return [row for row in rows if row.get("name") not in self._names]
+
+def write_tables(
+    out: Path, names: Collection[str], rows: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Write both tables with new rows in the place of all that slides of these names have there.
+
+    Without failed slides there is no `failed.csv`.
+
+    Returns:
+        The rows of `batch.csv`.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+
+    def with_others(name: str, new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [*(row for row in read_rows(out / name) if row.get("name") not in names), *new]
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with _locked(out / LOCK):
+            rows = with_others(BATCH, rows)
+            _write_csv(out / BATCH, COLUMNS, rows)
+            failed = with_others(FAILED, failed)
+            if failed:
+                _write_csv(out / FAILED, ("slide", "name"), failed)
+            else:
+                (out / FAILED).unlink(missing_ok=True)
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table of a batch; none where there is no file.
+
+    People open these files and save them otherwise; so no encoding and no number of cells is refused.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row.pop(cast("str", None), None)  # cells beyond the header's
+    return rows
 
 
 @contextmanager

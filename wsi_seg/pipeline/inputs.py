@@ -20,13 +20,13 @@ from wsi_seg.core.errors import UsageError
 from wsi_seg.core.folders import Kind, dicom_files, is_passed_over, kind_of, list_folder
 from wsi_seg.core.formats import DICOM_ENDINGS, SLIDE_ENDINGS, UNREAD_ENDINGS, WITH_FOLDER
 from wsi_seg.pipeline.slide_table import SPREADSHEETS, TableRow, read_table
-from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT
+from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, SHARES
 from wsi_seg.slides.slide import default_name
 
 # What is named where it is found; links and special files of these endings, and DICOM, too.
 NAMED_ENDINGS = (*SLIDE_ENDINGS, *UNREAD_ENDINGS)
 # What a batch itself puts into the folder of all results; no slide's results are named so.
-OWN_NAMES = (LOGS, BATCH, FAILED, REPORT)
+OWN_NAMES = (LOGS, SHARES, BATCH, FAILED, REPORT)
 
 logger = logging.getLogger(__name__)
 

@@ -34,6 +34,8 @@ WORKING = (PLAN, JOURNAL, CONTENT)
 BATCH = "batch.csv"
 FAILED = "failed.csv"
 LOGS = "logs"
+# In it, a folder for the tables of each share of a job array.
+SHARES = "shares"
 
 # Bytes of the longest file name that filesystems in use take, and those that may be added to a slide's name
 # (as in `.NAME.claim.` with the 32 digits of a UUID).
