@@ -53,7 +53,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("WSI_SEG_TEST_GATE", str(folder / "gate"))
         patch.setenv("PYTHONPATH", str(REPOSITORY))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr("wsi_seg.execution.slurm.LOOK_SECONDS", 1.0)
+        patch.setattr("wsi_seg.execution.slurm.LOOK_SECONDS", 2.0)
         with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
             yield folder / "gate"
 
@@ -134,7 +134,7 @@ def wait_for(what: str, happened: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE
     while not (found := happened()):
         assert time.monotonic() < deadline, f"{what}: {asked('squeue')}"
-        time.sleep(0.2)
+        time.sleep(0.5)  # a look takes SLURM and this machine some 50 ms
     return found
 
 
@@ -145,20 +145,20 @@ class Batch:
         self.gate = gate
         (gate / "closed").touch()
         self.result: Any = None
-        self._thread = threading.Thread(target=self._run, args=arguments)
+        self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
         self._thread.start()
 
     def _run(self, *arguments: Any) -> None:
         self.result = run(*arguments)
 
-    def at_work(self) -> set[str]:
-        """Return the jobs that run and have reached a block."""
-        return {job for job in jobs("RUNNING") if (self.gate / f"at-{job}").exists()}
-
     def wait_for_work(self, what: str, *, without: set[str] | None = None) -> set[str]:
         """Wait until two jobs, which are none of those that were lost, have reached a block."""
-        lost = without or set()
-        return set(wait_for(what, lambda: len(self.at_work() - lost) == 2 and self.at_work() - lost))
+
+        def at_work() -> set[str]:
+            running = jobs("RUNNING") - (without or set())
+            return {job for job in running if (self.gate / f"at-{job}").exists()}
+
+        return set(wait_for(what, lambda: len(found := at_work()) == 2 and found))
 
     def end(self) -> Any:
         (self.gate / "closed").unlink(missing_ok=True)
