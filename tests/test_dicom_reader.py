@@ -195,6 +195,20 @@ def test_claims_that_are_not_true(values: dict[str, object], said: str, slide: P
     assert said in one_line(lambda: open_and_read(path), path)
 
 
+def test_attributes_that_break_the_standard(
+    slide: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A value that is too long is read without a warning; one of an unknown kind is damage."""
+    path = copied(slide, tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"Made Scanners ", b"Made\\Scanner12"))
+    open_and_read(path)
+    at = content.index(b"\x08\x00\x04\x01LO") + 4  # what a code means
+    path.write_bytes(content[:at] + b"L\xa9" + content[at + 2 :])
+    assert "damaged or unsupported DICOM slide" in one_line(lambda: open_and_read(path), path)
+    assert not recwarn.list
+
+
 def test_two_files_of_one_instance(slide: Path, tmp_path: Path) -> None:
     path = copied(slide, tmp_path)
     (tmp_path / "copy.dcm").write_bytes(path.read_bytes())

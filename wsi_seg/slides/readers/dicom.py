@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,13 +101,14 @@ class DicomReader(LevelReader):
             with _damage(path):
                 levels, others = _find_levels(path, self._slide, instances)
                 info, stored = _describe(path, levels, others, instances, mpp)
+                about = instances.describe(info.name)
         except SlideError:
             self._slide.close()
             raise
         self._levels = [levels[number] for number in stored]
         self._kept = _cache(CACHE_BYTES)
         self._client_error = why if address else reason_of
-        super().__init__(info, instances.describe(info.name))
+        super().__init__(info, about)
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         stored = self._levels[level]
@@ -152,7 +154,9 @@ class _Said(Exception):
 def _damage(path: str) -> Iterator[None]:
     """Turn what libraries raise over a damaged slide or a failed request into a SlideError in one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # pydicom's, of values that break the standard
+            yield
     except SlideError:
         raise
     except WsiDicomNoResolutionError as error:
