@@ -112,6 +112,8 @@ def table_of(folder: Path) -> list[dict[str, str]]:
         ({"steps_per_epoch": None}, "give steps_per_epoch"),
         ({"unfreeze_epoch": 2}, "needs freeze_encoder"),
         ({"freeze_encoder": True, "unfreeze_epoch": 2, "devices": 2}, "one device only"),
+        ({"average_epochs": 5, "ema_decay": 0.9}, "give one of them"),
+        ({"average_epochs": 5, "epochs": 4}, "average_epochs is 5, but there are 4 epochs"),
     ],
 )
 def test_wrong_configurations(change, message, tmp_path):
@@ -230,6 +232,29 @@ def test_the_best_epoch_is_kept_and_training_stops_early(tmp_path):
     assert weights_of(train(short, tmp_path / "short")) == weights_of(out)
 
 
+def test_the_mean_of_the_last_epochs_is_kept(made_data, tmp_path):
+    constant = OptimizerConfig(schedule="constant")
+    values = {"optimizer": constant, "keep": "last", "temperature": 1.0}
+
+    def trained(epochs: int, **changes) -> dict[str, torch.Tensor]:
+        out = train(
+            made_config(made_data, epochs=epochs, **values, **changes), tmp_path / f"{epochs}{len(changes)}"
+        )
+        return read_weights(out / "model.safetensors")
+
+    two, three, mean = trained(2), trained(3), trained(3, average_epochs=2)
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
+    for name, tensor in mean.items():
+        if tensor.is_floating_point():
+            expected = (two[name].float() + three[name].float()) / 2
+            largest = float(expected.abs().max())
+            assert torch.allclose(tensor.float(), expected, rtol=0, atol=rounding[tensor.dtype] * largest), (
+                name
+            )
+    name = "encoder.bn1.running_mean"
+    assert (two[name] - three[name]).abs().max() > 1e-3  # the test would see the one instead of the mean
+
+
 def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(made_data, tmp_path):
     config = made_config(made_data, freeze_encoder=True, epochs=2)
     torch.manual_seed(config.seed)
@@ -331,10 +356,10 @@ class Killed(RuntimeError):
     """Stands in for a kill inside this process."""
 
 
-@pytest.fixture(scope="module")
-def whole(made_data, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=[{"ema_decay": 0.9}, {"average_epochs": 2}], ids=["ema", "mean"])
+def whole(request, made_data, tmp_path_factory) -> Path:
     """The folder of a run of four epochs that nothing interrupted."""
-    config = made_config(made_data, epochs=4, ema_decay=0.9, patience=3, loss=LossConfig(consistency=1))
+    config = made_config(made_data, epochs=4, patience=3, loss=LossConfig(consistency=1), **request.param)
     return train(config, tmp_path_factory.mktemp("whole") / "model")
 
 

@@ -148,6 +148,9 @@ class TrainConfig(_ConfigPart):
     """Epoch, counted from 0, from which a frozen encoder is trained as well; None: never."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Keep an exponential moving average of the weights, with this decay per step. None: do not."""
+    average_epochs: int | None = Field(default=None, ge=2)
+    """Take the mean of the weights at the ends of the last so many epochs (stochastic weight averaging,
+    Izmailov et al. 2018); goes with short epochs and a constant learning rate. None: do not."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
@@ -178,6 +181,10 @@ class TrainConfig(_ConfigPart):
             raise ValueError("no data set is left to train on: all have weight 0")
         if self.sampling == "classes" and self.steps_per_epoch is None:
             raise ValueError("sampling by classes has no end of its own; give steps_per_epoch")
+        if self.average_epochs is not None and self.ema_decay is not None:
+            raise ValueError("average_epochs and ema_decay both average the weights; give one of them")
+        if self.average_epochs is not None and self.average_epochs > self.epochs:
+            raise ValueError(f"average_epochs is {self.average_epochs}, but there are {self.epochs} epochs")
         if self.unfreeze_epoch is not None and not self.freeze_encoder:
             raise ValueError("unfreeze_epoch needs freeze_encoder: true")
         if self.unfreeze_epoch is not None and self.devices != 1:

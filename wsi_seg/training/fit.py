@@ -221,6 +221,8 @@ def _callbacks(config: TrainConfig, out: Path, validated: bool, report: Report) 
         callbacks.append(_epoch_lines(config.epochs, report))
     if config.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+    if config.average_epochs is not None:
+        callbacks.append(_epoch_average(config.epochs - config.average_epochs))
     if validated and config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, patience=config.patience, mode=mode))
     # The best before the last: a run killed in between repeats the epoch, and so finds its best again.
@@ -236,6 +238,31 @@ def _callbacks(config: TrainConfig, out: Path, validated: bool, report: Report) 
         )
         callbacks.append(checkpoint)
     return callbacks
+
+
+def _epoch_average(first: int) -> Any:
+    """Return a callback that keeps the mean of the weights at the ends of all epochs from `first` on.
+
+    Before that it keeps the weights themselves, so that validation always judges what would be the result.
+    """
+    from lightning.pytorch.callbacks import WeightAveraging
+
+    def mean(kept: torch.Tensor, current: torch.Tensor, epoch: torch.Tensor) -> torch.Tensor:
+        return kept + (current - kept) / (epoch - first + 1).clamp(min=1)
+
+    class EpochAverage(WeightAveraging):
+        """Takes the weights after the last step of each epoch, before they are validated."""
+
+        def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+            return step_idx is not None and self._last_of_epoch
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            self._last_of_epoch = trainer.is_last_batch
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    return EpochAverage(avg_fn=mean)
 
 
 def _epoch_lines(epochs: int, report: Report) -> Any:
