@@ -201,14 +201,14 @@ def test_results_that_are_replaced_while_they_are_read_are_not_kept(
     out, new = two
     asking = client(out)
     base = f"/api/slides/{only_id(asking)}"
-    read = viewer_state.read_regions
+    read = viewer_state.open_regions
 
-    def read_late(path: Path) -> Any:
-        monkeypatch.setattr(viewer_state, "read_regions", read)
+    def read_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(viewer_state, "open_regions", read)
         replace_results(out, new)
-        return read(path)
+        return read(*arguments)
 
-    monkeypatch.setattr(viewer_state, "read_regions", read_late)
+    monkeypatch.setattr(viewer_state, "open_regions", read_late)
     assert asking.get(f"{base}/regions?{VIEW}").status_code == 409
     assert counts(asking, base) == (0, 0)
 
