@@ -45,10 +45,9 @@ class MapLayout:
     classes: tuple[TissueClass, ...]
     """Class of each of the first probability channels."""
     uncertainty: bool = False
-    """One more probability channel holds it."""
+    """One more channel holds the uncertainty, see `stitch.StitchSettings`."""
     artifacts: tuple[TissueClass, ...] = ()
     """Classes of artifacts; empty: the store has no such labels."""
-    """One more channel holds the uncertainty, see `stitch.StitchSettings`."""
 
     def __post_init__(self) -> None:
         sides = (self.map_size.width, self.map_size.height)

@@ -63,7 +63,9 @@ class RegionSettings:
         metavar="NAMES",
     )
     classes: tuple[str, ...] = setting(
-        (), "Single classes to trace as well, separated by commas.", metavar="NAMES"
+        (),
+        "Single classes to trace, besides the groups if there are any, separated by commas.",
+        metavar="NAMES",
     )
     trace: TraceSettings = TraceSettings()
     origin: Origin = setting(
