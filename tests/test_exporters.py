@@ -14,7 +14,11 @@ from tests.made.exports import MadeResult, make_exported
 from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.cli import app
 from wsi_seg.exporters.table import FORMATS
+from wsi_seg.pipeline.export import export_source
+from wsi_seg.regions.settings import RegionSettings, TraceSettings
+from wsi_seg.testing.exporters import CHECKS
 
+SETTINGS = RegionSettings(groups=("tumor",), trace=TraceSettings(min_area_um2=10, min_hole_um2=10))
 # Regions as exact as the map is.
 EXACT = ("--set", "min_area_um2=10", "--set", "min_hole_um2=10", "--set", "tolerance_um=0.05")
 
@@ -22,6 +26,11 @@ EXACT = ("--set", "min_area_um2=10", "--set", "min_hole_um2=10", "--set", "toler
 @pytest.fixture(scope="module", params=["plain", "odd", "bounds"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MadeResult:
     return make_exported(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> MadeResult:
+    return make_exported("odd", tmp_path_factory.mktemp("contract"))
 
 
 def export(made: MadeResult, *arguments: object) -> Any:
@@ -60,7 +69,13 @@ def test_formats_are_listed_and_unknown_ones_refused(made: MadeResult, tmp_path:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_name_that_does_not_fit_is_refused(name: str, made: MadeResult, tmp_path: Path) -> None:
-    refused = export(made, "--to", name, "-o", tmp_path / "a.docx")
-    assert refused.exit_code == 2 and FORMATS[name].ending in refused.output
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(check: Any, name: str, odd: MadeResult, tmp_path: Path) -> None:
+    if FORMATS[name].extra == "spatialdata":
+        pytest.importorskip("spatialdata", reason="needs the extra spatialdata, which takes an older Dask")
+    check(name, export_source(odd.folder, SETTINGS), tmp_path)
+
+
+def test_a_name_that_does_not_fit_is_refused(odd: MadeResult, tmp_path: Path) -> None:
+    refused = export(odd, "--to", "asap", "-o", tmp_path / "a.docx")
+    assert refused.exit_code == 2 and ".xml" in refused.output and not list(tmp_path.iterdir())

@@ -29,7 +29,6 @@ from tests.made.exports import MadeResult, make_exported
 from tests.test_exporters import export, landmark_error
 from tests.test_maps import fill, layout
 from wsi_seg.core.classes import TissueClass
-from wsi_seg.core.errors import OutputError
 from wsi_seg.exporters import masks, ome_tiff, ozx
 from wsi_seg.exporters.xml_stream import xml_text
 from wsi_seg.maps.maps import Maps
@@ -301,22 +300,6 @@ def test_zarr_opens_the_zip_and_finds_the_landmarks(results: dict[str, MadeResul
 
 
 # Faults
-
-
-@pytest.mark.parametrize(
-    ("write", "ending"),
-    [(ome_tiff.export, ".ome.tiff"), (masks.export_png, ".png"), (masks.export_tiff, ".tiff")],
-)
-def test_damaged_maps_are_one_line_and_leave_no_file(
-    write: Any, ending: str, results: dict[str, MadeResult], tmp_path: Path
-) -> None:
-    source = export_source(results["odd"].folder, RegionSettings())
-    copy = shutil.copytree(source.maps.path, tmp_path / "maps.zarr")
-    shard = copy / "labels" / "classes" / "0" / "c" / "0" / "0"
-    shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(OutputError, match="damaged"):
-        write(replace(source, maps=Maps.open(copy)), tmp_path / f"a{ending}")
-    assert [path.name for path in tmp_path.iterdir()] == ["maps.zarr"]
 
 
 def test_leftovers_of_a_killed_writer_stay_out_of_the_zip(

@@ -1,6 +1,6 @@
-"""Contracts of readers, models and data sets (`CHECKS` that a test runs on one of each kind), and of GeoJSON.
+"""Contracts of readers, models, data sets and export formats (`CHECKS` for one of each), and of GeoJSON.
 
 Only tests import this folder.
 """
 
-__all__ = ["datasets", "geojson", "models", "readers"]
+__all__ = ["datasets", "exporters", "geojson", "models", "readers"]
