@@ -285,3 +285,16 @@ def test_results_are_found_at_any_depth_but_not_in_each_other(tmp_path: Path) ->
         (tmp_path / folder / "manifest.json").touch()
     assert list(finished_results(tmp_path)) == [tmp_path / "a", tmp_path / "b" / "c"]
     assert list(finished_results(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--program", "it's"], "--program it's: No closing quotation"),
+        (["--program", " "], "--program: names no program"),
+        (["--config", "none.yaml"], "--config none.yaml: no such file on this computer"),
+    ],
+)
+def test_what_no_run_could_start_with_is_refused(given: list[str], said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["qupath", str(tmp_path / "scripts"), *given])
+    assert result.exit_code == 2 and said in result.stderr and not (tmp_path / "scripts").exists()

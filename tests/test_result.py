@@ -149,7 +149,15 @@ def test_results_say_what_they_are(made: MadeResult, result: Result) -> None:
         (lambda r: r.labels("artifacts"), "no labels 'artifacts'"),
         (lambda r: r.labels(mpp=0.05), "mpp 0.05: finer than the slide; use 0.2"),
         (lambda r: r.labels(mpp=float("nan")), "mpp nan"),
+        (
+            lambda r: r.labels(mpp=1e300),
+            "mpp 1e\\+300: a pixel would be larger than the slide; use .* or less",
+        ),
+        (lambda r: r.probabilities(mpp=1e9), "mpp 1e\\+09: a pixel would be larger than the slide"),
+        (lambda r: r.probabilities(mpp=float("inf")), "mpp inf"),
         (lambda r: r.labels(box_l0=Box(5, 5, 5, 9)), "is empty"),
+        (lambda r: r.labels(box_l0="abcd"), "four numbers"),
+        (lambda r: r.labels(box_l0=5), "four numbers"),
         (lambda r: r.labels(box_l0=(5, 5, float("nan"), 9)), "four numbers"),
         (lambda r: r.labels(box_l0=(1, 2, 3)), "four numbers"),
         (lambda r: r.probabilities("necrosis"), "unknown class or group 'necrosis'.* tumor, stroma"),
@@ -178,6 +186,8 @@ def test_what_holds_no_results_is_said(tmp_path: Path) -> None:
         open_result(tmp_path)
     with pytest.raises(OutputError, match="download the folder"):
         open_result("s3://bucket/results/slide")
+    with pytest.raises(OutputError, match=r"cannot be read \(File name too long"):
+        open_result("x" * 300)
 
 
 class _Cancelling(StopAfter):

@@ -170,6 +170,20 @@ def test_formats_that_there_are_not_are_refused_before_the_run(asked: str, said:
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("mpp", "said"), [("0.01", "finer than the slide"), ("1e9", "larger than the slide")]
+)
+def test_a_resolution_that_does_not_fit_the_slide_is_refused_before_the_run(
+    mpp: str, said: str, slide: Path, plain: Result, tmp_path: Path
+) -> None:
+    settings = replace(PLAIN, formats=("csv", f"png@{mpp}"))
+    for out in (tmp_path / "out", Path(plain.folder).parent):
+        with pytest.raises(UsageError, match=rf"case 1\.a\.svs: format png@{mpp}: mpp .*{said}"):
+            run(slide, out, settings)
+    assert not (tmp_path / "out").exists()
+    assert not exports(plain) and not listed(plain)
+
+
 def test_a_library_that_is_missing_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "csv", replace(FORMATS["csv"], function="no_such_module:a", extra="geo"))
     with pytest.raises(UsageError, match=r"formats: this format needs no_such_module.*wsi-seg\[geo\]"):

@@ -29,14 +29,22 @@ def frame_at(slide: SlideInfo, maps: Maps, mpp: float) -> MapFrame:
     """Return the frame of a picture of the whole map at `mpp` microns per pixel.
 
     Raises:
-        UsageError: it would be finer than the slide, or `mpp` is no number.
+        UsageError: it would be finer than the slide or coarser than all of it, or `mpp` is no number.
         MppMissingError: the slide has no mpp.
     """
+    check_picture_mpp(slide, maps.mpp, mpp)
+    return map_frame(slide, mpp)
+
+
+def check_picture_mpp(slide: SlideInfo, map_mpp: float, mpp: float) -> None:
+    """Refuse a resolution that `frame_at` has no picture of, for maps of `map_mpp`; raises as that does."""
     slide_mpp = require_mpp(slide)
-    finest = min(slide_mpp.x, slide_mpp.y, maps.mpp)
+    finest = min(slide_mpp.x, slide_mpp.y, map_mpp)
     if not (math.isfinite(mpp) and mpp >= finest * (1 - LEVEL_TOLERANCE)):
         raise UsageError(f"mpp {mpp:g}: finer than the slide; use {finest:g} µm/px or more")
-    return map_frame(slide, mpp)
+    side = max(slide.size.width * slide_mpp.x, slide.size.height * slide_mpp.y, map_mpp)
+    if mpp > side:
+        raise UsageError(f"mpp {mpp:g}: a pixel would be larger than the slide; use {side:g} µm/px or less")
 
 
 def pick_level(layout: MapLayout, kind: Kind, map_per_pic: float) -> int:

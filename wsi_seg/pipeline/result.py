@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import canonical_name, find_class_or_group
 from wsi_seg.core.errors import MissingExtraError, OutputError, UsageError
+from wsi_seg.core.files import reading
 from wsi_seg.core.geometry import Box, Origin, RealBox
 from wsi_seg.core.storage import is_remote
 from wsi_seg.exporters.source import Exported, ExportSource
@@ -91,7 +92,7 @@ class Result:
         With it `read_region` gives the image under an array.
 
         Raises:
-            UsageError: finer than the slide.
+            UsageError: finer than the slide, or coarser than all of it.
             OutputError: the results are at a URL, or damaged.
         """
         return self._opened.frame if mpp is None else frame_at(self.slide, self.maps, mpp)
@@ -118,9 +119,9 @@ class Result:
         known = [name for name in self.maps.layout.kinds if name != "probabilities"]
         if kind not in known:
             raise UsageError(f"{self.folder}: there are no labels {kind!r}; there are {', '.join(known)}")
-        mpp = self.maps.mpp if mpp is None else mpp
-        reader = label_reader(self.maps, kind, mpp / self.maps.mpp)
-        codes: NDArray[np.uint8] = self._read([reader], np.uint8, box_l0, mpp)[0]
+        frame = frame_at(self.slide, self.maps, self.maps.mpp if mpp is None else mpp)
+        reader = label_reader(self.maps, kind, frame.mpp / self.maps.mpp)
+        codes: NDArray[np.uint8] = self._read([reader], np.uint8, box_l0, frame)[0]
         return codes
 
     def probabilities(
@@ -270,21 +271,26 @@ class Result:
     ) -> NDArray[np.float32]:
         maps = self.maps
         mpp = maps.mpp * maps.probability_downsample if mpp is None else mpp
-        readers = [probability_reader(maps, numbers, mpp / maps.mpp) for numbers in channels]
-        return self._read(readers, np.float32, box_l0, mpp)
+        frame = frame_at(self.slide, maps, mpp)
+        readers = [probability_reader(maps, numbers, frame.mpp / maps.mpp) for numbers in channels]
+        return self._read(readers, np.float32, box_l0, frame)
 
     def _read(
-        self, readers: Sequence[Callable[[Box], NDArray[Any]]], dtype: Any, box_l0: Bounds | None, mpp: float
+        self,
+        readers: Sequence[Callable[[Box], NDArray[Any]]],
+        dtype: Any,
+        box_l0: Bounds | None,
+        frame: MapFrame,
     ) -> NDArray[Any]:
         """Return an array (reader, y, x) of a part of the slide, 0 beyond it."""
-        frame = frame_at(self.slide, self.maps, mpp)
         box = frame.box if box_l0 is None else frame.to_map(_box(box_l0))
         shape = (len(readers), box.height, box.width)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > MOST_BYTES:
+            sides = " × ".join(str(n) for n in shape if n > 1)
             raise UsageError(
-                f"{self.folder}: {' × '.join(str(n) for n in shape if n > 1)} values of {mpp:g} µm/px take "
-                f"{size / 2**30:.1f} GiB, more than the {MOST_BYTES / 2**30:g} GiB that are read at once; "
+                f"{self.folder}: {sides} values of {frame.mpp:g} µm/px take {size / 2**30:.1f} GiB, "
+                f"more than the {MOST_BYTES / 2**30:g} GiB that are read at once; "
                 "give box_l0 or a coarser mpp, or read result.maps or result.dask_array piece by piece"
             )
         out = np.zeros(shape, dtype)
@@ -305,7 +311,9 @@ def open_result(folder: str | Path) -> Result:
         OutputError: it holds no finished results, they are damaged, or they are at a URL.
     """
     place = _local(folder)
-    if not (place / MANIFEST).is_file():
+    with reading(place, OutputError):
+        finished = (place / MANIFEST).is_file()
+    if not finished:
         raise OutputError(
             f"{place}: holds no finished results of a slide; give the folder of one, such as results/slide"
         )
@@ -337,7 +345,11 @@ def _local(folder: str | Path) -> Path:
 
 def _box(bounds: Bounds) -> RealBox:
     box = bounds
-    numbers = (box.x0, box.y0, box.x1, box.y1) if isinstance(box, Box | RealBox) else tuple(map(float, box))
+    try:
+        whole = isinstance(box, Box | RealBox)
+        numbers = (box.x0, box.y0, box.x1, box.y1) if whole else tuple(map(float, box))
+    except (TypeError, ValueError):
+        numbers = ()
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         raise UsageError(f"box_l0 {bounds}: must be a Box or four numbers x0, y0, x1, y1, in l0 pixels")
     found = RealBox(*numbers)

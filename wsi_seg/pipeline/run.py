@@ -29,7 +29,7 @@ from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
 from wsi_seg.pipeline.result import Result, faults, status_of
-from wsi_seg.pipeline.run_exports import add_exports, export_paths, write_exports
+from wsi_seg.pipeline.run_exports import add_exports, check_exports, export_paths, write_exports
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks
@@ -78,9 +78,15 @@ def prepare(
         model: from `load_model`.
         settings: of the run.
         finders: networks that look for tissue first; None: those that the settings name.
+
+    Raises:
+        UsageError: a format at a resolution that does not fit the slide.
+        WsiSegError: as `tissue_of` and `plan_segmentation` say.
     """
     tissue = tissue_of(slide, settings, finders or load_finders(settings))
-    return tissue, plan_segmentation(slide.info, tissue, model.facts, settings.plan)
+    plan = plan_segmentation(slide.info, tissue, model.facts, settings.plan)
+    check_exports(export_paths(settings, "slide").values(), plan.slide, plan.frame.mpp)
+    return tissue, plan
 
 
 def segment_slide(

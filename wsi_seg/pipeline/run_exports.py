@@ -7,18 +7,20 @@ The manifest lists them first and they are written then, so that all that is the
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.core.card import ModelCard
+from wsi_seg.core.errors import UsageError
 from wsi_seg.core.files import writing
 from wsi_seg.execution.graph import Workers
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.exporters.source import ExportSource
 from wsi_seg.exporters.table import FormatChoice, choose_format
 from wsi_seg.maps.maps import Maps
+from wsi_seg.maps.resampling import check_picture_mpp
 from wsi_seg.pipeline.export import export_source
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.regions.settings import RegionSettings
@@ -66,6 +68,20 @@ def export_paths(settings: RunSettings, name: str) -> dict[str, FormatChoice]:
     return {f"{EXPORTS}/{choice.path(slide)}": choice for choice in choices}
 
 
+def check_exports(choices: Iterable[FormatChoice], slide: SlideInfo, map_mpp: float) -> None:
+    """Refuse a resolution that there is no picture of, before anything is written.
+
+    Raises:
+        UsageError: it is finer than the slide, or coarser than all of it.
+    """
+    for choice in choices:
+        if choice.mpp is not None:
+            try:
+                check_picture_mpp(slide, map_mpp, choice.mpp)
+            except UsageError as error:
+                raise UsageError(f"{slide.path}: format {choice.text}: {error}") from error
+
+
 def write_exports(
     workers: Workers, choices: Mapping[str, FormatChoice], source: ExportSource, results: Path
 ) -> None:
@@ -98,6 +114,7 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
     Raises:
         ClaimedError: another run is at work on these results.
         OutputError: the results are behind a URL, or cannot be written.
+        UsageError: a resolution does not fit the slide.
         WsiSegError: as the format says.
     """
     choices = export_paths(settings, folder.name)
@@ -106,6 +123,7 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
     with claimed(folder.claim), ExitStack() as stack:
         missing = {path: choices[path] for path in folder.lacking(choices)}  # others may have added some
         source = export_source(folder.final, settings.regions)
+        check_exports(missing.values(), source.slide, source.frame.mpp)
         folder.add_files(list(missing))
         workers = workers or stack.enter_context(open_workers(settings.workers))
         write_exports(workers, missing, source, folder.final)

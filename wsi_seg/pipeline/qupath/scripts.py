@@ -47,7 +47,8 @@ class ScriptSettings:
         """Return the settings of words of a command line.
 
         Raises:
-            UsageError: a host without a folder for results, or a folder that is not HERE=THERE.
+            UsageError: a host without a folder for results, a folder that is not HERE=THERE, a command whose
+                quotes do not match, or settings that are not on this computer.
         """
         if host and not output:
             raise UsageError(f"--host {host}: give the folder of {host} that gets the results with --output")
@@ -55,9 +56,11 @@ class ScriptSettings:
             raise UsageError(f"--host {host}: no name of a computer")
         folders = tuple(_folder_pair(text) for text in path_map)
         if program:
-            words = [program] if host else shlex.split(program)
+            words = [program] if host else _words(program)
         else:
             words = ["wsi-seg"] if host else own_program()
+        if config and not host and not Path(config).is_file():
+            raise UsageError(f"--config {config}: no such file on this computer")
         if output and not host:
             output = str(Path(output).expanduser().absolute())
         options = [f"--config={config if host else Path(config).absolute()}"] if config else []
@@ -69,6 +72,16 @@ def own_program() -> list[str]:
     name = Path(sys.argv[0])
     found = shutil.which(name) if name.name == "wsi-seg" else None
     return [str(Path(found).absolute())] if found else [sys.executable, "-m", "wsi_seg.cli"]
+
+
+def _words(program: str) -> list[str]:
+    try:
+        words = shlex.split(program)
+    except ValueError as error:
+        raise UsageError(f"--program {program}: {error}; quote it as in a shell") from error
+    if not words:
+        raise UsageError("--program: names no program")
+    return words
 
 
 def _folder_pair(text: str) -> tuple[str, str]:
