@@ -115,6 +115,17 @@ def test_only_what_a_run_has_made_is_replaced(slide: Path, tmp_path: Path) -> No
     assert own.read_text() == "mine" and listed(result) == ["png/case 1.a.png"]
 
 
+def test_a_format_that_cannot_hold_a_slide_is_left_out(tmp_path: Path) -> None:
+    blank = make_slide(tmp_path / "blank.svs", SlideSpec(Size(512, 512), mpp=0.5, tissue=0.0))
+    settings = replace(PLAIN, formats=("csv", "dicom-ann"))
+    result = run(blank, tmp_path, settings)
+    assert result.status == "done" and list(exports(result)) == listed(result) == ["csv/blank.csv"]
+    assert result.note.startswith("no dicom-ann: there are no regions of tumor, stroma")
+    more = run(blank, tmp_path, replace(settings, formats=("asap", "dicom-ann")))
+    assert more.status == "skipped" and more.note.startswith("added asap; no dicom-ann: there are no regions")
+    assert sorted(exports(more)) == listed(more) == ["asap/blank.xml", "csv/blank.csv"]
+
+
 class StopAt(StopAfter):
     """Ctrl-C at the end of a stage."""
 

@@ -282,7 +282,10 @@ def _describe_result(result: Result) -> str:
     coverage = summary["coverage"]
     said = (("unread_mm2", "cannot be read"), ("other_level_mm2", "were read from another level"))
     parts = [f"{coverage[key]:.3f} mm² {words}" for key, words in said if coverage[key]]
-    lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json" if result.note else ""
+    if result.status == "incomplete":
+        lost = f"; INCOMPLETE: {', '.join(parts) or result.note}, see manifest.json"
+    else:
+        lost = f"; {result.note}" if result.note else ""
     rate = summary["tiles_per_second"]
     return (
         f"{result.slide_path}: {regions}; {summary['tissue_area_mm2']:.3f} mm² of tissue{artifacts}, "

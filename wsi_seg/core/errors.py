@@ -20,6 +20,10 @@ class UsageError(WsiSegError):
     exit_code = 2
 
 
+class FormatLimitError(UsageError):
+    """A format cannot hold these results, however they are written."""
+
+
 class SlideError(WsiSegError):
     """A slide cannot be opened or read, or lacks what is needed."""
 

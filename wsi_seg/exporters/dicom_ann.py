@@ -21,7 +21,7 @@ from pydicom.sr.coding import Code
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup, canonical_name
 from wsi_seg.core.concepts import PRIVATE_SCHEME, Concept, concept_of, dicom_text
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.errors import FormatLimitError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.core.geometry import Scale
 from wsi_seg.exporters.dicom_slide import (
@@ -64,7 +64,8 @@ def export(source: ExportSource, path: Path) -> Exported:
     """Write the regions of a result as one file; a region in parts becomes as many annotations.
 
     Raises:
-        UsageError: there are no regions, or the model has no such class.
+        FormatLimitError: there are no regions.
+        UsageError: the model has no such class.
         OutputError: the file cannot be written, or the maps are damaged.
         SlideError: the slide is DICOM, and its files are gone or cannot be referred to.
         MppMissingError: the slide has no mpp.
@@ -80,7 +81,7 @@ def export(source: ExportSource, path: Path) -> Exported:
         count += 1
     if not found:
         names = ", ".join(group.name for group in source.groups)
-        raise UsageError(
+        raise FormatLimitError(
             f"{path}: there are no regions of {names}, and DICOM has no file without any; "
             "lower --threshold, or name other groups"
         )

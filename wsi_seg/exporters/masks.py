@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.errors import FormatLimitError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.exporters.ome_tiff import BUFFER, COMPRESSION, TILE, colormap, slide_facts, tiles_of
@@ -74,7 +74,8 @@ def export_png(source: ExportSource, path: Path) -> Exported:
     Where no resolution is asked for, it is that of the maps, or 2, 4, 8, … times it where they are large.
 
     Raises:
-        UsageError: at the one asked for it would be larger than `MOST_PNG_PIXELS`, or finer than the slide.
+        FormatLimitError: at the one asked for it would be larger than `MOST_PNG_PIXELS`.
+        UsageError: that is finer than the slide.
         OutputError: the maps are damaged, or the file cannot be written.
         MppMissingError: the slide has no mpp.
     """
@@ -84,7 +85,7 @@ def export_png(source: ExportSource, path: Path) -> Exported:
     pixels = picture.pixels
     if pixels > MOST_PNG_PIXELS:
         coarser = math.ceil(picture.mpp * math.sqrt(pixels / MOST_PNG_PIXELS) * 10) / 10
-        raise UsageError(
+        raise FormatLimitError(
             f"{path}: {picture.size} px is too large for a PNG (at most {MOST_PNG_PIXELS // 10**6} million "
             f"pixels); use --mpp {coarser:g} or more, or the format tiff-mask"
         )

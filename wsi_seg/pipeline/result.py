@@ -345,9 +345,11 @@ def _local(folder: str | Path) -> Path:
 
 def _box(bounds: Bounds) -> RealBox:
     box = bounds
+    numbers: tuple[float, ...]
     try:
-        whole = isinstance(box, Box | RealBox)
-        numbers = (box.x0, box.y0, box.x1, box.y1) if whole else tuple(map(float, box))
+        numbers = (
+            (box.x0, box.y0, box.x1, box.y1) if isinstance(box, Box | RealBox) else tuple(map(float, box))
+        )
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):

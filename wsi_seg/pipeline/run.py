@@ -165,7 +165,8 @@ def _segment(
         if note is None:
             workers = workers or stack.enter_context(open_workers(settings.workers))
             summary = run.do_stages(workers, claim)
-            return Result(str(path), status_of(summary, "done"), folder.place, summary, note=faults(summary))
+            notes = "; ".join(filter(None, (faults(summary), *run.left_out)))
+            return Result(str(path), status_of(summary, "done"), folder.place, summary, note=notes)
     return _skipped(path, folder, settings, note, workers)
 
 
@@ -181,7 +182,7 @@ def _skipped(
             "repair the slide, or leave out --strict"
         )
     added = add_exports(folder, settings, workers)
-    notes = "; ".join(filter(None, (why, note, f"added {', '.join(added)}" if added else "")))
+    notes = "; ".join(filter(None, (why, note, added)))
     return Result(str(path), status, folder.place, summary, True, notes)
 
 
@@ -232,6 +233,7 @@ class _SlideRun:
         self.tasks = SlideTasks(self.plan, self.store, self.settings.cache, stain=compared)
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
+        self.left_out: list[str] = []
         self.flight = Flight(0, 0)
 
     def do_stages(self, workers: Workers, claim: Claim) -> dict[str, Any]:
@@ -331,7 +333,7 @@ class _SlideRun:
             card, regions = self.model.facts.card, self.settings.regions
             source = ExportSource(self.plan.slide, self.plan.frame, card, Maps.open(self.store), regions)
             with self._timed("exports"):
-                write_exports(workers, choices, source, self.folder.partial)
+                self.left_out = [*write_exports(workers, choices, source, self.folder.partial).values()]
 
     def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
         """Write summary, report and manifest, and rename the results into place.

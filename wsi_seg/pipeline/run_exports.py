@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.errors import FormatLimitError, UsageError
 from wsi_seg.core.files import writing
 from wsi_seg.execution.graph import Workers
 from wsi_seg.execution.workers import open_workers
@@ -45,8 +45,8 @@ class ExportTask:
     regions: RegionSettings
 
 
-def export_maps(task: ExportTask) -> None:
-    """Write one format.
+def export_maps(task: ExportTask) -> str:
+    """Write one format, and return "", or the reason why it cannot hold these results.
 
     Raises:
         Interrupted: the run is cancelled, see `cancellable`.
@@ -58,7 +58,12 @@ def export_maps(task: ExportTask) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     regions = replace(task.regions, origin=form.origin)
     maps = Maps.open(results / MAPS)
-    form.load()(ExportSource(task.slide, task.frame, task.card, maps, regions, task.choice.mpp), path)
+    source = ExportSource(task.slide, task.frame, task.card, maps, regions, task.choice.mpp)
+    try:
+        form.load()(source, path)
+    except FormatLimitError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
 
 
 def export_paths(settings: RunSettings, name: str) -> dict[str, FormatChoice]:
@@ -84,8 +89,10 @@ def check_exports(choices: Iterable[FormatChoice], slide: SlideInfo, map_mpp: fl
 
 def write_exports(
     workers: Workers, choices: Mapping[str, FormatChoice], source: ExportSource, results: Path
-) -> None:
+) -> dict[str, str]:
     """Write formats one after another, as each takes memory of its own.
+
+    A format that cannot hold the results of this slide is left out: they are whole without it.
 
     Args:
         workers: that write them.
@@ -93,18 +100,24 @@ def write_exports(
         source: the results; its maps are opened again where they are read.
         results: their folder.
 
+    Returns:
+        What is left out, by path: its format and the reason.
+
     Raises:
         Interrupted: the run is cancelled.
         WsiSegError: as the format says.
     """
-    place = str(results.absolute())
+    place, left_out = str(results.absolute()), dict[str, str]()
     for path, choice in choices.items():
         task = ExportTask(choice, place, path, source.slide, source.frame, source.card, source.settings)
-        workers.call(export_maps, f"export-{choice.name}-{uuid.uuid4().hex}", task)
+        reason = workers.call(export_maps, f"export-{choice.name}-{uuid.uuid4().hex}", task)
+        if reason:
+            left_out[path] = f"no {choice.text}: {reason}"
+    return left_out
 
 
-def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers | None) -> list[str]:
-    """Write the formats that kept results lack, and return their names.
+def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers | None) -> str:
+    """Write the formats that kept results lack, and return a note on what was added and left out.
 
     Args:
         folder: of whole results.
@@ -119,12 +132,15 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
     """
     choices = export_paths(settings, folder.name)
     if not folder.lacking(choices):
-        return []
+        return ""
     with claimed(folder.claim), ExitStack() as stack:
         missing = {path: choices[path] for path in folder.lacking(choices)}  # others may have added some
         source = export_source(folder.final, settings.regions)
         check_exports(missing.values(), source.slide, source.frame.mpp)
         folder.add_files(list(missing))
         workers = workers or stack.enter_context(open_workers(settings.workers))
-        write_exports(workers, missing, source, folder.final)
-    return [choice.text for choice in missing.values()]
+        left_out = write_exports(workers, missing, source, folder.final)
+        if left_out:
+            folder.forget_files(list(left_out))
+    added = ", ".join(choice.text for path, choice in missing.items() if path not in left_out)
+    return "; ".join(filter(None, (f"added {added}" if added else "", *left_out.values())))

@@ -188,6 +188,11 @@ class ResultsFolder:
                 )
         write_json(self.final / MANIFEST, {**record, "files": sorted({*listed, *names})})
 
+    def forget_files(self, names: Sequence[str]) -> None:
+        """List files in the manifest no more that were to be written and are not."""
+        record = read_record(self.final / MANIFEST)
+        write_json(self.final / MANIFEST, {**record, "files": sorted({*listed_files(record)} - {*names})})
+
     def read_summary(self) -> dict[str, Any]:
         return as_summary(read_json(self.final / SUMMARY), self.final / SUMMARY)
 
