@@ -298,3 +298,17 @@ def test_results_are_found_at_any_depth_but_not_in_each_other(tmp_path: Path) ->
 def test_what_no_run_could_start_with_is_refused(given: list[str], said: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["qupath", str(tmp_path / "scripts"), *given])
     assert result.exit_code == 2 and said in result.stderr and not (tmp_path / "scripts").exists()
+
+
+def test_a_folder_of_many_slides_is_no_slide(slide: Path) -> None:
+    for name in ("1.svs", "2.svs"):
+        (slide.parent / name).touch()
+    with pytest.raises(UsageError, match="holds 2 slides; ask for one of them"):
+        ask(slide, action="start", slides=[str(slide.parent)], size=[300, 200])
+
+
+def test_folders_that_cannot_be_are_said(slide: Path) -> None:
+    with pytest.raises(UsageError, match="~nobody-is-called-so/out: there is no such home folder"):
+        ask(slide, action="status", output="~nobody-is-called-so/out")
+    (run,) = ask(slide, action="status", output="x" * 300)["runs"]
+    assert run["state"] == "failed" and "cannot be read (File name too long)" in run["message"]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_seg import __version__
 from wsi_seg.annotations.geojson import OWN_MEMBER
 from wsi_seg.core.errors import MaskError, OutputError, UsageError, WsiSegError
-from wsi_seg.core.files import atomic_path, writing
+from wsi_seg.core.files import atomic_path, reading, writing
 from wsi_seg.core.geometry import Size
 from wsi_seg.core.storage import is_remote
 from wsi_seg.pipeline.inputs import SlideInput, find_slides
@@ -64,7 +64,10 @@ class QuPathRequest(BaseModel):
 
     @property
     def out(self) -> Path:
-        return Path(self.output).expanduser().absolute()
+        try:
+            return Path(self.output).expanduser().absolute()
+        except RuntimeError as error:
+            raise UsageError(f"{self.output}: there is no such home folder; correct output") from error
 
     @property
     def slide(self) -> SlideInput:
@@ -132,7 +135,8 @@ def _slide_at(path: str) -> SlideInput:
     """Return the slide at a path, under the name that `wsi-seg run` gives its results."""
     found = find_slides([path])
     if len(found) != 1 or found[0].refusal:
-        raise UsageError(found[0].refusal if found else f"{path}: is no slide")
+        many = f"{path}: holds {len(found)} slides; ask for one of them" if found else f"{path}: is no slide"
+        raise UsageError(found[0].refusal if len(found) == 1 else many)
     return found[0]
 
 
@@ -143,7 +147,8 @@ def _state(out: Path, path: str, finished: Collection[str]) -> RunState:
     """
     try:
         name = _slide_at(path).name
-        state = BackgroundRun(out, name).state()
+        with reading(out, OutputError):
+            state = BackgroundRun(out, name).state()
     except WsiSegError as error:
         return RunState("failed", message=str(error))
     return RunState("done") if state.state == "none" and name in finished else state
