@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from wsi_seg.core.errors import ClaimedError, OutputError
+from wsi_seg.core.system import started_at
 from wsi_seg.results import claims
 from wsi_seg.results.claims import Owner, claimed, is_held, read_owner
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from wsi_seg.core.system import started_at
 from wsi_seg.results.claims import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
@@ -64,6 +66,15 @@ def test_a_number_that_another_process_got_does_not_keep_a_claim(tmp_path: Path)
     path.write_text(json.dumps(asdict(Owner(started="1"))))
     with claimed(path):
         pass
+
+
+def test_a_process_that_had_ended_when_it_was_looked_at_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    owner = Owner(pid=child.pid, started=started_at(child.pid))
+    assert owner.known_dead() and not Owner().known_dead()
+    child.wait()
+    assert owner.known_dead()
 
 
 def test_a_claim_from_another_machine_is_kept_while_it_is_touched(tmp_path: Path) -> None:

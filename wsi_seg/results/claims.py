@@ -48,7 +48,10 @@ class Owner:
 
     def known_dead(self) -> bool:
         """Return whether the owner ran on this machine and does not any more."""
-        return self.machine == machine() and started_at(self.pid) != self.started
+        if self.machine != machine():
+            return False
+        # Of one that had ended when it was looked at, nothing is recorded.
+        return not self.started or started_at(self.pid) != self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.machine.split(' ')[0]}"
