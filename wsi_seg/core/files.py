@@ -140,8 +140,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     Where the body raises, all of it is removed. A killed process leaves `.<name>.<32 hex digits>.tmp`.
 
     Raises:
-        OutputError: there is something at `path`, or it cannot be written.
+        OutputError: there is something at `path`, its folder is missing, or it cannot be written.
     """
+    if not path.parent.is_dir():  # some libraries would make it
+        raise OutputError(f"{path}: cannot be written, as there is no folder {path.parent}")
     if path.exists():
         raise OutputError(f"{path}: already exists; choose another name or remove it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
