@@ -152,7 +152,11 @@ def outcome(name: str, path: Path, good: RGB) -> str:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        os._exit(read_all(name, path, good))
+        code = 1
+        try:
+            code = read_all(name, path, good)
+        finally:  # whatever a library raises over a damaged file is an error
+            os._exit(code)
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -170,13 +174,10 @@ def outcome(name: str, path: Path, good: RGB) -> str:
 
 
 def read_all(name: str, path: Path, good: RGB) -> int:
-    try:
-        opened = READERS[name](path)
-        if tuple(opened.size) != good.shape[1::-1]:
-            return 2
-        return 0 if np.array_equal(opened.read(0, 0, *opened.size), good) else 2
-    except Exception:  # noqa: BLE001 - whatever a library raises over a damaged file is an error
-        return 1
+    opened = READERS[name](path)
+    if tuple(opened.size) != good.shape[1::-1]:
+        return 2
+    return 0 if np.array_equal(opened.read(0, 0, *opened.size), good) else 2
 
 
 def count_outcomes(name: str, folder: Path, count: int) -> list[dict[str, Any]]:

@@ -103,7 +103,18 @@ def test_every_task_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
 
 
-def test_what_waits_for_a_task_whose_process_dies_runs_after_it(cluster: Cluster, tmp_path: Path) -> None:
+def test_what_waits_for_a_task_whose_process_dies_runs_after_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes before what waits for nothing, whoever asks for that."""
+    priorities: dict[str, int] = {}
+    submit = cluster._client.submit
+
+    def noting(*task: Any, key: str, priority: int, **how: Any) -> Any:
+        priorities[key] = priority
+        return submit(*task, key=key, priority=priority, **how)
+
+    monkeypatch.setattr(cluster._client, "submit", noting)
     paths = [str(tmp_path / f"mark-{n}") for n in range(3)]  # which are their keys, too
     for path in paths[1:]:
         Path(path).touch()
@@ -111,6 +122,7 @@ def test_what_waits_for_a_task_whose_process_dies_runs_after_it(cluster: Cluster
     after = {paths[1]: paths[:1], paths[2]: [*paths[:2], "of a task that is done"]}
     cluster.execute(TaskSet(die_once_then_log, [(p, p) for p in paths], results.append, after))
     assert results == ["done"] * 3 and (tmp_path / "log").read_text().split() == paths
+    assert [priorities[path] for path in paths] == [0, 1, 1]
 
 
 def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:

@@ -126,6 +126,15 @@ def test_a_format_that_cannot_hold_a_slide_is_left_out(tmp_path: Path) -> None:
     assert sorted(exports(more)) == listed(more) == ["asap/blank.xml", "csv/blank.csv"]
 
 
+def test_nothing_is_written_through_a_link(slide: Path, tmp_path: Path) -> None:
+    result = run(slide, tmp_path / "out", PLAIN)
+    (tmp_path / "elsewhere").mkdir()
+    (Path(result.folder) / "exports").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="exports: is a link, and nothing is written elsewhere"):
+        run(slide, tmp_path / "out", replace(PLAIN, formats=("csv",)))
+    assert not list((tmp_path / "elsewhere").iterdir()) and not listed(result)
+
+
 class StopAt(StopAfter):
     """Ctrl-C at the end of a stage."""
 

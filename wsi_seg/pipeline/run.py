@@ -25,6 +25,7 @@ from wsi_seg.execution.graph import Flight, TaskSet, Workers
 from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, killed_task, run_task
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.exporters.source import ExportSource
+from wsi_seg.exporters.table import choose_format
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
@@ -85,7 +86,7 @@ def prepare(
     """
     tissue = tissue_of(slide, settings, finders or load_finders(settings))
     plan = plan_segmentation(slide.info, tissue, model.facts, settings.plan)
-    check_exports(export_paths(settings, "slide").values(), plan.slide, plan.frame.mpp)
+    check_exports(map(choose_format, settings.formats), plan.slide, plan.frame.mpp)
     return tissue, plan
 
 

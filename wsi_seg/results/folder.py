@@ -177,11 +177,17 @@ class ResultsFolder:
         """List files in the manifest of whole results that are about to be written, relative to the folder.
 
         Raises:
-            OutputError: one of them is there and not listed, so it is somebody else's.
+            OutputError: one of them is there and not listed, so it is somebody else's, or would be written
+                through a link.
         """
         record = read_record(self.final / MANIFEST)
         listed = listed_files(record)
         for name in names:
+            for above in PurePosixPath(name).parents[:-1]:
+                if (self.final / above).is_symlink():
+                    raise OutputError(
+                        f"{self.final / above}: is a link, and nothing is written elsewhere; remove it"
+                    )
             if name not in listed and (self.final / name).exists():
                 raise OutputError(
                     f"{self.final / name}: is to be written, but no run has made it; move it elsewhere"
@@ -263,8 +269,10 @@ class ResultsFolder:
 
     def discard_exports(self) -> None:
         """Remove what an interrupted run has exported: the maps may have changed since."""
-        with writing(self.partial):
-            shutil.rmtree(self.partial / EXPORTS, ignore_errors=True)
+        exports = self.partial / EXPORTS
+        with writing(exports):
+            if exports.exists():
+                shutil.rmtree(exports)
 
     def finish(self, confirm: Callable[[], None]) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then.
