@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from tests.test_training import made_config, write_region
 from wsi_seg.core.card import read_card
 from wsi_seg.inference.models.network import build_network, read_weights
-from wsi_seg.training.crops import TrainingCrops
+from wsi_seg.training.crops import CropBatch, TrainingCrops
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import train
 from wsi_seg.training.prior import CROPS, crop_shares, log_ratios, move_logits
+from wsi_seg.training.task import SegmentationTask
 
 NAMES = ("tumor", "stroma", "necrosis_or_debris")
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(np.array)
@@ -78,6 +79,28 @@ def test_logits_of_a_network_move_by_as_much(tmp_path):
         assert torch.allclose(
             network(inputs) - before, torch.tensor([1.0, -2.0, 0.5])[:, None, None], atol=1e-5
         )
+
+
+def test_validation_measures_the_network_with_its_prior(tmp_path):
+    """Its temperature and its scores are those of the finished model, whose logits are moved."""
+    config = made_config(tmp_path)
+    added = np.array([1.0, -2.0, 0.5])
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=random, dtype=torch.uint8)
+    targets = torch.randint(-1, 3, (2, 64, 64), generator=random)
+    batch = CropBatch(images, targets, torch.full((2,), -1))
+    network = build_network(config.model).eval()
+
+    def counts(**of_task):
+        task = SegmentationTask(network, config, None, 1, **of_task)
+        task.on_validation_epoch_start()
+        with torch.no_grad():
+            task.validation_step(batch, 0)
+        return task._validation_counts
+
+    before, moved = counts(), counts(added=added)
+    move_logits(network, added)
+    assert torch.allclose(moved, counts()) and not torch.allclose(moved, before)
 
 
 def test_a_training_with_a_prior_ends_with_the_moved_bias(regions, tmp_path):

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from wsi_seg.core.card import WEIGHTS_NAME
@@ -32,7 +34,7 @@ from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
-from wsi_seg.training.prior import move_to_prior
+from wsi_seg.training.prior import move_logits, prior_shift
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +89,17 @@ def train(
     for note in (*data.notes, *not_assessed(card, config)) if folder.writes else ():
         report(note)
     started = time.monotonic()
-    trainer, temperature = fit(network, data, config, out, checkpoint, report, card.assessed_channels)
+    channels = card.assessed_channels
+    shift = None if config.prior is None else prior_shift(data.crops, config, channels)
+    added = None if shift is None else shift.added
+    trainer, temperature = fit(network, data, config, out, checkpoint, report, channels, added)
     done = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "batch": config.batch}
     training = {**done, "devices": trainer.world_size, "seconds": round(time.monotonic() - started)}
     if trainer.is_global_zero:
         chosen = config.temperature or temperature or card.temperature
-        if config.prior is not None:
-            training["crop_shares"] = move_to_prior(network, data.crops, config, card.assessed_channels)
+        if shift is not None:
+            move_logits(network, shift.added)
+            training["crop_shares"] = shift.crop_shares
         made = {"metrics": {**card.metrics, "training": training}, "temperature": chosen}
         save_network(network, card.model_copy(update=made), out)
         folder.finish()
@@ -125,6 +131,7 @@ def fit(
     checkpoint: Path | None,
     report: Report = log.info,
     assessed: tuple[int, ...] | None = None,
+    added: NDArray[np.float64] | None = None,
 ) -> tuple[Any, float | None]:
     """Fit `network` in place; return the trainer, and the temperature of the validation part if there is one.
 
@@ -136,6 +143,7 @@ def fit(
         checkpoint: the state to resume from; None: from the start.
         report: see `Report`.
         assessed: output channels that take part, from the card; None: all.
+        added: numbers (C,) that the finished model adds to its logits, so that validation does, too.
     """
     from lightning.pytorch.loggers import CSVLogger
 
@@ -156,7 +164,7 @@ def fit(
         depthwise_in_float32(network)
     weights = class_weights(data, config)
     by_class = None if weights is None else torch.from_numpy(weights)
-    task = SegmentationTask(network, config, by_class, steps, assessed)
+    task = SegmentationTask(network, config, by_class, steps, assessed, added)
     validation = validation_loader(data.validation, config) if data.validation else None
     with warnings.catch_warnings():
         # Advice on what is meant so: no validation part, few loader workers, a folder that is gone on with.

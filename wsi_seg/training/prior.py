@@ -7,6 +7,8 @@ Decaestecker 2002, doi:10.1162/089976602753284446). For a softmax that adds log(
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,21 +23,28 @@ IS_NOT = -2  # target of a pixel that is not of channel 0; one less for each cha
 CROPS = 256  # looked at to find the shares: those that the first epoch begins with
 
 
-def move_to_prior(
-    network: nn.Module, source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None
-) -> dict[str, float]:
-    """Move the logits of a trained network to `config.prior`, and return the shares in crops by class name.
+@dataclass(frozen=True, slots=True)
+class PriorShift:
+    """Shift from the shares of classes in crops to the prior of a run."""
+
+    crop_shares: dict[str, float]
+    """By class name; classes without a pixel are left out."""
+    added: NDArray[np.float64]
+    """Numbers (C,) that are added to the logits."""
+
+
+def prior_shift(source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None) -> PriorShift:
+    """Return the shift to `config.prior`.
 
     Args:
-        network: of segmentation-models-pytorch; changed in place.
         source: of the crops.
         config: of the run.
         channels: output channels that take part; None: all.
     """
     shares = crop_shares(source, config, channels)
-    move_logits(network, log_ratios(shares, config))
     names = [c.name for c in config.model.classes]
-    return {name: round(share, 4) for name, share in zip(names, shares.tolist(), strict=True) if share}
+    told = {name: round(share, 4) for name, share in zip(names, shares.tolist(), strict=True) if share}
+    return PriorShift(told, log_ratios(shares, config))
 
 
 def crop_shares(

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,12 +46,16 @@ class SegmentationTask(lightning.LightningModule):
         class_weights: Tensor | None,
         total_steps: int,
         assessed: tuple[int, ...] | None = None,
+        added: NDArray[np.float64] | None = None,
     ) -> None:
         """Take the weights (C,) of pixels by class, and the steps of the whole run for the schedule.
 
-        `assessed` names the output channels that take part, None: all.
+        `assessed` names the output channels that take part, None: all. `added` (C,) is what the finished
+        model adds to its logits: validation measures that model, and the temperature is its own.
         """
         super().__init__()
+        moved = torch.zeros(len(config.model.classes)) if added is None else torch.from_numpy(added).float()
+        self.register_buffer("_added", moved[:, None, None], persistent=False)
         channels = tuple(range(len(config.model.classes))) if assessed is None else assessed
         positions = torch.full((len(config.model.classes),), IGNORED)
         positions[list(channels)] = torch.arange(len(channels))
@@ -146,7 +152,7 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: CropBatch, _index: int) -> None:
         """Count what is right and wrong; nothing is averaged over batches."""
         logits, label_logits = forward(self.network, self._inputs(batch))
-        logits, batch = self._assessed(logits.float(), batch)
+        logits, batch = self._assessed(logits.float() + self._added, batch)
         known = batch.targets != -1
         loss = -known_log_probability(logits, batch.targets)
         loss_sum = weighted_mean(loss, batch.targets) * known.sum()
