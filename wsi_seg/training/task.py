@@ -38,6 +38,8 @@ class SegmentationTask(lightning.LightningModule):
     """int64 (K,): output channels that take part."""
     _positions: Tensor
     """int64 (C,): where each channel stands among them, IGNORED for the others."""
+    _added: Tensor
+    """float32 (C, 1, 1): what the finished model adds to its logits."""
 
     def __init__(
         self,
