@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from wsi_seg.core.card import WEIGHTS_NAME
@@ -34,7 +32,7 @@ from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
-from wsi_seg.training.prior import move_logits, prior_shift
+from wsi_seg.training.prior import PriorShift, move_logits, prior_shift
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +89,7 @@ def train(
     started = time.monotonic()
     channels = card.assessed_channels
     shift = None if config.prior is None else prior_shift(data.crops, config, channels)
-    added = None if shift is None else shift.added
-    trainer, temperature = fit(network, data, config, out, checkpoint, report, channels, added)
+    trainer, temperature = fit(network, data, config, out, checkpoint, report, channels, shift)
     done = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "batch": config.batch}
     training = {**done, "devices": trainer.world_size, "seconds": round(time.monotonic() - started)}
     if trainer.is_global_zero:
@@ -131,7 +128,7 @@ def fit(
     checkpoint: Path | None,
     report: Report = log.info,
     assessed: tuple[int, ...] | None = None,
-    added: NDArray[np.float64] | None = None,
+    shift: PriorShift | None = None,
 ) -> tuple[Any, float | None]:
     """Fit `network` in place; return the trainer, and the temperature of the validation part if there is one.
 
@@ -143,7 +140,7 @@ def fit(
         checkpoint: the state to resume from; None: from the start.
         report: see `Report`.
         assessed: output channels that take part, from the card; None: all.
-        added: numbers (C,) that the finished model adds to its logits, so that validation does, too.
+        shift: of the finished model, so that validation measures with it, too.
     """
     from lightning.pytorch.loggers import CSVLogger
 
@@ -164,6 +161,7 @@ def fit(
         depthwise_in_float32(network)
     weights = class_weights(data, config)
     by_class = None if weights is None else torch.from_numpy(weights)
+    added = None if shift is None else shift.added
     task = SegmentationTask(network, config, by_class, steps, assessed, added)
     validation = validation_loader(data.validation, config) if data.validation else None
     with warnings.catch_warnings():
