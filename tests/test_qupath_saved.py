@@ -27,11 +27,11 @@ from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED
 from wsi_seg.datasets.slides import AnnotatedSlides
 from wsi_seg.evaluation.truth import TruthFile, open_truth
+from wsi_seg.results.region_files import MEASURED
+from wsi_seg.results.saved_regions import open_regions
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import map_frame
 from wsi_seg.tissue.mask import find_tissue
-from wsi_seg.viewer.regions import MEASURED
-from wsi_seg.viewer.saved_regions import open_regions
 
 SIZE = Size(160, 120)
 SCHEME = LabelScheme(BCSS, 0.5, ignored_codes=IGNORED_CODES)

@@ -25,10 +25,10 @@ from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.results import region_files as regions
 from wsi_seg.results.files import MAPS
-from wsi_seg.viewer import regions
+from wsi_seg.results.region_files import read_regions
 from wsi_seg.viewer.query import View
-from wsi_seg.viewer.regions import read_regions
 from wsi_seg.viewer.screen_outlines import Outlines, piece_bytes, power_of_two_below, ring_texts
 from wsi_seg.viewer.state import Places, ViewerState
 from wsi_seg.viewer.threshold import trace_view

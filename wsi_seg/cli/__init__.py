@@ -22,6 +22,8 @@ from wsi_seg.cli.models import models
 from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.qupath import qupath
+from wsi_seg.cli.review import COMMANDS as REVIEW_COMMANDS
+from wsi_seg.cli.review import review
 from wsi_seg.cli.run import run
 from wsi_seg.cli.seams import check_seams
 from wsi_seg.cli.trace import trace
@@ -105,6 +107,7 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
 
 _add(app, run, merge, view, qupath, info, readers, export, trace, join, validate)
 _add(app, train, evaluate, explain, calibrate, check_seams)
+app.add_typer(_group(review, REVIEW_COMMANDS), name="review")
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")
 
 

@@ -18,8 +18,8 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
+from wsi_seg.results.region_files import RegionGroup
 from wsi_seg.viewer import query
-from wsi_seg.viewer.regions import RegionGroup
 from wsi_seg.viewer.responses import ASK_AGAIN, Refused, json_text, kept_headers, not_modified, text_reply
 from wsi_seg.viewer.screen_outlines import answer
 from wsi_seg.viewer.sources import Channels

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from wsi_seg.core.classes import hex_code
 from wsi_seg.core.lru import LRUCache
+from wsi_seg.results.region_files import RegionGroup, Regions
 from wsi_seg.viewer.query import View
-from wsi_seg.viewer.regions import RegionGroup, Regions
 
 # Regions in one answer; the largest are shown.
 MOST_SHOWN = 100_000

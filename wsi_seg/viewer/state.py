@@ -18,12 +18,12 @@ from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
 from wsi_seg.results.files import JOURNAL
 from wsi_seg.results.progress import RunProgress
+from wsi_seg.results.saved_regions import open_regions
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
 from wsi_seg.viewer.grid import DeepZoom
 from wsi_seg.viewer.limits import ThreadLimiter
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.result_info import ResultInfo, read_progress, read_result_info
-from wsi_seg.viewer.saved_regions import open_regions
 from wsi_seg.viewer.screen_outlines import CACHE_BYTES, Outlines, piece_bytes
 from wsi_seg.viewer.slides import SlideFinder, SlidePlace, SlidePool
 from wsi_seg.viewer.sources import Channels, LiveMaps, MapSource, StoredMaps

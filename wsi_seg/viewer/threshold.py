@@ -10,9 +10,9 @@ from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.maps.fields import FULL
 from wsi_seg.regions.contours import trace_contours
 from wsi_seg.regions.settings import TraceSettings
+from wsi_seg.results.region_files import RegionGroup
 from wsi_seg.slides.slide import MapFrame
 from wsi_seg.viewer.query import View
-from wsi_seg.viewer.regions import RegionGroup
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.screen_outlines import answer, power_of_two_below, ring_texts
 from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample

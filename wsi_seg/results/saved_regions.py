@@ -24,7 +24,7 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import MaskError, OutputError
 from wsi_seg.core.files import read_plain
 from wsi_seg.core.geometry import Box
-from wsi_seg.viewer.regions import RegionGroup, Regions, is_own, read_regions
+from wsi_seg.results.region_files import RegionGroup, Regions, is_own, read_regions
 
 # Of a class whose color the file does not say.
 GRAY = (150, 150, 150)

@@ -1,0 +1,334 @@
+"""A review as GeoJSON for QuPath, and back: what was changed there becomes entries of a journal.
+
+Regions keep their ids on the way. Rejected regions have the class `Ignore*`, which all commands leave out,
+and reviewed areas `Region*`, both as QuPath colors them by default. Positions count from the slide's bounds,
+as QuPath's do, unless a file says otherwise.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely import MultiPolygon, Polygon
+
+from wsi_seg.annotations.annotation import IGNORE, is_named, polygonal_part
+from wsi_seg.annotations.geojson import (
+    OWN_MEMBER,
+    area_of,
+    classification_name,
+    features_of,
+    subtracted_of,
+)
+from wsi_seg.core.classes import RGB
+from wsi_seg.core.errors import MaskError, UsageError
+from wsi_seg.core.files import atomic_path, read_plain
+from wsi_seg.core.geometry import Origin
+from wsi_seg.exporters.placed import GRID, ID_NAMESPACE, origin_l0
+from wsi_seg.review.entries import ReviewEntry, Verdict, geometry_hash, snapped
+from wsi_seg.review.results import ReviewedResults, group_named, region_id, region_values
+from wsi_seg.review.state import ReviewState
+
+AREA = "Region*"
+COLORS: dict[str, RGB] = {AREA: (0, 0, 180), IGNORE: (180, 180, 180)}
+
+
+def write_review(
+    state: ReviewState,
+    reviewed: ReviewedResults,
+    path: Path,
+    *,
+    origin: Origin = "bounds",
+    verdicts: Collection[Verdict] = (),
+) -> Counter[str]:
+    """Write the final entries of a review as one FeatureCollection; the file appears whole or not at all.
+
+    Args:
+        state: of the slide of `reviewed`.
+        reviewed: the results, whose model has the colors of the classes.
+        path: ends with `.geojson`, or `.geojson.gz` for a compressed file.
+        origin: what positions count from, see `exporters.geojson.write_geojson`.
+        verdicts: write only entries with these; none: all.
+
+    Returns:
+        How many of each verdict were written.
+
+    Raises:
+        UsageError: another ending or origin.
+        OutputError: the file cannot be written.
+    """
+    if not path.name.endswith((".geojson", ".geojson.gz")):
+        raise UsageError(f"{path}: the name must end with .geojson or .geojson.gz")
+    slide = reviewed.slide
+    shift = origin_l0(slide, origin)
+    finals = [*(decision.final for decision in state.decisions.values()), *state.areas]
+    chosen = [entry for entry in finals if not verdicts or entry.verdict in verdicts]
+    counts: Counter[str] = Counter(entry.verdict for entry in chosen)
+    facts = {"origin": origin, "subtracted_l0": shift, "slide": slide.name, "fingerprint": slide.fingerprint}
+    document = {
+        "type": "FeatureCollection",
+        OWN_MEMBER: facts,
+        "features": [
+            _feature(entry, reviewed, shift, number) for number, entry in enumerate(chosen, start=1)
+        ],
+    }
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    return counts
+
+
+def _feature(
+    entry: ReviewEntry, reviewed: ReviewedResults, shift: tuple[float, float], number: int
+) -> dict[str, Any]:
+    moved = shapely.transform(_shape(entry), lambda xy: np.subtract(xy, shift))
+    geometry = shapely.orient_polygons(shapely.set_precision(moved, GRID, mode="valid_output"))
+    special = AREA if entry.verdict == "reviewed-area" else IGNORE
+    if entry.class_name is None:
+        label, color = special, COLORS[special]
+    else:
+        group = group_named(entry.class_name, reviewed.groups)
+        label, color = group.qupath_name, group.color
+    metadata = {
+        "verdict": entry.verdict,
+        "reviewer": entry.reviewer,
+        "time": entry.time.isoformat(),
+        "group": entry.class_name,
+        "comment": entry.comment,
+        "was": entry.region_class,
+    }
+    return {
+        "type": "Feature",
+        "id": _uuid(entry.region),
+        "geometry": shapely.geometry.mapping(geometry),
+        "properties": {
+            "objectType": "annotation",
+            "name": f"{label} {number}",
+            "classification": {"name": label, "color": list(color)},
+            "metadata": {key: value for key, value in metadata.items() if value},
+        },
+    }
+
+
+def _uuid(region: str) -> str:
+    """Return a region's id as QuPath takes it: as it is, or a UUID of it where it is none."""
+    try:
+        return str(uuid.UUID(region))
+    except ValueError:
+        return str(uuid.uuid5(ID_NAMESPACE, region))
+
+
+@dataclass
+class Edits:
+    """Entries that a file edited elsewhere amounts to, and what was left out."""
+
+    entries: list[ReviewEntry] = field(default_factory=list)
+    unchanged: int = 0
+    """Annotations that say what results and review say already."""
+    unclassified: int = 0
+    """New annotations without a class, or to be ignored: left out."""
+    missing: int = 0
+    """Regions of the results that the file does not hold."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """An annotation of a file."""
+
+    id: str
+    shape: Polygon | MultiPolygon
+    """l0 pixels, snapped."""
+    label: str | None
+    group: str | None
+    """Class that our metadata say."""
+    verdict: str | None
+    """Verdict that our metadata say: the file is an exported review."""
+
+
+def read_edits(
+    path: Path,
+    reviewed: ReviewedResults,
+    state: ReviewState,
+    reviewer: str,
+    *,
+    accept_unchanged: bool = False,
+    reject_missing: bool = False,
+) -> Edits:
+    """Return what was changed in a GeoJSON file of regions or of a review, compared with both.
+
+    Reading a file twice gives nothing new the second time.
+
+    Args:
+        path: as QuPath saves it, plain, gzipped or zipped.
+        reviewed: the results.
+        state: of the review so far.
+        reviewer: of the new entries.
+        accept_unchanged: regions that are as in the results were looked at and are right.
+        reject_missing: regions of the results that the file lacks were deleted, so they are rejected.
+
+    Raises:
+        MaskError: the file cannot be read, or is damaged.
+        UsageError: it is of another slide, or names a class that the model does not have.
+    """
+    document = _document(path)
+    _check_slide(document, path, reviewed)
+    comparison = _Comparison(path, reviewed, state, accept_unchanged)
+    base = {"slide": reviewed.slide.fingerprint, "model": reviewed.model, "reviewer": reviewer}
+    edits = Edits()
+    seen = set()
+    for drawn in _drawn(document, path, reviewed):
+        seen.add(comparison.index.get(drawn.id))
+        values = comparison.values_of(drawn)
+        if values is not None:
+            edits.entries.append(state.new_entry(**base, **values))
+        elif drawn.label is None or is_named(drawn.label, (IGNORE,)):
+            edits.unclassified += 1
+        else:
+            edits.unchanged += 1
+    missing = [i for i in range(len(reviewed.regions.ids)) if i not in seen]
+    edits.missing = len(missing)
+    for i in missing if reject_missing else ():
+        values = {**region_values(reviewed.regions, i), "verdict": "rejected"}
+        if not _is_said(state, values):
+            edits.entries.append(state.new_entry(**base, **values))
+    return edits
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(read_plain(path, MaskError))
+    except (ValueError, RecursionError) as error:
+        raise MaskError(f"{path}: no JSON, or damaged ({error}); export it again") from error
+
+
+def _check_slide(document: Any, path: Path, reviewed: ReviewedResults) -> None:
+    own = document.get(OWN_MEMBER) if isinstance(document, dict) else None
+    facts = own if isinstance(own, dict) else {}
+    if facts.get("fingerprint") not in (None, reviewed.slide.fingerprint):
+        raise UsageError(
+            f"{path}: is of another slide ({facts.get('slide')}) than {reviewed.folder}; name its own results"
+        )
+
+
+def _drawn(document: Any, path: Path, reviewed: ReviewedResults) -> Iterator[_Drawn]:
+    """Yield the annotations of a file that have an area; raises MaskError."""
+    shift = subtracted_of(document, path) or origin_l0(reviewed.slide, "bounds")
+    whole = shapely.box(0, 0, reviewed.slide.size.width, reviewed.slide.size.height)
+    for number, feature in enumerate(features_of(document, path), start=1):
+        where = f"{path}: feature {number}"
+        area = area_of(feature, where)
+        shape = None if area is None else polygonal_part(area)
+        if shape is None:
+            continue
+        moved = shapely.transform(shape, lambda xy: np.add(xy, shift))
+        try:
+            placed = snapped(shapely.intersection(moved, whole))
+        except UsageError as error:
+            raise MaskError(f"{where}: {error}") from error
+        properties = feature.get("properties")
+        said = properties.get("metadata") if isinstance(properties, dict) else None
+        metadata = said if isinstance(said, dict) else {}
+        key = f"{reviewed.slide.fingerprint}/{geometry_hash(placed)}"
+        identity = _uuid(str(feature.get("id") or key))
+        label = classification_name(properties)
+        yield _Drawn(identity, placed, label, metadata.get("group"), metadata.get("verdict"))
+
+
+class _Comparison:
+    """Comparison of the annotations of a file with results and review."""
+
+    def __init__(
+        self, path: Path, reviewed: ReviewedResults, state: ReviewState, accept_unchanged: bool
+    ) -> None:
+        self._path, self._reviewed, self._state, self._accept = path, reviewed, state, accept_unchanged
+        regions = reviewed.regions
+        self.index = {_uuid(region_id(regions, i)): i for i in range(len(regions.ids))}
+        """Number of each region of the results by its id in files."""
+        self._decided = {_uuid(region): decision.final for region, decision in state.decisions.items()}
+
+    def values_of(self, drawn: _Drawn) -> dict[str, Any] | None:
+        """Return the values of the entry that an annotation amounts to; None where it says nothing new."""
+        if is_named(drawn.label, (AREA,)):
+            return self._area(drawn)
+        facts = self._facts(drawn)
+        if facts is None:
+            if drawn.label is None or is_named(drawn.label, (IGNORE,)):
+                return None
+            name = self._class_of(drawn, None)
+            return {"verdict": "added", "region": drawn.id, "class_name": name, "geometry": drawn.shape}
+        values = self._judged(drawn, facts)
+        return None if values is None or _is_said(self._state, values) else values
+
+    def _facts(self, drawn: _Drawn) -> dict[str, Any] | None:
+        """Return what is known of the region of this id; None where there is none."""
+        index, final = self.index.get(drawn.id), self._decided.get(drawn.id)
+        if index is not None:
+            return region_values(self._reviewed.regions, index)
+        if final is None:
+            return None
+        names = ("region", "region_hash", "region_class", "geometry")  # added, or of other results
+        return {name: getattr(final, name) for name in names}
+
+    def _judged(self, drawn: _Drawn, facts: dict[str, Any]) -> dict[str, Any] | None:
+        if is_named(drawn.label, (IGNORE,)):
+            return {**facts, "verdict": "rejected"}
+        if drawn.label is None:
+            return None
+        name = self._class_of(drawn, facts["region_class"])
+        values = {**facts, "class_name": name}
+        if geometry_hash(drawn.shape) != geometry_hash(facts["geometry"]):
+            return {**values, "verdict": "redrawn", "geometry": drawn.shape}
+        if facts["region_class"] is None:
+            return {**values, "verdict": "added"}
+        if facts["region_class"] != name:
+            return {**values, "verdict": "relabeled"}
+        # As in the results, which says nothing unless the file is a review or was looked through.
+        return {**values, "verdict": "accepted"} if self._accept or drawn.verdict else None
+
+    def _class_of(self, drawn: _Drawn, was: str | None) -> str:
+        """Return the model's name of a class; of several that QuPath calls alike, that of before."""
+        groups = self._reviewed.groups
+        for group in (group for name in (drawn.group, was) for group in groups if group.name == name):
+            if is_named(drawn.label, (group.name, group.qupath_name)):
+                return group.name
+        try:
+            return group_named(str(drawn.label), groups).name
+        except UsageError as error:
+            raise UsageError(
+                f"{self._path}: {error}; change the class in QuPath, or remove the annotation"
+            ) from error
+
+    def _area(self, drawn: _Drawn) -> dict[str, Any] | None:
+        before = [area for area in self._state.areas if _uuid(area.region) == drawn.id]
+        if any(geometry_hash(drawn.shape) == geometry_hash(_shape(area)) for area in before):
+            return None
+        return {
+            "verdict": "reviewed-area",
+            "region": drawn.id,
+            "geometry": drawn.shape,
+            "supersedes": tuple(area.entry for area in before),
+        }
+
+
+def _is_said(state: ReviewState, values: dict[str, Any]) -> bool:
+    """Return whether what decides on a region now has the same class and outline."""
+    decision = state.decisions.get(values["region"])
+    if decision is None:
+        return False
+    final = decision.final
+    same_class = final.class_name == values.get("class_name")
+    rejected = values["verdict"] == "rejected"
+    return same_class and (rejected or geometry_hash(_shape(final)) == geometry_hash(values["geometry"]))
+
+
+def _shape(entry: ReviewEntry) -> Polygon | MultiPolygon:
+    assert entry.geometry is not None  # only revoked entries have none, and they are no state
+    return entry.geometry
