@@ -56,7 +56,7 @@ format: $(VENV)/.wsi-seg-dev ## put the code into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.wsi-seg-bench ## run all benchmarks, about 45 min on an idle machine
+bench: $(VENV)/.wsi-seg-bench ## run all benchmarks, under 45 min on two idle cores
 	$(BIN)/python benchmarks/run.py $(PARTS) $(ARGS)
 
 clean: ## remove the environment and caches, not results

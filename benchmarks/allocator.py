@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import begin, write_result
+from machine import begin, paired, write_result
 
 from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
@@ -69,6 +69,10 @@ def main() -> None:
     rows = [
         {"way": way, **{key: statistics.median(run[key] for run in runs) for key in runs[0]}}
         for way, runs in measured.items()
+    ]
+    kept, usual = ([run["core_seconds"] for run in measured[way]] for way in WAYS)
+    result["pairs"] = [
+        paired("core-seconds of a run", "with glibc's defaults", zip(kept, usual, strict=True))
     ]
     write_result(arguments.output, result | {"rounds": arguments.rounds, "rows": rows})
 

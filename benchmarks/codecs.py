@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from machine import begin, versions, write_result
+from machine import begin, paired, versions, write_result
 from numpy.typing import NDArray
 from PIL import Image
 from zarr.codecs import BloscCodec, ZstdCodec
@@ -114,8 +114,10 @@ def once(values: Array, codec: str, chunk: int, pipeline: str, folder: Path) -> 
     return {"bytes": size, "encode_seconds": written - start, "decode_seconds": end - written}
 
 
-def measure(name: str, values: Array, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each way to store a map; a first round warms up."""
+def measure(
+    name: str, values: Array, rounds: int, folder: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a row for each way to store a map, and pairs of ours and zarr's own; a first round warms up."""
     chunk_in_use = min(PROBABILITY_CHUNK if values.ndim == 3 else LABEL_CHUNK, values.shape[-1])
     found = [way for way in dict.fromkeys(ways(chunk_in_use)) if way[1] <= values.shape[-1]]
     seconds = [[once(values, *way, folder) for way in found] for _ in range(rounds + 1)][1:]
@@ -127,7 +129,12 @@ def measure(name: str, values: Array, rounds: int, folder: Path) -> list[dict[st
         way, each = codec + NAMES[pipeline], middle["bytes"] / values.size
         row = {"map": name, "codec": way, "chunk": chunk, "in_use": i == 0, "bytes_per_value": each}
         rows.append({**row, **middle, "ratios": ratios})
-    return rows
+    other = found.index((IN_USE, found[0][1], PYTHON))
+    pairs = [
+        paired(f"{verb} {name}", "zarr's own pipeline", ((one[0][key], one[other][key]) for one in seconds))
+        for verb, key in (("write", "encode_seconds"), ("read", "decode_seconds"))
+    ]
+    return rows, pairs
 
 
 def main() -> None:
@@ -136,12 +143,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    result = begin(versions=versions("tensorstore", "zarr", "zarrs", "numcodecs"), side=given.side) | {
-        "rows": []
-    }
+    result = begin(versions=versions("tensorstore", "zarr", "zarrs", "numcodecs"), side=given.side)
+    result |= {"rows": [], "pairs": []}
     with tempfile.TemporaryDirectory() as place:
         for name, values in real_maps(given.side):
-            for row in measure(name, values, given.rounds, Path(place)):
+            rows, pairs = measure(name, values, given.rounds, Path(place))
+            result["pairs"] += pairs
+            for row in rows:
                 result["rows"].append(row)
                 ratios = row["ratios"]
                 print(

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_model import SLIDE, benchmark_model, default_work
-from machine import begin, write_result
+from machine import begin, paired, write_result
 
 from tests.made.slides import make_slide
 from wsi_seg.core.allocator import keep_freed_memory
@@ -162,6 +162,13 @@ def main() -> None:
         "model": model.facts.card.name,
         "load_seconds": load,
         "median_ratio": ratio,
+        "pairs": [
+            paired(
+                "a whole run",
+                "the network alone",
+                ((row["wall_seconds"], row["forward_only_seconds"]) for row in rows),
+            )
+        ],
         "rows": rows,
     }
     write_result(given.output, result)

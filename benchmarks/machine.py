@@ -8,11 +8,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import zlib
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GIB = 2**30
@@ -54,6 +58,33 @@ def begin(**facts: Any) -> dict[str, Any]:
         "machine": describe_machine(),
         **facts,
     }
+
+
+def paired(what: str, to: str, seconds: Iterable[tuple[float, float]]) -> dict[str, Any]:
+    """Return repeated measurements of `what`, each with one of something else from the same minute.
+
+    Machines are shared and change their speed: the ratio within a pair is free of that, and how the ratios of
+    several pairs differ is the noise that `compare.py` reckons with.
+
+    Args:
+        what: was measured.
+        to: what it was measured next to.
+        seconds: of both, one pair for each round.
+    """
+    return {"what": what, "to": to, "seconds": [list(pair) for pair in seconds]}
+
+
+YARDSTICK = "a fixed piece of work"
+
+
+def yardstick() -> float:
+    """Return the CPU seconds of a fixed piece of work of one core, some 0.2: compressing and sorting."""
+    values = np.random.default_rng(0).integers(0, 64, 1_500_000, np.uint8)
+    start = time.process_time()
+    for _ in range(2):
+        zlib.compress(values, 1)
+        np.sort(values.astype(np.float64), kind="heapsort")
+    return time.process_time() - start
 
 
 def command(words: Sequence[str]) -> str:

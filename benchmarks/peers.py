@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from bench_model import CARD, SLIDE, benchmark_model, default_work
 from comparison import agreement, figures, medians, table, verdict, with_ratios
-from machine import begin, versions, write_result
+from machine import begin, paired, versions, write_result
 from numpy.typing import NDArray
 from peer_environments import REQUIREMENTS, environment, remove_environment, shared_versions
 from PIL import Image
@@ -173,6 +173,16 @@ def our_ways(device: str) -> dict[str, tuple[str, ...]]:
     return ways
 
 
+def our_pairs(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the seconds of the ways of wsi_seg next to those of the plain loop, by round."""
+    plain = TITLES["plain"]
+    return [
+        paired(way, plain, ((rows[way]["seconds"], rows[plain]["seconds"]) for rows in rounds))
+        for way in (EXACT, DEFAULT, OPENVINO)
+        if all("seconds" in rows.get(name, {}) for rows in rounds for name in (way, plain))
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -208,7 +218,7 @@ def main() -> None:
     for rows in rounds:
         print(table(rows, DEFAULT), flush=True)
     ratios = {reference: medians([with_ratios(rows, reference) for rows in rounds]) for reference in ours}
-    result |= {"rounds": rounds, "median_ratios_to": ratios}
+    result |= {"rounds": rounds, "median_ratios_to": ratios, "pairs": our_pairs(rounds)}
     for name in (TIATOOLBOX, KEEPING):
         if name in ratios[DEFAULT]:
             said = []

@@ -1,11 +1,12 @@
 """Polygons: pixels traced per second, and a whole export of a map with very many regions.
 
-    python benchmarks/polygons.py [--side 30000] [--before FOLDER] [--output FILE]
+    python benchmarks/polygons.py [--side 30000] [--rounds 3] [--before FOLDER] [--output FILE]
 
 Traces the masks of $WSI_SEG_DATA/bcss_masks (real outlines; left out where they are absent) from memory,
 and exports (trace, measure, simplify, write) a made map from disk, each in a process of its own. FOLDER is
 a checkout of another version, measured in turn with this one: `git worktree add FOLDER REVISION`. A made map
-holds about 120 regions for each million pixels.
+holds about 120 regions for each million pixels. What `compare.py` compares is repeated: tracing next to
+SciPy's labeling of the same mask, and the export of a smaller map next to a fixed piece of work.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import begin, write_result
+from machine import YARDSTICK, begin, paired, write_result, yardstick
 from PIL import Image
 from scipy import ndimage
 
@@ -38,15 +39,19 @@ MIB = 2**20
 TRACE = """
 import json, sys, time
 import numpy as np
+from scipy import ndimage
 from wsi_seg.regions.contours import trace_contours
 result = {}
 for name, field in np.load(sys.argv[1]).items():
-    seconds, threshold = [], 1 if field.max() == 1 else 128
+    seconds, others, threshold = [], [], 1 if field.max() == 1 else 128
     for _ in range(3):
         start = time.process_time()
         polygons = trace_contours(field, threshold)
         seconds.append(time.process_time() - start)
-    result[name] = {"mpx_per_s": field.size / 1e6 / min(seconds), "polygons": len(polygons)}
+        ndimage.label(field >= threshold)
+        others.append(time.process_time() - start - seconds[-1])
+    result[name] = {"mpx_per_s": field.size / 1e6 / min(seconds), "polygons": len(polygons),
+                    "seconds": list(zip(seconds, others))}
 print(json.dumps(result))
 """
 EXPORT = """
@@ -113,20 +118,35 @@ def alone(code: str, argument: Path, tree: Path) -> Any:
     return json.loads(done.stdout)
 
 
+def repeated_export(store: Path, rounds: int) -> list[tuple[float, float]]:
+    """Return CPU seconds of exports, each with those of the yardstick around it."""
+    pairs, before = [], yardstick()
+    for _ in range(rounds):
+        seconds = alone(EXPORT, store, REPOSITORY)["cpu_seconds"]
+        after = yardstick()
+        pairs.append((seconds, (before + after) / 2))
+        before = after
+    return pairs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=3, help="exports of a smaller map, for comparison")
+    parser.add_argument("--repeated-side", type=int, default=6000, help="side of that map")
     parser.add_argument("--before", type=Path, help="checkout of another version")
     parser.add_argument("--before-side", type=int, default=6000, help="side of the map that both export")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     trees = {"now": REPOSITORY} | ({"before": arguments.before.resolve()} if arguments.before else {})
-    result = begin(side=arguments.side)
+    result = begin(side=arguments.side) | {"pairs": []}
     with tempfile.TemporaryDirectory() as folder:
         if (DATA / "bcss_masks").is_dir():
             fields = Path(folder) / "fields.npz"
             real_fields(fields)
             result["tracing"] = {name: alone(TRACE, fields, tree) for name, tree in trees.items()}
+            for field, row in result["tracing"]["now"].items():
+                result["pairs"].append(paired(f"trace {field}", "scipy.ndimage.label", row.pop("seconds")))
             for name, rows in result["tracing"].items():
                 for field, row in rows.items():
                     print(
@@ -144,6 +164,9 @@ def main() -> None:
                     f"  {row['file']} {row['file_mib']:.1f} MiB",
                     flush=True,
                 )
+        store = made_map(Path(folder) / "repeated.zarr", arguments.repeated_side)
+        exports = repeated_export(store, arguments.rounds)
+        result["pairs"].append(paired(f"export of a {arguments.repeated_side}² map", YARDSTICK, exports))
     write_result(arguments.output, result)
 
 

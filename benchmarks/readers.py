@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import openslide
 import tiffslide
-from machine import begin, versions, write_result
+from machine import begin, paired, versions, write_result
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,6 +37,7 @@ RGB = NDArray[np.uint8]
 Read = Callable[[int, int, int, int], RGB]
 """Reads the region at (x, y) in l0 pixels, `side` l0 pixels wide and high, reduced by `factor`."""
 OURS, OPENSLIDE, TIFFSLIDE = "wsi_seg tiff", "openslide-python", "tiffslide"
+SHARES = 5  # of the regions of a task, whose times are compared one by one
 LIBRARIES = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
 
 
@@ -116,9 +117,10 @@ def places(task: Task, size: Size, seed: int) -> Iterator[tuple[int, int]]:
         yield int(x), int(y)
 
 
-def one_thread(path: Path, task: Task, size: Size, seconds: float) -> tuple[dict[str, float], int, int]:
-    """Return CPU ms per region of each reader, the regions, and the largest difference to OpenSlide."""
-    cpu, count, largest = dict.fromkeys(READERS, 0.0), 0, 0
+def one_thread(path: Path, task: Task, size: Size, seconds: float) -> tuple[dict[str, list[float]], int]:
+    """Return CPU seconds of each reader for each region, and the largest difference to OpenSlide."""
+    cpu: dict[str, list[float]] = {name: [] for name in READERS}
+    count, largest = 0, 0
     with ExitStack() as stack:
         reads = {name: open_reader(stack, path) for name, open_reader in READERS.items()}
         end = time.perf_counter() + seconds
@@ -127,12 +129,12 @@ def one_thread(path: Path, task: Task, size: Size, seconds: float) -> tuple[dict
             for name in np.random.default_rng(count).permutation(list(reads)):
                 start = time.process_time()
                 pixels[name] = reads[name](x, y, task.side, task.factor)
-                cpu[name] += time.process_time() - start
+                cpu[name].append(time.process_time() - start)
             difference = np.abs(pixels[OURS].astype(int) - pixels[OPENSLIDE]).max()
             count, largest = count + 1, max(largest, int(difference))
             if time.perf_counter() > end:
                 break
-    return {name: 1000 * value / count for name, value in cpu.items()}, count, largest
+    return cpu, largest
 
 
 def two_threads(path: Path, task: Task, size: Size, seconds: float) -> dict[str, float]:
@@ -157,14 +159,26 @@ def two_threads(path: Path, task: Task, size: Size, seconds: float) -> dict[str,
     return {name: 1000 * value / (2 * batch * rounds) for name, value in wall.items()}
 
 
-def measure(slide: str, task: Task, path: Path, size: Size, seconds: float) -> dict[str, Any]:
-    cpu, regions, difference = one_thread(path, task, size, seconds)
+def in_shares(values: list[float]) -> list[float]:
+    """Return the sums of `SHARES` equal shares of values, one after another; fewer where there are fewer."""
+    length = max(1, len(values) // SHARES)
+    return [sum(values[i * length : (i + 1) * length]) for i in range(min(SHARES, len(values)))]
+
+
+def measure(
+    slide: str, task: Task, path: Path, size: Size, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the row of a task, and pairs of ours and OpenSlide's."""
+    spent, difference = one_thread(path, task, size, seconds)
+    regions = len(spent[OURS])
+    cpu = {name: 1000 * sum(values) / regions for name, values in spent.items()}
+    pairs = zip(in_shares(spent[OURS]), in_shares(spent[OPENSLIDE]), strict=True)
     wall = two_threads(path, task, size, seconds)
 
     def ratios(values: dict[str, float]) -> dict[str, float]:
         return {name: round(value / values[OURS], 2) for name, value in values.items() if name != OURS}
 
-    return {
+    row = {
         "slide": slide,
         "task": task.name,
         "regions": regions,
@@ -174,6 +188,7 @@ def measure(slide: str, task: Task, path: Path, size: Size, seconds: float) -> d
         "times_as_fast_per_core": ratios(cpu),
         "times_as_fast_2_threads": ratios(wall),
     }
+    return row, paired(f"{slide}, {task.name}", OPENSLIDE, pairs)
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -199,7 +214,7 @@ def main() -> None:
     print(
         f"{'':<53} {'ours':>8} {'openslide':>9} {'tiffslide':>9}" + f" {'openslide':>9} {'tiffslide':>9}" * 2
     )
-    result["rows"] = []
+    result |= {"rows": [], "pairs": []}
     tiled_tiff.CACHE_BYTES = 0
     with tempfile.TemporaryDirectory() as folder:
         size = Size(arguments.size, arguments.size)
@@ -211,8 +226,10 @@ def main() -> None:
             with open_slide(path) as slide:
                 size = slide.info.size
             for task in tasks:
-                result["rows"].append(measure(name, task, path, size, arguments.seconds))
-                print_row(result["rows"][-1])
+                row, pairs = measure(name, task, path, size, arguments.seconds)
+                result["rows"].append(row)
+                result["pairs"].append(pairs)
+                print_row(row)
     write_result(arguments.output, result)
 
 

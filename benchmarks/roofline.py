@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_model import benchmark_model, default_work
-from machine import begin, versions, write_result
+from machine import begin, paired, versions, write_result
 
 from wsi_seg.core.allocator import keep_freed_memory
 from wsi_seg.inference.models.calibrate import measure
@@ -66,7 +66,7 @@ def ways(folder: Path, device: str, precision: str) -> dict[str, Callable[[], An
     return found
 
 
-def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float | None]]:
+def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, Any]]:
     """Time each call once a round, after a first call of each, which compiles; ratios are to the first.
 
     A way that is faster but slower to start has won that back after `pays_after_tiles`; others have none.
@@ -75,7 +75,7 @@ def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[
     seconds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(rounds)]
     reference = next(iter(calls))
     usual = statistics.median(one[reference] for one in seconds)
-    found: dict[str, dict[str, float | None]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in calls:
         ratio = statistics.median(one[name] / one[reference] for one in seconds)
         extra = max(0.0, first[name] - first[reference])
@@ -83,6 +83,7 @@ def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[
             "first_seconds": first[name],
             "ms_per_tile": 1000 * statistics.median(one[name] for one in seconds),
             "ratio_of_time": ratio,
+            "seconds": [one[name] for one in seconds],
             "pays_after_tiles": math.ceil(extra / (usual * (1 - ratio))) if ratio < 1 else None,
         }
     return found
@@ -113,14 +114,22 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     """Return the figures, printing each as it comes."""
     device = resolve_device(given.device)
     folder = benchmark_model(given.work)
-    result = begin(device=device, packages=versions("torch", "openvino")) | {"shapes": [], "ways": []}
+    result = begin(device=device, packages=versions("torch", "openvino"))
+    result |= {"shapes": [], "ways": [], "pairs": []}
     for precision in dict.fromkeys((resolve_precision("auto", device), "float32")):
         for row in shapes(folder, device, precision, given):
             result["shapes"].append(row)
             shape = f"{row['tile']:>5} px × {row['batch']:<3}"
             speed = f"{row['ms_per_tile']:>8.1f} ms a tile {row['mpx_per_second']:>7.2f} Mpx/s"
             print(f"{precision:<8} {shape} {speed}", flush=True)
-        for name, figures in in_turn(ways(folder, device, precision), given.rounds).items():
+        found = in_turn(ways(folder, device, precision), given.rounds)
+        seconds = {name: figures.pop("seconds") for name, figures in found.items()}
+        result["pairs"] += [
+            paired(f"{name}, {precision}", PLANAR, zip(seconds[name], seconds[PLANAR], strict=True))
+            for name in (PRODUCT, OPENVINO)
+            if PLANAR in seconds and name in seconds
+        ]
+        for name, figures in found.items():
             result["ways"].append({"precision": precision, "way": name, "tile": SIDE, **figures})
             share = f"{figures['ratio_of_time']:.2f} of the time of {PRODUCT}"
             speed = f"{figures['ms_per_tile']:>8.1f} ms a tile"

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import begin, versions, write_result
+from machine import begin, paired, versions, write_result
 
 from wsi_seg.slides.sample import sample_slide
 
@@ -141,6 +141,11 @@ def main() -> None:
         # Of the same round each, as machines are noisy.
         pairs = zip(seconds[one["what"]], seconds[TORCH], strict=True)
         one["times_import_torch"] = statistics.median(mine / torch for mine, torch in pairs)
+    result["pairs"] = [
+        paired(name, TORCH, zip(values, seconds[TORCH], strict=True))
+        for name, values in seconds.items()
+        if name.startswith("wsi-seg")
+    ]
     result["first_tile_of_512"] = [row(name, [one[name] for one in steps]) for name in steps[0]]
     for one in (*result["rows"], *result["first_tile_of_512"]):
         what = one["what"] if one in result["rows"] else f"    {one['what']}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import string
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from comparison import table as peer_table
 from machine import RESULTS
+from parts import PARTS, usual_parts
 from targets import OF_PART, Target
 
 Result = Mapping[str, Any]
@@ -271,30 +274,75 @@ def page(results: Mapping[str, Result]) -> str:
     """Return the page of results by part."""
     words = {True: "yes", False: "**no**", None: "—"}
     judged = [(t.part, t.what, t.asked, t.found, words[t.met]) for t in targets(results)]
+    places = machines(results)
     sections = [
         HEAD,
-        "## Targets\n",
+        "## Machines\n",
+        "\n".join(f"- **{letter}**: {where}" for where, letter in places.items()),
+        "\n## Targets\n",
         markdown(("part", "what", "target", "found", "met"), judged, 2),
+        *ratios(results),
     ]
     for part, (title, make) in TABLES.items():
         if part in results:
-            sections += [f"\n## {title}\n", _origin(results[part]), "", make(results[part])]
+            origin = _origin(results[part], places)
+            sections += [f"\n## {title}\n", origin, "", make(results[part])]
+    sections += ["\n## Seconds of each part\n", seconds_of_parts(results)]
     return "\n".join(sections) + "\n"
 
 
-def _origin(result: Result) -> str:
+def ratios(results: Mapping[str, Result]) -> list[str]:
+    """Return the section of what is paired with something else; nothing where no result has pairs."""
+    rows = []
+    for part in TABLES:
+        for one in results.get(part, {}).get("pairs", ()):
+            found = sorted(ours / other for ours, other in one["seconds"])
+            rows.append((part, one["what"], one["to"], f"{statistics.median(found):.3g}",
+                         f"{found[0]:.3g} to {found[-1]:.3g}", len(found)))  # fmt: skip
+    head = ("part", "what", "in time of", "median", "least to most", "rounds")
+    return ["\n## Ratios\n", markdown(head, rows, 3)] if rows else []
+
+
+def seconds_of_parts(results: Mapping[str, Result]) -> str:
+    """Return the table of how long parts took, next to what they may take on two idle cores."""
+    taken = {part: results[part].get("part_seconds") for part in PARTS if part in results}
+    rows = [
+        (name, part.budget, "—" if taken.get(name) is None else round(taken[name]))
+        for name, part in PARTS.items()
+    ]
+    usual = usual_parts()
+    whole = sum(PARTS[name].budget for name in usual)
+    known = [taken[name] for name in usual if taken.get(name) is not None]
+    total = f"{sum(known):.0f}" if len(known) == len(usual) else "—"
+    rows.append(("all but those for a GPU", whole, total))
+    return markdown(("part", "budget, s", "took, s"), rows)
+
+
+def machines(results: Mapping[str, Result]) -> dict[str, str]:
+    """Return a letter for each machine that results are from, by its description."""
+    places = dict.fromkeys(_place(results[part]) for part in TABLES if part in results)
+    return dict(zip(places, string.ascii_uppercase, strict=False))
+
+
+def _origin(result: Result, places: Mapping[str, str]) -> str:
+    load = result["machine"]["load_average"]
+    where = f"{result['date']} on {places[_place(result)]}, load {load} before: `{result['command']}`"
+    libraries = ", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items())
+    return f"{where}, with {libraries}" if libraries else where
+
+
+def _place(result: Result) -> str:
     machine = result["machine"]
-    versions = {"Python": machine["python"], "PyTorch": machine["torch"], **result.get("versions", {})}
     where = [
         machine["cpu"],
         f"{machine['cores']} cores",
         f"{machine['ram_gib']} GiB",
         *([machine["gpu"]] if machine["gpu"] else []),
         machine["os"],
-        *(f"{name} {number}" for name, number in versions.items() if number),
-        f"load {machine['load_average']} before",
+        f"Python {machine['python']}",
+        f"PyTorch {machine['torch']}",
     ]
-    return f"{result['date']}: `{result['command']}`\n\n{', '.join(where)}."
+    return ", ".join(where)
 
 
 def write_tables(folder: Path) -> Path:

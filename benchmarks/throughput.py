@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from bench_model import SLIDE, benchmark_model, default_work
 from end_to_end import forward_seconds
-from machine import begin, write_result
+from machine import begin, paired, write_result
 
 from tests.made.slides import make_slide
 from wsi_seg.core.geometry import Size
@@ -166,6 +166,11 @@ def main() -> None:
             )
             stages = {stage: round(seconds, 1) for stage, seconds in found["worker_seconds"].items()}
             print(f"  workers {stages}, slides {found['slide_seconds']}", flush=True)
+    result["pairs"] = [
+        paired(f"a folder of slides, {row['workers']} workers", "the network alone",
+               [(row["wall_seconds"], row["forward_only_seconds"])])
+        for row in rows
+    ]  # fmt: skip
     write_result(given.output, result | {"rows": rows})
 
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import processes
 
 sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
+import parts
 import roofline
 import run
 import tables
@@ -143,7 +144,9 @@ def made_results() -> dict[str, Any]:
              "worker_mib_after": {"50": 190.0}, "peak_worker_mib": peak, "blocks_seconds": 9.0}
             for seconds, peak in ((0.0, 200.0), (0.2, 221.0))]},
         "resume": {"slides": 1000, "first_seconds": 90.0, "again_seconds": 9.9, "one_again_seconds": 3.0,
-                   "ms_a_slide": 6.9},
+                   "ms_a_slide": 6.9, "part_seconds": 12.3,
+                   "pairs": [{"what": "a batch", "to": "import torch",
+                              "seconds": [[3.0, 2.0], [4.0, 1.0], [4.0, 2.0]]}]},
         "startup": {"rows": [{"what": what, "min_seconds": 0.1, "median_seconds": 0.2,
                               "times_import_torch": 0.3}
                              for what in starts],
@@ -205,9 +208,10 @@ def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
     text = tables.write_tables(tmp_path).read_text(encoding="utf-8")
     for title, _ in tables.TABLES.values():
         assert f"## {title}\n" in text
-    assert text.count("2026-01-02: `python benchmarks/part.py`\n\na chip, 2 cores, 8.0 GiB, Linux") == len(
-        results
-    )
+    assert text.count("2026-01-02 on A, load 0.1 before: `python benchmarks/part.py`") == len(results)
+    assert text.count("- **A**: a chip, 2 cores, 8.0 GiB, Linux, Python 3.11, PyTorch 2.10") == 1
+    assert "| resume | a batch | import torch | 2 | 1.5 to 4 | 3 |" in text
+    assert f"| resume | {parts.PARTS['resume'].budget} | 12 |" in text
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, block
@@ -220,7 +224,7 @@ def test_a_way_that_compiles_says_after_how_many_tiles_it_pays(monkeypatch: pyte
     monkeypatch.setattr(roofline, "_seconds", lambda call: next(taken))
     found = roofline.in_turn(dict.fromkeys(("usual", "compiled", "slow"), lambda: None), rounds=2)
     assert found["compiled"] == {"first_seconds": 9.0, "ms_per_tile": 250.0, "ratio_of_time": 0.5,
-                                 "pays_after_tiles": 32}  # fmt: skip
+                                 "seconds": [0.25, 0.25], "pays_after_tiles": 32}  # fmt: skip
     assert found["usual"]["pays_after_tiles"] is found["slow"]["pays_after_tiles"] is None
 
 
@@ -236,31 +240,47 @@ def test_a_result_of_an_older_benchmark_counts_as_not_measured(
 
 
 def test_a_part_that_fails_keeps_its_older_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PARTS", {"good": ("--fast",), "bad": ()})
+    monkeypatch.setattr(
+        run, "PARTS", {"good": parts.Part(1, ("--fast",), ("--small",)), "bad": parts.Part(1)}
+    )
     (tmp_path / "good.py").write_text(
-        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(sys.argv[1])"
+        "import json, sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(json.dumps({'said': sys.argv[1]}))"
     )
     (tmp_path / "bad.py").write_text(
         "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text('half')\nsys.exit(3)"
     )
     (tmp_path / "bad.json").write_text("older")
     assert run.run_part("good", tmp_path, tmp_path) == 0 and run.run_part("bad", tmp_path, tmp_path) == 3
-    assert (tmp_path / "good.json").read_text() == "--fast" and (tmp_path / "bad.json").read_text() == "older"
+    good = json.loads((tmp_path / "good.json").read_text())
+    assert good["said"] == "--fast" and 0 < good["part_seconds"] < 60
+    assert (tmp_path / "bad.json").read_text() == "older"
+    assert run.run_part("good", tmp_path, tmp_path, small=True) == 0
+    assert json.loads((tmp_path / "good.json").read_text())["said"] == "--small"
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_parts_that_keep_something_are_told_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "peers.py").write_text(
-        "import sys, pathlib\npathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv[1:3]))"
+        "import json, sys, pathlib\n"
+        "pathlib.Path(sys.argv[-1]).write_text(json.dumps({'said': sys.argv[1:3]}))"
     )
-    monkeypatch.setattr(run, "PARTS", {"peers": ()})
+    monkeypatch.setattr(run, "PARTS", {"peers": parts.Part(1, keeps=True)})
     assert run.run_part("peers", tmp_path, tmp_path, work=Path("kept")) == 0
-    assert (tmp_path / "peers.json").read_text() == "--work kept"
+    assert json.loads((tmp_path / "peers.json").read_text())["said"] == ["--work", "kept"]
 
 
 def test_every_part_is_a_script_with_a_table() -> None:
-    assert set(run.PARTS) == set(tables.TABLES)
-    assert all((run.SCRIPTS / f"{part.removesuffix(run.GPU)}.py").is_file() for part in run.PARTS)
+    assert set(parts.PARTS) == set(tables.TABLES)
+    assert all((run.SCRIPTS / f"{part.removesuffix(parts.GPU)}.py").is_file() for part in parts.PARTS)
+
+
+def test_all_parts_fit_into_their_time_and_take_their_options() -> None:
+    assert sum(parts.PARTS[name].budget for name in parts.usual_parts()) <= parts.WHOLE_BUDGET
+    for name, part in parts.PARTS.items():
+        script = (run.SCRIPTS / f"{name.removesuffix(parts.GPU)}.py").read_text(encoding="utf-8")
+        options = [word for word in (*part.options, *part.small) if word.startswith("--")]
+        assert all(f'add_argument("{option}"' in script.replace("(\n        ", "(") for option in options)
+        assert part.small, f"{name} has no options that show quickly that it works"
 
 
 def test_a_result_says_its_command_without_folders_of_the_machine() -> None:
