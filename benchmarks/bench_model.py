@@ -98,7 +98,9 @@ def _make(work: Path, folder: Path, level: int) -> None:
 def _key() -> str:
     """Return the hash of all that decides the weights, but for the processor."""
     settings = (CARD.model_dump_json(), SEED, STEPS, CROPS, SIDE, RATE)
-    code = "".join(inspect.getsource(function) for function in (_lesson, sample_image, _fitted, _place))
+    code = "".join(
+        inspect.getsource(function) for function in (_lesson, taught, sample_image, _fitted, _place)
+    )
     parts = (
         repr((settings, code)).encode(),
         sample_slide().read_bytes(),
@@ -122,7 +124,12 @@ def _lesson(temporary: Path) -> tuple[RGB, Labels]:
         np.minimum(((np.arange(side) + 0.5) * CARD.mpp / maps.mpp).astype(int), known - 1)
         for side, known in zip(image.shape[:2], codes.shape, strict=True)
     )
-    return image, codes[np.ix_(rows, columns)]
+    return image, taught(codes[np.ix_(rows, columns)])
+
+
+def taught(codes: Labels) -> Labels:
+    """Return codes with 0 for those of the teacher, such as glass, that are no class of the model."""
+    return np.where(np.isin(codes, CARD.codes), codes, np.uint8(0))
 
 
 def sample_image() -> RGB:

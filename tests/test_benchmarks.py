@@ -14,6 +14,7 @@ import pytest
 from benchmarks import processes
 
 sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
+import bench_model
 import parts
 import roofline
 import run
@@ -22,6 +23,7 @@ from machine import command
 
 from benchmarks.comparison import agreement, figures, medians, table, verdict, with_ratios
 from benchmarks.processes import watch
+from wsi_seg import load_model
 
 MIB = 2**20
 
@@ -216,6 +218,15 @@ def test_the_page_has_a_table_for_each_part(tmp_path: Path) -> None:
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, block
     assert "| peers | memory of TIAToolbox, all in memory in ours | ≥ 8 | 7.0 | **no** |" in text
+
+
+def test_the_model_learns_no_class_that_it_lacks() -> None:
+    classes = load_model(bench_model.TEACHER, "cpu").facts.card.codes
+    codes = np.array([[0, *classes]], np.uint8)
+    learned = bench_model.taught(codes)
+    assert set(classes) - set(bench_model.CARD.codes)  # the teacher knows glass
+    assert learned[learned > 0].max() <= len(bench_model.CARD.classes)
+    assert np.array_equal(learned[learned > 0], codes[learned > 0])
 
 
 def test_a_way_that_compiles_says_after_how_many_tiles_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
