@@ -2,6 +2,7 @@
 """Write a made whole-slide image of any size, for tests and benchmarks.
 
     python scripts/make_slide.py big.svs --size 100000 --mpp 0.25 --tissue 0.4
+    python scripts/make_slide.py real.svs --size 60000 --texture tissue
     python scripts/make_slide.py bounds.scn --size 32768 --bounds 4096 2048 16384 16384
 
 `tests.made.slides` says what is on it and offers the same from Python.
@@ -24,7 +25,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Path, SlideSpec]:
     parser.add_argument("--mpp", type=float, default=0.25, help="microns per l0 pixel")
     parser.add_argument("--tissue", type=float, default=0.4, help="share of tiles with tissue, 0 to 1")
     parser.add_argument("--codec", choices=["jpeg", "jpeg2000"], default="jpeg")
-    parser.add_argument("--texture", default="sample", help="`sample`, or an image file")
+    parser.add_argument("--texture", default="sample", help="sample, tissue, or an image file")
     parser.add_argument("--bounds", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="scanned region")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
@@ -33,7 +34,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Path, SlideSpec]:
         mpp=given.mpp,
         tissue=given.tissue,
         codec=given.codec,
-        texture=None if given.texture == "sample" else Path(given.texture),
+        texture=given.texture if given.texture in ("sample", "tissue") else Path(given.texture),
         bounds=Box.at(*given.bounds) if given.bounds else None,
         seed=given.seed,
     )

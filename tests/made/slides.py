@@ -1,14 +1,15 @@
 """A made whole-slide image of any size: a real texture repeated, as a tiled pyramid that readers recognize.
 
 The slide has levels 1, 4, 16, 64 and is taken by OpenSlide and TiffSlide for an Aperio SVS or, where bounds
-are given, for a Leica SCN, the simplest format that carries `openslide.bounds-*`. The texture is made
-periodic (16 × 16 tiles), each of its tiles is compressed once, and the compressed bytes are repeated wherever
-a low-frequency pattern says tissue; all else is blank. Lower levels show the same tissue reduced, so
+are given, for a Leica SCN, the simplest format that carries `openslide.bounds-*`. The texture is mirrored and
+so made periodic (16 × 16 tiles), each of its tiles is compressed once, and the compressed bytes are repeated
+wherever a low-frequency pattern says tissue; all else is blank. Lower levels show the same tissue reduced, so
 positions agree on every level. Memory does not grow with the slide.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tests.made.tissue import tissue_texture
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.slides.sample import sample_slide
 
 TILE = 256
 PERIOD = 16  # tiles on level 0 after which the texture repeats
+HALF = PERIOD * TILE // 2  # pixels after which it is mirrored
 FACTOR = 4  # between one level and the next
 MAX_LEVEL = 4  # at level 4 one tile of level 0 is a single pixel
 BLANK = 245  # gray of empty glass
@@ -45,8 +48,9 @@ class SlideSpec:
     """Share of level-0 tiles that hold tissue."""
     codec: str = "jpeg"
     """`jpeg` or `jpeg2000`."""
-    texture: Path | None = None
-    """Image to repeat, one pixel per l0 pixel; by default the packaged sample slide at its true scale."""
+    texture: Path | str = "sample"
+    """`sample`: the packaged slide at its true scale, blurred where `mpp` is finer than its 0.5; `tissue`: a
+    made texture that compresses and decodes as scanned tissue does; or an image, one pixel per l0 pixel."""
     bounds: Box | None = None
     """Scanned region; when given, a Leica SCN is written and all else is outside the scan."""
     seed: int = 0
@@ -61,7 +65,7 @@ def make_slide(path: str | Path, spec: SlideSpec) -> Path:
     path = Path(path)
     _check(spec)
     grid = Size(-(-spec.scanned.width // TILE), -(-spec.scanned.height // TILE))
-    source = TileSource(periodic_texture(spec), tissue_mask(grid, spec.tissue, spec.seed), spec.codec)
+    source = TileSource(texture_quarter(spec), tissue_mask(grid, spec.tissue, spec.seed), spec.codec)
     levels = level_sizes(spec.scanned)
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         if spec.bounds is None:
@@ -108,43 +112,58 @@ def tissue_mask(grid: Size, share: float, seed: int) -> Mask:
     return mask
 
 
-def periodic_texture(spec: SlideSpec) -> RGB:
-    """Return a texture of PERIOD × PERIOD tiles that continues seamlessly on all sides, uint8 (h, w, 3)."""
-    if spec.texture is None:
-        full = tifffile.imread(sample_slide(), key=0)
-        scale = SAMPLE_MPP / spec.mpp
-    else:
-        with Image.open(spec.texture) as image:
-            full = np.asarray(image.convert("RGB"))
-        scale = 1.0
-    half = PERIOD * TILE // 2
-    side = min(math.ceil(half / scale), full.shape[0], full.shape[1])
+def texture_quarter(spec: SlideSpec) -> RGB:
+    """Return a quarter of the texture, uint8 (HALF, HALF, 3); mirrored, it continues without seams."""
+    if spec.texture == "sample":
+        return _sample_quarter(spec.mpp)
+    if spec.texture == "tissue":
+        return tissue_texture(HALF, spec.mpp, spec.seed)
+    with Image.open(spec.texture) as image:
+        return _quarter(np.asarray(image.convert("RGB")), 1.0)
+
+
+@functools.lru_cache(maxsize=1)  # of 13 MB: most slides of a test run are alike
+def _sample_quarter(mpp: float) -> RGB:
+    quarter = _quarter(tifffile.imread(sample_slide(), key=0), SAMPLE_MPP / mpp)
+    quarter.flags.writeable = False
+    return quarter
+
+
+def _quarter(full: RGB, scale: float) -> RGB:
+    side = min(math.ceil(HALF / scale), full.shape[0], full.shape[1])
     crop = Image.fromarray(_fullest_square(full, side))
-    quarter = np.asarray(crop.resize((half, half), Image.Resampling.BICUBIC))
-    return np.pad(quarter, ((0, half), (0, half), (0, 0)), mode="symmetric")
+    return np.array(crop.resize((HALF, HALF), Image.Resampling.BICUBIC))
 
 
 def _fullest_square(image: RGB, side: int) -> RGB:
     """Return the square with the most color, which is where the tissue is."""
-    color = np.ptp(image, axis=2).astype(np.float64)
-    total = np.pad(color.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    red, green, blue = (image[..., channel] for channel in range(3))
+    color = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    total = np.pad(color.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
     sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     y, x = np.unravel_index(int(np.argmax(sums)), sums.shape)
     return image[y : y + side, x : x + side]
+
+
+def _mirrored(start: int, half: int) -> NDArray[np.intp]:
+    """Return the places in a quarter, of `half` pixels, of the TILE pixels from `start` on."""
+    places = (start + np.arange(TILE)) % (2 * half)
+    return np.minimum(places, 2 * half - 1 - places)
 
 
 @dataclass
 class TileSource:
     """Compressed tiles of every level; each distinct tile is encoded once."""
 
-    texture: RGB
+    quarter: RGB
+    """Of the texture, see `texture_quarter`."""
     mask: Mask
     codec: str
     _units: list[RGB] = field(default_factory=list)
     _encoded: dict[tuple[int, int, int, bytes], bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unit = self.texture
+        unit = self.quarter
         for _ in range(MAX_LEVEL + 1):
             self._units.append(unit)
             height, width = unit.shape[0] // FACTOR, unit.shape[1] // FACTOR
@@ -170,8 +189,7 @@ class TileSource:
         """Return one tile before compression, uint8 (TILE, TILE, 3)."""
         unit = self._units[level]
         cells = FACTOR**level
-        ys = (row * TILE + np.arange(TILE)) % unit.shape[0]
-        xs = (column * TILE + np.arange(TILE)) % unit.shape[1]
+        ys, xs = _mirrored(row * TILE, len(unit)), _mirrored(column * TILE, len(unit))
         part = np.zeros((cells, cells), bool)
         known = self.mask[row * cells : (row + 1) * cells, column * cells : (column + 1) * cells]
         part[: known.shape[0], : known.shape[1]] = known
