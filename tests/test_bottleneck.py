@@ -24,6 +24,7 @@ from wsi_seg.core.card import read_card
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.inference.blocks import STAGES, BlockSettings, ForwardPool, segment_block
 from wsi_seg.inference.models.calibrate import Calibration, Timing
+from wsi_seg.inference.models.openvino_trial import Trial
 from wsi_seg.inference.models.transfer import CudaClock
 from wsi_seg.pipeline.models import load_model
 from wsi_seg.planning.grid import Block, Grid
@@ -223,3 +224,22 @@ def test_calibrate_measures_and_keeps(
     (tmp_path / "file").write_text("")
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2 and "set XDG_CACHE_HOME" in refused.stderr
+
+
+def test_calibrate_compares_with_openvino(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command = ["calibrate", str(tiny_model), "--openvino", "--precision", "float32", "--tile", "64"]
+    before = load_model(str(tiny_model)).facts.device
+    done = CliRunner().invoke(app, [*command, "--device", "cpu", "--batch", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    (trial,) = json.loads(done.stdout)["openvino"]
+    assert trial["tile"] == 64 and 1 < trial["tiles"] <= 6
+    assert trial["same_labels"] > 0.999 and trial["time_ratio"] > 0
+    assert Trial(64, 6, 0.8, 0.9991).recommended
+    assert not Trial(64, 6, 0.8, 0.9989).recommended and not Trial(64, 6, 1.1, 1.0).recommended
+    assert load_model(str(tiny_model)).facts.device == before  # or later runs would give other results
+    other = CliRunner().invoke(app, [*command, "--device", "openvino"])
+    assert other.exit_code == 2 and "compared with the CPU, not openvino; use --device cpu" in other.stderr
