@@ -33,8 +33,7 @@ from wsi_seg.execution.cluster import Cluster
 from wsi_seg.execution.graph import TaskSet, Workers
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
-from wsi_seg.execution.worker_processes import stay_near_gpu
-from wsi_seg.execution.workers import open_workers, visible_device
+from wsi_seg.execution.workers import open_workers
 from wsi_seg.pipeline.models import load_model
 from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RunSettings, make_settings
@@ -251,43 +250,6 @@ def test_gpus_are_shared_evenly() -> None:
         make_settings({"gpus": [0, 1], "workers": 3}).for_workers((0, 1))
 
 
-MIG = "MIG-GPU-5fe9e1a1-24d0-5a4e-9d7e-5d1c3b1c2f10/1/0"
-
-
-@pytest.mark.parametrize(
-    ("parent", "index", "own"),
-    [
-        (None, 3, "3"),
-        ("2,3", 0, "2"),
-        ("2,3", 1, "3"),
-        (" 7 , 5", 1, "5"),
-        ("GPU-8932f937,GPU-d72c 8a12", 1, "GPU-d72c 8a12"),
-        (f"{MIG},MIG-0b1c", 0, MIG),
-        ("1,-1,2", 0, "1"),
-    ],
-)
-def test_a_process_gets_the_entry_of_its_parents_list(parent: str | None, index: int, own: str) -> None:
-    assert visible_device(parent, index) == own
-
-
-@pytest.mark.parametrize(
-    ("parent", "index"), [("", 0), ("-1", 0), ("2,3", 2), ("1,-1,2", 1), ("0,0", 0), ("NoDevFiles", 0)]
-)
-def test_what_the_parents_list_does_not_show_is_refused(parent: str, index: int) -> None:
-    with pytest.raises(UsageError, match=f"CUDA_VISIBLE_DEVICES='{parent}'.*{index}"):
-        visible_device(parent, index)
-
-
-def test_a_process_sees_only_a_gpu_that_a_scheduler_gave_to_its_parent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,GPU-d72c8a12")
-    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "4,5")
-    with open_workers(WorkerSettings(processes=2, threads=1, gpus=(0, 1))) as workers:
-        seen = set(execute(workers, gpu_slowly, range(8)))
-    assert sorted(gpus for _, *gpus in seen) == [["6", "4"], ["GPU-d72c8a12", "5"]]
-
-
 def test_gpus_are_checked_against_those_that_are_visible(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,45 +271,6 @@ def test_gpus_are_checked_against_those_that_are_visible(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "no CUDA device is available on this machine (CUDA_VISIBLE_DEVICES='')" in said("0")
     assert not (tmp_path / "out").exists()
-
-
-def test_each_process_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    processes = 4
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with open_workers(WorkerSettings(processes=processes, threads=1, gpus=(3, 5))) as workers:
-        seen = set(execute(workers, gpu_slowly, range(4 * processes)))
-    assert len(seen) == processes
-    assert sorted(gpu for _, gpu, _ in seen) == sorted(["3", "5"] * (processes // 2))
-
-
-def cores_of_this_process(_: int) -> set[int]:
-    return set(os.sched_getaffinity(0))
-
-
-def test_a_process_stays_near_its_gpu_where_dask_cuda_tells_which_cores_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a stand-in for dask-cuda, whose `get_cpu_affinity` asks the driver of NVIDIA."""
-    cores = sorted(os.sched_getaffinity(0))
-    near = {3: cores[:1], 5: cores[-1:], 7: [*cores, 9999], 9: [9999]}
-    (tmp_path / "dask_cuda").mkdir()
-    (tmp_path / "dask_cuda" / "__init__.py").touch()
-    (tmp_path / "dask_cuda" / "utils.py").write_text(f"get_cpu_affinity = {near}.__getitem__\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with open_workers(WorkerSettings(processes=1, threads=1, gpus=(5,))) as workers:
-        assert execute(workers, cores_of_this_process, [0]) == [set(near[5])]
-    # Never on cores that were not given to it.
-    kept: list[set[int]] = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, chosen: kept.append(set(chosen)))
-    for gpu in ("7", "9"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu)
-        stay_near_gpu()
-    assert kept == [set(cores)]
-
-
-def gpu_slowly(_: int) -> tuple[int, str | None, str | None]:
-    time.sleep(0.2)
-    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("HIP_VISIBLE_DEVICES")
 
 
 def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +299,7 @@ def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert sorted(execute(workers, double, list(range(20)))) == [2 * n for n in range(20)]
     (script,) = scripts.iterdir()
     text = script.read_text()
+    assert "--preload wsi_seg.execution.worker_processes" in text
     assert "#SBATCH -p gpu" in text and "#SBATCH --gres=gpu:1" in text and "#SBATCH -t 08:00:00" in text
     own.write_text("coores: 1\n")
     with pytest.raises(UsageError, match=r"own\.yaml"):

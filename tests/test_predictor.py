@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from wsi_seg.core.card import CardClass, ModelCard, Normalization, read_card
-from wsi_seg.core.errors import ModelError
+from wsi_seg.core.errors import DeviceMemoryError
 from wsi_seg.inference.models.heads import planar
 from wsi_seg.inference.models.network import load_network, normalized
 from wsi_seg.inference.models.predictor import (
@@ -149,15 +149,25 @@ def test_passes_share_the_cores_until_they_are_given_back(model_folder: Path) ->
         torch.set_num_threads(before)
 
 
-def test_out_of_memory_is_a_model_error(model_folder):
+def test_out_of_memory_leads_to_fewer_tiles_at_a_time_and_then_to_an_error(model_folder, caplog):
+    tiles = some_tiles(5)
     made = load_predictor(str(model_folder), "cpu", "float32")
+    whole, most = made(tiles, margin=4), 3
 
-    def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried …")
+    def fail(_, inputs):
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried …")
 
     made._network.register_forward_pre_hook(fail)
-    with pytest.raises(ModelError, match="batch of 2 tiles of 64×64"):
-        made(some_tiles(2))
+    with pytest.raises(DeviceMemoryError, match="not enough memory for a batch of 5 tiles"):
+        made.logits(tiles)  # which is to be timed as it is
+    parts = made(tiles, margin=4)
+    assert made.most_tiles == 2 and parts.shape == whole.shape
+    assert torch.allclose(parts, whole, atol=1e-6)
+    assert "cpu: not enough memory for 5 tiles at a time; 2 from now on" in caplog.text
+    most = 0
+    with pytest.raises(DeviceMemoryError, match=r"a single tile of 64×64 pixels; use smaller tiles \(--set"):
+        made(tiles)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,36 @@ class Gated:
 def gated() -> Gated:
     """Recipe `tests.made.predictors:gated`."""
     return Gated()
+
+
+class Breaking:
+    """Four classes, by brightness, until the GPU fails that this stands in for, for good.
+
+    It fails in the process that first finds a file in the folder $WSI_SEG_TEST_FAULTS, with the error that is
+    written there.
+    """
+
+    def __init__(self) -> None:
+        self._fault = ""
+
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
+        """Return float32 (N, 4, H, W) of uint8 (N, H, W, 3)."""
+        self._fault = self._fault or self._found()
+        if self._fault:
+            raise RuntimeError(self._fault)
+        two = Darkness()(tiles, margin)
+        return np.concatenate([two * np.float32(0.6), two * np.float32(0.4)], axis=1)
+
+    @staticmethod
+    def _found() -> str:
+        for path in Path(os.environ["WSI_SEG_TEST_FAULTS"]).glob("fault"):
+            taken = path.with_name(f"taken-{os.getpid()}")
+            with suppress(FileNotFoundError):  # another process was quicker
+                path.rename(taken)
+                return taken.read_text(encoding="utf-8")
+        return ""
+
+
+def breaking() -> Breaking:
+    """Recipe `tests.made.predictors:breaking`."""
+    return Breaking()

@@ -122,6 +122,7 @@ def _tasks(
     from wsi_seg.execution.workers import check_gpus
     from wsi_seg.pipeline.batch import SlideTask
     from wsi_seg.pipeline.finders import load_finders
+    from wsi_seg.pipeline.gpu_workers import share_gpus
     from wsi_seg.pipeline.models import cuda_devices, load_model
 
     gpus = cuda_devices() if settings.workers.gpus else ()
@@ -129,7 +130,7 @@ def _tasks(
     check_gpus(where.devices, gpus)
     models: dict[ModelSettings, Model] = {}
     finders: set[tuple[str, str | None]] = set()
-    tasks = []
+    chosen = []
     for slide in inputs:
         own = _with_own_settings(settings, values, slide)
         asked = own.model
@@ -142,8 +143,16 @@ def _tasks(
                 finders.add((own.tissue, own.qc))
         except (UsageError, ModelError) as error:
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
-        tasks.append(SlideTask(slide, models[asked], own.for_workers(gpus)))
-    return tasks, where
+        chosen.append((slide, models[asked], own))
+    if where.devices and models:
+        settings = replace(settings, workers=share_gpus(settings, models.values(), where.devices))
+        if settings.workers.reason:
+            say(f"workers: {settings.workers.count}; {settings.workers.reason}", err=True)
+    tasks = [
+        SlideTask(slide, model, replace(own, workers=settings.workers).for_workers(gpus))
+        for slide, model, own in chosen
+    ]
+    return tasks, settings.for_workers(gpus).workers
 
 
 def _unassessed(tasks: Sequence[SlideTask]) -> list[str]:

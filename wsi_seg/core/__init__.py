@@ -2,7 +2,7 @@
 
 Errors with their exit codes, geometry in its frames, classes and what they mean, the model card, slide
 formats by name and first bytes, whole files written under a temporary name, folders and URLs, declaration of
-settings, YAML, logs, threads, caches, versions, and facts about this machine.
+settings, YAML, logs, threads, caches, versions, GPUs that were given, and facts about this machine.
 """
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "folders",
     "formats",
     "geometry",
+    "gpus",
     "logs",
     "lru",
     "settings",

@@ -36,6 +36,29 @@ class ModelError(WsiSegError):
     """A model folder, card or checkpoint is missing, damaged or does not fit."""
 
 
+class DeviceError(ModelError):
+    """A device is lost, broken, or in a state that only a new process ends."""
+
+    way_out = "run the same command again to resume"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason.removesuffix(f"; {self.way_out}")
+        """Failure without the way out, which the message has, too."""
+        super().__init__(f"{self.reason}; {self.way_out}")
+
+
+class DeviceMemoryError(DeviceError):
+    """A device has not enough memory, not even for one tile at a time."""
+
+    way_out = "use smaller tiles (--set tile=…), or fewer --workers on each GPU"
+
+
+class NoDeviceError(UsageError, DeviceError):
+    """There is no such device."""
+
+    way_out = "use auto or cpu"
+
+
 class OutputError(WsiSegError):
     """Results cannot be written, or the folder belongs to another run."""
 

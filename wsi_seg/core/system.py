@@ -13,9 +13,37 @@ import psutil
 _PROC = Path("/proc")
 
 
+def own_cores() -> set[int]:
+    """Return the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(own_cores())
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that this process may use: of the machine, or of its control group (v2).
+
+    Args:
+        root: of the file system that has `proc` and `sys`.
+    """
+    limits = [psutil.virtual_memory().total]
+    try:
+        groups = (root / "proc" / "self" / "cgroup").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        return limits[0]
+    found = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
+    folder = Path("sys", "fs", "cgroup")
+    place = folder / found[1] if found else folder
+    for group in (place, *place.parents):  # the least of its own and of those around it
+        path = root / group / "memory.max"
+        if path.is_file() and (text := path.read_text(encoding="utf-8").strip()).isdecimal():
+            limits.append(int(text))
+    return min(limits)
 
 
 def peak_memory_bytes() -> int:

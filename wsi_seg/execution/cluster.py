@@ -18,13 +18,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 from urllib.request import ProxyHandler, build_opener
 
 from distributed import CancelledError, Client, Future, KilledWorker
 
 from wsi_seg.core.errors import ClusterError, Interrupted, UsageError
 from wsi_seg.core.threads import cancellation
+from wsi_seg.execution.device_failures import DeviceFailure, FailedWorkers, with_device_failure
 from wsi_seg.execution.graph import RESUME, Flight, Result, Task, TaskSet, Workers
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ IN_FLIGHT_PER_THREAD = 2
 RETRIES = 2
 # Attempts at a task that kills its process: one among others, which may have been the cause, the rest alone.
 ATTEMPTS = 3
+# What a key gets with each device that failed.
+AGAIN = "-again"
 POLL_SECONDS = 2.0
 NO_WORKERS_SECONDS = 600.0
 DASHBOARD_SECONDS = 3.0
@@ -56,6 +59,7 @@ class Cluster(Workers):
         self._limiter = InFlightLimiter()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._next_poll = 0.0
+        self._failed = FailedWorkers(client, replaced=jobs is not None)
         with ExitStack() as failed:
             failed.callback(self.close)
             self._poll_workers()
@@ -86,8 +90,14 @@ class Cluster(Workers):
                     for key, task, future in completed:
                         if _killed(future):
                             killed.append((key, task))
+                            continue
+                        result = self._result(future)
+                        if isinstance(result, DeviceFailure):
+                            self._failed.end(result)
+                            self._next_poll = 0.0
+                            waiting.put_back(key, result)
                         else:
-                            work.on_result(self._result(future))
+                            work.on_result(result)
                             waiting.note_done(key)
                 for key, task in killed:
                     work.on_result(self._retry_isolated(work, key, task))
@@ -107,7 +117,12 @@ class Cluster(Workers):
                 while waiting.ready and self._limiter.acquire(wait=not in_flight):
                     key, task = waiting.ready.popleft()
                     future = self._client.submit(
-                        function, task, key=key, retries=RETRIES, priority=int(waiting.goes_first(key))
+                        with_device_failure,
+                        function,
+                        task,
+                        key=key,
+                        retries=RETRIES,
+                        priority=int(waiting.goes_first(key)),
                     )
                     in_flight[key] = key, task, future
                     future.add_done_callback(done.put)
@@ -134,8 +149,11 @@ class Cluster(Workers):
                 with closing(self._completed(work.function, alone)) as completed:
                     *_, future = next(completed)
                     if not _killed(future):
-                        result: Result = self._result(future)
-                        return result
+                        result = self._result(future)
+                        if isinstance(result, DeviceFailure):
+                            self._failed.end(result)
+                            continue
+                        return cast("Result", result)
         if work.on_killed is None:
             raise ClusterError(f"{key}: each of {ATTEMPTS} workers that tried it died")
         return work.on_killed(task)
@@ -213,7 +231,7 @@ class _Waiting(Generic[Task]):
 
     def __init__(self, tasks: Sequence[tuple[str, Task]], after: Mapping[str, Sequence[str]]) -> None:
         """Take the tasks of a `TaskSet`, and what they wait for."""
-        self._tasks, self._first = dict(tasks), after.keys()
+        self._tasks, self._first = dict(tasks), set(after)
         self._followers: dict[str, list[str]] = {}
         self._missing: dict[str, int] = {}
         for key in self._tasks:
@@ -225,6 +243,21 @@ class _Waiting(Generic[Task]):
 
     def goes_first(self, key: str) -> bool:
         return key in self._first
+
+    def put_back(self, key: str, failure: DeviceFailure) -> None:
+        """Let a task be the next, under another key: Dask knows a result for this one.
+
+        Raises:
+            ClusterError: it met as many devices that failed as there are attempts.
+        """
+        if key.count(AGAIN) + 1 == ATTEMPTS:
+            raise ClusterError(f"{failure.reason}, as others before for the same task; {failure.way_out}")
+        again, task = key + AGAIN, self._tasks.pop(key)
+        self._tasks[again] = task
+        self._followers[again] = self._followers.pop(key, [])
+        if key in self._first:
+            self._first.add(again)
+        self.ready.appendleft((again, task))
 
     def note_done(self, key: str) -> None:
         """Let those that waited for this one alone be the next."""

@@ -27,10 +27,15 @@ class WorkerSettings:
         "threads, synchronous (one block after another), slurm, or tcp://HOST:PORT of a Dask scheduler.",
         scope="run",
     )
-    processes: int = setting(
-        1, "Worker processes; 1: this process alone. SLURM: workers to request.", key="workers", short="-w",
-        scope="run", ge=1,
-    )  # fmt: skip
+    processes: int | None = setting(
+        None,
+        "Worker processes; null: this process alone, or as many as keep the GPUs of --gpus busy. SLURM: "
+        "workers to request; null: one.",
+        key="workers",
+        short="-w",
+        scope="run",
+        ge=1,
+    )
     threads: int = DEFAULT_THREADS
     """Blocks in flight in each process; `RunSettings.for_workers` takes them from the plan."""
     gpus: tuple[int, ...] | Literal["all"] = setting(
@@ -44,6 +49,14 @@ class WorkerSettings:
         "YAML file with the arguments of dask-jobqueue's SLURMCluster, as configs/slurm.yaml.",
         scope="run",
     )
+
+    reason: str = ""
+    """Reason for the number of processes, where that was worked out."""
+
+    @property
+    def count(self) -> int:
+        """Worker processes: as many as are asked for; else one for each GPU, or this process alone."""
+        return self.processes or max(1, len(self.devices))
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -62,4 +75,4 @@ class WorkerSettings:
     @property
     def here(self) -> bool:
         """True where blocks are computed in this process."""
-        return self.scheduler in ("threads", "synchronous") and self.processes == 1 and not self.gpus
+        return self.scheduler in ("threads", "synchronous") and not self.gpus and self.count == 1

@@ -26,6 +26,7 @@ from wsi_seg.core.logs import captured
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.inference.blocks import BlockMaps, BlockSettings, ForwardPool, Predictor, segment_block
+from wsi_seg.inference.failures import device_errors
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.grid import Block
 from wsi_seg.planning.map_layout import ShardRef
@@ -115,6 +116,8 @@ class BlockRecord:
     """Of the analyzed pixels; of none where the model's card says nothing of its training data."""
     artifacts: dict[int, int] = field(default_factory=dict)
     """Map pixels per code of artifacts, in tissue."""
+    fewer_tiles: int = 0
+    """Tiles at a time that its device had memory for, where these were fewer than planned; else 0."""
 
 
 def run_task(task: BlockTask | ShardTask) -> BlockRecord | None:
@@ -134,11 +137,12 @@ def run_block(task: BlockTask) -> BlockRecord:
 
     Raises:
         Interrupted: the run is canceled, see `cancellable`.
+        DeviceError: the device of this process fails; another may do the block.
         ModelError, OutputError: another block would meet the same.
     """
     block = task.block
     maps: BlockMaps
-    with captured() as log:
+    with captured() as log, device_errors():
         predictor = load_predictor(task.predictor)
         pool = _forward_pool(predictor, task.settings.passes)
         for read in (read_strictly, read_tolerantly):
@@ -151,6 +155,7 @@ def run_block(task: BlockTask) -> BlockRecord:
                     return failed_block(task, str(error))
                 logger.warning("block (%d, %d): %s; reading it again", block.ix, block.iy, error)
                 _caches.slides.drop(task.slide)
+        fewer_tiles = _fewer_tiles(predictor, task)
         start = time.perf_counter()
         artifacts = task.tissue.sample_artifacts(task.settings.frame, block.box)
         _maps(task.maps_path).write_block(
@@ -177,7 +182,20 @@ def run_block(task: BlockTask) -> BlockRecord:
         log=tuple(log),
         lane=f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}",
         stain=maps.stain,
+        fewer_tiles=fewer_tiles,
     )
+
+
+def _fewer_tiles(predictor: Predictor, task: BlockTask) -> int:
+    """Return how many tiles at a time fit into the device's memory, where fewer than planned; else 0."""
+    most: int = getattr(predictor, "most_tiles", task.settings.batch)
+    if most >= task.settings.batch:
+        return 0
+    logger.warning(
+        "block (%d, %d): %d tiles at a time, not %d, for lack of device memory",
+        task.block.ix, task.block.iy, most, task.settings.batch,
+    )  # fmt: skip
+    return most
 
 
 def _counts(codes: NDArray[np.uint8]) -> dict[int, int]:

@@ -9,8 +9,6 @@ the workers watch a pipe of the same kind, and end with it.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -26,6 +24,8 @@ from typing import Any, TextIO
 
 from wsi_seg.core.allocator import keep_freed_memory
 from wsi_seg.core.errors import ClusterError
+from wsi_seg.core.gpus import CORES, CUDA_DEVICES, environment_of_one, parse_cores, valid_entries
+from wsi_seg.core.system import own_cores
 
 # Nanny does not retry a worker that dies before its first connection, so all are started again.
 START_ATTEMPTS = 5
@@ -34,6 +34,7 @@ CLOSE_SECONDS = 10.0
 HOST = "127.0.0.1"
 ERROR = re.compile(r"[\w.]*Error\b")
 SIGNAL = re.compile(r"signal (\d+)")
+PLACE_IN_JOB = re.compile(r"-\d+-(\d+)$")
 # The worker processes of this machine only ever die of their tasks; the first death isolates a task.
 CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
@@ -128,19 +129,33 @@ def _log_ends(lines: TextIO) -> None:
 
 
 def dask_setup(worker: Any) -> None:
-    """Prepare a worker process; Dask calls this as a preload."""
+    """Prepare a worker process of this machine or of a SLURM job; Dask calls this as a preload."""
     keep_freed_memory()
-    stay_near_gpu()
+    keep_to_cores(os.environ.get(CORES))
+    take_gpu(str(worker.name))
 
 
-def stay_near_gpu() -> None:
-    """Keep to those of this process's cores that are next to its GPU, where dask-cuda can name them."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if gpu.isdecimal() and importlib.util.find_spec("dask_cuda") is not None:
-        near = importlib.import_module("dask_cuda.utils").get_cpu_affinity(int(gpu))
-        cores = os.sched_getaffinity(0).intersection(near)  # none that a scheduler has not given us
-        if cores:
-            os.sched_setaffinity(0, cores)
+def take_gpu(name: str) -> None:
+    """Leave this process, where it is one of several workers of a SLURM job, one of the job's GPUs, in turn.
+
+    Args:
+        name: of the worker, which dask-jobqueue ends with numbers of the job and of the worker in it.
+    """
+    place = PLACE_IN_JOB.search(name)
+    gpus = valid_entries(os.environ.get(CUDA_DEVICES, ""))
+    if place is not None and len(gpus) > 1:
+        os.environ.update(environment_of_one(os.environ, int(place[1]) % len(gpus), len(gpus)))
+
+
+def keep_to_cores(listed: str | None) -> None:
+    """Keep this thread, and those that it starts, to the cores of a list, of those that it may use.
+
+    Args:
+        listed: such as "0-3,8"; None: all stay.
+    """
+    cores = own_cores() & parse_cores(listed) if listed else set()
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def _exit_with_input() -> None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from wsi_seg.core.errors import MissingExtraError, UsageError
+from wsi_seg.core.gpus import CORES, CUDA_DEVICES, CUDA_ORDER, environment_of_one, format_cores
 from wsi_seg.core.system import usable_cores
 from wsi_seg.core.yaml_config import read_yaml
 from wsi_seg.execution.graph import LocalWorkers, Workers
 from wsi_seg.execution.settings import SCHEDULERS, SLURM, WorkerSettings
-
-CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
-# ROCm's name for the same; it goes before CUDA's there.
-HIP_DEVICES = "HIP_VISIBLE_DEVICES"
-# An entry of these lists: a number, the UUID of a GPU or of a part of one, or the beginning of a UUID.
-DEVICE_ENTRY = re.compile(r"\+?\d|GPU-|MIG-")
 
 
 def open_workers(settings: WorkerSettings, *, shared_threads: int | None = None) -> Workers:
@@ -33,7 +27,7 @@ def open_workers(settings: WorkerSettings, *, shared_threads: int | None = None)
         ClusterError: worker processes do not start.
         MissingExtraError: an optional package is needed for it.
     """
-    scheduler, many = settings.scheduler, settings.processes > 1
+    scheduler, many = settings.scheduler, settings.count > 1
     if scheduler not in SCHEDULERS and "://" not in scheduler:
         raise UsageError(f"unknown scheduler {scheduler!r}; use {', '.join(SCHEDULERS)} or tcp://HOST:PORT")
     if settings.cluster is not None and scheduler != SLURM:
@@ -69,45 +63,22 @@ def _on_this_machine(settings: WorkerSettings) -> Workers:
 
 def _environments(settings: WorkerSettings) -> list[dict[str, str]]:
     """Return what the environment of each process has besides the driver's."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // settings.processes))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // settings.count))
     shared: dict[str, str] = {"OMP_NUM_THREADS": threads}
     if not settings.gpus:
-        return [shared] * settings.processes
-    gpus = itertools.islice(itertools.cycle(settings.devices), settings.processes)
-    return [{**shared, **_one_device(gpu)} for gpu in gpus]
+        return [shared] * settings.count
+    each = {gpu: {**shared, **_one_gpu(gpu)} for gpu in settings.devices}
+    gpus = itertools.islice(itertools.cycle(settings.devices), settings.count)
+    return [each[gpu] for gpu in gpus]
 
 
-def _one_device(index: int) -> dict[str, str]:
-    """Return the environment in which a process sees one of this process's devices alone."""
-    own = {CUDA_DEVICES: visible_device(os.environ.get(CUDA_DEVICES), index)}
-    if os.environ.get(HIP_DEVICES):
-        own[HIP_DEVICES] = visible_device(os.environ[HIP_DEVICES], index)
-    return own
+def _one_gpu(index: int) -> dict[str, str]:
+    """Return the environment in which a process sees one of this process's GPUs alone, with cores near it."""
+    from wsi_seg.inference.models.devices import cores_of, cuda_count
 
-
-def visible_device(parent: str | None, index: int) -> str:
-    """Return the `CUDA_VISIBLE_DEVICES` of a process that is to see one device alone.
-
-    Args:
-        parent: that of this process, such as a scheduler has set it; None: all devices are visible.
-        index: number of the device among those visible to this process, from 0.
-
-    Returns:
-        The parent's entry, verbatim: a number, a GPU's UUID or a MIG name.
-
-    Raises:
-        UsageError: the parent's list has fewer devices.
-    """
-    if parent is None:
-        return str(index)
-    entries = [entry.strip() for entry in parent.split(",")]
-    # As CUDA reads it: up to the first entry that is no device (such as -1); a repeated one leaves nothing.
-    visible = list(itertools.takewhile(DEVICE_ENTRY.match, entries))
-    if len(set(visible)) < len(visible) or not 0 <= index < len(visible):
-        raise UsageError(
-            f"{CUDA_DEVICES}={parent!r}: names no device number {index}; correct it, or give other --gpus"
-        )
-    return visible[index]
+    own = environment_of_one(os.environ, index, cuda_count())
+    counted = int(own[CUDA_DEVICES]) if CUDA_ORDER in own else index
+    return {**own, CORES: format_cores(cores_of(counted))}
 
 
 def check_gpus(chosen: Sequence[int], visible: Sequence[int]) -> None:
@@ -134,19 +105,23 @@ def _on_slurm(settings: WorkerSettings) -> Workers:
         raise MissingExtraError(
             "--scheduler slurm needs dask-jobqueue; install it with: pip install 'wsi-seg[slurm]'"
         ) from error
+    import dask.config
     from distributed import Client
 
     from wsi_seg.execution.cluster import Cluster
     from wsi_seg.execution.slurm import SlurmJobs
 
     options = read_yaml(settings.cluster) if settings.cluster is not None else {}
+    preload = ("--preload", "wsi_seg.execution.worker_processes")
+    more = options.get("worker_extra_args") or dask.config.get("jobqueue.slurm.worker-extra-args", None) or ()
+    options["worker_extra_args"] = [*more, *preload]
     with ExitStack() as started:
         try:
             cluster = SLURMCluster(**options)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{settings.cluster or 'jobqueue.slurm'}: {error}") from error
         started.callback(cluster.close)
-        jobs = SlurmJobs(cluster, settings.processes)
+        jobs = SlurmJobs(cluster, settings.count)
         client = Client(cluster, set_as_default=False)
         started.callback(client.close)
         return Cluster(client, started.pop_all(), jobs)

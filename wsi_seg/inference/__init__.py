@@ -4,4 +4,4 @@
 and runs networks and is, with training, the only home of torch. A new blending goes into `stitch`.
 """
 
-__all__ = ["blocks", "models", "settings", "stitch"]
+__all__ = ["blocks", "failures", "models", "settings", "stitch"]

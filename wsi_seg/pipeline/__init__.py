@@ -7,6 +7,6 @@ their results.
 """
 
 __all__ = [
-    "batch", "batch_table", "export", "finders", "inputs", "join", "models", "qupath", "result", "run",
-    "settings", "shares", "summary", "trace",
+    "batch", "batch_table", "export", "finders", "gpu_workers", "inputs", "join", "models", "qupath",
+    "result", "run", "settings", "shares", "summary", "trace",
 ]  # fmt: skip

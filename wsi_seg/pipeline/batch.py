@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsi_seg.core.errors import ClaimedError, ClusterError, Interrupted, OutputError, SlideError, WsiSegError
+from wsi_seg.core.errors import (
+    ClaimedError,
+    ClusterError,
+    DeviceError,
+    DeviceMemoryError,
+    Interrupted,
+    OutputError,
+    SlideError,
+    WsiSegError,
+)
 from wsi_seg.core.logs import SlideLog, slide_log
 from wsi_seg.core.storage import is_remote
 from wsi_seg.execution.graph import RESUME, SynchronousExecutor, Workers
@@ -131,7 +140,7 @@ class Batch:
         if self._settings.here:
             # Two slides in one process would take more than one was planned to.
             return 1 if bounded else min(AT_ONCE, len(self._tasks))
-        processes = 0 if "://" in self._settings.scheduler else self._settings.processes
+        processes = 0 if "://" in self._settings.scheduler else self._settings.count
         return min(len(self._tasks), max(AT_ONCE, min(processes or UNKNOWN_AT_ONCE, MOST_AT_ONCE)))
 
     def _skip_links(self, progress: BatchProgress) -> None:
@@ -272,6 +281,8 @@ def _ends_all(error: BaseException) -> bool:
     """Return whether no other slide would fare better."""
     if isinstance(error, OutputError):
         return error.disk_is_full
+    if isinstance(error, DeviceError):  # of this process, which CUDA refuses from then on
+        return not isinstance(error, DeviceMemoryError)
     return isinstance(error, Interrupted | KeyboardInterrupt | ClusterError)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.gpus import CUDA_DEVICES
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe, load_predictor
 from wsi_seg.inference.models.formats import format_of, precision_for, weights_path
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from wsi_seg.inference.models.devices import Precision
     from wsi_seg.inference.models.own import Network
     from wsi_seg.inference.models.predictor import NetworkPredictor
+
+logger = logging.getLogger(__name__)
 
 PREDICTOR = "wsi_seg.inference.models.predictor:load_predictor"
 
@@ -79,7 +83,7 @@ def load_model(
         where,
         number,
         tta,
-        passes=max(1, most_passes(where) // (workers.processes if workers is not None else 1)),
+        passes=max(1, most_passes(where) // (workers.count if workers is not None else 1)),
         pass_pixels=pass_pixels(where, activations, workers is not None and workers.elsewhere),
         batches=tuple(sorted(batches.items())),
     )
@@ -148,18 +152,19 @@ def _find_folder(reference: str) -> _Found:
 
 
 def cuda_devices() -> tuple[int, ...]:
-    """Return the numbers of the CUDA devices of this machine.
+    """Return the numbers of the CUDA devices that this process was given; warn where its mask names more.
 
     Raises:
         UsageError: there is none.
     """
     from wsi_seg.inference.models.devices import cuda_devices as found
 
-    devices = found()
+    devices, listed = found(), os.environ.get(CUDA_DEVICES)
     if not devices:
-        listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
+        why = "" if listed is None else f" ({CUDA_DEVICES}={listed!r})"
         raise UsageError(f"--gpus: no CUDA device is available on this machine{why}; leave it out")
+    if listed is not None and len(entries := listed.split(",")) > len(devices):
+        logger.warning("%s=%r: CUDA takes %d of %d entries", CUDA_DEVICES, listed, len(devices), len(entries))
     return devices
 
 

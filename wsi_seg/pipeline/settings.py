@@ -156,24 +156,25 @@ class RunSettings:
         """
         asked = self.workers
         chosen = gpus if asked.gpus == "all" else asked.gpus
-        if chosen and asked.processes > 1 and asked.processes % len(chosen):
+        count = asked.processes or max(1, len(chosen))
+        if chosen and count % len(chosen):
             raise UsageError(
-                f"workers {asked.processes} and {len(chosen)} GPUs: each GPU has as many workers; give a "
-                f"multiple of {len(chosen)}, or leave workers out for one each"
+                f"workers {count} and {len(chosen)} GPUs: each GPU has as many workers; give a multiple of "
+                f"{len(chosen)}, or leave workers out"
             )
-        several = asked.processes > 1 or bool(chosen)
+        several = count > 1 or bool(chosen)
         bounded = self.plan.max_memory
         usual = GPU_THREADS if chosen else DEFAULT_THREADS
         workers = replace(
             asked,
-            processes=max(len(chosen), asked.processes),
+            processes=count,
             threads=self.plan.threads or (1 if several and bounded is not None else usual),
             gpus=chosen,
         )
         plan = replace(
             self.plan,
             threads=self.plan.threads if workers.here else workers.threads,
-            max_memory=bounded and bounded // (1 if workers.elsewhere else workers.processes),
+            max_memory=bounded and bounded // (1 if workers.elsewhere else count),
         )
         return replace(self, workers=workers, plan=plan)
 

@@ -67,6 +67,18 @@ class FinishedRun:
         """True where unreadable tissue was left out or read from another level."""
         return any(r.unread_pixels or r.other_level_pixels or not r.written for r in self.records)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings of the plan, and of devices without enough memory for its batch."""
+        fewer = [record.fewer_tiles for record in self.records if record.fewer_tiles]
+        if not fewer:
+            return list(self.plan.warnings)
+        said = (
+            f"{len(fewer)} of {len(self.records)} blocks were predicted with as few as {min(fewer)} tiles at "
+            f"a time, not {self.plan.batch}, for lack of device memory; a few labels may differ"
+        )
+        return [*self.plan.warnings, said]
+
 
 def run_key(
     plan: SegmentationPlan,
@@ -110,7 +122,7 @@ def summarize(facts: FinishedRun, regions: Mapping[ClassGroup, GroupOutlines]) -
         "status": "incomplete" if facts.incomplete else "complete",
         "model": plan.model,
         "notice": facts.model.card.notice,
-        "warnings": list(plan.warnings),
+        "warnings": facts.warnings,
         **_likeness(facts),
         "reader": plan.slide.reader,
         "mpp": None if plan.slide.mpp is None else [plan.slide.mpp.x, plan.slide.mpp.y],
@@ -227,7 +239,7 @@ def manifest(facts: FinishedRun, key: str) -> dict[str, Any]:
         },
         "settings": settings_json(facts.settings),
         "plan": {k: v for k, v in plan.to_json().items() if k not in ("slide", "frame", "blocks", "layout")},
-        "warnings": list(plan.warnings),
+        "warnings": facts.warnings,
         "faults": [
             {
                 "ix": r.ix,

@@ -1,7 +1,7 @@
 """The plan of a slide, as frozen data, before anything is computed.
 
 The global tile grid and its blocks, the cut of the maps into levels and shards, stitch settings, and the
-projected memory. Plain arithmetic: no torch, no Dask, no files.
+projected memory; how many processes share a GPU. Plain arithmetic: no torch, no Dask, no files.
 """
 
-__all__ = ["grid", "map_layout", "plan", "settings", "stitch_settings"]
+__all__ = ["gpu_processes", "grid", "map_layout", "plan", "settings", "stitch_settings"]

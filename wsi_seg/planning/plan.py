@@ -257,7 +257,7 @@ def _shapes(model: ModelFacts, settings: PlanSettings) -> Iterator[WorkShape]:
     usual = GPU_THREADS if model.device.startswith("cuda") else DEFAULT_THREADS
     for grid in _grids(model.card, settings):
         fixed = _fixed_batch(model.card, settings)
-        batch = fixed or dict(model.batches).get(grid.tile) or _usual_batch(grid, model)
+        batch = fixed or dict(model.batches).get(grid.tile) or usual_batch(grid, model)
         for size in (batch,) if fixed else sorted({batch, 1}, reverse=True):
             for passes in range(affordable_passes(model, grid, size), 0, -1):
                 for side in _blocks(grid, settings):
@@ -278,7 +278,8 @@ def affordable_passes(model: ModelFacts, grid: Grid, batch: int) -> int:
     return passes_at_a_time(grid, batch, _model_memory(model), model.passes)
 
 
-def _usual_batch(grid: Grid, model: ModelFacts) -> int:
+def usual_batch(grid: Grid, model: ModelFacts) -> int:
+    """Return the tiles of a forward pass where nothing was measured or asked for."""
     return max(1, model.pass_pixels // grid.tile**2)
 
 

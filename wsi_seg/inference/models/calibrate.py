@@ -61,6 +61,10 @@ class Calibration:
         except (OSError, ValueError, TypeError, RecursionError):
             return []
 
+    def seconds(self, tile: int) -> float | None:
+        """Return the device's least seconds for a tile of this size; None where that was not measured."""
+        return min((t.seconds_per_tile for t in self.timings() if t.tile == tile), default=None)
+
     def add(self, timings: Sequence[Timing]) -> None:
         """Keep new measurements; they take the place of older ones of the same shape.
 

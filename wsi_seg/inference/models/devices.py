@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.errors import NoDeviceError, UsageError
+from wsi_seg.core.gpus import cores_near, given_gpus
+from wsi_seg.core.system import own_cores
 from wsi_seg.inference.models.openvino import DEVICE, check_openvino
 
 Precision = Literal["float32", "bf16", "fp16"]
@@ -22,13 +25,14 @@ def resolve_device(name: str) -> str:
             "cuda" or "cuda:N".
 
     Raises:
-        UsageError: the name is unknown or there is no such device.
+        UsageError: the name is unknown.
+        NoDeviceError: there is no such device.
         MissingExtraError: OpenVINO is not installed.
     """
     if name == DEVICE:
         check_openvino()
         return name
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = cuda_count()
     if name == "auto":
         return "cuda:0" if count else "cpu"
     if name == "cpu":
@@ -39,13 +43,37 @@ def resolve_device(name: str) -> str:
     index = int(number or 0)
     if index >= count:
         there = f"CUDA devices here: {count}" if count else "no CUDA device is available"
-        raise UsageError(f"device {name!r}: {there}; use auto or cpu")
+        raise NoDeviceError(f"device {name!r}: {there}")
     return f"cuda:{index}"
 
 
+def cuda_count() -> int:
+    """Return how many devices CUDA counts in this process."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def cuda_devices() -> tuple[int, ...]:
-    """Return the numbers of the CUDA devices of this machine."""
-    return tuple(range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
+    """Return the numbers of the CUDA devices that this process was given, see `core.gpus.given_gpus`."""
+    return tuple(range(len(given_gpus(os.environ, cuda_count()))))
+
+
+def memory_of(index: int) -> int:
+    """Return the bytes of memory of a CUDA device; of the first where CUDA does not count this one."""
+    first = 0 if index >= cuda_count() else index  # such as a second part of a GPU: they are of one size
+    return int(torch.cuda.get_device_properties(first).total_memory)
+
+
+def cores_of(index: int) -> set[int]:
+    """Return the cores of this process that are near a CUDA device; all where that is not known.
+
+    Args:
+        index: number of the device among those that CUDA counts in this process.
+    """
+    if index >= cuda_count():  # such as a second part of a GPU, of which CUDA shows one at a time
+        return own_cores()
+    found: Any = torch.cuda.get_device_properties(index)  # PyTorch's types lack these
+    address = f"{found.pci_domain_id:04x}:{found.pci_bus_id:02x}:{found.pci_device_id:02x}.0"
+    return cores_near(address, own_cores())
 
 
 def device_elsewhere(name: str, precision: str) -> tuple[str, Precision]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsi_seg.core.card import ModelCard, read_card
-from wsi_seg.core.errors import ModelError
+from wsi_seg.core.errors import DeviceMemoryError, ModelError
 from wsi_seg.core.folders import cache_folder
 from wsi_seg.inference.models.activations import activation_bytes, kept_activations
 from wsi_seg.inference.models.devices import Precision, resolve_device, resolve_precision
@@ -48,6 +50,8 @@ _cpu_threads: int | None = None
 MOST_PASSES = 8
 # Input pixels of a forward pass on a GPU: 16 tiles of 512². More are hardly faster.
 PASS_PIXELS = 2**22
+
+logger = logging.getLogger(__name__)
 
 
 def cpu_threads() -> int:
@@ -84,7 +88,8 @@ class NetworkPredictor:
 
     On the CPU several threads may call it at a time, `passes` at best; on a GPU they wait for each other.
     The result of a tile does not depend on the other tiles of its batch, and is the same each time for
-    batches of one shape.
+    batches of one shape. Where a GPU has not enough memory for a batch, that and all later ones are computed
+    in parts, half as many tiles at a time (`most_tiles`); digits may then differ as with a smaller batch.
 
     With test-time augmentation (`tta`) the result is the mean of the probabilities of all eight flips and
     turns of the tiles, each turned back (Moshkov et al. 2020, doi:10.1038/s41598-020-61808-3).
@@ -125,6 +130,8 @@ class NetworkPredictor:
         self._lock: AbstractContextManager[Any] = threading.Lock() if cuda else nullcontext()
         self.transfer: Transfer = CudaTransfer(device) if cuda else PLAIN_TRANSFER
         self._clock = CudaClock(device) if cuda else None
+        self.most_tiles = sys.maxsize
+        """Tiles of a forward pass for which there was enough memory so far."""
 
     def share(self, passes: int) -> None:
         """Use a part of the cores in this thread from now on, and in threads that start from now on.
@@ -168,7 +175,8 @@ class NetworkPredictor:
             margin: pixels to leave out at each side of the result; at least those that the network does.
 
         Raises:
-            ModelError: the device has not enough memory, or the output is not what the card says.
+            DeviceMemoryError: the device has not enough memory for a single tile.
+            ModelError: the output is not what the card says.
         """
         self._begin()
         total = self._pixels(tiles, margin)
@@ -194,11 +202,17 @@ class NetworkPredictor:
         """Return the network's own output (N, C, H, W), with test-time augmentation that of the last view.
 
         This is the forward pass alone, to be timed. On return the device has finished.
+
+        Raises:
+            DeviceMemoryError: the device has not enough memory for this batch.
         """
         self._begin()
-        for view in self._more_views:
-            self._run(turned(tiles, *view))
-        logits = self._run(tiles)[0]
+        try:
+            for view in self._more_views:
+                self._run(turned(tiles, *view))
+            logits = self._run(tiles)[0]
+        except torch.OutOfMemoryError as error:
+            raise self._no_memory(tiles, len(tiles)) from error
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         return logits
@@ -215,7 +229,32 @@ class NetworkPredictor:
         return None if self._clock is None else self._clock.seconds()
 
     def _pixels(self, tiles: NDArray[np.uint8], margin: int) -> Tensor:
-        return self._head(self._run(tiles)[0], (tiles.shape[1], tiles.shape[2]), margin)
+        size = (tiles.shape[1], tiles.shape[2])
+        return self._in_parts(lambda part: self._head(self._run(part)[0], size, margin), tiles)
+
+    def _in_parts(self, compute: Callable[[NDArray[np.uint8]], Tensor], tiles: NDArray[np.uint8]) -> Tensor:
+        """Compute all tiles at a time; fewer, from then on, where there is not enough memory for them."""
+        while True:
+            most = min(len(tiles), self.most_tiles)
+            try:
+                parts = [compute(tiles[start : start + most]) for start in range(0, len(tiles), most)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except torch.OutOfMemoryError as error:
+                if most == 1 or self.card.batch is not None:
+                    raise self._no_memory(tiles, most) from error
+            # The error has let go of what was computed.
+            self.most_tiles = most // 2
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            logger.warning(
+                "%s: not enough memory for %d tiles at a time; %d from now on",
+                self.device, most, self.most_tiles,
+            )  # fmt: skip
+
+    def _no_memory(self, tiles: NDArray[np.uint8], count: int) -> DeviceMemoryError:
+        height, width = tiles.shape[1:3]
+        of = f"a batch of {count} tiles" if count > 1 else "a single tile"
+        return DeviceMemoryError(f"{self.device}: not enough memory for {of} of {width}×{height} pixels")
 
     def _on_device(self, tiles: NDArray[np.uint8]) -> Tensor:
         if isinstance(self.transfer, CudaTransfer):
@@ -223,24 +262,21 @@ class NetworkPredictor:
         return torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
 
     def _labels(self, tiles: NDArray[np.uint8]) -> Tensor:
-        labels = self._run(tiles)[1]
-        if labels is None:
-            raise ModelError(f"model {self.card.name!r} has no image labels; its card names none")
-        return labels.float().softmax(dim=1)
+        def compute(part: NDArray[np.uint8]) -> Tensor:
+            labels = self._run(part)[1]
+            if labels is None:
+                raise ModelError(f"model {self.card.name!r} has no image labels; its card names none")
+            return labels.float().softmax(dim=1)
+
+        return self._in_parts(compute, tiles)
 
     def _run(self, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
         """Return the logits of pixels and of whole tiles."""
         timed = nullcontext() if self._clock is None else self._clock.running()
         with self._lock, _repeatable(self.device, self.precision), timed:
-            try:
-                quality = self.card.normalization.jpeg_quality
-                pixels = self._on_device(as_jpeg(tiles, quality) if quality else tiles)
-                return as_pair(self._network(normalized(pixels, self.card.normalization).to(self._dtype)))
-            except torch.OutOfMemoryError as error:
-                raise ModelError(
-                    f"{self.device}: not enough memory for a batch of {len(tiles)} tiles of "
-                    f"{tiles.shape[2]}×{tiles.shape[1]} pixels; use a smaller batch"
-                ) from error
+            quality = self.card.normalization.jpeg_quality
+            pixels = self._on_device(as_jpeg(tiles, quality) if quality else tiles)
+            return as_pair(self._network(normalized(pixels, self.card.normalization).to(self._dtype)))
 
 
 def turned(tiles: NDArray[np.uint8], flip: bool, quarters: int) -> NDArray[np.uint8]:
