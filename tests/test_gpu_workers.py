@@ -31,6 +31,7 @@ from wsi_seg.execution.workers import _environments, open_workers
 from wsi_seg.inference.failures import device_errors
 from wsi_seg.inference.models import devices
 from wsi_seg.inference.models.calibrate import Calibration, Timing
+from wsi_seg.inference.settings import ModelSettings
 from wsi_seg.pipeline.gpu_workers import share_gpus
 from wsi_seg.pipeline.models import Model, cuda_devices, load_model
 from wsi_seg.pipeline.run import segment_slide
@@ -189,12 +190,14 @@ def test_a_network_is_timed_once_and_says_how_many_processes_keep_gpus_busy(
     assert done.exit_code == 0 and "workers:" not in done.stderr
 
     model = load_model(str(tiny_model), "cuda:0")
-    augmented = replace(model, facts=replace(model.facts, tta=True))
+    tta = replace(model, facts=replace(model.facts, tta=True))
+    asked_for = {ModelSettings(str(tiny_model)): model}
+    augmented = {**asked_for, ModelSettings(str(tiny_model), tta=True): tta}
     settings = make_settings({"gpus": "all", "model": str(tiny_model)})
-    assert share_gpus(settings, [model], (0, 1)).processes == 8
+    assert share_gpus(settings, asked_for, (0, 1)).processes == 8
     # The slowest network decides, and eight views of each tile are as slow as eight tiles.
-    assert share_gpus(settings, [model, augmented], (0, 1)).processes == 6
-    assert share_gpus(make_settings({"gpus": "all", "max_memory": "7GB"}), [model], (0,)).processes == 2
+    assert share_gpus(settings, augmented, (0, 1)).processes == 6
+    assert share_gpus(make_settings({"gpus": "all", "max_memory": "7GB"}), asked_for, (0,)).processes == 2
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -202,10 +205,12 @@ def test_a_network_that_cannot_be_timed_gets_one_process_on_each_gpu(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "noise\nerror: cuda:0: not enough memory\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    model = load_model(str(tiny_model), "cuda:0")
-    found = share_gpus(make_settings({"gpus": "all", "model": str(tiny_model)}), [model], (0, 1))
+    asked: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command) or failed)
+    models = {ModelSettings("named"): load_model(str(tiny_model), "cuda:0")}
+    found = share_gpus(make_settings({"gpus": "all"}), models, (0, 1))
     assert found.processes == 2
+    assert [command[command.index("calibrate") + 1] for command in asked] == ["named"]
     assert found.reason == "1 for each GPU, as the network could not be timed: cuda:0: not enough memory"
 
 

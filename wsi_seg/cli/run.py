@@ -145,7 +145,7 @@ def _tasks(
             raise type(error)(f"{slide.where}: {error}" if slide.settings else str(error)) from error
         chosen.append((slide, models[asked], own))
     if where.devices and models:
-        settings = replace(settings, workers=share_gpus(settings, models.values(), where.devices))
+        settings = replace(settings, workers=share_gpus(settings, models, where.devices))
         if settings.workers.reason:
             say(f"workers: {settings.workers.count}; {settings.workers.reason}", err=True)
     tasks = [

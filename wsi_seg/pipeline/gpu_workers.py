@@ -6,11 +6,12 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 
 from wsi_seg.core.system import usable_cores, usable_memory
 from wsi_seg.execution.settings import WorkerSettings
+from wsi_seg.inference.settings import ModelSettings
 from wsi_seg.pipeline.models import Model, calibration
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.gpu_processes import GpuMachine, GpuProcesses, gpu_processes, gpu_work
@@ -22,7 +23,9 @@ VIEWS = 8
 logger = logging.getLogger(__name__)
 
 
-def share_gpus(settings: RunSettings, models: Iterable[Model], devices: tuple[int, ...]) -> WorkerSettings:
+def share_gpus(
+    settings: RunSettings, models: Mapping[ModelSettings, Model], devices: tuple[int, ...]
+) -> WorkerSettings:
     """Return the workers of a run on GPUs, with as many processes as keep these busy.
 
     The slowest network decides. One that was never timed on this kind of GPU is timed first, which takes some
@@ -30,24 +33,25 @@ def share_gpus(settings: RunSettings, models: Iterable[Model], devices: tuple[in
 
     Args:
         settings: of the run; with a number of processes, or workers elsewhere, nothing is changed.
-        models: that will run, on the first of the devices.
+        models: that will run, loaded for the first of the devices, by the settings that name them.
         devices: numbers of the GPUs, one at least.
     """
     workers = settings.workers
     if workers.processes is not None or workers.elsewhere:
         return workers
-    choices = [_choose(model, settings, devices) for model in models]
+    choices = [_choose(model, asked.reference, settings, devices) for asked, model in models.items()]
     chosen = min(choices, key=lambda choice: choice.each)
     return replace(workers, processes=chosen.each * len(devices), reason=chosen.why)
 
 
-def _choose(model: Model, settings: RunSettings, devices: tuple[int, ...]) -> GpuProcesses:
+def _choose(model: Model, reference: str, settings: RunSettings, devices: tuple[int, ...]) -> GpuProcesses:
     from wsi_seg.inference.models.devices import memory_of
 
     facts, plan = model.facts, settings.plan
     grid = choose_grid(facts.card, plan.tile, plan.overlap)
-    batch = plan.batch or dict(facts.batches).get(grid.tile) or usual_batch(grid, facts)
-    seconds = network_seconds(model, settings.model.reference, grid.tile, usual_batch(grid, facts))
+    usual = facts.card.batch or usual_batch(grid, facts)
+    batch = plan.batch or dict(facts.batches).get(grid.tile) or usual
+    seconds = network_seconds(model, reference, grid.tile, usual)
     if isinstance(seconds, str):
         return GpuProcesses(1, f"1 for each GPU, as the network could not be timed: {seconds}")
     work = gpu_work(
@@ -82,7 +86,7 @@ def network_seconds(model: Model, reference: str, tile: int, batch: int) -> floa
         options = ["--device", facts.device, "--precision", facts.precision, "--tile", str(tile)]
         command = [sys.executable, "-P", "-m", "wsi_seg.cli", "calibrate", reference, *options]
         done = subprocess.run(
-            [*command, "--batch", str(facts.card.batch or batch), "--json"],
+            [*command, "--batch", str(batch), "--json"],
             capture_output=True,
             text=True,
             check=False,
