@@ -37,6 +37,7 @@ PARTS: dict[str, Part] = {
     ),
     "end_to_end": Part(240, ("--rounds", "3"), ("--rounds", "1", "--size", "2048"), keeps=True),
     "beside": Part(170, ("--rounds", "2"), ("--size", "4096", "--rounds", "1"), keeps=True),
+    "stored": Part(60, ("--rounds", "7"), ("--models", "bundled", "--rounds", "2"), keeps=True),
     "memory": Part(250, ("--tissue", "0.05"), ("--sizes", "2048", "4096")),
     "allocator": Part(100, ("--size", "6144", "--rounds", "3"), ("--size", "2048", "--rounds", "1")),
     "flight": Part(60, (), ("--blocks", "16")),

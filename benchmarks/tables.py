@@ -201,10 +201,12 @@ def throughput(result: Result) -> str:
 
 def beside(result: Result) -> str:
     first = result["rows"][0]
-    head = ("tiles", "s", "s of cores", "ms of cores a tile", "slides an hour of 16 such cores", "regions",
-            "files", "MiB", *first["slide_seconds"], *first["worker_seconds"])  # fmt: skip
+    head = ("model", "stored", "tiles", "s", "s of cores", "ms of cores a tile",
+            "slides an hour of 16 such cores", "regions", "files", "MiB",
+            *first["slide_seconds"], *first["worker_seconds"])  # fmt: skip
     rows = [
-        (row["tiles"], *(round(row[key], 1) for key in ("seconds", "core_seconds", "core_ms_a_tile")),
+        (row.get("model", "fitted"), row.get("stored", "all"), row["tiles"],
+         *(round(row[key], 1) for key in ("seconds", "core_seconds", "core_ms_a_tile")),
          *(round(row[key]) for key in ("slides_per_hour_of_16_cores", "regions", "files", "mib")),
          *(round(seconds, 1) for seconds in row["slide_seconds"].values()),
          *(round(seconds, 1) for seconds in row["worker_seconds"].values()))
@@ -213,7 +215,24 @@ def beside(result: Result) -> str:
     slide = result["slide"]
     note = (
         f"A slide of {slide['size']}² with {slide['tissue']:.0%} tissue, on {result['cores_used']} cores; a "
-        "stand-in takes the place of the network and of what a GPU does after it."
+        "stand-in takes the place of the network and of what a GPU does after it. Labels and probabilities "
+        "are those of a model that was fitted in some steps, or trained for a few minutes."
+    )
+    return f"{markdown(head, rows, 0)}\n\n{note}"
+
+
+def stored(result: Result) -> str:
+    head = ("model", "classes", "µm/px", "stored", "channels", "empty chunks", "ms of cores a tile",
+            "KiB a tile")  # fmt: skip
+    rows = [
+        (row["model"], row["classes"], f"{row['mpp']:g}", row["stored"], row["channels"],
+         f"{row['empty_chunks']:.0%}", f"{row['core_ms_a_tile']:.2f}", round(row["kib_a_tile"]))
+        for row in result["rows"]
+    ]  # fmt: skip
+    note = (
+        "Writing maps of the packaged slide with their pyramids, a tile being 512² map pixels with tissue. "
+        "`all, zeros too`: channels of nothing but 0 in a block are compressed as the others are; `traced`: "
+        "the groups or classes that the model's card traces."
     )
     return f"{markdown(head, rows, 0)}\n\n{note}"
 
@@ -246,6 +265,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "roofline": ("The network alone", roofline),
     "roofline_gpu": ("The network alone, on a GPU", roofline),
     "beside": ("Core-seconds of a slide without the network", beside),
+    "stored": ("Probabilities that are stored", stored),
     "throughput": ("A folder of slides", throughput),
     "throughput_gpu": ("A folder of slides, on a GPU", throughput),
     "readers": ("Reading", readers),

@@ -104,6 +104,9 @@ def test_projected_output_counts_every_stored_byte() -> None:
     assert full.projected_output_bytes == pytest.approx((labels + probabilities) * 4 / 3, rel=0.02)
     more = plan(uncertainty=True).projected_output_bytes - full.projected_output_bytes
     assert more == pytest.approx(5_000**2 * 4 / 3, rel=0.02)
+    fewer = full.projected_output_bytes - plan(probabilities="groups").projected_output_bytes
+    assert fewer == pytest.approx(16 * 5_000**2 * 4 / 3, rel=0.02)
+    assert plan(probabilities="groups").projected_memory_bytes < full.projected_memory_bytes
 
 
 def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None:
@@ -119,6 +122,8 @@ def test_the_key_changes_with_what_changes_bytes_and_with_nothing_else() -> None
         plan(0.5, probability_downsample=2),
         plan(0.5, probability_dtype="float32"),
         plan(0.5, uncertainty=True),
+        plan(0.5, probabilities="groups"),
+        plan(0.5, probabilities=("tumor",)),
         plan(0.5, slide=replace(info(), fingerprint="g")),
         plan(0.5, slide=info(mpp=0.2501)),
         plan(0.5, model=replace(MODEL, digest="other")),

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from tests.made.slides import half_tissue
 from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, strip_runs
 from wsi_seg.cli import app
-from wsi_seg.core.classes import BCSS, BCSS_GROUPS, TissueClass
+from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.maps.maps import Maps, create_maps
 from wsi_seg.planning.grid import cut_blocks
@@ -116,6 +116,10 @@ class LabelMaps:
     classes: tuple[TissueClass, ...] = BCSS[:2]
     probability_downsample: int = 1
     uncertainty: None = None
+
+    @property
+    def channels(self) -> tuple[ClassGroup, ...]:
+        return tuple(c.alone for c in self.classes)
 
     @property
     def probabilities(self) -> NDArray[np.uint8]:

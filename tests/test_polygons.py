@@ -42,6 +42,10 @@ class ArrayMaps:
     classes: tuple[TissueClass, ...] = BCSS
     uncertainty: ChannelSum | None = None
 
+    @property
+    def channels(self) -> tuple[ClassGroup, ...]:
+        return tuple(c.alone for c in self.classes)
+
 
 def maps_of(labels: NDArray[Any], ds: int = 1, dtype: Any = np.uint8, mpp: float = 0.5) -> ArrayMaps:
     """Return maps in which a probability is the share of a class among the labels below it."""

@@ -103,7 +103,8 @@ def test_each_setting_is_a_flag_a_key_and_a_line_of_the_docs() -> None:
 OTHERWISE = {
     "mpp": 0.3, "reader": "tiff", "series": 1, "tissue": "none", "ignored_classes": "a", "groups": "a",
     "classes": "a", "origin": "level0", "source": "labels", "blend": "mean", "probability_dtype": "float32",
-    "probability_downsample": 2, "threshold": 0.3, "min_area_um2": 1, "min_hole_um2": 1, "tolerance_um": 2,
+    "probabilities": "groups", "probability_downsample": 2,
+    "threshold": 0.3, "min_area_um2": 1, "min_hole_um2": 1, "tolerance_um": 2,
     "tile": 64, "overlap": 32, "block": 64, "batch": 2, "max_memory": "1GB", "uncertainty": True,
     "allow_upsampling": True, "strict": True, "qc": "m", "keep_artifacts": True,
 }  # fmt: skip

@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as arrays
 
 from wsi_seg.core.errors import OutputError
 from wsi_seg.maps.maps import remove_partial_files
+from wsi_seg.maps.pyramid import halve_probabilities
 from wsi_seg.maps.shards import ShardedArray, array_document, write_node
 
 AXES = ("c", "y", "x")
@@ -265,3 +266,28 @@ def test_what_is_outside_is_refused(tmp_path: Path) -> None:
         with pytest.raises(IndexError):
             array[key]
     assert array[20:30, 2:1].shape == (0, 0)
+
+
+def test_planes_of_zeros_take_no_room_and_nothing_of_before_stays(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 9, (5, 8, 8), np.uint8)
+    values[[1, 3]] = 0
+    _, array = create(tmp_path / "a", (10, 8, 8), (5, 8, 8), (1, 4, 4), "uint8")
+    array._store[5:].write(values).result()
+    file = array.folder / "c" / "1" / "0" / "0"
+    whole = file.read_bytes()
+    array.write_shard((1, 0, 0), np.full_like(values, 7))
+    array.write_shard((1, 0, 0), values)
+    assert file.read_bytes() == whole
+    np.testing.assert_array_equal(array[5:], values)
+    array.write_shard((1, 0, 0), np.zeros_like(values))
+    assert not file.exists() and not array[...].any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_halves_are_the_same_with_planes_of_zeros(dtype: str) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (4, 7, 10)).astype(dtype)
+    values[[0, 2]] = 0
+    for some in (values, values[::2]):
+        np.testing.assert_array_equal(
+            halve_probabilities(some), np.stack([halve_probabilities(p) for p in some])
+        )

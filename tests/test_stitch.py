@@ -41,7 +41,7 @@ def stitched(
     d = stitch.probability_downsample
     plan = BlockSettings(frame, stitch, codes, pick_level(slide.info, frame), batch=2)
     labels = np.zeros((frame.size.height, frame.size.width), np.uint8)
-    stored = len(codes) + stitch.uncertainty
+    stored = (len(codes) if stitch.stored is None else len(stitch.stored)) + stitch.uncertainty
     shape = (stored, -(-frame.size.height // d), -(-frame.size.width // d))
     probabilities = np.zeros(shape, stitch.probability_dtype)
     for block in cut_blocks(frame.size, side):

@@ -55,6 +55,21 @@ def darkness() -> Darkness:
     return Darkness()
 
 
+class Shares:
+    """Four classes: 0.6 and 0.4 of what `Darkness` calls dark, 0.7 and 0.3 of the rest."""
+
+    def __call__(self, tiles: NDArray[np.uint8], /, margin: int = 0) -> NDArray[np.float32]:
+        """Return float32 (N, 4, H, W) of uint8 (N, H, W, 3)."""
+        dark, light = np.moveaxis(Darkness()(tiles, margin), 1, 0)
+        shares = [dark * np.float32(0.6), light * np.float32(0.7), dark * np.float32(0.4)]
+        return np.stack([*shares, light * np.float32(0.3)], axis=1)
+
+
+def shares() -> Shares:
+    """Recipe `tests.made.predictors:shares`."""
+    return Shares()
+
+
 class Gated:
     """`Darkness` that waits while the file `closed` is in the folder $WSI_SEG_TEST_GATE.
 

@@ -137,7 +137,7 @@ def _tasks(
         try:
             if asked not in models:
                 models[asked] = load_model(**asdict(asked), workers=where)
-            own.regions.resolve(models[asked].facts.card)
+            own.traced(models[asked].facts.card)
             if (own.tissue, own.qc) not in finders:
                 load_finders(own)  # what is wrong with them is said before any slide is run
                 finders.add((own.tissue, own.qc))

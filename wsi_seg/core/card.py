@@ -273,7 +273,7 @@ class ModelCard(_CardPart):
         """Names of the groups, else classes, that a run traces by default."""
         if self.traced is not None:
             return self.traced
-        single = (ClassGroup(c.name, (c.code,), c.color) for c in self.classes)
+        single = (c.alone for c in self.tissue_classes)
         return tuple(group.name for group in traced_by_default(self.class_groups or single))
 
     def write(self, folder: Path) -> None:

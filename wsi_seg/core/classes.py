@@ -8,7 +8,7 @@ weight in training and metrics, and in our label maps it means "not analyzed".
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wsi_seg.core.errors import UsageError
@@ -27,6 +27,11 @@ class TissueClass:
     """Value in label maps, 1 … 255."""
     name: str
     color: RGB
+
+    @property
+    def alone(self) -> ClassGroup:
+        """The class as a group of its own."""
+        return ClassGroup(self.name, (self.code,), self.color)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ def find_classes(names: Iterable[str], classes: Iterable[TissueClass]) -> tuple[
     Raises:
         UsageError: a name is not in `classes`; the message names those that are.
     """
-    table = {canonical_name(c.name): ClassGroup(c.name, (c.code,), c.color) for c in classes}
+    table = {canonical_name(c.name): c.alone for c in classes}
     return tuple(_lookup(name, table, "class") for name in names)
 
 
@@ -139,8 +144,36 @@ def find_class_or_group(
         UsageError: there is neither; the message names those that there are.
     """
     table = {canonical_name(g.name): g for g in groups}
-    table |= {canonical_name(c.name): ClassGroup(c.name, (c.code,), c.color) for c in classes}
+    table |= {canonical_name(c.name): c.alone for c in classes}
     return _lookup(name, table, "class or group")
+
+
+def find_channels(channels: Iterable[Iterable[int]], codes: Iterable[int]) -> tuple[int, ...] | None:
+    """Return the channels whose sum is the probability of some classes, None where no channels add up to it.
+
+    Args:
+        channels: codes of the classes that each holds the sum of; none where it holds something else.
+        codes: of the classes.
+    """
+    wanted, held = set(codes), [set(members) for members in channels]
+    if wanted in held:
+        return (held.index(wanted),)
+    found = []
+    for index in sorted(range(len(held)), key=lambda index: -len(held[index])):
+        if held[index] and held[index] <= wanted:
+            found.append(index)
+            wanted -= held[index]
+    return tuple(sorted(found)) if found and not wanted else None
+
+
+# How results come by probabilities that they lack.
+RUN_AGAIN = "run again with --probabilities all, or with names"
+
+
+def not_stored(name: str, channels: Sequence[ClassGroup]) -> str:
+    """Return the line that says that maps lack the probability of a group or class, and the way out."""
+    held = ", ".join(channel.name for channel in channels if channel.codes) or "none"
+    return f"the probability of {name!r} is not stored (stored: {held}); {RUN_AGAIN}"
 
 
 def _lookup(name: str, table: dict[str, ClassGroup], kind: str) -> ClassGroup:

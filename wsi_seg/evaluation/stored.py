@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.core.errors import SlideError
+from wsi_seg.core.errors import OutputError, SlideError
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import patient_by_name
@@ -77,7 +77,7 @@ def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
         truth: annotations or mask.
 
     Raises:
-        OutputError: the results are missing or damaged.
+        OutputError: the results are missing or damaged, or hold no probability of each class.
         DataError: the truth does not fit the maps or the model's classes.
         MaskError: the drawn regions cannot be read.
     """
@@ -87,6 +87,11 @@ def evaluate_maps(path: Path, truth: TruthFile) -> Evaluation:
     scheme = LabelScheme(card.tissue_classes, card.mpp, truth.ignored_codes)
     known = open_truth(truth, results.slide, results.frame(), scheme)
     rows = Rows.of_card(card)
+    if results.maps.layout.stored is not None:
+        raise OutputError(
+            f"{results.folder}: holds no probability of each class, which scores need; "
+            "run again with --probabilities all"
+        )
     section, shown = _count_boxes(results, known, rows)
     note, pictures = _pictures(results, shown)
     examples = tuple(

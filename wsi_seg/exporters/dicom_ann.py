@@ -117,12 +117,17 @@ def _group(number: int, found: _Annotations, card: ModelCard) -> AnnotationGroup
         graphic_data=found.rings,
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm(card),
-        measurements=[
-            Measurements(codes.SCT.Area, np.array(found.areas_um2), SQUARE_MICROMETER),
-            Measurements(MEAN_PROBABILITY, np.array(found.probabilities), codes.UCUM.NoUnits),
-        ],
+        measurements=_measurements(found),
         display_color=lab_color(found.group.color),
     )
+
+
+def _measurements(found: _Annotations) -> list[Measurements]:
+    measured = [Measurements(codes.SCT.Area, np.array(found.areas_um2), SQUARE_MICROMETER)]
+    if np.isfinite(found.probabilities).all():  # not known where it is not stored
+        values = np.array(found.probabilities)
+        measured.append(Measurements(MEAN_PROBABILITY, values, codes.UCUM.NoUnits))
+    return measured
 
 
 def _concept(group: ClassGroup, card: ModelCard) -> Concept:

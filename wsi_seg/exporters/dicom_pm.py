@@ -1,4 +1,4 @@
-"""Class probabilities as DICOM Parametric Maps (PS3.3, A.75): a series and a pyramid for each channel.
+"""Probabilities as DICOM Parametric Maps (PS3.3, A.75): a series and a pyramid for each class or group.
 
 A viewer so shows one class without loading the others. Values are stored in 16 bits, the fewest that DICOM
 allows here (C.8.32.2): 255 for 1 as the maps have it, of 32-bit maps 65535. The real-world value mapping in
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from wsi_seg.core.classes import TissueClass
+from wsi_seg.core.classes import RUN_AGAIN, ClassGroup
 from wsi_seg.core.concepts import PRIVATE_SCHEME, concept_of, dicom_text
+from wsi_seg.core.errors import FormatLimitError
 from wsi_seg.core.files import new_folder
 from wsi_seg.exporters.dicom_slide import ReferencedSlide, code_of, equipment, referenced_slide
 from wsi_seg.exporters.dicom_tiles import TILED, write_tiled
@@ -49,21 +50,27 @@ class _Channel:
 
 
 def export(source: ExportSource, path: Path) -> Exported:
-    """Write the probabilities of each class, and the uncertainty where it is stored, into a new folder.
+    """Write each stored probability, and the uncertainty where it is stored, into a new folder.
 
-    Files are named by code, name and level, such as `001_tumor_0.dcm`.
+    Files are named by code, name and level, such as `001_tumor_0.dcm`; the code of a group of several classes
+    and of the uncertainty is 0.
 
     Raises:
+        FormatLimitError: the maps hold neither.
         OutputError: the folder is there already or cannot be written, or the maps are damaged.
         SlideError: the slide is DICOM, and its files are gone or cannot be referred to.
         MppMissingError: the slide has no mpp.
     """
-    slide, channels = referenced_slide(source.slide), source.maps.layout.channels
+    channels = source.maps.layout.channels
+    if not channels:
+        raise FormatLimitError(f"{path}: no probabilities are stored; {RUN_AGAIN}")
+    slide = referenced_slide(source.slide)
     with new_folder(path) as folder:
         folder.mkdir()
         for index, channel in enumerate(channels):
             series, pyramid = UID(), UID()
-            name = f"{channel.code:03}_{re.sub('[^A-Za-z0-9]+', '_', channel.name)[:64]}"
+            code = channel.codes[0] if len(channel.codes) == 1 else 0
+            name = f"{code:03}_{re.sub('[^A-Za-z0-9]+', '_', channel.name)[:64]}"
             for level in range(source.maps.level_count):
                 header = _header(source, slide, index, level, series, pyramid)
                 pixels = _Channel(source.maps.array("probabilities", level), index)
@@ -77,7 +84,7 @@ def _header(
     layout = source.maps.layout
     channel = layout.channels[index]
     most = 255 if layout.probability_dtype == "uint8" else 65535
-    text = dicom_text(f"{'Probability of ' if channel.code else ''}{channel.name}", 64)
+    text = dicom_text(f"{'Probability of ' if channel.codes else ''}{channel.name}", 64)
     header = ParametricMap(
         source_images=[slide.header],
         pixel_array=np.zeros((1, 1, 1), np.uint16),
@@ -90,7 +97,7 @@ def _header(
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(source, channel, most, text)],
         voi_lut_transformations=[VOILUTTransformation(window_center=(most + 1) / 2, window_width=most + 1)],
-        content_label="PROBABILITY" if channel.code else "UNCERTAINTY",
+        content_label="PROBABILITY" if channel.codes else "UNCERTAINTY",
         pyramid_uid=pyramid,
         pyramid_label=text,
         **slide.level(source.frame, layout.downsample("probabilities", level)),
@@ -101,8 +108,8 @@ def _header(
     return header
 
 
-def _mapping(source: ExportSource, channel: TissueClass, most: int, text: str) -> RealWorldValueMapping:
-    quantity = codes.DCM.FractionalProbabilisticSegmentation if channel.code else UNCERTAINTY
+def _mapping(source: ExportSource, channel: ClassGroup, most: int, text: str) -> RealWorldValueMapping:
+    quantity = codes.DCM.FractionalProbabilisticSegmentation if channel.codes else UNCERTAINTY
     mapping = RealWorldValueMapping(
         lut_label=dicom_text(channel.name, 16),
         lut_explanation=text,
@@ -112,8 +119,11 @@ def _mapping(source: ExportSource, channel: TissueClass, most: int, text: str) -
         intercept=0.0,
         quantity_definition=quantity,
     )
-    if channel.code:
-        stated = next((c.concept for c in source.card.classes if c.code == channel.code), None)
+    if channel.codes:
+        card = source.card
+        known = {(g.name, g.codes): g.concept for g in card.groups}
+        known |= {(c.name, (c.code,)): c.concept for c in card.classes}
+        stated = known.get((channel.name, channel.codes))
         finding = code_of(concept_of(channel.name, stated))
         mapping.QuantityDefinitionSequence.append(CodeContentItem(name=codes.DCM.Finding, value=finding))
     return mapping

@@ -1,9 +1,9 @@
 """Maps as one OME-TIFF of two images, for QuPath and all else that reads by Bio-Formats.
 
-Image 0, `classes`: class codes, uint8, with a color table; 0 is not analyzed. Image 1, `probabilities`: a
-channel for each class, with its name and color, and where it is stored one for the uncertainty; uint8 (255
-stands for 1) or float32, as the maps have them. Both are pyramids of the maps' stored levels, in SubIFDs, in
-deflated tiles (https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.html).
+Image 0, `classes`: class codes, uint8, with a color table; 0 is not analyzed. Image 1, `probabilities`, where
+any are stored: a channel for each class or group, with its name and color, and where it is stored one for the
+uncertainty; uint8 (255 stands for 1) or float32, as the maps have them. Both are pyramids of the maps' stored
+levels, in SubIFDs, in deflated tiles (https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.html).
 
 Frame: pixel (0, 0) of both images begins at the corner of level 0, also of a slide with bounds, and both
 cover all of level 0. Cropping to the bounds would move the map by a part of its pixel, as the bounds begin
@@ -67,13 +67,14 @@ def export(source: ExportSource, path: Path) -> Exported:
         }
         colors = {"photometric": "palette", "colormap": colormap(maps.classes)}
         _write_pyramid(file, source, "classes", classes, colors)
-        names = {
-            "Channel": {
-                "Name": [xml_text(channel.name) for channel in channels],
-                "Color": [ome_color(channel.color) for channel in channels],
+        if channels:
+            names = {
+                "Channel": {
+                    "Name": [xml_text(channel.name) for channel in channels],
+                    "Color": [ome_color(channel.color) for channel in channels],
+                }
             }
-        }
-        _write_pyramid(file, source, "probabilities", names, {"photometric": "minisblack"})
+            _write_pyramid(file, source, "probabilities", names, {"photometric": "minisblack"})
     size = maps.layout.map_size
     return Exported(path, f"classes of {size} px, {len(channels)} channels, {maps.level_count} levels")
 

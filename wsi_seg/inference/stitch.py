@@ -30,6 +30,9 @@ LEAST_WEIGHT = 1e-3
 # Rows that are put together at a time on the host, so that what is made of them stays in the core's cache.
 STRIP_ROWS = 16
 
+# A stored value that stands for 1, of whole numbers.
+FULL = 255
+
 # Smaller probabilities count as this much, so that 0 log 0 is 0; far below what changes an entropy.
 LEAST_PROBABILITY = 1e-30
 
@@ -167,13 +170,19 @@ class _Output:
     ) -> None:
         d = settings.probability_downsample
         self.settings = settings
+        # Outputs of which means are needed, and where those of each stored probability are among them.
+        self._sums = settings.stored
+        self._needed = list(range(channels))
+        if self._sums is not None:
+            self._needed = sorted({i for members in self._sums for i in members})
+            self._sums = tuple(tuple(map(self._needed.index, members)) for members in self._sums)
         self.shape = (box_map.height, box_map.width)
         rows, columns = -(-box_map.height // d), -(-box_map.width // d)
         self.box = Box.at(box_map.x0, box_map.y0, columns * d, rows * d)
         self.analyzed = np.zeros((rows * d, columns * d), bool)
         self.analyzed[: box_map.height, : box_map.width] = analyzed
         self.labels = np.zeros((rows * d, columns * d), np.uint8)
-        stored = channels + settings.uncertainty
+        stored = (channels if settings.stored is None else len(settings.stored)) + settings.uncertainty
         self.probabilities = np.zeros((stored, rows, columns), settings.probability_dtype)
         self._transfer = transfer
         self._elsewhere: list[tuple[Box, Any, Any, Any]] = []
@@ -193,29 +202,45 @@ class _Output:
             self._put(strip, probabilities[:, y : y + rows])
 
     def _put(self, part_map: Box, probabilities: Any) -> None:
-        d = self.settings.probability_downsample
         rows, columns = part_map.within(self.box)
         mask = self.analyzed[rows, columns]
         if not mask.any():
             return
         best = most_probable(probabilities)
         weight = None if mask.all() else self._transfer.to_device(mask.astype(np.float32), probabilities)
-        small = _area_mean(probabilities, weight, d)
-        xp = array_namespace(small)
+        xp = array_namespace(probabilities)
         # Not a number where any of its values is not; all classes of a pixel are numbers, or none is.
-        total = xp.reshape(xp.sum(small[0]), (1,))
+        total = xp.reshape(xp.sum(probabilities[0]), (1,))
         if isinstance(total, np.ndarray):
             _check_number(part_map, total)
-        if self.settings.uncertainty:
-            unsure = normalized_entropy(probabilities, self.settings.assessed)
-            entropy = _area_mean(unsure[None], weight, d)
-            small = xp.concat([small, entropy], axis=0)
-        if self.settings.probability_dtype == "uint8":
-            small = xp.astype(xp.floor(small * 255 + 0.5), xp.uint8)
+        small = self._small(probabilities, weight)
         if isinstance(best, np.ndarray):
             self._store(part_map, best, small)
         else:
             self._elsewhere.append((part_map, best, small, total))
+
+    def _small(self, probabilities: Any, weight: Any) -> Any:
+        """Return what is stored of (C, h, w): means over cells and their sums, as the stored type."""
+        settings, xp = self.settings, array_namespace(probabilities)
+        parts = []
+        if self._needed:
+            every = len(self._needed) == len(probabilities)
+            chosen = probabilities if every else xp.stack([probabilities[i] for i in self._needed])
+            means = self._quantized(_area_mean(chosen, weight, settings.probability_downsample))
+            parts.append(means if self._sums is None else _clipped_sums(means, self._sums))
+        if settings.uncertainty:
+            unsure = normalized_entropy(probabilities, settings.assessed)
+            parts.append(self._quantized(_area_mean(unsure[None], weight, settings.probability_downsample)))
+        if not parts:
+            d = settings.probability_downsample
+            return xp.astype(probabilities[:0, ::d, ::d], xp.uint8)  # no view, which would keep them all
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+    def _quantized(self, small: Any) -> Any:
+        if self.settings.probability_dtype == "float32":
+            return small
+        xp = array_namespace(small)
+        return xp.astype(xp.floor(small * FULL + 0.5), xp.uint8)
 
     def _store(self, part_map: Box, best: NDArray[np.uint8], small: NDArray[Any]) -> None:
         d = self.settings.probability_downsample
@@ -277,6 +302,20 @@ class _BlendStitcher(Stitcher):
             weight = xp.where(self._weight > 0, self._weight, xp.ones_like(self._weight))
             self._out.put(self._out.box, self._sum / weight)
         return super().finish()
+
+
+def _clipped_sums(means: Any, sums: tuple[tuple[int, ...], ...]) -> Any:
+    """Return sums of some of (C, h, w) each, of their type, at most full scale, as `ChannelSum` has them."""
+    xp = array_namespace(means)
+    whole = means.dtype == xp.uint8
+    wide = xp.astype(means, xp.int16) if whole else means
+    totals = []
+    for members in sums:
+        total = wide[members[0]]
+        for member in members[1:]:
+            total = total + wide[member]
+        totals.append(total)
+    return xp.astype(xp.clip(xp.stack(totals), max=FULL if whole else 1.0), means.dtype)
 
 
 def _check_number(part_map: Box, total: NDArray[Any]) -> None:

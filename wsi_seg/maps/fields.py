@@ -50,6 +50,21 @@ class ChannelSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Unknown:
+    """Probabilities (c, y, x) that nobody knows: NaN everywhere, so that no mean of them is written."""
+
+    shape: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        return np.dtype(np.float32)
+
+    def __getitem__(self, key: tuple[int, slice, slice], /) -> NDArray[np.float32]:
+        sides = [len(range(length)[part]) for part, length in zip(key[1:], self.shape[1:], strict=True)]
+        return np.full(sides, np.nan, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class LabelField:
     """Class codes of a map, read on demand, and their positions in `classes`."""
 

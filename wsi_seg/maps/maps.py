@@ -1,7 +1,8 @@
 """The maps of one slide as one OME-Zarr 0.5 store (Zarr v3): probabilities, class labels and tissue.
 
-    maps.zarr/              image: class probabilities (c, y, x), at 1 / probability_downsample of the map;
-                            one more channel, "uncertainty", where the layout says so
+    maps.zarr/              image: probabilities (c, y, x), at 1 / probability_downsample of the map, of each
+                            class, or of what the layout says is stored; one more channel, "uncertainty",
+                            where the layout says so; without any channel the image is the tissue, below
       0, 1, …               its levels, each half the one before
       labels/classes/0, …   uint8 (y, x): class codes, 0 = not analyzed; level 0 at full map resolution
       labels/tissue/0, …    uint8 (y, x): 1 = analyzed tissue, 0 = background
@@ -31,11 +32,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.core.classes import TissueClass
+from wsi_seg.core.classes import RUN_AGAIN, ClassGroup, TissueClass
 from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.core.geometry import Box
 from wsi_seg.maps.fields import ChannelSum
-from wsi_seg.maps.ome import image_metadata, label_metadata, labels_metadata
+from wsi_seg.maps.ome import image_metadata, label_metadata, labels_metadata, mask_metadata
 from wsi_seg.maps.pyramid import halve
 from wsi_seg.maps.shards import NODE, PARTIAL, ShardedArray, array_document, write_node
 from wsi_seg.planning.grid import Block
@@ -85,9 +86,14 @@ def create_maps(path: Path, layout: MapLayout) -> None:
 
 
 def _root_attributes(layout: MapLayout) -> dict[str, Any]:
+    return {"ome": _image_metadata(layout), LAYOUT_KEY: layout.to_json()}
+
+
+def _image_metadata(layout: MapLayout) -> dict[str, Any]:
+    if not layout.channels:
+        return mask_metadata(layout.name, layout.mpp, _downsamples(layout, "tissue"), PATHS["tissue"])
     downsamples = _downsamples(layout, "probabilities")
-    ome = image_metadata(layout.name, layout.mpp, downsamples, layout.channels, layout.probability_dtype)
-    return {"ome": ome, LAYOUT_KEY: layout.to_json()}
+    return image_metadata(layout.name, layout.mpp, downsamples, layout.channels, layout.probability_dtype)
 
 
 def _label_attributes(layout: MapLayout, kind: Kind) -> dict[str, Any]:
@@ -174,25 +180,33 @@ class Maps:
 
     @property
     def probabilities(self) -> ShardedArray:
-        """Class probabilities: (c, y, x) at 1 / `probability_downsample` of the map.
+        """Probabilities: (c, y, x) at 1 / `probability_downsample` of the map; `channels` says of what.
 
-        Channel i is that of `classes[i]`; after them there may be one more, see `uncertainty`.
+        Raises:
+            OutputError: none are stored.
         """
         return self.array("probabilities")
+
+    @property
+    def channels(self) -> tuple[ClassGroup, ...]:
+        """Content of each channel of `probabilities`, see `MapLayout`."""
+        return self.layout.channels
 
     @property
     def uncertainty(self) -> ChannelSum | None:
         """Uncertainty (y, x), stored as the probabilities are and read on demand; None where it is not."""
         if not self.layout.uncertainty:
             return None
-        return ChannelSum(self.probabilities, (len(self.classes),), self.probability_downsample)
+        return ChannelSum(self.probabilities, (len(self.channels) - 1,), self.probability_downsample)
 
     def array(self, kind: Kind, level: int = 0) -> ShardedArray:
         """Return one level of one pyramid.
 
         Raises:
-            OutputError: it is damaged.
+            OutputError: it is damaged, or there are no probabilities.
         """
+        if kind == "probabilities" and not self.channels:
+            raise OutputError(f"{self.path}: no probabilities are stored; {RUN_AGAIN}")
         if (kind, level) not in self._arrays:
             document = _array_document(self.layout, kind, level)
             self._arrays[kind, level] = ShardedArray.open(self.path / f"{PATHS[kind]}{level}", document)
@@ -218,7 +232,7 @@ class Maps:
             block: one of `cut_blocks(layout.map_size, layout.block)`.
             labels: uint8 (h, w), class codes.
             tissue: (h, w), true or 1 where tissue was analyzed.
-            probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type.
+            probabilities: (channels, ceil(h / ds), ceil(w / ds)) of the layout's type; of no use without any.
             coverage: uint8 (h, w); None where it is 0 all over.
             artifacts: uint8 (h, w); None where the layout has no classes of them.
 
@@ -226,11 +240,8 @@ class Maps:
             ValueError: a shape or type does not fit.
             OutputError: the shard cannot be written.
         """
-        values: dict[Kind, NDArray[Any]] = {
-            "probabilities": probabilities,
-            "classes": labels,
-            "tissue": tissue.astype(np.uint8, copy=False),
-        }
+        values: dict[Kind, NDArray[Any]] = {"probabilities": probabilities} if self.channels else {}
+        values |= {"classes": labels, "tissue": tissue.astype(np.uint8, copy=False)}
         if coverage is not None:
             values["coverage"] = coverage
         if artifacts is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wsi_seg.core.classes import RGB, TissueClass, canonical_name
+from wsi_seg.core.classes import RGB, ClassGroup, TissueClass, canonical_name
 from wsi_seg.planning.settings import ProbabilityDtype
 
 OME_VERSION = "0.5"
@@ -21,16 +21,16 @@ def image_metadata(
     name: str,
     mpp: float,
     downsamples: Sequence[int],
-    channels: Sequence[TissueClass],
+    channels: Sequence[ClassGroup],
     dtype: ProbabilityDtype,
 ) -> dict[str, Any]:
-    """Return the `ome` attribute of the image: class probabilities with axes c, y, x.
+    """Return the `ome` attribute of the image of probabilities, with axes c, y, x.
 
     Args:
         name: name of the image.
         mpp: microns per full-resolution map pixel.
         downsamples: for each level, full-resolution map pixels per pixel.
-        channels: name and color of each; the first is a class.
+        channels: name and color of each.
         dtype: of the probabilities; 255 of uint8 stands for 1.
     """
     return {
@@ -38,6 +38,21 @@ def image_metadata(
         "multiscales": [_multiscale(name, mpp, downsamples, with_channels=True)],
         "omero": {"version": OME_VERSION, "channels": [_channel(c, channels, dtype) for c in channels]},
     }
+
+
+def mask_metadata(name: str, mpp: float, downsamples: Sequence[int], folder: str) -> dict[str, Any]:
+    """Return the `ome` attribute of an image (y, x) whose levels are those of one of its labels.
+
+    OME-Zarr has labels in images alone; paths of levels may lead anywhere in the group of the image.
+
+    Args:
+        name: name of the image.
+        mpp: microns per full-resolution map pixel.
+        downsamples: for each level, full-resolution map pixels per pixel.
+        folder: of the levels, such as `labels/tissue/`.
+    """
+    levels = _multiscale(name, mpp, downsamples, with_channels=False, folder=folder)
+    return {"version": OME_VERSION, "multiscales": [levels]}
 
 
 def label_metadata(
@@ -73,7 +88,9 @@ def hex_color(color: RGB) -> str:
     return "{:02X}{:02X}{:02X}".format(*color)
 
 
-def _multiscale(name: str, mpp: float, downsamples: Sequence[int], *, with_channels: bool) -> dict[str, Any]:
+def _multiscale(
+    name: str, mpp: float, downsamples: Sequence[int], *, with_channels: bool, folder: str = ""
+) -> dict[str, Any]:
     axes: list[dict[str, str]] = [
         {"name": axis, "type": "space", "unit": "micrometer"} for axis in ("y", "x")
     ]
@@ -83,7 +100,10 @@ def _multiscale(name: str, mpp: float, downsamples: Sequence[int], *, with_chann
         "name": name,
         "axes": axes,
         "datasets": [
-            {"path": str(level), "coordinateTransformations": _transforms(mpp, downsample, with_channels)}
+            {
+                "path": f"{folder}{level}",
+                "coordinateTransformations": _transforms(mpp, downsample, with_channels),
+            }
             for level, downsample in enumerate(downsamples)
         ],
         "type": "area mean" if with_channels else "majority of 2 x 2",
@@ -101,18 +121,15 @@ def _transforms(mpp: float, downsample: int, with_channels: bool) -> list[dict[s
     return transforms
 
 
-def _channel(
-    channel: TissueClass, channels: Sequence[TissueClass], dtype: ProbabilityDtype
-) -> dict[str, Any]:
+def _channel(channel: ClassGroup, channels: Sequence[ClassGroup], dtype: ProbabilityDtype) -> dict[str, Any]:
     top = 255 if dtype == "uint8" else 1
-    tumor = [c.code for c in channels if canonical_name(c.name) == "tumor"]
     # Viewers add active channels up; more than one at a time shows a mixture that means nothing.
-    shown = tumor[0] if tumor else channels[0].code
+    shown = next((c for c in channels if canonical_name(c.name) == "tumor"), channels[0])
     return {
         "label": channel.name,
         "color": hex_color(channel.color),
         "window": {"min": 0, "max": top, "start": 0, "end": top},
-        "active": channel.code == shown,
+        "active": channel == shown,
         "inverted": False,
         "coefficient": 1,
         "family": "linear",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_seg.maps.shards import planes_in_use
 from wsi_seg.planning.map_layout import Kind
 
 
@@ -24,6 +25,14 @@ def halve_probabilities(values: NDArray[Any]) -> NDArray[Any]:
     Returns:
         (…, ceil(h / 2), ceil(w / 2)) of the same type; uint8 is rounded, one half up.
     """
+    if values.ndim == 3:
+        used = planes_in_use(values)
+        if len(used) < len(values):  # the mean of nothing but 0 is 0
+            height, width = values.shape[1:]
+            result = np.zeros((len(values), -(-height // 2), -(-width // 2)), values.dtype)
+            if len(used):
+                result[used] = halve_probabilities(values[used])
+            return result
     values = _of_even_sides(values)
     if values.dtype == np.uint8:
         pairs = values[..., ::2, :].astype(np.uint16)  # rows first, as they lie in memory

@@ -162,7 +162,7 @@ class ShardedArray:
     def write_shard(self, index: tuple[int, ...], values: NDArray[Any]) -> None:
         """Write one shard whole or not at all, or remove it where there is nothing but 0.
 
-        The same values give the same bytes.
+        The same values give the same bytes. Planes of 0 alone, along the first of three axes, cost nothing.
 
         Args:
             index: of the shard along each axis.
@@ -173,6 +173,14 @@ class ShardedArray:
         """
         box = zip(index, self.shard, self.shape, strict=True)
         part = self._store[tuple(slice(i * side, min((i + 1) * side, n)) for i, side, n in box)]
+        if values.ndim == 3:
+            used = planes_in_use(values)
+            if len(used) < len(values):
+                # What is written in part would be added to a file of before.
+                self.folder.joinpath("c", *map(str, index)).unlink(missing_ok=True)
+                if not len(used):
+                    return
+                part, values = part[used + part.origin[0]], values[used]
         try:
             part.write(values, can_reference_source_data_indefinitely=True).result()
         except ValueError as error:
@@ -180,6 +188,11 @@ class ShardedArray:
             if code is None:
                 raise OSError(_without_details(error)) from error
             raise OSError(code, os.strerror(code), str(self.folder)) from error
+
+
+def planes_in_use(values: NDArray[Any]) -> NDArray[np.intp]:
+    """Return which of (c, y, x) planes hold anything but 0."""
+    return np.flatnonzero([plane.any() for plane in values])
 
 
 @cache

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.classes import canonical_name, find_class_or_group
+from wsi_seg.core.classes import (
+    RUN_AGAIN,
+    canonical_name,
+    find_class_or_group,
+    not_stored,
+)
 from wsi_seg.core.errors import MissingExtraError, OutputError, UsageError
 from wsi_seg.core.files import reading
 from wsi_seg.core.geometry import Box, Origin, RealBox
@@ -127,28 +132,34 @@ class Result:
     def probabilities(
         self, name: str | None = None, *, box_l0: Bounds | None = None, mpp: float | None = None
     ) -> NDArray[np.float32]:
-        """Return the probability of a group or class, or of each class.
+        """Return the probability of a group or class, or each that is stored.
 
         Args:
-            name: group of the model's card, or else class; None: each class, in the order of `maps.classes`.
+            name: group of the model's card, or else class; None: each that is stored, by default those of all
+                classes, in the order of `maps.channels`.
             box_l0: part of the slide, in l0 pixels from the corner of level 0; None: all of it.
             mpp: µm per pixel; None: as stored, by default four times that of the model. Finer than stored is
                 interpolated linearly, coarser averaged.
 
         Returns:
-            float32, 0 … 1: (y, x), or (class, y, x) without a name. They are the pixels of
+            float32, 0 … 1: (y, x), or (channel, y, x) without a name. They are the pixels of
             `frame(mpp).to_map(box_l0)`, 0 beyond the slide and where nothing was analyzed.
 
         Raises:
-            UsageError: no such group or class, an empty box, finer than the slide, or an array of more than
-                1 GiB.
+            UsageError: no such group or class, its probability is not stored, an empty box, finer than the
+                slide, or an array of more than 1 GiB.
             OutputError: the results are at a URL, or damaged.
         """
+        held = self.maps.channels
         if name is None:
-            return self._values([(i,) for i in range(len(self.maps.classes))], box_l0, mpp)
-        channel = {c.code: i for i, c in enumerate(self.maps.classes)}
-        codes = self._codes(name)
-        values: NDArray[np.float32] = self._values([tuple(channel[code] for code in codes)], box_l0, mpp)[0]
+            every = [(i,) for i, channel in enumerate(held) if channel.codes]
+            if not every:
+                raise UsageError(f"{self.folder}: no probabilities are stored; {RUN_AGAIN}")
+            return self._values(every, box_l0, mpp)
+        channels = self.maps.layout.find_channels(self._codes(name))
+        if channels is None:
+            raise UsageError(f"{self.folder}: {not_stored(name, held)}")
+        values: NDArray[np.float32] = self._values([channels], box_l0, mpp)[0]
         return values
 
     def uncertainty(self, *, box_l0: Bounds | None = None, mpp: float | None = None) -> NDArray[np.float32]:
@@ -158,7 +169,7 @@ class Result:
         """
         if not self.maps.layout.uncertainty:
             raise UsageError(f"{self.folder}: no uncertainty was stored; run with uncertainty on")
-        values: NDArray[np.float32] = self._values([(len(self.maps.classes),)], box_l0, mpp)[0]
+        values: NDArray[np.float32] = self._values([(len(self.maps.channels) - 1,)], box_l0, mpp)[0]
         return values
 
     def dask_array(self, kind: Kind = "classes", level: int = 0) -> Array:

@@ -145,7 +145,7 @@ def _segment(
 ) -> Result:
     # The record names what is traced.
     settings = replace(settings, regions=settings.regions.of_model(model.facts.card))
-    groups = settings.regions.resolve(model.facts.card)
+    groups = settings.traced(model.facts.card)
     folder = results_folder(out, name or results_name(path), settings.staging)
     finders = load_finders(settings)
     inputs = RunInputs(path, model.facts, settings, finders.facts)

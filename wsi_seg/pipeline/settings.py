@@ -25,6 +25,8 @@ from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.local_copies import SlideCache
 
 if TYPE_CHECKING:
+    from wsi_seg.core.card import ModelCard
+    from wsi_seg.core.classes import ClassGroup
     from wsi_seg.slides.slide import Slide
 
 _MPP: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)])
@@ -145,6 +147,20 @@ class RunSettings:
         from wsi_seg.slides.readers import open_slide
 
         return open_slide(path, reader=self.reader, mpp=self.mpp, series=self.series, cache=self.cache)
+
+    def traced(self, card: ModelCard) -> tuple[ClassGroup, ...]:
+        """Return the groups and classes whose regions a run with this model traces.
+
+        Raises:
+            UsageError: the model lacks one of them, or one that is to be stored; or one is to be traced by a
+                probability that would not be stored.
+        """
+        from wsi_seg.planning.stored import check_traced
+
+        groups = self.regions.resolve(card)
+        by_probability = self.regions.trace.source == "probabilities"
+        check_traced(self.plan.probabilities, card, groups if by_probability else ())
+        return groups
 
     def for_workers(self, gpus: tuple[int, ...] = ()) -> Self:
         """Return the settings of each worker process: its threads, and its share of this machine's memory.

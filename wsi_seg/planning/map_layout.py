@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wsi_seg.core.classes import RGB, TissueClass
+from wsi_seg.core.classes import RGB, ClassGroup, TissueClass, find_channels
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.planning.settings import ProbabilityDtype
 
 Kind = Literal["probabilities", "classes", "tissue", "coverage", "artifacts"]
 
-# The channel after those of the classes, where it is stored; no label has its code.
-UNCERTAINTY = TissueClass(0, "uncertainty", (255, 255, 255))
+# The channel after those of the classes, where it is stored.
+UNCERTAINTY = ClassGroup("uncertainty", (), (255, 255, 255))
 
 # Longest side, in pixels, of the coarsest label level: one screen.
 COARSEST_SIDE = 512
@@ -43,11 +43,12 @@ class MapLayout:
     probability_dtype: ProbabilityDtype
     """`uint8` stands for value / 255."""
     classes: tuple[TissueClass, ...]
-    """Class of each of the first probability channels."""
     uncertainty: bool = False
     """One more channel holds the uncertainty, see `stitch.StitchSettings`."""
     artifacts: tuple[TissueClass, ...] = ()
     """Classes of artifacts; empty: the store has no such labels."""
+    stored: tuple[ClassGroup, ...] | None = None
+    """Class or group of each of the first probability channels; None: one for each class."""
 
     def __post_init__(self) -> None:
         sides = (self.map_size.width, self.map_size.height)
@@ -66,12 +67,20 @@ class MapLayout:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The pyramids of the store."""
-        return ("probabilities", "classes", "tissue", "coverage", *(("artifacts",) if self.artifacts else ()))
+        image: tuple[Kind, ...] = ("probabilities",) if self.channels else ()
+        return (*image, "classes", "tissue", "coverage", *(("artifacts",) if self.artifacts else ()))
 
     @property
-    def channels(self) -> tuple[TissueClass, ...]:
-        """Names of the probability channels: the classes, then the uncertainty where it is stored."""
-        return (*self.classes, UNCERTAINTY) if self.uncertainty else self.classes
+    def channels(self) -> tuple[ClassGroup, ...]:
+        """Content of each probability channel: a class or group, then the uncertainty where it is stored."""
+        stored = self.stored
+        if stored is None:
+            stored = tuple(c.alone for c in self.classes)
+        return (*stored, UNCERTAINTY) if self.uncertainty else stored
+
+    def find_channels(self, codes: Iterable[int]) -> tuple[int, ...] | None:
+        """Return the channels that add up to the probability of some classes; None: it is not stored."""
+        return find_channels((channel.codes for channel in self.channels), codes)
 
     @property
     def level_count(self) -> int:
@@ -108,7 +117,8 @@ class MapLayout:
 
     def to_json(self) -> dict[str, Any]:
         plain = dataclasses.asdict(self)
-        return plain if self.artifacts else {k: v for k, v in plain.items() if k != "artifacts"}
+        unused = {"artifacts": not self.artifacts, "stored": self.stored is None}
+        return {key: value for key, value in plain.items() if not unused.get(key)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MapLayout:
@@ -118,7 +128,14 @@ class MapLayout:
             KeyError, TypeError, ValueError: something is missing or of the wrong type.
             UsageError: a value is wrong.
         """
-        named = {"classes": _classes(data["classes"]), "artifacts": _classes(data.get("artifacts", ()))}
+        named: dict[str, Any] = {
+            "classes": _classes(data["classes"]),
+            "artifacts": _classes(data.get("artifacts", ())),
+        }
+        if data.get("stored") is not None:
+            named["stored"] = tuple(
+                ClassGroup(g["name"], tuple(g["codes"]), _rgb(g["color"])) for g in data["stored"]
+            )
         return cls(**{**data, **named, "map_size": Size(**data["map_size"])})
 
 

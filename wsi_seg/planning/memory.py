@@ -129,7 +129,7 @@ def _map_bytes(shape: WorkShape, stitch: StitchSettings, model: ModelMemory) -> 
     """Return what the maps of a block take while they are made and written."""
     area = shape.block**2
     item = 4 if stitch.probability_dtype == "float32" else 1
-    stored = model.channels + stitch.uncertainty
+    stored = (model.channels if stitch.stored is None else len(stitch.stored)) + stitch.uncertainty
     maps = area * (1 + 1 + 1) * 2 + area * stored * item * 2 / stitch.probability_downsample**2
     canvas = 0 if stitch.blend == "crop" else area * 4 * (2 * model.channels + 2)
     canvas += area * 4 * 4 if stitch.uncertainty else 0  # entropy, and what it is summed from

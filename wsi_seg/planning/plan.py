@@ -18,6 +18,7 @@ from wsi_seg.planning.map_layout import MapLayout, output_bytes
 from wsi_seg.planning.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
 from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.planning.stitch_settings import StitchSettings
+from wsi_seg.planning.stored import stored_groups, stored_outputs
 from wsi_seg.slides.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
 from wsi_seg.tissue.mask import TissueMask
 
@@ -167,7 +168,10 @@ def plan_segmentation(
             f"{_megabytes(settings.max_memory or 0)} MB; a few labels near the borders of tiles may differ",
         )
     stitch = _stitch_settings(grid, settings, frame.size, card)
-    layout = _map_layout(info, tissue, frame, card, side, stitch)
+    layout = replace(
+        _map_layout(info, tissue, frame, card, side, stitch),
+        stored=stored_groups(settings.probabilities, card),
+    )
     planned, total = _plan_blocks(frame, side, tissue, stitch)
     if not planned:
         warnings += (NO_TISSUE,)
@@ -200,6 +204,7 @@ def plan_segmentation(
 
 def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size, card: ModelCard) -> StitchSettings:
     assessed = card.assessed if settings.uncertainty else None  # of no use to anything else
+    stored = stored_outputs(stored_groups(settings.probabilities, card), card)
     return StitchSettings(
         grid.fitted(map_size, settings.probability_downsample),
         settings.blend,
@@ -207,6 +212,7 @@ def _stitch_settings(grid: Grid, settings: PlanSettings, map_size: Size, card: M
         settings.probability_dtype,
         settings.uncertainty,
         None if assessed is None else len(assessed),
+        stored,
     )
 
 

@@ -10,6 +10,8 @@ from wsi_seg.core.settings import CONFIG, Bytes, checked, setting
 
 Blend = Literal["crop", "gaussian", "mean"]
 ProbabilityDtype = Literal["uint8", "float32"]
+# The other choice is a list of names.
+StoredChoice = Literal["all", "groups", "none"]
 
 # Blocks in flight, so that reading, predicting and writing overlap.
 DEFAULT_THREADS = 2
@@ -55,6 +57,12 @@ class PlanSettings:
         "Memory to stay below, such as 2GB: with fewer blocks in flight, smaller blocks, then smaller tiles.",
         metavar="SIZE",
         scope="run",
+    )
+    probabilities: StoredChoice | tuple[str, ...] = setting(
+        "all",
+        "Probabilities to store: of all classes, of the model card's groups, none, or names of groups and "
+        "classes, separated by commas.",
+        metavar="NAMES",
     )
     probability_downsample: int = setting(
         4,

@@ -26,6 +26,8 @@ class StitchSettings:
     """Add a channel with the normalized entropy of the class probabilities, see `normalized_entropy`."""
     assessed: int | None = None
     """Number of classes that share the probability, for `uncertainty`; None: all of the network's."""
+    stored: tuple[tuple[int, ...], ...] | None = None
+    """Outputs of the network that add up to each stored probability; None: each is stored by itself."""
 
     @property
     def margin(self) -> int:
@@ -38,8 +40,9 @@ class StitchSettings:
         plain = asdict(self)
         if self.grid.margin == 0 and self.grid.multiple == INPUT_MULTIPLE:
             del plain["grid"]["margin"], plain["grid"]["multiple"]
-        if self.assessed is None:
-            del plain["assessed"]
+        for name in ("assessed", "stored"):
+            if plain[name] is None:
+                del plain[name]
         return plain
 
     def __post_init__(self) -> None:

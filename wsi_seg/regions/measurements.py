@@ -47,7 +47,7 @@ def measure_regions(
         polygons: (n,) in map pixels, neither overlapping nor touching.
         labels: of the whole map.
         group: probability of the regions' group.
-        uncertainty: of the same shape, where it is known.
+        uncertainty: of the same shape, where it is known; it may be of another type.
 
     Yields:
         One for each polygon, in their order.
@@ -73,7 +73,8 @@ def measure_regions(
     for found in map_ahead(of_labels, _strips(labels.shape, LABEL_BLOCK)):
         totals.add_labels(found)
     _measure_small(polygons, totals, labels, fields)
-    means = np.minimum(totals.sums / totals.pixels / group.full, 1.0).T
+    full = np.array([[field.full] for field in fields])
+    means = np.minimum(totals.sums / totals.pixels / full, 1.0).T
     for mean, counts in zip(means, totals.labels, strict=True):
         probability, *rest = mean.tolist()
         yield Measured(probability, labels.shares(counts), *rest)

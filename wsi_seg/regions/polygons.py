@@ -15,10 +15,10 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
-from wsi_seg.core.classes import ClassGroup, TissueClass
+from wsi_seg.core.classes import ClassGroup, TissueClass, find_channels, not_stored
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.threads import map_ahead
-from wsi_seg.maps.fields import FULL, ChannelSum, LabelField
+from wsi_seg.maps.fields import FULL, ChannelSum, LabelField, Unknown
 from wsi_seg.regions.contours import Field, stream_contours
 from wsi_seg.regions.measurements import measure_regions
 from wsi_seg.regions.rings import RingLimits, connected, near_pairs
@@ -37,7 +37,11 @@ class MapArrays(Protocol):
 
     @property
     def classes(self) -> tuple[TissueClass, ...]:
-        """Class of each of the first probability channels."""
+        """Classes of the labels."""
+
+    @property
+    def channels(self) -> tuple[ClassGroup, ...]:
+        """Content of each probability channel: a class, the sum of several, or something else."""
 
     @property
     def labels(self) -> Any:
@@ -45,7 +49,9 @@ class MapArrays(Protocol):
 
     @property
     def probabilities(self) -> Any:
-        """(c, y, x): uint8 (value / 255) or float32; pixel i covers map pixels [ds * i, ds * (i + 1))."""
+        """(c, y, x): uint8 (value / 255) or float32; pixel i covers map pixels [ds * i, ds * (i + 1)). Only
+        asked for where there are `channels`.
+        """
 
     @property
     def probability_downsample(self) -> int:
@@ -68,7 +74,8 @@ class Region:
     perimeter_um: float
     """Length of the outline and of the holes' outlines; measured again likewise."""
     mean_probability: float
-    """Mean of the group's probability over the probability pixels whose center lies inside, 0 … 1."""
+    """Mean of the group's probability over the probability pixels whose center lies inside, 0 … 1; NaN where
+    it is not stored."""
     shares: dict[str, float]
     """Class name to its share of the analyzed label pixels whose center lies inside, in the order of the
     model's classes, without those that do not occur; empty when nothing inside was analyzed."""
@@ -95,11 +102,12 @@ def iter_regions(
     """Return an iterator over the regions of `trace`, which holds the polygons of one group at a time.
 
     Raises:
-        UsageError: a group has no class of these maps; raised before anything is traced.
+        UsageError: a group has no class of these maps, or it is to be traced by its probability and that is
+            not stored; raised before anything is traced.
     """
-    unique = tuple(dict.fromkeys(groups))
-    fields = [_group_field(maps, group) for group in unique]
-    return _regions(maps, unique, fields, settings or TraceSettings())
+    unique, settings = tuple(dict.fromkeys(groups)), settings or TraceSettings()
+    fields = [_group_field(maps, group, settings) for group in unique]
+    return _regions(maps, unique, fields, settings)
 
 
 def _regions(
@@ -139,12 +147,19 @@ class _GroupLabels:
         return inside.view(np.uint8)
 
 
-def _group_field(maps: MapArrays, group: ClassGroup) -> ChannelSum:
-    channels = tuple(i for i, c in enumerate(maps.classes) if c.code in group.codes)
-    if not channels:
+def _group_field(maps: MapArrays, group: ClassGroup, settings: TraceSettings) -> ChannelSum:
+    codes = {c.code for c in maps.classes}.intersection(group.codes)
+    if not codes:
         names = ", ".join(c.name for c in maps.classes)
         raise UsageError(f"group {group.name!r} has no class of these maps; they hold {names}")
-    return ChannelSum(maps.probabilities, channels, maps.probability_downsample)
+    channels = find_channels((channel.codes for channel in maps.channels), codes)
+    downsample = maps.probability_downsample
+    if channels is not None:
+        return ChannelSum(maps.probabilities, channels, downsample)
+    if settings.source == "probabilities":
+        raise UsageError(f"{not_stored(group.name, maps.channels)}, or trace labels (--source labels)")
+    height, width = (-(-side // downsample) for side in maps.labels.shape)
+    return ChannelSum(Unknown((1, height, width)), (0,), downsample)
 
 
 def _outlines(

@@ -118,7 +118,7 @@ def _probability(result: OpenResult, request: Request) -> tuple[tuple[object, ..
 def _uncertainty(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]:
     if not result.facts.uncertainty:
         raise Refused(404, "this result holds no uncertainty; run with --uncertainty to store it")
-    channels = Channels("probabilities", (len(result.facts.classes),))
+    channels = Channels("probabilities", (len(result.facts.stored),))
     return (channels,), partial(value_tile, result.source, channels, color=UNCERTAINTY_COLOR)
 
 

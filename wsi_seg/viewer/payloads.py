@@ -13,6 +13,7 @@ from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 from wsi_seg.viewer.folders import ResultEntry
 from wsi_seg.viewer.palette import safe_colors
+from wsi_seg.viewer.result_info import ResultInfo
 from wsi_seg.viewer.state import OpenResult, ResultRow, ViewerState
 
 
@@ -119,12 +120,12 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "tile_size": result.grid.tile,
         "max_zoom": result.grid.max_zoom,
         "classes": [_class(result, one) for one in facts.classes],
-        "channels": [one.name for one in facts.classes],
+        "channels": _channels(facts),
         "groups": [_group(result, one) for one in facts.groups],
         "threshold": facts.trace.threshold if facts.traced else None,
         "layers": [
             "classes",
-            "probability",
+            *(["probability"] if facts.stored else []),
             "tissue",
             *(["uncertainty"] if facts.uncertainty else []),
             "coverage",
@@ -139,6 +140,14 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "has_slide": place.path is not None,
         "slide_problem": place.problem,
     }
+
+
+def _channels(facts: ResultInfo) -> list[str]:
+    """Return the names of classes whose probability is stored; where some lack, those of groups too."""
+    named = dict.fromkeys(one.name for one in facts.classes if facts.channels(one) is not None)
+    if len(named) < len(facts.classes):
+        named |= dict.fromkeys(one.name for one in facts.groups if facts.channels(one) is not None)
+    return list(named)
 
 
 def _class(result: OpenResult, one: TissueClass) -> dict[str, Any]:
@@ -158,6 +167,7 @@ def _group(result: OpenResult, one: ClassGroup) -> dict[str, Any]:
         **_colors(result, one),
         "codes": list(one.codes),
         "assessed": not facts.unassessed.issuperset(one.codes),
+        "stored": facts.channels(one) is not None,
         "traced": traced,
         "count": found.get("count") if traced else None,
         "mm2": facts.area(one.name, "group_area_mm2"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsi_seg.core.assessed import assessed_codes
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.classes import ClassGroup, TissueClass
+from wsi_seg.core.classes import ClassGroup, TissueClass, find_channels
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Origin
 from wsi_seg.pipeline.export import manifest_part
@@ -29,6 +29,8 @@ class StoredStitch:
 
     probability_downsample: int
     uncertainty: bool = False
+    stored: tuple[tuple[int, ...], ...] | None = None
+    """See `StitchSettings`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class ResultInfo:
     frame: MapFrame
     classes: tuple[TissueClass, ...]
     groups: tuple[ClassGroup, ...] = ()
-    """Of the model's card, and single classes that were traced."""
+    """Of the model's card, and single classes that were traced; of a run that is not finished, what is stored
+    in place of all classes."""
     unassessed: frozenset[int] = frozenset()
     """Codes of the classes that the model does not assess; none are known of a run that is not finished."""
     traced: tuple[str, ...] = ()
@@ -53,10 +56,16 @@ class ResultInfo:
     artifacts: tuple[TissueClass, ...] = ()
     """Classes of artifacts; empty where they were not looked for."""
     uncertainty: bool = False
+    stored: tuple[tuple[int, ...], ...] = ()
+    """Codes of the classes that add up to each stored probability."""
     probability_downsample: int = 1
     summary: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     """Of a run that is not finished."""
+
+    def channels(self, one: TissueClass | ClassGroup) -> tuple[int, ...] | None:
+        """Return the channels that add up to the probability of a class or group; None: it is not stored."""
+        return find_channels(self.stored, (one.code,) if isinstance(one, TissueClass) else one.codes)
 
     def area(self, name: str, kind: str) -> float | None:
         """Return the area of a class (`class_area_mm2`) or group (`group_area_mm2`) in mm², if known."""
@@ -97,9 +106,16 @@ def _read_finished(entry: ResultEntry) -> ResultInfo:
         origin_offset=offset,
         artifacts=_artifacts(manifest, summary, folder),
         uncertainty=stitch.uncertainty,
+        stored=_stored_codes(stitch, card.codes),
         probability_downsample=stitch.probability_downsample,
         summary=summary,
     )
+
+
+def _stored_codes(stitch: StoredStitch, codes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    if stitch.stored is None:
+        return tuple((code,) for code in codes)
+    return tuple(tuple(codes[i] for i in members if i < len(codes)) for members in stitch.stored)
 
 
 def _artifacts(manifest: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[TissueClass, ...]:
@@ -122,8 +138,10 @@ def _read_running(entry: ResultEntry) -> ResultInfo:
         slide=manifest_part(SlideInfo, plan, entry.folder, "slide"),
         frame=manifest_part(MapFrame, plan, entry.folder, "frame"),
         classes=layout.classes,
+        groups=layout.stored or (),
         artifacts=layout.artifacts,
         uncertainty=layout.uncertainty,
+        stored=tuple(channel.codes for channel in layout.channels if channel.codes),
         probability_downsample=layout.probability_downsample,
         plan={"blocks": planned_blocks(plan, entry.folder)},
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from wsi_seg.core.classes import ClassGroup, TissueClass, canonical_name
+from wsi_seg.core.classes import RUN_AGAIN, ClassGroup, TissueClass, canonical_name
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
@@ -154,20 +154,22 @@ class OpenResult:
         return Outlines(regions, self._server.pieces, ":".join(self.key))
 
     def choose(self, name: str, first: str) -> tuple[ClassGroup, Channels]:
-        """Return the class or group of a name, or the uncertainty, and its channels of the probabilities.
+        """Return the class or group of a name, and its channels of the probabilities.
 
-        `first` is `class` or `group`, which a name means that is both.
+        `first` is `class` or `group`, which a name means that is both, unless that is not stored.
 
         Raises:
-            Refused: 404, there is neither.
+            Refused: 404, there is neither, or its probability is not stored.
         """
-        classes = [ClassGroup(c.name, (c.code,), c.color) for c in self.facts.classes]
-        tables = [_by_name(classes), _by_name(self.facts.groups)]
-        for table in tables if first == "class" else reversed(tables):
-            group = table.get(canonical_name(name))
-            if group is not None:
-                codes = [c.code for c in self.facts.classes]
-                return group, Channels("probabilities", tuple(codes.index(code) for code in group.codes))
+        tables = [_by_name([c.alone for c in self.facts.classes]), _by_name(self.facts.groups)]
+        ordered = tables if first == "class" else reversed(tables)
+        named = [table[canonical_name(name)] for table in ordered if canonical_name(name) in table]
+        for group in named:
+            numbers = self.facts.channels(group)
+            if numbers is not None:
+                return group, Channels("probabilities", numbers)
+        if named:
+            raise Refused(404, f"the probability of {name[:80]!r} is not stored in this result; {RUN_AGAIN}")
         raise Refused(404, f"no class or group {name[:80]!r} in this result")
 
     def colored(self) -> tuple[TissueClass | ClassGroup, ...]:

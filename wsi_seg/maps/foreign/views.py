@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_seg.core.classes import NOT_ANALYZED, TissueClass
+from wsi_seg.core.classes import NOT_ANALYZED, ClassGroup, TissueClass
 from wsi_seg.core.errors import MapError
 from wsi_seg.core.geometry import Scale, Size
-from wsi_seg.maps.fields import FULL, ChannelSum
+from wsi_seg.maps.fields import FULL, ChannelSum, Unknown
 from wsi_seg.maps.foreign.pixels import Pixels
 from wsi_seg.maps.foreign.stored import StoredMap
 
@@ -63,21 +63,6 @@ class LabelCodes:
     def __getitem__(self, key: Box, /) -> NDArray[np.uint8]:
         found: NDArray[np.uint8] = self._pixels[(slice(0, 1), *key)][0]
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """Probabilities (c, y, x) of a label map: NaN everywhere, so that no mean of them is written."""
-
-    shape: tuple[int, int, int]
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        return np.dtype(np.float32)
-
-    def __getitem__(self, key: tuple[int, slice, slice], /) -> NDArray[np.float32]:
-        sides = [len(range(length)[part]) for part, length in zip(key[1:], self.shape[1:], strict=True)]
-        return np.full(sides, np.nan, np.float32)
 
 
 class Probabilities:
@@ -156,6 +141,11 @@ class ForeignMaps:
     probabilities: Any
     probability_downsample: int
     uncertainty: ChannelSum | None
+
+    @property
+    def channels(self) -> tuple[ClassGroup, ...]:
+        """One for each class."""
+        return tuple(c.alone for c in self.classes)
 
     @property
     def size(self) -> Size:

@@ -75,6 +75,7 @@ def write_slide_page(
         model=manifest["model"],
         plan=manifest["plan"],
         trace=manifest["settings"]["regions"]["trace"],
+        stored=manifest["settings"]["plan"]["probabilities"],
         warnings=[*filter(None, [unlike_notice(summary)]), *manifest["warnings"]],
         stain=_stain(summary, manifest["model"]["card"]),
         versions=manifest["versions"],

@@ -2,7 +2,7 @@
 
 /** @typedef {{name: string, color: string, mm2: number}} ClassArea */
 /** @typedef {{code: number, name: string, color: string, safe_color: string, mm2: number | null, assessed: boolean}} TissueClass */
-/** @typedef {{name: string, color: string, safe_color: string, codes: number[], assessed: boolean, traced: boolean, count: number | null, mm2: number | null}} Group */
+/** @typedef {{name: string, color: string, safe_color: string, codes: number[], assessed: boolean, stored: boolean, traced: boolean, count: number | null, mm2: number | null}} Group */
 /**
  * @typedef {object} SlideRow
  * @property {string} id
@@ -51,7 +51,7 @@
  * @property {string} group
  * @property {number} area_um2
  * @property {number} perimeter_um
- * @property {number} mean_probability
+ * @property {number} [mean_probability] where it is stored
  * @property {[number, number, number, number]} bbox l0
  * @property {Record<string, number>} measurements
  */

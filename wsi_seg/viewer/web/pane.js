@@ -108,7 +108,7 @@ export class Pane {
   content(state, selected = null) {
     const { slide } = this, live = `${this.stamp}&`;
     const base = new URL(`api/${slidePath(slide.id, "/")}`, document.baseURI).href;
-    const of = state.threshold === null ? null : state.of ?? slide.groups[0]?.name ?? null;
+    const of = state.threshold === null ? null : state.of ?? slide.groups.find((group) => group.stored)?.name ?? null;
     const shown = shownGroups(slide, state);
     const colors = Object.fromEntries(shown.filter((g) => g.name !== of).map((g) => [g.name, lineColor(colorOf(g, state.safe))]));
     const sources = [{ url: `${base}regions?${live}`, colors }];
@@ -215,7 +215,7 @@ export class Pane {
     const uncertainty = facts.measurements["Mean uncertainty"];
     return [
       formatArea(facts.area_um2),
-      `mean probability ${(100 * facts.mean_probability).toFixed(0)} %`,
+      ...(facts.mean_probability === undefined ? [] : [`mean probability ${(100 * facts.mean_probability).toFixed(0)} %`]),
       ...(uncertainty === undefined ? [] : [`mean uncertainty ${(100 * uncertainty).toFixed(0)} %`]),
     ];
   }

@@ -146,17 +146,18 @@ function outlines(screen) {
   const range = h("input", { type: "range", min: "0.05", max: "0.95", step: "0.01", "aria-label": "Probability threshold of outlines",
     oninput: () => screen.update({ threshold: Number(range.value), of: of.input.value, outlines: true }) });
   const shown = h("output", {});
-  const of = select("Threshold of", slide.groups.map((group) => [group.name, title(group.name)]),
+  const stored = slide.groups.filter((group) => group.stored); // others have no other threshold than that of the run
+  const of = select("Threshold of", stored.map((group) => [group.name, title(group.name)]),
     (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold ?? 0.5 }));
   const reset = h("button", { type: "button", className: "small", onclick: () => screen.update({ threshold: null, of: null }) }, "As the run traced them");
   return {
     element: h("section", { hidden: slide.groups.length === 0 }, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
-      h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset),
+      ...(stored.length ? [h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset] : [])),
     sync: (state) => {
       show.checked = state.outlines;
       range.value = String(state.threshold ?? slide.threshold ?? 0.5);
       shown.textContent = state.threshold === null ? "as run" : state.threshold.toFixed(2);
-      of.input.value = state.of ?? slide.groups[0]?.name ?? "";
+      of.input.value = state.of ?? stored[0]?.name ?? "";
       reset.disabled = state.threshold === null;
     },
   };
@@ -201,7 +202,7 @@ function actions(screen) {
     element: h("section", { className: "actions" }, button("Picture", () => void screen.savePicture()), !unfinished(slide.status) && asRun,
       !unfinished(slide.status) && shown, button("Copy link", () => void screen.copyLink()), button("Keys", () => screen.help.showModal())),
     sync: ({ threshold, of }) => {
-      const channel = of ?? slide.groups[0]?.name ?? "";
+      const channel = of ?? slide.groups.find((group) => group.stored)?.name ?? "";
       shown.hidden = threshold === null;
       asRun.textContent = threshold === null ? "GeoJSON" : "GeoJSON as run";
       if (threshold === null) return;
