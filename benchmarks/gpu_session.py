@@ -66,7 +66,7 @@ SMALL = (
     Step("roofline_gpu", 600, script("roofline.py", "--device", "cpu", "--tiles", "64", "--batches", "1",
                                      "--rounds", "1")),
     Step("gpu_processes", 600, RUN, writes=False),
-    Step("throughput_gpu", 600, script("throughput.py", "--size", "1024", "--slides", "1")),
+    Step("throughput_gpu", 600, script("throughput.py", "--size", "1024", "--slides", "2")),
     Step("gpu_decode", 600, script("gpu_decode.py", "--device", "cpu", "--tiles", "8", "--rounds", "1")),
     Step("gpu_variants", 600, script("gpu_variants.py", "--device", "cpu", "--side", "64", "--batch", "2",
                                      "--rounds", "1")),
