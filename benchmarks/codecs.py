@@ -77,6 +77,7 @@ def repeated(values: Any, side: int) -> Array:
 def ways(chunk_in_use: int) -> Iterator[tuple[str, int, str]]:
     """Yield codec, side of the chunks and pipeline: first what runs use, then all others."""
     yield IN_USE, chunk_in_use, OWN
+    yield IN_USE, chunk_in_use, PYTHON
     for side in SIDES:
         yield IN_USE, side, OWN
     for codec in CODECS:

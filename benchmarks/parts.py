@@ -45,7 +45,7 @@ PARTS: dict[str, Part] = {
     "throughput": Part(
         140,
         ("--tissue", "0.2", "--workers", "1", "2"),
-        ("--size", "2048", "--slides", "1", "--workers", "1"),
+        ("--size", "1024", "--slides", "2", "--workers", "1"),
         keeps=True,
     ),
     "peers": Part(780, (), ("--size", "2048"), keeps=True),
