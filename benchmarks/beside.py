@@ -41,6 +41,7 @@ from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.settings import RegionSettings, TraceSettings
 
+TEXTURE = "tissue"  # its tiles take as long to decode as scanned ones
 CORES = 16  # of the machine that is reckoned with, beside its GPU
 
 
@@ -171,13 +172,19 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
     result = begin(
-        slide={"size": given.size, "tissue": given.tissue, "mpp": SLIDE.mpp, "codec": SLIDE.codec},
+        slide={
+            "size": given.size,
+            "tissue": given.tissue,
+            "mpp": SLIDE.mpp,
+            "codec": SLIDE.codec,
+            "texture": TEXTURE,
+        },
         cores_used=usable_cores(),
     )
     rows, pairs, before = [], [], yardstick()
     with tempfile.TemporaryDirectory() as folder:
         first = make_slide(Path(folder) / "first.svs", SLIDE)
-        spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue)
+        spec = replace(SLIDE, size=Size(given.size, given.size), tissue=given.tissue, texture=TEXTURE)
         slide = make_slide(Path(folder) / "slide.svs", spec)
         for name in given.models:
             try:

@@ -70,10 +70,18 @@ def table(rows: Mapping[str, Mapping[str, Any]], reference: str) -> str:
             continue
         lines.append(
             f"| {name} | {row['seconds']:.1f} | {row['startup_seconds']:.1f} | {row['tiles']} "
-            f"| {row['tiles_per_second']:.2f} | {row['peak_mib']:.0f} | {row['agreement']:.3%} "
+            f"| {row['tiles_per_second']:.2f} | {row['peak_mib']:.0f} | {same_labels(row)} "
             f"| {ratios[name]['seconds']:.2f} | {ratios[name]['peak_mib']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def same_labels(row: Mapping[str, Any]) -> str:
+    """Say how many labels are the same, and of which share of the tissue where that is not all."""
+    if "agreement" not in row:
+        return "none"
+    share = row.get("labeled", 1.0)
+    return f"{row['agreement']:.3%}" + (f" of {share:.1%}" if share < 1 else "")
 
 
 def verdict(name: str, ours: str, ratios: Mapping[str, float], ceiling: float) -> str:

@@ -48,7 +48,9 @@ PARTS: dict[str, Part] = {
         ("--size", "1024", "--slides", "2", "--workers", "1"),
         keeps=True,
     ),
-    "peers": Part(780, (), ("--size", "2048"), keeps=True),
+    "peers": Part(
+        780, ("--peers", "tiatoolbox", "monai", "plain"), ("--size", "2048", "--peers", "plain"), keeps=True
+    ),
     "roofline_gpu": Part(
         120,
         ("--device", "cuda", "--tiles", "512", "1024", "--batches", "1", "4", "16"),

@@ -24,6 +24,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "tiatoolbox": ("tiatoolbox>=2.1.3", *NETWORK),
     "monai": ("monai>=1.5", *OPENSLIDE, *NETWORK),
     "plain": (*OPENSLIDE, *NETWORK),
+    "lazyslide": ("lazyslide>=0.13", *NETWORK),
+    "wsinfer": ("wsinfer>=0.6.1", "zarr<3", *OPENSLIDE, *NETWORK),  # zarr 3 stops its import
 }
 WHOLE = "whole.json"  # written last
 

@@ -1,12 +1,13 @@
-"""wsi_seg next to TIAToolbox, MONAI and the loop most people write: same weights, tiles and slide, one run.
+"""wsi_seg next to other programs and the loop most people write: same weights, tiles and slide, one run.
 
     python benchmarks/peers.py [--rounds 1] [--device cpu] [--work FOLDER] [--output FILE]
 
 The slide is made (8192² at 0.25 µm/px, JPEG, 38 % tissue), the network is that of `bench_model.py`, tiles are
 512² without overlap where the tissue mask has tissue. Each peer gets a virtual environment of its own; what
 it runs, and how it was set, stands in `benchmarks/peers/`. First everyone segments a small slide, which warms
-caches and compilers, and all labels must agree; then each is timed in a process of its own. wsi_seg runs as
-the command line does, and does more in its time than the others: maps, pyramids, polygons and a picture.
+caches and compilers, and all labels must agree where a program has some; then each is timed in a process of
+its own. wsi_seg runs as the command line does, and does more in its time than the others: maps, pyramids,
+polygons and a picture.
 
 Memory is the highest sum of the resident memory of a process and its children, until the labels are there.
 On a machine that is shared, see `processes.alone`.
@@ -48,7 +49,14 @@ OPENVINO = "wsi_seg, OpenVINO"
 TIATOOLBOX = "TIAToolbox"
 KEEPING = "TIAToolbox, all in memory"
 NEVER = 100_000  # per cent of the memory, from which on TIAToolbox would move data to disk
-TITLES = {"tiatoolbox": TIATOOLBOX, "monai": "MONAI", "plain": "plain loop"}
+TITLES = {
+    "tiatoolbox": TIATOOLBOX,
+    "monai": "MONAI",
+    "plain": "plain loop",
+    "lazyslide": "LazySlide",
+    "wsinfer": "WSInfer, a class a tile",
+}
+NO_LABEL = 255
 CHECK = SlideSpec(size=Size(2048, 2048), tissue=0.6)
 
 Labels = NDArray[np.uint8]
@@ -68,8 +76,8 @@ class Task:
 class Outcome:
     """Result of one program on one slide."""
 
-    labels: Labels
-    """Channel of each pixel, (H, W)."""
+    labels: Labels | None
+    """Channel of each pixel, (H, W), 255 where there is none; None: pixels have no labels."""
     row: dict[str, Any]
 
 
@@ -114,7 +122,8 @@ def run_peer(peer: str, python: Path, task: Task, folder: Path, **options: Any) 
     done = report["done"]
     until = [(moment, size) for moment, size in memory if moment <= done]
     row = figures(done - start, done - report["ready"], until, report["tiles"])
-    return Outcome(np.load(folder / "labels.npy"), {**row, "versions": report["versions"]})
+    labels = folder / "labels.npy"
+    return Outcome(np.load(labels) if labels.is_file() else None, {**row, "versions": report["versions"]})
 
 
 def everyone(
@@ -145,8 +154,13 @@ def everyone(
             if exact is None:
                 exact = outcome.labels
                 tissue = np.asarray(Maps.open(Path(place, "out", task.slide.stem, "maps.zarr")).tissue[:]) > 0
-        same = agreement(outcome.labels, exact, tissue)
-        rows[name] = {**outcome.row, "agreement": same}
+        rows[name] = outcome.row
+        if outcome.labels is None:
+            continue
+        assert exact is not None, "the first program is wsi_seg, which labels pixels"
+        labeled = tissue & (outcome.labels != NO_LABEL)
+        same = agreement(outcome.labels, exact, labeled)
+        rows[name] |= {"agreement": same, "labeled": labeled.sum() / tissue.sum()}
         print(f"{name}: {same:.4%} of the labels of {EXACT}", file=sys.stderr, flush=True)
         if same < AGREEMENT:
             raise SystemExit(f"{name}: labels differ, so times say nothing; the least is {AGREEMENT:.0%}")

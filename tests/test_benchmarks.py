@@ -16,6 +16,7 @@ from benchmarks import processes
 sys.path.append(str(Path(processes.__file__).parent))  # as for a script that is run
 import bench_model
 import parts
+import peers
 import roofline
 import run
 import tables
@@ -57,6 +58,25 @@ def test_what_ran_out_of_memory_has_no_ratio() -> None:
     rows = {"ours": ours, "large": {"out_of_memory_seconds": 90.0, "peak_mib": 9000.0}}
     assert with_ratios(rows, "ours") == {}
     assert table(rows, "ours").splitlines()[-1] == "| large | out of memory after 90 | | | | 9000 | | | |"
+
+
+def test_a_program_may_label_a_part_of_the_tissue_or_nothing() -> None:
+    ours = {**figures(2.0, 1.0, [(0.0, MIB)], tiles=1), "agreement": 1.0, "labeled": 1.0}
+    rows = {"ours": ours, "part": {**ours, "agreement": 0.995, "labeled": 0.25}, "tiles": dict(ours)}
+    del rows["tiles"]["agreement"], rows["tiles"]["labeled"]
+    said = [line.split(" | ")[6] for line in table(rows, "ours").splitlines()[2:]]
+    assert said == ["100.000%", "99.500% of 25.0%", "none"]
+
+
+def test_every_peer_has_a_title_an_environment_and_a_script() -> None:
+    assert set(peers.TITLES) == set(peers.REQUIREMENTS)
+    assert all((peers.SCRIPTS / f"run_{peer}.py").is_file() for peer in peers.TITLES)
+    rounds = [
+        {"plain loop": {"seconds": 20.0}, peers.DEFAULT: {"seconds": 5.0}, peers.EXACT: {"peak_mib": 9.0}}
+    ]
+    (ours,) = peers.our_pairs(rounds)
+    assert ours == {"what": peers.DEFAULT, "to": "plain loop", "seconds": [[5.0, 20.0]]}
+    assert peers.our_pairs([{peers.DEFAULT: {"seconds": 5.0}}]) == []
 
 
 def test_rounds_are_summed_up_by_their_medians() -> None:

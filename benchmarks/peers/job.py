@@ -112,8 +112,12 @@ class Report:
     def done(self) -> None:
         self._facts["done"] = time.time()
 
-    def write(self, labels: NDArray[np.uint8], tiles: int) -> None:
-        """Write channel numbers uint8 (H, W) of the whole slide, for comparison; its time does not count."""
-        np.save(self._job.out / "labels.npy", labels)
+    def write(self, labels: NDArray[np.uint8] | None, tiles: int) -> None:
+        """Write channel numbers uint8 (H, W) of the whole slide, for comparison; its time does not count.
+
+        Labels are 255 where the peer has none; None: it labels no pixels.
+        """
+        if labels is not None:
+            np.save(self._job.out / "labels.npy", labels)
         text = json.dumps({**self._facts, "tiles": tiles})
         (self._job.out / "report.json").write_text(text, encoding="utf-8")
