@@ -29,12 +29,15 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Path, SlideSpec]:
     parser.add_argument("--bounds", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="scanned region")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
+    made = given.texture in ("sample", "tissue")
+    if not made and not Path(given.texture).is_file():
+        parser.error(f"--texture: {given.texture} is no file; give sample, tissue, or an image file")
     spec = SlideSpec(
         size=Size(given.size[0], given.size[-1]),
         mpp=given.mpp,
         tissue=given.tissue,
         codec=given.codec,
-        texture=given.texture if given.texture in ("sample", "tissue") else Path(given.texture),
+        texture=given.texture if made else Path(given.texture),
         bounds=Box.at(*given.bounds) if given.bounds else None,
         seed=given.seed,
     )

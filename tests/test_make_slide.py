@@ -180,6 +180,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ]
     )
     assert "900 × 700 px" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "other.svs"), "--texture", "nowhere.png"])
+    assert "nowhere.png is no file; give sample, tissue, or an image file" in capsys.readouterr().err
+    assert not (tmp_path / "other.svs").exists()
     with tifffile.TiffFile(path) as tiff:
         assert tiff.is_svs
         assert "MPP = 0.3" in tiff.pages.first.description
