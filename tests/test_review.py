@@ -21,7 +21,7 @@ from shapely import box
 from tests.made.reviews import SIZE, at, regions_of, slide_info, verdict_on
 from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.review.agreement import agreement, cohens_kappa
-from wsi_seg.review.carry import MIN_IOU, carry_over
+from wsi_seg.review.carry import MIN_IOU, RegionKeys, carry_over
 from wsi_seg.review.entries import (
     MOST_CORNERS,
     ReviewEntry,
@@ -292,7 +292,7 @@ def test_verdicts_follow_their_regions_by_overlap() -> None:
         verdict_on(REGIONS, 2, "relabeled", class_name="stroma"), added,
     ]  # fmt: skip
     state = fold(entries)
-    same = carry_over(state, REGIONS)
+    same = carry_over(state, RegionKeys(REGIONS))
     assert sorted(same.verdicts) == [0, 1, 2] and same.lost == () and len(same.drawn) == 1
     assert all(one.iou == 1 for one in same.verdicts.values())
     other = regions_of(
@@ -301,7 +301,7 @@ def test_verdicts_follow_their_regions_by_overlap() -> None:
         (box(700, 700, 900, 790), "stroma"),  # 0.45 of region 2
         (box(1000, 1000, 1100, 1110), "tumor"),  # found by now
     )
-    carried = carry_over(state, other)
+    carried = carry_over(state, RegionKeys(other))
     assert {i: round(one.iou, 3) for i, one in carried.verdicts.items()} == {0: 0.905, 3: 0.909}
     assert carried.drawn == ()
     reasons = {one.decision.final.region: one.reason for one in carried.lost}
@@ -314,9 +314,10 @@ def test_verdicts_follow_their_regions_by_overlap() -> None:
 def test_a_region_takes_the_verdict_that_overlaps_it_most() -> None:
     near = regions_of((box(0, 0, 100, 100), "tumor"), (box(5, 0, 105, 100), "tumor"))
     state = fold([verdict_on(near, 0, reviewer="A"), verdict_on(near, 1, "rejected")])
-    carried = carry_over(state, regions_of((box(6, 0, 106, 100), "tumor")))
+    carried = carry_over(state, RegionKeys(regions_of((box(6, 0, 106, 100), "tumor"))))
     assert carried.verdicts[0].decision.final.verdict == "rejected" and len(carried.lost) == 1
-    assert carry_over(state, regions_of()).verdicts == {} and carry_over(fold([]), near).verdicts == {}
+    assert carry_over(state, RegionKeys(regions_of())).verdicts == {}
+    assert carry_over(fold([]), RegionKeys(near)).verdicts == {}
 
 
 # --- two reviewers ---------------------------------------------------------------------------------------

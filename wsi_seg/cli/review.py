@@ -64,11 +64,11 @@ def status(
 
 
 def _status_of(reviewed: ReviewedResults, found: SlideReview) -> dict[str, Any]:
-    from wsi_seg.review.carry import carry_over
+    from wsi_seg.review.carry import RegionKeys, carry_over
     from wsi_seg.review.state import fold
 
     state = fold(found.entries)
-    carried = carry_over(state, reviewed.regions)
+    carried = carry_over(state, RegionKeys(reviewed.regions))
     on_regions = [one.decision for one in carried.verdicts.values()]
     present = [*on_regions, *carried.drawn]
     mpp = reviewed.slide.mpp
@@ -110,7 +110,7 @@ def _status_lines(row: dict[str, Any]) -> str:
         lines.append(f"{row['disputed']} disputed: reviewers differ, and the latest verdict counts")
     if row["reviewed_areas"]:
         size = "" if row["reviewed_mm2"] is None else f", {row['reviewed_mm2']:g} mm²"
-        lines.append(f"{row['reviewed_areas']} reviewed areas{size}")
+        lines.append(f"{row['reviewed_areas']} reviewed area{'s' * (row['reviewed_areas'] > 1)}{size}")
     if row["carried"]:
         lines.append(f"{row['carried']} carried over from other results by overlap")
     for one in row["not_carried"]:

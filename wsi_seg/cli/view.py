@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from wsi_seg.cli.output import say
+from wsi_seg.cli.review import ReviewsOption
+from wsi_seg.core.errors import UsageError
 
 # Fixed, so that addresses of views stay good.
 PORT = 8642
@@ -27,16 +29,26 @@ def view(
         Path | None,
         typer.Option(metavar="DIR", help="Let the browser start runs on slides of this folder."),
     ] = None,
+    allow_review: Annotated[
+        bool, typer.Option("--allow-review", help="Let the browser accept, reject and correct regions.")
+    ] = False,
+    reviews: ReviewsOption = None,
 ) -> int:
     """Show slides, classes, probabilities and regions in the browser; Ctrl-C ends it.
 
-    Results are only read. Nothing is loaded from the network.
+    Results are only read; reviews are kept next to them. Nothing is loaded from the network.
     """
+    from wsi_seg.review.places import review_folder
     from wsi_seg.viewer.server import Address, serve
     from wsi_seg.viewer.state import Places
 
+    if reviews is not None and not allow_review:
+        raise UsageError(f"--reviews {reviews}: needs --allow-review")
+    folder = review_folder(out, reviews) if allow_review else None
+    if folder is not None:
+        say(f"reviews are kept in {folder}", err=True)
     serve(
-        Places(out, slides=slides, runs=allow_run),
+        Places(out, slides=slides, runs=allow_run, reviews=folder),
         Address(host, port),
         say,
         browser=not no_browser,

@@ -1,9 +1,9 @@
 """Review: what people say of the regions of results, kept next to the results and never in them.
 
-`entries` is one verdict, `store` the append-only journals of a folder, `state` what holds after all entries,
-`results` what is reviewed, `carry` puts verdicts on its regions, `agreement` compares two reviewers,
-`exchange` is GeoJSON for QuPath and back, and `places` says where reviews are kept. Training reads `store`
-and `state`: `fold(ReviewStore(folder).read(slide).entries)`.
+`entries` is one verdict, `store` the append-only journals of a folder, `state` what holds after all
+entries, `results` what is reviewed, `carry` puts verdicts on its regions, `agreement` compares two
+reviewers, `editing` changes outlines, `exchange` is GeoJSON for QuPath and back, and `places` says where
+reviews are kept. Training reads `store` and `state`: `fold(ReviewStore(folder).read(slide).entries)`.
 """
 
-__all__ = ["agreement", "carry", "entries", "exchange", "places", "results", "state", "store"]
+__all__ = ["agreement", "carry", "editing", "entries", "exchange", "places", "results", "state", "store"]

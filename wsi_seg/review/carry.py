@@ -54,21 +54,30 @@ class CarriedReview:
     """Verdicts on regions that these results do not have."""
 
 
-def carry_over(state: ReviewState, regions: Regions, hashes: dict[int, str] | None = None) -> CarriedReview:
-    """Return which verdicts of a review count for which regions of results of the same slide.
+class RegionKeys:
+    """Ids and hashes of the regions of some results, to be kept from one `carry_over` to the next."""
 
-    Args:
-        state: of the review.
-        regions: of the results.
-        hashes: of outlines by the number of the region, kept from call to call and filled here.
-    """
-    hashes = {} if hashes is None else hashes
-    index = {region_id(regions, i): i for i in range(len(regions.ids))}
+    def __init__(self, regions: Regions) -> None:
+        self.regions = regions
+        self.index = {region_id(regions, i): i for i in range(len(regions.ids))}
+        """Number of a region by its id."""
+        self._hashes: dict[int, str] = {}
+
+    def hash_of(self, index: int) -> str:
+        """Return the `geometry_hash` of a region."""
+        if index not in self._hashes:
+            self._hashes[index] = geometry_hash(self.regions.shapes[index])
+        return self._hashes[index]
+
+
+def carry_over(state: ReviewState, keys: RegionKeys) -> CarriedReview:
+    """Return which verdicts of a review count for which regions of results of the same slide."""
+    regions = keys.regions
     verdicts: dict[int, Carried] = {}
     waiting = []
     for decision in state.decisions.values():
-        i = index.get(decision.final.region)
-        if i is not None and _is_same(decision.final, regions, i, hashes):
+        i, known = keys.index.get(decision.final.region), decision.final.region_hash
+        if i is not None and known in ("", keys.hash_of(i)):  # it may have been changed elsewhere
             verdicts[i] = Carried(decision, 1.0)
         else:
             waiting.append(decision)
@@ -84,20 +93,14 @@ def carry_over(state: ReviewState, regions: Regions, hashes: dict[int, str] | No
     return CarriedReview(verdicts, tuple(drawn), tuple(lost))
 
 
-def _is_same(entry: ReviewEntry, regions: Regions, index: int, hashes: dict[int, str]) -> bool:
-    """Return whether a region of this id has the outline that was reviewed."""
-    if index not in hashes:
-        hashes[index] = geometry_hash(regions.shapes[index])
-    return entry.region_hash in ("", hashes[index])
-
-
 def _match(
     waiting: list[Decision], regions: Regions, free: NDArray[np.intp], verdicts: dict[int, Carried]
 ) -> dict[int, str]:
     """Add the decisions that overlap free regions enough; return why the others do not, by their number."""
     shapes = np.array([decision.final.geometry for decision in waiting], object)
     candidates = regions.shapes[free]
-    number, at = shapely.STRtree(candidates).query(shapes, predicate="intersects")
+    # A tree of the few that wait, for it is made each time.
+    at, number = shapely.STRtree(shapes).query(candidates, predicate="intersects")
     own, other = shapely.area(shapes)[number], shapely.area(candidates)[at]
     close = np.minimum(own, other) >= MIN_IOU * np.maximum(own, other)  # others cannot reach it
     number, at, own, other = number[close], at[close], own[close], other[close]

@@ -1,7 +1,7 @@
 """The routes of `wsi-seg view`.
 
     GET /                                          the page        GET /static/…     what it loads
-    GET /api                                       {version, allow_run}
+    GET /api                                       {version, allow_run, allow_review}
     GET /api/slides?find=&offset=&limit=           results, by default all; X-Total-Count: how many
                                                    there are in all with `find` in name or folder
     GET /api/slides/{id}                           one result: geometry, classes, groups, layers
@@ -24,6 +24,7 @@
     GET /api/slides/{id}/same                      other results of the same slide
     GET /api/compare?a={id}&b={id}                 whether two results are of one slide, else 409
     /api/run…                                      see `run_routes`; only where runs are allowed
+    /api/slides/{id}/review…                       see `review_routes`; only where reviews are
 
 A refusal is JSON {"error": "one line"} with its status. Pictures and outlines may be kept by the browser for
 good where the address holds `v=` and the result's `version`; an address with another version than that of the
@@ -58,6 +59,8 @@ from wsi_seg.viewer.responses import (
     json_text,
     tagged_reply,
 )
+from wsi_seg.viewer.review_routes import review_routes
+from wsi_seg.viewer.reviews import Reviews
 from wsi_seg.viewer.run_routes import run_routes
 from wsi_seg.viewer.runs import Runs
 from wsi_seg.viewer.security import HEADERS, Access, Guard
@@ -82,6 +85,8 @@ def create_app(places: Places, access: Access | None = None) -> Starlette:
     routes = [Route(path, _in_thread(state, work), methods=["GET"]) for path, work in _WORK.items()]
     if runs is not None:
         routes += run_routes(state, runs)
+    if places.reviews is not None:
+        routes += review_routes(state, Reviews(places.reviews))
     if places.static is not None:
         routes += [
             Route("/", _in_thread(state, _page), methods=["GET"]),
@@ -114,7 +119,9 @@ def _page(state: ViewerState, _: Request) -> Response:
 
 
 def _about(state: ViewerState, _: Request) -> Response:
-    return json_reply({"version": wsi_seg.__version__, "allow_run": state.places.runs is not None})
+    places = state.places
+    allowed = {"allow_run": places.runs is not None, "allow_review": places.reviews is not None}
+    return json_reply({"version": wsi_seg.__version__, **allowed})
 
 
 def _slides(state: ViewerState, request: Request) -> Response:

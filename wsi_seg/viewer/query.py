@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
 from wsi_seg.viewer.responses import Refused
 
@@ -16,6 +20,7 @@ MOST_SCALE = 1e6
 MOST_CODES = 256
 
 Query = Mapping[str, str]
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,24 @@ class View:
     """x0, y0, x1, y1 in l0 pixels."""
     scale: float
     """l0 pixels per screen pixel."""
+
+
+def body(request: Request, content: bytes, kind: type[Asked]) -> Asked:
+    """Return the JSON that a request carries, checked.
+
+    Raises:
+        Refused: 415, it is no JSON by its type; 400, it does not fit.
+    """
+    # A form of another site cannot be of this type.
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/json":
+        raise Refused(415, "send JSON, with Content-Type: application/json")
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "request"
+        raise Refused(400, f"{where[:80]}: {first['msg'][:150]}") from error
 
 
 def text(query: Query, name: str) -> str:

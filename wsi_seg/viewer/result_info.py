@@ -51,6 +51,8 @@ class ResultInfo:
     origin: Origin = "bounds"
     """Of the GeoJSON, see `RegionSettings`."""
     notice: str = ""
+    model_digest: str = ""
+    """Of a finished result."""
     origin_offset: tuple[float, float] = (0.0, 0.0)
     """Offset subtracted from l0 positions in the GeoJSON."""
     artifacts: tuple[TissueClass, ...] = ()
@@ -103,6 +105,7 @@ def _read_finished(entry: ResultEntry) -> ResultInfo:
         trace=regions.trace,
         origin=regions.origin,
         notice=card.notice,
+        model_digest=manifest_part(str, manifest, folder, "model", "digest"),
         origin_offset=offset,
         artifacts=_artifacts(manifest, summary, folder),
         uncertainty=stitch.uncertainty,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,8 +20,9 @@ from wsi_seg.core.errors import OutputError
 from wsi_seg.regions.settings import Threshold, TraceSettings
 from wsi_seg.results.folder import ResultsFolder
 from wsi_seg.results.progress import RunProgress
+from wsi_seg.viewer import query
 from wsi_seg.viewer.folders import ResultEntry
-from wsi_seg.viewer.responses import Refused, json_reply
+from wsi_seg.viewer.responses import json_reply
 from wsi_seg.viewer.runs import Job, Runs
 from wsi_seg.viewer.state import ViewerState
 
@@ -44,7 +45,7 @@ def run_routes(state: ViewerState, runs: Runs) -> list[Route]:
         return await state.workers.run(partial(_options, runs))
 
     async def start(request: Request) -> Response:
-        asked = _parse(request, await request.body())
+        asked = query.body(request, await request.body(), RunRequest)
         job = await state.workers.run(
             partial(runs.start, asked.slide, asked.model, tuple(asked.groups), asked.threshold)
         )
@@ -85,19 +86,6 @@ def _options(runs: Runs) -> Response:
             "job": runs.under_way(),
         }
     )
-
-
-def _parse(request: Request, body: bytes) -> RunRequest:
-    # A form of another site cannot be of this type.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused(415, "send JSON, with Content-Type: application/json")
-    try:
-        return RunRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "request"
-        raise Refused(400, f"{where}: {first['msg']}") from error
 
 
 def _describe(state: ViewerState, job: Job) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -22,6 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wsi_seg.viewer.responses import error_reply
 
 MOST_BODY = 64 * 1024
+# Of what is drawn in a review.
+MOST_REVIEW_BODY = 2**20
+REVIEW = re.compile(r"/api/slides/[0-9a-f]+/review(/\w+)?")
 MOST_ADDRESS = 4096
 SAFE_METHODS = ("GET", "HEAD")
 METHODS = (*SAFE_METHODS, "POST", "DELETE")
@@ -104,11 +108,11 @@ class Guard:
         if refusal is not None:
             await error_reply(*refusal)(scope, receive, send)
             return
-        body = _BoundedBody(receive)
+        most = _most_body(scope)
         try:
-            await self._app(scope, body, send)
+            await self._app(scope, _BoundedBody(receive, most), send)
         except _BodyTooLarge:
-            await error_reply(413, f"the request is longer than {MOST_BODY} bytes")(scope, receive, send)
+            await error_reply(413, f"the request is longer than {most} bytes")(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers, method = Headers(scope=scope), scope["method"]
@@ -120,8 +124,9 @@ class Guard:
         if len(hosts) != 1 or not self._access.is_own_name(hosts[0]):
             return 403, "the Host header does not name this server; open the address that it has printed"
         length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit() and int(length[:12]) <= MOST_BODY):
-            return 413, f"the request is longer than {MOST_BODY} bytes"
+        most = _most_body(scope)
+        if not (length.isascii() and length.isdigit() and int(length[:12]) <= most):
+            return 413, f"the request is longer than {most} bytes"
         if not _same_origin(headers, scope, hosts[0]):
             return 403, "a page of another site asks; open the address that this server has printed"
         if not self._access.has_token(self._token(scope)):
@@ -152,6 +157,10 @@ class Guard:
             await send(message)
 
         return sending
+
+
+def _most_body(scope: Scope) -> int:
+    return MOST_REVIEW_BODY if REVIEW.fullmatch(scope["path"]) else MOST_BODY
 
 
 def _same_origin(headers: Headers, scope: Scope, host: str) -> bool:
@@ -193,12 +202,12 @@ class _BodyTooLarge(Exception):
 class _BoundedBody:
     """Passes a request's body on, up to its most bytes."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._seen = receive, 0
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._most, self._seen = receive, most, 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._seen += len(message.get("body", b""))
-        if self._seen > MOST_BODY:
+        if self._seen > self._most:
             raise _BodyTooLarge
         return message

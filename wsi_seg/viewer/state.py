@@ -55,7 +55,9 @@ class Places:
     static: Path | None = None
     """The page; None: without it, only the API."""
     runs: Path | None = None
-    """Slides that may be run; None: the server only reads."""
+    """Slides that may be run; None: no runs."""
+    reviews: Path | None = None
+    """Folder of reviews, see `review.places`; None: none. Without it and `runs` the server only reads."""
 
 
 @dataclass(frozen=True, slots=True)
