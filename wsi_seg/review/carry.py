@@ -8,12 +8,11 @@ outlines overlap each other, the largest share wins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from wsi_seg.core.classes import canonical_name
 from wsi_seg.results.region_files import Regions
@@ -55,13 +54,14 @@ class CarriedReview:
 
 
 class RegionKeys:
-    """Ids and hashes of the regions of some results, to be kept from one `carry_over` to the next."""
+    """Facts of the regions of some results, to be kept from one `carry_over` to the next."""
 
     def __init__(self, regions: Regions) -> None:
         self.regions = regions
         self.index = {region_id(regions, i): i for i in range(len(regions.ids))}
         """Number of a region by its id."""
         self._hashes: dict[int, str] = {}
+        self._overlaps: dict[str, list[tuple[int, float]]] = {}
 
     def hash_of(self, index: int) -> str:
         """Return the `geometry_hash` of a region."""
@@ -69,10 +69,25 @@ class RegionKeys:
             self._hashes[index] = geometry_hash(self.regions.shapes[index])
         return self._hashes[index]
 
+    def overlaps_of(self, entries: Sequence[ReviewEntry]) -> list[list[tuple[int, float]]]:
+        """Return for each entry the regions that overlap its outline by `MIN_IOU` or more, and their IoU."""
+        new = [entry for entry in entries if entry.entry not in self._overlaps]
+        self._overlaps |= {entry.entry: [] for entry in new}
+        shapes, regions = np.array([entry.geometry for entry in new], object), self.regions.shapes
+        # A tree of the few that are new, for it is made each time.
+        at, number = shapely.STRtree(shapes).query(regions, predicate="intersects")
+        own, other = shapely.area(shapes)[number], shapely.area(regions[at])
+        close = np.minimum(own, other) >= MIN_IOU * np.maximum(own, other)  # others cannot reach it
+        number, at, own, other = number[close], at[close], own[close], other[close]
+        common = shapely.area(shapely.intersection(shapes[number], regions[at]))
+        iou = common / (own + other - common)
+        for k in np.flatnonzero(iou >= MIN_IOU).tolist():
+            self._overlaps[new[number[k]].entry].append((int(at[k]), float(iou[k])))
+        return [self._overlaps[entry.entry] for entry in entries]
+
 
 def carry_over(state: ReviewState, keys: RegionKeys) -> CarriedReview:
     """Return which verdicts of a review count for which regions of results of the same slide."""
-    regions = keys.regions
     verdicts: dict[int, Carried] = {}
     waiting = []
     for decision in state.decisions.values():
@@ -81,44 +96,32 @@ def carry_over(state: ReviewState, keys: RegionKeys) -> CarriedReview:
             verdicts[i] = Carried(decision, 1.0)
         else:
             waiting.append(decision)
-    free = np.array([i not in verdicts for i in range(len(regions.ids))], bool)
-    reasons = _match(waiting, regions, np.flatnonzero(free), verdicts)
-    apart = [decision for number, decision in enumerate(waiting) if number in reasons]
-    lost = [
-        NotCarried(decision, reasons[number])
-        for number, decision in enumerate(waiting)
-        if number in reasons and decision.entries[0].region_class is not None
-    ]
-    drawn = [decision for decision in apart if decision.entries[0].region_class is None]
-    return CarriedReview(verdicts, tuple(drawn), tuple(lost))
+    reasons = _match(waiting, keys, verdicts)
+    apart = [NotCarried(waiting[number], reason) for number, reason in reasons.items()]
+    drawn = tuple(one.decision for one in apart if _is_added(one.decision))
+    return CarriedReview(verdicts, drawn, tuple(one for one in apart if not _is_added(one.decision)))
 
 
-def _match(
-    waiting: list[Decision], regions: Regions, free: NDArray[np.intp], verdicts: dict[int, Carried]
-) -> dict[int, str]:
+def _is_added(decision: Decision) -> bool:
+    """Return whether a reviewer has drawn the region, so that no results had it."""
+    return decision.entries[0].region_class is None
+
+
+def _match(waiting: list[Decision], keys: RegionKeys, verdicts: dict[int, Carried]) -> dict[int, str]:
     """Add the decisions that overlap free regions enough; return why the others do not, by their number."""
-    shapes = np.array([decision.final.geometry for decision in waiting], object)
-    candidates = regions.shapes[free]
-    # A tree of the few that wait, for it is made each time.
-    at, number = shapely.STRtree(shapes).query(candidates, predicate="intersects")
-    own, other = shapely.area(shapes)[number], shapely.area(candidates)[at]
-    close = np.minimum(own, other) >= MIN_IOU * np.maximum(own, other)  # others cannot reach it
-    number, at, own, other = number[close], at[close], own[close], other[close]
-    common = shapely.area(shapely.intersection(shapes[number], candidates[at]))
-    iou = common / (own + other - common)
+    regions = keys.regions
+    overlaps = keys.overlaps_of([decision.final for decision in waiting])
+    pairs = [(iou, number, i) for number, found in enumerate(overlaps) for i, iou in found]
     reasons = dict.fromkeys(range(len(waiting)), f"no region overlaps it by IoU {MIN_IOU:g}")
-    for k in np.argsort(-iou, kind="stable").tolist():
-        if iou[k] < MIN_IOU:
-            break
-        decision, i = waiting[number[k]], int(free[at[k]])
-        if number[k] not in reasons or i in verdicts:
+    for iou, number, i in sorted(pairs, key=lambda pair: -pair[0]):
+        if number not in reasons or i in verdicts:
             continue
-        group = regions.groups[regions.group[i]].name
+        decision, group = waiting[number], regions.groups[regions.group[i]].name
         if canonical_name(group) in _classes(decision.entries):
-            verdicts[i] = Carried(decision, float(iou[k]))
-            del reasons[int(number[k])]
+            verdicts[i] = Carried(decision, iou)
+            del reasons[number]
         else:
-            reasons[int(number[k])] = f"the region there is {group} now"
+            reasons[number] = f"the region there is {group} now"
     return reasons
 
 

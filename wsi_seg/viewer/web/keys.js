@@ -1,8 +1,10 @@
 // The keyboard, and the dialog that explains it.
 
 import { h } from "./dom.js";
+import { TOOLS } from "./review_panel.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
+/** @typedef {import("./review_screen.js").ReviewScreen} ReviewScreen */
 
 const STEP = 0.15; // of the view's width
 
@@ -19,6 +21,26 @@ const KEYS = [
   [["o"], "o  outlines on and off", (s) => s.update({ outlines: !s.state.outlines })],
   [["i"], "i  what lies in the middle of the view", (s) => void s.leader.tellMiddle()],
   [["?"], "?  this help", (s) => s.help.showModal()],
+];
+
+/** @type {[string[], string, (review: ReviewScreen) => void][]} only where the server keeps reviews */
+const REVIEW_KEYS = [
+  [["n"], "n, p  next, previous region in the queue", (r) => void r.next(1)],
+  [["p"], "", (r) => void r.next(-1)],
+  [["t"], "t  select the region in the middle of the view", (r) => { const [x, y] = r.pane.at(); void r.attempt(() => r.selectAt([x, y])); }],
+  [["a"], "a, x  accept, reject", (r) => void r.give("accepted")],
+  [["x"], "", (r) => void r.give("rejected")],
+  [["1", "2", "3", "4", "5", "6", "7", "8", "9"], "1 – 9  class of the region, or of what is drawn", () => undefined],
+  [["c"], "c  comment", () => document.getElementById("comment")?.focus()],
+  [["u"], "u, y  undo, redo", (r) => r.undo()],
+  [["y"], "", (r) => r.redo()],
+  ...TOOLS.map(([tool, name, key]) => /** @type {[string[], string, (review: ReviewScreen) => void]} */ ([[key], `${key}  ${name.toLowerCase()}`, (r) => r.use(tool)])),
+  [[" "], "space  draw in the middle of the view: a corner, a dot of the brush", (r) => r.tools.addMiddle()],
+  [["Backspace"], "backspace  take the last corner back", (r) => r.tools.removePoint()],
+  [["Enter"], "Enter  close what is drawn, then save it", (r) => r.save()],
+  [["Escape"], "Escape  drop what is drawn, and the selection", (r) => r.clear()],
+  [["m"], "m  merge the region in the middle into the selected one", (r) => r.merge()],
+  [["g"], "g  all in sight is reviewed", (r) => r.markView()],
 ];
 
 /** @param {Screen} screen @param {number} x @param {number} y */
@@ -42,23 +64,46 @@ export function listen(screen) {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const { target } = event;
     if (target instanceof HTMLSelectElement) return;
+    if (target instanceof HTMLInputElement && target.type === "text") {
+      if (event.key === "Enter" || event.key === "Escape") target.blur();
+      return;
+    }
     if (target instanceof HTMLInputElement && target.type === "range" && event.key.startsWith("Arrow")) return;
-    const found = KEYS.find(([keys]) => keys.includes(event.key));
-    if (!found) return;
+    const act = actionOf(screen, event.key, target instanceof HTMLButtonElement || target instanceof HTMLInputElement || target instanceof HTMLAnchorElement);
+    if (!act) return;
     event.preventDefault();
     event.stopPropagation();
-    found[2](screen);
+    act();
   };
   document.addEventListener("keydown", onKey, { capture: true });
   return () => document.removeEventListener("keydown", onKey, { capture: true });
 }
 
-export function helpDialog() {
-  const lines = KEYS.map(([, text]) => text).filter(Boolean);
+/**
+ * Return what a key does; null where that is nothing, or the business of the focused control.
+ * @param {Screen} screen
+ * @param {string} key
+ * @param {boolean} onControl a button, box or link has the focus, which Enter and the space bar press
+ * @returns {(() => void) | null}
+ */
+function actionOf(screen, key, onControl) {
+  const found = KEYS.find(([keys]) => keys.includes(key));
+  if (found) return () => found[2](screen);
+  const { reviewing } = screen;
+  if (!reviewing || (onControl && (key === "Enter" || key === " "))) return null;
+  if (/^[1-9]$/.test(key)) return () => reviewing.label(Number(key) - 1);
+  const other = REVIEW_KEYS.find(([keys]) => keys.includes(key));
+  return other ? () => other[2](reviewing) : null;
+}
+
+/** @param {boolean} review whether the server keeps reviews */
+export function helpDialog(review) {
+  const lines = [...KEYS, ...(review ? REVIEW_KEYS : [])].map(([, text]) => text).filter(Boolean);
   const rows = lines.map((text) => text.split("  ")).flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]);
   const dialog = h("dialog", { className: "help", "aria-label": "Keys" }, h("h2", {}, "Keys and gestures"), h("dl", {}, ...rows,
     h("dt", {}, "wheel, pinch"), h("dd", {}, "zoom"), h("dt", {}, "drag"), h("dd", {}, "move"),
-    h("dt", {}, "click, tap"), h("dd", {}, "zoom to a region")),
+    h("dt", {}, review ? "double click" : "click, tap"), h("dd", {}, "zoom to a region"),
+    ...(review ? [h("dt", {}, "click, tap"), h("dd", {}, "select a region")] : [])),
     h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   return dialog;
 }

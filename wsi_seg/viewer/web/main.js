@@ -31,12 +31,12 @@ async function route() {
       else stop();
       return;
     }
-    /** @type {Slide} */
-    const slide = await api(slidePath(state.slide));
+    /** @type {[Slide, {allow_review: boolean}]} */
+    const [slide, about] = await Promise.all([api(slidePath(state.slide)), api("")]);
     /** @type {Slide | null} */
     const other = state.other ? await otherSlide(state.slide, state.other) : null;
     if (mine !== turn) return;
-    const screen = new SlideScreen(root, state, { slide, other }, (next) => {
+    const screen = new SlideScreen(root, state, { slide, other, review: about.allow_review }, (next) => {
       if (writeState(next) !== location.hash) history.pushState(null, "", writeState(next));
       void route();
     });

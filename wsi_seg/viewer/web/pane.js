@@ -21,7 +21,8 @@ export class Pane {
    * @param {HTMLElement} element
    * @param {Slide} slide
    * @param {{onView: (pane: Pane) => void, onHover: (pane: Pane, l0: [number, number] | null) => void,
-   *   onProblem: (text: string) => void}} listeners
+   *   onProblem: (text: string) => void, onSelect: (pane: Pane, l0: [number, number]) => boolean}} listeners
+   *   `onSelect` returns whether a click is for selecting, so that only a double click zooms
    */
   constructor(element, slide, listeners) {
     this.element = element;
@@ -45,6 +46,8 @@ export class Pane {
     this.viewer.addHandler("animation-start", () => { this.card.hidden = true; });
     this.viewer.addHandler("animation-finish", () => this.hoverSoon());
     this.viewer.addHandler("canvas-click", (event) => void this.onClick(event));
+    this.viewer.addHandler("canvas-double-click", (event) => { if (this.selects) void this.zoomTo([event.position.x, event.position.y]); });
+    this.selects = false; // clicks select
     this.viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // ours are in keys.js
     /** @type {[number, number] | null} */
     this.pointer = null;
@@ -234,8 +237,15 @@ export class Pane {
 
   /** @param {import("openseadragon").CanvasClickEvent} event */
   async onClick(event) {
-    if (!event.quick || !this.state?.outlines) return;
     const css = /** @type {[number, number]} */ ([event.position.x, event.position.y]);
+    if (!event.quick) return;
+    this.selects = this.listeners.onSelect(this, this.toL0(css));
+    if (!this.selects) await this.zoomTo(css);
+  }
+
+  /** Zoom to the region at a place. @param {[number, number]} css */
+  async zoomTo(css) {
+    if (!this.state?.outlines) return;
     const found = await this.outlines.find(...this.toL0(css));
     if (!found) return;
     const [x0, y0, x1, y1] = found.source === 0 ? (await this.facts(found.index)).bbox : found.bbox;

@@ -6,6 +6,7 @@ import { helpDialog, listen } from "./keys.js";
 import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
+import { ReviewScreen } from "./review_screen.js";
 import { OPACITY, writeState } from "./state.js";
 import { statusText, unfinished } from "./status.js";
 
@@ -19,23 +20,25 @@ export class SlideScreen {
   /**
    * @param {HTMLElement} root
    * @param {State} state
-   * @param {{slide: Slide, other: Slide | null}} facts
+   * @param {{slide: Slide, other: Slide | null, review: boolean}} facts `review`: the server keeps reviews
    * @param {(state: State) => void} go leave for another slide or comparison
    */
-  constructor(root, state, { slide, other }, go) {
+  constructor(root, state, { slide, other, review }, go) {
     this.root = root;
     this.state = state;
     this.slide = slide;
     this.other = other;
     this.go = go;
     this.progress = h("p", { className: "progress", role: "status", hidden: true });
-    this.help = helpDialog();
+    this.help = helpDialog(review);
     this.saveSoon = debounce(200, () => this.save());
+    /** @type {ReviewScreen | null} */
+    this.reviewing = null;
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
     root.replaceChildren(stages, this.panel.element, this.help);
     const onProblem = (/** @type {string} */ text) => { say(text); void this.look(); };
-    const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem };
+    const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem, onSelect: this.onSelect.bind(this) };
     const shown = other ? [slide, other] : [slide];
     const places = shown.map((each) => addStage(stages, each, Boolean(other))); // all of them first: they share the width
     this.panes = shown.map((each, i) => new Pane(places[i], each, listeners));
@@ -45,6 +48,7 @@ export class SlideScreen {
       pane.viewer.addOnceHandler("open", () => this.opened(pane));
     }
     stages.append(zoomButtons(this));
+    if (review && !unfinished(slide.status)) this.reviewing = new ReviewScreen(this, () => this.panel.sync(this.state));
     this.stopListening = listen(this);
     this.address = location.hash; // as it was when last written or read
     this.closed = false;
@@ -101,6 +105,14 @@ export class SlideScreen {
   /** @param {Pane} pane @param {[number, number] | null} l0 */
   onHover(pane, l0) {
     for (const other of this.panes) if (other !== pane) other.mark(l0);
+  }
+
+  /** @param {Pane} pane @param {[number, number]} l0 @returns {boolean} whether the click is for the review */
+  onSelect(pane, l0) {
+    const { reviewing } = this;
+    if (!reviewing || pane !== reviewing.pane) return false;
+    if (!reviewing.drawing) void reviewing.attempt(() => reviewing.selectAt(l0));
+    return true;
   }
 
   /** Whether this screen is gone, or is about to be, since the user has just changed the address. */

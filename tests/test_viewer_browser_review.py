@@ -1,0 +1,178 @@
+"""Reviewing in headless Chromium: by keys alone, by mouse, and what of it is on the disk afterward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shapely
+
+from tests.made.landmarks import RECTANGLES, darkness_model, exact_settings, landmark_slide
+from wsi_seg.pipeline.run import segment_slide
+from wsi_seg.review.results import open_reviewed
+from wsi_seg.review.state import ReviewState, fold
+from wsi_seg.review.store import ReviewStore
+
+pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
+
+from playwright.sync_api import Browser
+
+from tests import viewer_page
+from tests.viewer_page import Viewer
+
+REVIEWER = "Ada <b>../x</b>"
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Results, their reviews, and the server over both."""
+
+    results: Path
+    reviews: Path
+    address: str
+
+    def state(self) -> ReviewState:
+        return fold(ReviewStore(self.reviews).read(open_reviewed(self.results).slide).entries)
+
+
+@pytest.fixture(scope="module")
+def reviewed(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
+    folder = tmp_path_factory.mktemp("review")
+    slide = landmark_slide(folder / "made.svs")
+    segment_slide(slide, folder / "out", darkness_model(), exact_settings())
+    with viewer_page.server(folder / "out", "--allow-review", "--reviews", folder / "reviews") as address:
+        yield Reviewed(folder / "out" / "made", folder / "reviews", address)
+
+
+@pytest.fixture
+def viewer(browser: Browser, reviewed: Reviewed) -> Iterator[Viewer]:
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    with viewer_page.tab(context, reviewed.address) as viewer:
+        viewer.open(viewer.identity("made"))
+        viewer.page.get_by_label("Reviewer").wait_for()
+        yield viewer
+    context.close()
+
+
+def said(viewer: Viewer, text: str) -> None:
+    """Wait until the selected region is described so."""
+    viewer.until(f"document.querySelector('.review .said').textContent.includes({json.dumps(text)})")
+
+
+def progress(viewer: Viewer, text: str) -> None:
+    viewer.until(
+        f"document.querySelector('.review [role=status]').textContent.startsWith({json.dumps(text)})"
+    )
+
+
+def drag(viewer: Viewer, *places: tuple[float, float]) -> None:
+    mouse, (first, *rest) = viewer.page.mouse, [viewer.to_screen(*place) for place in places]
+    mouse.move(*first)
+    mouse.down()
+    for place in rest:
+        mouse.move(*place, steps=4)
+    mouse.up()
+
+
+def area_of(geometry: Any) -> float:
+    return float(shapely.area(geometry))
+
+
+def test_a_review_by_keys_alone_is_on_the_disk(viewer: Viewer, reviewed: Reviewed) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    keys.press("n")
+    said(viewer, "no verdict yet")
+    keys.press("a")  # without a name there is no verdict, and the name is asked for
+    viewer.until("document.activeElement.id === 'reviewer'")
+    keys.type(REVIEWER)
+    keys.press("Enter")
+    keys.press("c")
+    keys.type("looks fine: 1, 2, n")  # keys within a text are letters
+    keys.press("Enter")
+    keys.press("a")
+    said(viewer, f"accepted by {REVIEWER} (looks fine: 1, 2, n)")
+    keys.press("n")
+    said(viewer, "no verdict yet")
+    keys.press("x")
+    said(viewer, "rejected by")
+    keys.press("u")
+    said(viewer, "no verdict yet")
+    keys.press("y")
+    said(viewer, "rejected by")
+    keys.press("n")
+    said(viewer, "no verdict yet")
+    keys.press("2")
+    said(viewer, "relabeled as Stroma by")
+    progress(viewer, f"3 of {len(RECTANGLES)} reviewed")
+    viewer.settle()
+    found = [decision.final for decision in reviewed.state().decisions.values()]
+    assert [(one.verdict, one.class_name, one.reviewer) for one in found] == [
+        ("accepted", "tumor", REVIEWER), ("rejected", None, REVIEWER), ("relabeled", "stroma", REVIEWER),
+    ]  # fmt: skip
+    assert page.evaluate("document.querySelectorAll('.panel b').length") == 0
+    page.reload()
+    page.get_by_label("Reviewer").wait_for()
+    progress(viewer, f"3 of {len(RECTANGLES)} reviewed")
+    assert page.get_by_label("Reviewer").input_value() == REVIEWER
+    viewer.settle()
+
+
+def test_every_action_has_a_name_and_a_key(viewer: Viewer) -> None:
+    names = viewer.page.locator(".review button").evaluate_all("(all) => all.map((one) => one.ariaLabel)")
+    assert len(names) >= 18 and all(name and "(" in name for name in names), names
+    assert len(set(names)) == len(names)
+    fields = viewer.page.locator(".review input, .review select")
+    assert all(fields.nth(i).evaluate("(one) => one.labels.length > 0 || Boolean(one.ariaLabel)")
+               for i in range(fields.count()))  # fmt: skip
+    viewer.page.keyboard.press("?")
+    help_ = viewer.page.locator("dialog.help").inner_text()
+    for key in ("accept, reject", "brush", "all in sight is reviewed", "undo, redo"):
+        assert key in help_
+
+
+def test_regions_are_selected_drawn_and_edited_with_the_mouse(viewer: Viewer, reviewed: Reviewed) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    page.get_by_label("Reviewer").fill("Bob")
+    x0, y0, x1, y1 = RECTANGLES[4]
+    viewer.open(viewer.identity("made"), at=f"{(x0 + x1) / 2},{(y0 + y1) / 2},1")
+    page.get_by_label("Reviewer").wait_for()
+    scale = viewer.view()["scale"]
+    page.mouse.click(*viewer.to_screen((x0 + x1) / 2, (y0 + y1) / 2))
+    said(viewer, "Region")
+    assert viewer.view()["scale"] == pytest.approx(scale), "a click selects and does not zoom"
+    # The brush paints 60 px to the right of the region; Enter stores it.
+    page.get_by_label("Radius of the brush, screen pixels").fill("20")
+    keys.press("b")
+    drag(viewer, (x1, y0 + 100), (x1 + 60, y0 + 100))
+    viewer.until("!document.querySelector('.review [title^=\"Save\"]').disabled")
+    viewer.until("wsiSegScreen.reviewing.tools.draft.geometry.coordinates[0].length > 8")
+    keys.press("Enter")
+    viewer.until("!wsiSegScreen.reviewing.drawing && !wsiSegScreen.reviewing.busy")
+    (redrawn,) = [d.final for d in reviewed.state().decisions.values() if d.final.verdict == "redrawn"]
+    assert redrawn.geometry is not None and redrawn.reviewer == "Bob"
+    painted = area_of(redrawn.geometry) - (x1 - x0) * (y1 - y0)
+    assert painted == pytest.approx(60 * 40 + 3.14 * 200, rel=0.1)
+    # A polygon of class stroma, closed and stored by Enter, and taken back.
+    keys.press("2")
+    keys.press("d")
+    for place in ((x0 - 150, y0), (x0 - 50, y0), (x0 - 50, y0 + 100)):
+        page.mouse.click(*viewer.to_screen(*place))
+    keys.press("Enter")
+    viewer.until("wsiSegScreen.reviewing.tools.draft.geometry !== null")
+    keys.press("Enter")
+    viewer.until("wsiSegScreen.reviewing.review.drawn.length === 1")
+    (added,) = [d.final for d in reviewed.state().decisions.values() if d.final.verdict == "added"]
+    assert added.class_name == "stroma" and area_of(added.geometry) == pytest.approx(5000, rel=0.03)
+    keys.press("u")
+    viewer.until("wsiSegScreen.reviewing.review.drawn.length === 0")
+    # A reviewed box accepts what has no verdict in it.
+    keys.press("w")
+    drag(viewer, (x0 - 60, y0 - 60), (x1 + 100, y1 + 60))
+    viewer.until("wsiSegScreen.reviewing.review.areas.length === 1")
+    (box,) = reviewed.state().areas
+    assert area_of(box.geometry) == pytest.approx((x1 - x0 + 160) * (y1 - y0 + 120), rel=0.02)
+    viewer.settle()
