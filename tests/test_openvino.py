@@ -13,15 +13,26 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.cli import app
+from wsi_seg.core.geometry import Size
 from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.models import some_tiles
 
 
-def test_it_gives_the_probabilities_of_torch(tiny_model: Path) -> None:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for conversions, so that tests that want the same one share it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_it_gives_the_probabilities_of_torch(
+    tiny_model: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("openvino")
     from wsi_seg.inference.models.predictor import load_predictor
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
     tiles = some_tiles(2, 64)
     expected = load_predictor(str(tiny_model), "cpu", "float32")(tiles, margin=8)
     predictor = load_predictor(str(tiny_model), "openvino", "float32")
@@ -31,7 +42,7 @@ def test_it_gives_the_probabilities_of_torch(tiny_model: Path) -> None:
 
 
 def test_conversions_are_kept_for_the_next_time(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     from wsi_seg.inference.models.predictor import load_predictor
@@ -39,7 +50,7 @@ def test_conversions_are_kept_for_the_next_time(
     def no_conversion(*_: Any) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
     tiles = some_tiles(2, 64)
     expected = load_predictor(str(tiny_model), "openvino", "float32")(tiles)
     with monkeypatch.context() as patched:
@@ -66,17 +77,18 @@ def test_passes_at_a_time_share_the_cores_and_give_the_same(tiny_model: Path) ->
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
-def test_a_run_is_one_of_its_own(tiny_model: Path, sample_svs: Path, tmp_path: Path) -> None:
+def test_a_run_is_one_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(700, 600), mpp=0.5, tissue=1.0))
 
     def call(device: str, *more: str) -> Any:
-        command = ["run", str(sample_svs), "-m", str(tiny_model), "--device", device]
+        command = ["run", str(slide), "-m", str(tiny_model), "--device", device]
         return CliRunner().invoke(app, [*command, "--precision", "float32", *more])
 
     labels = []
     for device in ("cpu", "openvino"):
         assert call(device, "-o", str(tmp_path / device)).exit_code == 0
-        folder = tmp_path / device / sample_svs.stem
+        folder = tmp_path / device / slide.stem
         labels.append(np.asarray(Maps.open(folder / "maps.zarr").labels[:]))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["plan"]["device"] == "openvino"
