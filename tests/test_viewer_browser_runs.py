@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.made.slides import SlideSpec, make_slide
+from wsi_seg.core.card import read_card
 from wsi_seg.core.geometry import Size
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
@@ -32,12 +34,17 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(chromium: str, quick_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     folder, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
+    models = tmp_path_factory.mktemp("installed")
+    shutil.copytree(quick_model, models / "quick")
+    read_card(quick_model).model_copy(update={"mpp": 1.0}).write(models / "quick")  # as far.svs has it
     make_slide(folder / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
     made_far_apart(folder / "far.svs")
-    with viewer_page.server(out, "--allow-run", folder) as address:
-        yield Runs(out, address)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSI_SEG_MODELS", str(models))
+        with viewer_page.server(out, "--allow-run", folder) as address:
+            yield Runs(out, address)
 
 
 def made_far_apart(path: Path) -> None:
@@ -63,6 +70,7 @@ def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> N
     page.goto(viewer.address)
     page.get_by_role("button", name="Segment a slide").click()
     assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
+    assert "quick" in page.get_by_label("Model").inner_text().split()
     assert "not for clinical use" in page.get_by_role("dialog").inner_text()
     page.get_by_label("Slide").select_option("tiny.svs")
     page.get_by_role("checkbox", name="Stroma").check()
@@ -80,10 +88,14 @@ def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, runs: Runs) -> Non
     def blocks() -> list[str]:
         return (out / ".far.partial" / "blocks.jsonl").read_text().splitlines()
 
+    def start() -> None:
+        page.get_by_label("Slide").select_option("far.svs")
+        page.get_by_label("Model").select_option("quick")
+        page.get_by_role("button", name="Start").click()
+
     page.goto(viewer.address)
     page.get_by_role("button", name="Segment a slide").click()
-    page.get_by_label("Slide").select_option("far.svs")
-    page.get_by_role("button", name="Start").click()
+    start()
     page.get_by_role("link", name="Watch").click(timeout=60_000)
     text = "document.querySelector('.panel .progress').textContent"
     viewer.until(f"window.wsiSegScreen && /^running: [1-9][0-9]* of [0-9]+ blocks/.test({text})", 60)
@@ -103,8 +115,7 @@ def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, runs: Runs) -> Non
     kept = blocks()
     assert 1 <= len(kept) < total and not (out / ".far.claim").exists()
     page.locator("a.slide", has_text=f"interrupted: {len(kept)} of {total} blocks").wait_for()
-    page.get_by_label("Slide").select_option("far.svs")
-    page.get_by_role("button", name="Start").click()
+    start()
     resumed = re.compile(r"^[1-9]\d* of \d+ tiles")  # those of the blocks that were kept count
     page.locator(".run [role=status]", has_text=resumed).wait_for(timeout=60_000)
     while len(blocks()) == len(kept):
