@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import importlib
 import itertools
 import json
@@ -255,6 +256,7 @@ def warm_up(folder: Path) -> None:
         shared.mkdir()
         for work in (make_shared, make_stopped):
             _made_or_exit(partial(work, shared), folder / "log")
+    gc.freeze()  # no fork looks through all that for garbage, and so copies it
 
 
 MODULES = (
