@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
-from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, run_task
+from wsi_seg.execution.tasks import BlockRecord, Done, SlideTask, run_task
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import SegmentationPlan
 
@@ -41,7 +41,7 @@ class SlowWriter(Workers):
         return None
 
 
-def _write_slowly(slow: tuple[BlockTask | ShardTask, float]) -> BlockRecord | None:
+def _write_slowly(slow: tuple[SlideTask, float]) -> Done:
     task, seconds = slow
 
     def write(maps: Maps, *args: Any, **arrays: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import queue
 import re
 import signal
 import stat
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from wsi_seg.core.geometry import Size
 from wsi_seg.core.threads import cancellable
 from wsi_seg.execution.cluster import Cluster
 from wsi_seg.execution.graph import TaskSet, Workers
+from wsi_seg.execution.in_flight import InFlightLimiter
 from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.execution.tasks import PredictorRecipe
 from wsi_seg.execution.workers import open_workers
@@ -100,6 +103,52 @@ def execute(workers: Workers, function: Any, tasks: Iterable[Any], **how: Any) -
 def test_every_task_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
     assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
+
+
+def test_a_place_goes_to_the_lowest_rank_that_wants_one() -> None:
+    """First what goes first, of whichever slide; else the earlier slide."""
+    limiter, earlier, later, last = InFlightLimiter(), *(queue.SimpleQueue[Any]() for _ in range(3))
+    limiter.set_limit(1)
+    assert limiter.acquire(later, (True, 2), wait=False)
+    assert not limiter.acquire(last, (False, 3), wait=False)
+    assert not limiter.acquire(earlier, (True, 1), wait=False)
+    assert not limiter.acquire(later, (True, 2), wait=False)
+    limiter.release()
+    assert last.get_nowait() is None and earlier.empty() and later.empty()
+    assert not limiter.acquire(later, (True, 2), wait=False)
+    assert limiter.acquire(last, (False, 3), wait=False)
+    limiter.leave(last, 1)
+    assert earlier.get_nowait() is None
+    assert not limiter.acquire(later, (True, 2), wait=False) and limiter.acquire(
+        earlier, (True, 1), wait=True
+    )
+    assert limiter.peak == 1
+
+
+def test_the_tail_of_a_slide_is_not_kept_waiting_by_the_blocks_of_the_next(cluster: Cluster) -> None:
+    """Nor is the next one kept waiting while places are free."""
+    ended: list[str] = []
+    begun = threading.Event()
+
+    def note(name: str) -> None:
+        ended.append(name)
+        begun.set()
+
+    def slide(name: str, blocks: int, tail: int) -> None:
+        tasks = [(f"{name}-{n}-{time.time()}", 0.02) for n in range(blocks + tail)]
+        first = [key for key, _ in tasks[:blocks]]
+        after = {key: first for key, _ in tasks[blocks:]}
+        cluster.execute(TaskSet(time.sleep, tasks, lambda _: note(name), after))
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(slide, "one", 6, 10)
+        begun.wait()
+        two = pool.submit(slide, "two", 60, 0)
+        one.result()
+        two.result()
+    assert sorted(ended) == ["one"] * 16 + ["two"] * 60
+    assert ended[: ended.index("two") + 1].count("one") < 16  # while the last blocks of the first ran
+    assert len(ended) - ended[::-1].index("one") < 40
 
 
 def test_what_waits_for_a_task_whose_process_dies_runs_after_it(

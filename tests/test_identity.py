@@ -164,7 +164,7 @@ def unfinished(
     (tmp_path / "s.tif").write_bytes(good)
     command = ("run", tmp_path / "s.tif", "-o", tmp_path / "out", *how)
     with monkeypatch.context() as patch:
-        patch.setattr("wsi_seg.pipeline.tracing.write_geojson", interrupted)
+        patch.setattr("wsi_seg.pipeline.tracing.write_part", interrupted)
         assert call(*command).exit_code == 130
     return command
 

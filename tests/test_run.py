@@ -201,7 +201,7 @@ def test_a_block_that_failed_is_tried_again_and_leaves_no_trace(
 
     with monkeypatch.context() as patch:
         patch.setattr(wsi_seg.execution.tasks, "run_block", failing)
-        patch.setattr(wsi_seg.pipeline.tracing, "write_geojson", interrupted)
+        patch.setattr(wsi_seg.pipeline.tracing, "write_part", interrupted)
         with pytest.raises(Interrupted):
             run_again(made_svs, tmp_path, model)
     (block,) = failed

@@ -144,7 +144,7 @@ class StopAt(StopAfter):
 
     def stage(self, name: str) -> None:
         if name == "exports":  # a part of an earlier attempt
-            (self.folder / "exports/csv").mkdir(parents=True)
+            (self.folder / "exports/csv").mkdir(parents=True, exist_ok=True)
             (self.folder / "exports/csv/case 1.a.csv").write_text("of other maps")
             raise KeyboardInterrupt
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from tests.made.landmarks import darkness_model
 from tests.made.memory_slides import ArraySlide
 from wsi_seg.core.geometry import Box, Scale, Size
-from wsi_seg.execution.graph import LocalWorkers, TaskSet
+from wsi_seg.execution.graph import Flight, LocalWorkers, TaskSet
 from wsi_seg.maps.maps import create_maps
 from wsi_seg.pipeline.run import prepare
 from wsi_seg.pipeline.settings import RunSettings
@@ -31,7 +33,7 @@ def test_a_shard_waits_for_the_blocks_below_it(size: Size, downsample: int, tmp_
     create_maps(tmp_path / "maps.zarr", plan.layout)
     tasks = SlideTasks(plan, tmp_path / "maps.zarr", None)
     blocks = {tasks._block_key(p.block.ix, p.block.iy): p.block.box for p in plan.blocks}
-    shards, after = tasks.pyramids(plan.layout.kinds)
+    shards, after = tasks.pyramids()
     below: dict[str, set[str]] = {key: {key} for key in blocks}
     for key, task in shards:
         below[key] = set().union(*(below[other] for other in after[key]))  # those before it alone
@@ -67,3 +69,34 @@ def test_what_waits_runs_after_what_it_waits_for(synchronous: bool) -> None:
         assert all(ended.index(int(other)) < ended.index(int(key)) for other in others if other != "39")
     # As soon as they can, not when all else is done.
     assert min(ended.index(number) for number in range(40, 50)) < 10
+
+
+def test_threads_that_slides_share_go_to_the_earlier_one_and_its_tail_needs_none() -> None:
+    ended: list[str] = []
+    later_waits, tail_ran = threading.Event(), threading.Event()
+
+    def step(name: str) -> None:
+        if name.startswith("one"):
+            assert later_waits.wait(20)
+        if name == "tail":
+            tail_ran.set()
+        if name == "two 0":  # has the only place
+            assert tail_ran.wait(20)
+        ended.append(name)
+
+    def slide(workers: LocalWorkers, names: list[str], after: dict[str, list[str]]) -> None:
+        workers.execute(TaskSet(step, [(name, name) for name in names], lambda _: None, after, threads=3))
+
+    blocks = [f"one {n}" for n in range(3)]
+    with LocalWorkers(shared_threads=1) as workers, ThreadPoolExecutor(2) as pool:
+        one = pool.submit(slide, workers, [*blocks, "tail"], {"tail": blocks})
+        while [running.waiting for running in workers._running] != [2]:
+            time.sleep(0.01)
+        two = pool.submit(slide, workers, ["two 0", "two 1"], {})
+        while [running.waiting for running in workers._running] != [2, 2]:
+            time.sleep(0.01)
+        later_waits.set()
+        one.result()
+        two.result()
+        assert workers.flight == Flight(1, 1)
+    assert sorted(ended[:3]) == blocks and sorted(ended[3:]) == ["tail", "two 0", "two 1"]

@@ -9,14 +9,14 @@ level (`benchmarks/results/flight.json`).
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Generic, cast
 from urllib.request import ProxyHandler, build_opener
@@ -27,6 +27,7 @@ from wsi_seg.core.errors import ClusterError, Interrupted, UsageError
 from wsi_seg.core.threads import cancellation
 from wsi_seg.execution.device_failures import DeviceFailure, FailedWorkers, with_device_failure
 from wsi_seg.execution.graph import RESUME, Flight, Result, Task, TaskSet, Workers
+from wsi_seg.execution.in_flight import POLL_SECONDS, Ended, InFlightLimiter
 
 if TYPE_CHECKING:
     from wsi_seg.execution.slurm import SlurmJobs
@@ -39,7 +40,6 @@ RETRIES = 2
 ATTEMPTS = 3
 # What a key gets with each device that failed.
 AGAIN = "-again"
-POLL_SECONDS = 2.0
 NO_WORKERS_SECONDS = 600.0
 DASHBOARD_SECONDS = 3.0
 CONNECT_SECONDS = 10.0
@@ -57,6 +57,7 @@ class Cluster(Workers):
         """
         self._client, self._started, self._jobs = client, started, jobs
         self._limiter = InFlightLimiter()
+        self._callers = itertools.count()
         self._address = client.scheduler.address if client.scheduler else "?"
         self._next_poll = 0.0
         self._failed = FailedWorkers(client, replaced=jobs is not None)
@@ -82,11 +83,11 @@ class Cluster(Workers):
 
     def execute(self, work: TaskSet[Task, Result]) -> None:
         """See `graph.Workers.execute`."""
-        waiting = _Waiting(work.tasks, work.after)
+        waiting, number = _Waiting(work.tasks, work.after), next(self._callers)
         try:
             while waiting.ready:
                 killed: list[tuple[str, Task]] = []
-                with closing(self._completed(work.function, waiting)) as completed:
+                with closing(self._completed(work.function, waiting, number)) as completed:
                     for key, task, future in completed:
                         if _killed(future):
                             killed.append((key, task))
@@ -106,15 +107,21 @@ class Cluster(Workers):
             raise Interrupted(RESUME) from None
 
     def _completed(
-        self, function: Callable[[Task], Any], waiting: _Waiting[Task]
+        self, function: Callable[[Task], Any], waiting: _Waiting[Task], number: int
     ) -> Generator[tuple[str, Task, Future[Any]], None, None]:
-        """Submit tasks that are ready as the limit allows; yield each with its future as it ends."""
+        """Submit tasks that are ready as the limit allows; yield each with its future as it ends.
+
+        `number` is that of the caller: of tasks that are alike, those of earlier callers are submitted first.
+        """
         in_flight: dict[Any, tuple[str, Task, Future[Any]]] = {}
         # Dask's `as_completed` has no timeout for a single result: without workers it waits forever.
-        done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        done: Ended = queue.SimpleQueue()
         try:
             while waiting.ready or in_flight:
-                while waiting.ready and self._limiter.acquire(wait=not in_flight):
+                while waiting.ready:
+                    first = waiting.goes_first(waiting.ready[0][0])
+                    if not self._limiter.acquire(done, (not first, number), wait=not in_flight):
+                        break
                     key, task = waiting.ready.popleft()
                     future = self._client.submit(
                         with_device_failure,
@@ -122,15 +129,15 @@ class Cluster(Workers):
                         task,
                         key=key,
                         retries=RETRIES,
-                        priority=int(waiting.goes_first(key)),
+                        priority=int(first),
                     )
                     in_flight[key] = key, task, future
                     future.add_done_callback(done.put)
                 try:
                     ended = done.get(timeout=POLL_SECONDS if in_flight else 0)
                 except queue.Empty:
-                    pass
-                else:
+                    ended = None
+                if ended is not None:
                     self._limiter.release()
                     yield in_flight.pop(ended.key)
                 self._poll_workers()
@@ -138,7 +145,7 @@ class Cluster(Workers):
             futures = [future for *_, future in in_flight.values()]
             if futures and self._client.status == "running":
                 self._client.cancel(futures)
-            self._limiter.release(len(futures))
+            self._limiter.leave(done, len(futures))
 
     def _retry_isolated(self, work: TaskSet[Task, Result], key: str, task: Task) -> Result:
         """Retry a task whose process died, with nothing else in flight that could be the cause."""
@@ -146,7 +153,7 @@ class Cluster(Workers):
             for attempt in range(1, ATTEMPTS):
                 logger.warning("%s: its worker died; trying it alone", key)
                 alone = _Waiting([(f"{key}-alone-{attempt}", task)], {})
-                with closing(self._completed(work.function, alone)) as completed:
+                with closing(self._completed(work.function, alone, next(self._callers))) as completed:
                     *_, future = next(completed)
                     if not _killed(future):
                         result = self._result(future)
@@ -265,69 +272,6 @@ class _Waiting(Generic[Task]):
             self._missing[follower] -= 1
             if not self._missing[follower]:
                 self.ready.appendleft((follower, self._tasks[follower]))
-
-
-class InFlightLimiter:
-    """A bound on the tasks in flight, over all slides."""
-
-    def __init__(self) -> None:
-        self.limit = self.highest_limit = self.peak = 0
-        self._count = 0
-        self._exclusive: int | None = None
-        """Thread that has all places for itself."""
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def set_limit(self, limit: int) -> None:
-        with self._changed:
-            self.limit, self.highest_limit = limit, max(self.highest_limit, limit)
-            self._changed.notify_all()
-
-    def acquire(self, *, wait: bool) -> bool:
-        """Take a place; return whether there was one, where asked to wait within some seconds."""
-        with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._free() or self._closed, POLL_SECONDS)
-            self.raise_if_closed()
-            if not self._free():
-                return False
-            self._count += 1
-            self.peak = max(self.peak, self._count)
-            return True
-
-    def release(self, places: int = 1) -> None:
-        with self._changed:
-            self._count -= places
-            self._changed.notify_all()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Wait until nothing is in flight; then only this thread may take places."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._exclusive is None or self._closed)
-            self.raise_if_closed()
-            self._exclusive = threading.get_ident()
-            self._changed.wait_for(lambda: self._count == 0 or self._closed)
-        try:
-            self.raise_if_closed()
-            yield
-        finally:
-            with self._changed:
-                self._exclusive = None
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody take or wait for a place any more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def raise_if_closed(self) -> None:
-        if self._closed:
-            raise Interrupted(RESUME)
-
-    def _free(self) -> bool:
-        return self._count < self.limit and self._exclusive in (None, threading.get_ident())
 
 
 def _killed(future: Future[Any]) -> bool:

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -18,13 +18,15 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
 from wsi_seg.core.errors import Interrupted
-from wsi_seg.core.threads import AnySignal, cancellable, cancellation
+from wsi_seg.core.threads import AnySignal, cancellable, cancellation, raise_if_cancelled
 from wsi_seg.execution.tasks import hold_forward_pools, release_forward_pools
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 RESUME = "interrupted; run the same command again to resume"
+# How often a task that waits for a place looks whether its caller's work is cancelled.
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,6 @@ class Workers(AbstractContextManager["Workers"], ABC):
             WsiSegError: raised by a task.
         """
 
-    def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
-        """Run one task, which takes no device, while the caller waits; see `execute`."""
-        results: list[Result] = []
-        self.execute(TaskSet(function, [(key, task)], results.append, {key: ()}))
-        return results[0]
-
     @abstractmethod
     def stop(self) -> None:
         """Make all that executes, in other threads, end with Interrupted; for good."""
@@ -105,16 +101,14 @@ class LocalWorkers(Workers):
         """Make the workers.
 
         Args:
-            shared_threads: threads that all callers share; None: each call of `execute` has its own.
+            shared_threads: tasks at a time of all callers together, the earliest caller's first; those that
+                go first are not counted. None: each call of `execute` has its own threads alone.
             synchronous: run one task after another in the caller's thread, for debugging.
         """
         self._synchronous = synchronous
-        self._shared_threads, self._limit = shared_threads, 0
-        self._shared = (
-            ThreadPoolExecutor(shared_threads, "block") if shared_threads and not synchronous else None
-        )
+        self._shared_threads, self._limit = None if synchronous else shared_threads, 0
         self._stopped = threading.Event()
-        self._running: set[_RunningTasks] = set()
+        self._running: list[_RunningTasks] = []
         self._peak = 0
         self._changed = threading.Condition()
         hold_forward_pools()
@@ -126,40 +120,62 @@ class LocalWorkers(Workers):
 
     def execute(self, work: TaskSet[Task, Result]) -> None:
         """See `Workers.execute`."""
-        with self._cancelled_at_exit(1 if self._synchronous else work.threads) as running:
+        with self._running_tasks(1 if self._synchronous else work.threads) as running:
             run = delayed(partial(self._run, running, work.function), name="task", pure=False, traverse=False)
             made: dict[str, Any] = {}
             for key, task in work.tasks:
                 below = (made[other] for other in work.after.get(key, ()) if other in made)
-                made[key] = run(task, *below, dask_key_name=key)
+                made[key] = run(key in work.after, task, *below, dask_key_name=key)
             tasks = list(made.values())
             if self._synchronous:
                 self._compute(tasks, work.on_result, scheduler=get_sync)
-            elif self._shared is not None:
-                self._compute(tasks, work.on_result, scheduler=get_threaded, pool=self._shared)
             else:
                 with ThreadPoolExecutor(work.threads, "block") as pool:
-                    self._compute(tasks, work.on_result, scheduler=get_threaded, pool=pool)
-
-    def call(self, function: Callable[[Task], Result], key: str, task: Task) -> Result:
-        """See `Workers.call`; it runs in the caller's thread, next to the blocks of other slides."""
-        with self._cancelled_at_exit(0) as running, cancellable(running.cancelled):
-            return function(task)
+                    try:
+                        self._compute(tasks, work.on_result, scheduler=get_threaded, pool=pool)
+                    finally:
+                        running.ended.set()  # before the pool waits for what still runs
 
     def _run(
-        self, running: _RunningTasks, function: Callable[[Task], Result], task: Task, *done: Any
+        self,
+        running: _RunningTasks,
+        function: Callable[[Task], Result],
+        goes_first: bool,
+        task: Task,
+        *done: Any,
     ) -> Result:
-        """Run a task once those it waits for are done."""
+        """Run a task once those it waits for are done, and there is a place for it."""
+        counted = self._shared_threads is None or not goes_first
+        with self._place(running) if counted else nullcontext(), cancellable(running.cancelled):
+            return function(task)
+
+    @contextmanager
+    def _place(self, running: _RunningTasks) -> Iterator[None]:
+        """Take a place among the tasks of all callers, once there is one."""
         with self._changed:
+            running.waiting += 1
+            try:
+                while not self._place_for(running):
+                    raise_if_cancelled(running.cancelled)
+                    self._changed.wait(LOOK_SECONDS)  # nobody says when a caller's work is cancelled
+            finally:
+                running.waiting -= 1
+                self._changed.notify_all()
             running.active += 1
             self._peak = max(self._peak, sum(one.active for one in self._running))
         try:
-            with cancellable(running.cancelled):
-                return function(task)
+            yield
         finally:
             with self._changed:
                 running.active -= 1
                 self._changed.notify_all()
+
+    def _place_for(self, running: _RunningTasks) -> bool:
+        if self._shared_threads is None:
+            return True
+        earlier = self._running[: self._running.index(running)]
+        taken = sum(one.active for one in self._running)
+        return taken < self._shared_threads and not any(one.waiting for one in earlier)
 
     @staticmethod
     def _compute(tasks: list[Any], on_result: Callable[[Any], None], **how: Any) -> None:
@@ -173,13 +189,13 @@ class LocalWorkers(Workers):
         compute(*tasks, optimize_graph=False, callbacks=[callback], **how)
 
     @contextmanager
-    def _cancelled_at_exit(self, threads: int) -> Iterator[_RunningTasks]:
-        """Let no task run on after the block, whatever ends it."""
+    def _running_tasks(self, threads: int) -> Iterator[_RunningTasks]:
+        """Give a call of `execute` its place among others."""
         running = _RunningTasks(threads)
         with self._changed:
-            self._running.add(running)
+            self._running.append(running)
             own = sum(one.threads for one in self._running)
-            self._limit = max(self._limit, own if self._shared is None else self._shared_threads or 0)
+            self._limit = max(self._limit, self._shared_threads or own)
         try:
             if self._stopped.is_set() or running.cancelled.is_set():
                 raise Interrupted(RESUME)
@@ -187,10 +203,8 @@ class LocalWorkers(Workers):
         except (KeyboardInterrupt, Interrupted):
             raise Interrupted(RESUME) from None
         finally:
-            running.ended.set()
             with self._changed:
-                self._changed.wait_for(lambda: running.active == 0)
-                self._running.discard(running)
+                self._running.remove(running)
 
     def stop(self) -> None:
         """See `Workers.stop`."""
@@ -200,9 +214,7 @@ class LocalWorkers(Workers):
                 running.ended.set()
 
     def close(self) -> None:
-        """End the threads."""
-        if self._shared is not None:
-            self._shared.shutdown(cancel_futures=True)
+        """End the threads that predict."""
         release_forward_pools()
 
 
@@ -214,5 +226,7 @@ class _RunningTasks:
         self.ended = threading.Event()
         outer = cancellation()
         self.cancelled = AnySignal((self.ended,) if outer is None else (self.ended, outer))
+        self.waiting = 0
+        """Threads that wait for a place."""
         self.active = 0
-        """Threads that run one of them."""
+        """Threads that have one."""

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,11 @@ class BlockTask:
     predictor: PredictorRecipe
     settings: BlockSettings
     maps_path: str
+    stage: ClassVar = "blocks"
+
+    def run(self) -> BlockRecord:
+        """See `run_block`."""
+        return run_block(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,26 @@ class ShardTask:
 
     maps_path: str
     shard: ShardRef
+    stage: ClassVar = "pyramids"
+
+    def run(self) -> None:
+        """Build it, see `Maps.build_shard`."""
+        _maps(self.maps_path).build_shard(self.shard)
+
+
+class SlideTask(Protocol):
+    """One task of the graph of a slide: a recipe that any worker can carry out."""
+
+    @property
+    def maps_path(self) -> str:
+        """Store of the slide's maps, absolute."""
+
+    @property
+    def stage(self) -> str:
+        """Stage of the run that it belongs to, see `pipeline.stages`."""
+
+    def run(self) -> Any:
+        """Do it and return a small record; running it again gives the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +145,18 @@ class BlockRecord:
     """Tiles at a time that its device had memory for, where these were fewer than planned; else 0."""
 
 
-def run_task(task: BlockTask | ShardTask) -> BlockRecord | None:
-    """Fill a block, see `run_block`, or build a shard, see `Maps.build_shard`."""
-    if isinstance(task, BlockTask):
-        return run_block(task)
-    _maps(task.maps_path).build_shard(task.shard)
-    return None
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Outcome of a task of a slide."""
+
+    stage: str
+    record: Any
+    """See its `run`."""
+
+
+def run_task(task: SlideTask) -> Done:
+    """Carry out a task of a slide."""
+    return Done(task.stage, task.run())
 
 
 def run_block(task: BlockTask) -> BlockRecord:
@@ -222,15 +253,15 @@ def killed_block(task: BlockTask) -> BlockRecord:
     return failed_block(task, f"{task.slide.path}: each worker that tried this block died")
 
 
-def killed_task(task: BlockTask | ShardTask) -> BlockRecord:
-    """Return the record of a block that ended every process that tried it.
+def killed_task(task: SlideTask) -> Done:
+    """Return the outcome of a block that ended every process that tried it.
 
     Raises:
-        ClusterError: it is a shard, without which the maps are not whole.
+        ClusterError: it is no block, and without it the results are not whole.
     """
     if isinstance(task, BlockTask):
-        return killed_block(task)
-    raise ClusterError(f"{task.maps_path}: each worker that built a part of the pyramids died; run it again")
+        return Done(task.stage, killed_block(task))
+    raise ClusterError(f"{task.maps_path}: each worker that made its {task.stage} died; run it again")
 
 
 class _ThreadCaches(threading.local):

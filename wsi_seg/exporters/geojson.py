@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 # Results of a run are compressed when their text is longer, in bytes: 32 MiB, some 50,000 regions.
 COMPRESS_ABOVE = 32 * 2**20
+
+# What comes after the last feature.
+END = "]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,69 @@ def write_geojson(
         raise UsageError(f"{path}: the name must end with .geojson or .geojson.gz")
     subtracted = origin_l0(slide, origin)
     with atomic_path(path) as temporary, _text(temporary, path.name.endswith(".gz")) as file:
-        header = _json(facts(slide, frame, origin))
-        file.write(f'{{"type":"FeatureCollection","{OWN_MEMBER}":{header},"features":[')
+        file.write(_beginning(slide, frame, origin))
         measured = _measured(regions, slide, frame, subtracted)
-        counts, vanished = _write_features(file, measured, slide, written)
-        file.write("]}")
+        counts: Counter[str] = Counter()
+        vanished = _write_features(file, measured, slide, written, counts)
+        file.write(END)
     final = _compressed(path) if compress_large and path.suffix != ".gz" else path
     return GeoJSONSummary(final, counts.total(), dict(counts), vanished, subtracted)
+
+
+def write_part(
+    regions: Iterable[Region],
+    path: Path,
+    *,
+    slide: SlideInfo,
+    frame: MapFrame,
+    origin: Origin,
+    written: Callable[[Region], None],
+    before: Mapping[str, int],
+) -> int:
+    """Write the features of some groups, for `join_parts`; return how many vanished.
+
+    `before` has the number of features in earlier parts by the group's name. Other arguments, and errors, are
+    those of `write_geojson`, but for the name of the file.
+    """
+    with atomic_path(path, sync=True) as temporary, _text(temporary, compress=False) as file:
+        measured = _measured(regions, slide, frame, origin_l0(slide, origin))
+        return _write_features(file, measured, slide, written, Counter(before))
+
+
+def join_parts(
+    parts: Sequence[Path], path: Path, *, slide: SlideInfo, frame: MapFrame, origin: Origin
+) -> Path:
+    """Write what `write_geojson` does, with `compress_large`, of groups that `write_part` has written.
+
+    Args:
+        parts: in the order of their groups.
+        path: ends with `.geojson`.
+        slide: as for the parts.
+        frame: as for the parts.
+        origin: as for the parts.
+
+    Returns:
+        The file; with `.gz` at the end where it was large enough to be compressed.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(_beginning(slide, frame, origin).encode())
+        between = b""
+        for part in parts:
+            if part.stat().st_size:
+                file.write(between)
+                with part.open("rb") as features:
+                    shutil.copyfileobj(features, file, 2**20)
+                between = b","
+        file.write(END.encode())
+    return _compressed(path)
+
+
+def _beginning(slide: SlideInfo, frame: MapFrame, origin: Origin) -> str:
+    """Return what comes before the first feature."""
+    return f'{{"type":"FeatureCollection","{OWN_MEMBER}":{_json(facts(slide, frame, origin))},"features":['
 
 
 def export(source: RegionSource, path: Path) -> Exported:
@@ -122,20 +181,21 @@ def _write_features(
     measured: Iterable[tuple[Region, str | None, str | None]],
     slide: SlideInfo,
     written: Callable[[Region], None] | None,
-) -> tuple[Counter[str], int]:
-    """Return the features written of each group, and how many regions had nothing left to write."""
-    counts: Counter[str] = Counter()
-    vanished = 0
+    counts: Counter[str],
+) -> int:
+    """Add to the features of each group; return how many regions had nothing left to write."""
+    between, vanished = "", 0
     for region, geometry, key in measured:
         if geometry is None:
             vanished += 1
             continue
-        file.write("," if counts.total() else "")
+        file.write(between)
+        between = ","
         counts[region.group.name] += 1
         file.write(_feature(region, identity(slide, region, key), geometry, counts[region.group.name]))
         if written is not None:
             written(region)
-    return counts, vanished
+    return vanished
 
 
 def _feature(region: Region, uuid: str, geometry: str, number: int) -> str:

@@ -5,8 +5,9 @@ Besides the frames of `geometry` there is one more here: `pic`, pixels of the pi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.core.classes import TissueClass
+from wsi_seg.core.files import atomic_path
 from wsi_seg.exporters.figure import ClassShare, GroupTotal, Sheet, compose, draw_outlines, save_png
 from wsi_seg.maps.maps import Maps
 from wsi_seg.maps.resampling import pixels_under
@@ -66,6 +68,25 @@ class TintedSlide:
     classes: list[ClassShare]
     artifacts: list[ClassShare] | None
     """None: they were not looked for."""
+
+    def save(self, path: Path) -> None:
+        """Write it as a `.npz`, for `load`; OutputError where that is refused."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pixels"}
+        for name in ("classes", "artifacts"):
+            facts[name] = facts[name] and [[one.name, one.color, float(one.share)] for one in facts[name]]
+        with atomic_path(path, sync=True) as temporary, temporary.open("wb") as file:
+            np.savez(file, pixels=self.pixels, facts=json.dumps(facts))
+
+    @classmethod
+    def load(cls, path: Path) -> TintedSlide:
+        """Read what `save` has written."""
+        with np.load(path) as saved:
+            pixels, facts = saved["pixels"], json.loads(str(saved["facts"]))
+        for name in ("classes", "artifacts"):
+            facts[name] = facts[name] and [
+                ClassShare(one, tuple(rgb), share) for one, rgb, share in facts[name]
+            ]
+        return cls(pixels, **{**facts, "map_per_pic": tuple(facts["map_per_pic"])})
 
 
 def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:

@@ -1,6 +1,6 @@
 """The main job: one slide in, one results folder out. The whole direction of the package on one page.
 
-slide ──open──▶ plan ──blocks──▶ Dask graph ──▶ OME-Zarr maps ──trace──▶ polygons ──▶ GeoJSON
+slide ──open──▶ plan ──▶ Dask graph: blocks ──▶ OME-Zarr maps ──▶ polygons ──▶ GeoJSON, picture, exports
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import SlideError, WsiSegError
 from wsi_seg.core.threads import cancellable, cancellation, raise_if_cancelled
 from wsi_seg.execution.graph import Flight, TaskSet, Workers
-from wsi_seg.execution.tasks import BlockRecord, BlockTask, ShardTask, killed_task, run_task
+from wsi_seg.execution.tasks import BlockRecord, Done, SlideTask, killed_task, run_task
 from wsi_seg.execution.workers import open_workers
-from wsi_seg.exporters.source import ExportSource
+from wsi_seg.exporters.overview import Overview
 from wsi_seg.exporters.table import choose_format
 from wsi_seg.maps.maps import Maps, create_maps, remove_partial_files
 from wsi_seg.pipeline.finders import Finders, load_finders, tissue_of
 from wsi_seg.pipeline.models import Model, load_model
 from wsi_seg.pipeline.result import Result, faults, status_of
-from wsi_seg.pipeline.run_exports import add_exports, check_exports, export_paths, write_exports
+from wsi_seg.pipeline.run_exports import ExportRecord, add_exports, check_exports, export_paths, export_tasks
 from wsi_seg.pipeline.run_inputs import RunInputs
 from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.pipeline.slide_tasks import SlideTasks
+from wsi_seg.pipeline.stages import Stages
 from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run_key, summarize
-from wsi_seg.pipeline.tracing import TraceTask, trace_slide
+from wsi_seg.pipeline.tracing import RegionFile, TracedGroup
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
-from wsi_seg.results.files import MANIFEST, MAPS, OVERVIEW, POLYGONS, SUMMARY, write_json
+from wsi_seg.results.files import MANIFEST, MAPS, SUMMARY, write_json
 from wsi_seg.results.folder import ResultsFolder, results_name
 from wsi_seg.results.pages.slide import write_slide_page
 from wsi_seg.results.upload import results_folder
@@ -66,7 +67,7 @@ class Progress(Protocol):
         """Note a block that has ended, and its `tiles`."""
 
     def stage(self, name: str) -> None:
-        """Note the stage that begins: "plan", "blocks", "pyramids", "polygons" or "exports"."""
+        """Note the stage that begins: "plan", or one of `stages.STAGES`."""
 
 
 def prepare(
@@ -234,6 +235,7 @@ class _SlideRun:
         self.tasks = SlideTasks(self.plan, self.store, self.settings.cache, stain=compared)
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
+        self.traced: list[TracedGroup] = []
         self.left_out: list[str] = []
         self.flight = Flight(0, 0)
 
@@ -243,16 +245,14 @@ class _SlideRun:
         record_hash = partial(self.folder.record_content, self.expected)
         try:
             with self.inputs.hashing(self.folder.known_hash(), record_hash) as full_hash:
-                self.fill_maps(before, workers, claim)
-                self.trace_regions(workers)
-                self.export(workers)
+                self.execute(before, workers, claim)
                 return self.finish(full_hash, claim)
         except WsiSegError:
             self.folder.discard_if_nothing_done()
             raise
 
-    def fill_maps(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
-        """Predict the blocks that an earlier run has not finished, and build the pyramids over all."""
+    def execute(self, before: list[BlockRecord], workers: Workers, claim: Claim) -> None:
+        """Predict the blocks that an earlier run has not finished, and make all else of the maps."""
         done = [record for record in before if record.written]
         if self.store.exists():
             remove_partial_files(self.store)
@@ -262,38 +262,60 @@ class _SlideRun:
         self.records = list(done)
         self.blocks_before = len(done)
         self.progress.start(self.plan, sum(record.tiles for record in done))
+        tasks, after = self._graph(done)
+        stages = Stages((task.stage for _, task in tasks), self.seconds, self._begin_stage)
 
-        blocks = self.tasks.blocks(self.tissue, self.model.predictor, done)
-        shards, after = self.tasks.pyramids([kind for kind in self.plan.layout.kinds if kind != "coverage"])
-        left, threads = len(blocks), self.plan.threads
-        with ExitStack() as stage:
-            stage.enter_context(self._timed("blocks" if left else "pyramids"))
+        def ended(done: Done) -> None:
+            claim.check()
+            self._note(done.record)
+            stages.one_ended(done.stage)
 
-            def ended(record: BlockRecord | None) -> None:
-                nonlocal left
-                claim.check()
-                if record is None:
-                    return
-                self._block_done(record)
-                left -= 1
-                if not left:  # what runs on are pyramids alone
-                    stage.close()
-                    stage.enter_context(self._timed("pyramids"))
-
-            tasks: list[tuple[str, BlockTask | ShardTask]] = [*blocks, *shards]
-            workers.execute(TaskSet(run_task, tasks, ended, after, threads, killed_task))
-            self._mark(self.records, fault=UNREADABLE)
-            # Those of before may have left pyramids of what is mended now.
-            if any(record.other_level_pixels or record.unread_pixels for record in (*before, *self.records)):
-                shards, after = self.tasks.pyramids(["coverage"])
-                workers.execute(TaskSet(run_task, shards, lambda _: None, after, threads))
-        self.seconds.setdefault("blocks", 0.0)
+        workers.execute(TaskSet(run_task, tasks, ended, after, self.plan.threads, killed_task))
         self.flight = workers.flight
         claim.check()
+
+    def _graph(self, done: Sequence[BlockRecord]) -> tuple[list[tuple[str, SlideTask]], dict[str, list[str]]]:
+        """Return all tasks that are left, and what each waits for."""
+        card, regions = self.model.facts.card, self.settings.regions
+        blocks = self.tasks.blocks(self.tissue, self.model.predictor, done)
+        if blocks:
+            self.folder.discard_traced()
+        self.folder.discard_exports()
+        shards, of_shards = self.tasks.pyramids()
+        pyramids = [key for key, _ in shards]
+        traced, of_traced = self.tasks.regions(
+            self.expected.key[:16], self.groups, regions, card.notice, pyramids
+        )
+        exports, of_exports = export_tasks(
+            export_paths(self.settings, self.folder.name),
+            self.plan.slide,
+            self.plan.frame,
+            card,
+            regions,
+            self.folder.partial,
+            [*self.tasks.block_keys, *pyramids],
+        )
+        return [*blocks, *shards, *traced, *exports], of_shards | of_traced | of_exports
+
+    def _note(self, record: Any) -> None:
+        """Note the record of a task that has ended."""
+        match record:
+            case BlockRecord():
+                self._block_done(record)
+            case TracedGroup():
+                self.traced.append(record)
+            case RegionFile():
+                self.polygons = record.name
+            case Overview():
+                self.overview = record
+            case ExportRecord(left_out=why) if why:
+                self.left_out.append(why)
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:
             raise SlideError(f"{record.error} (a strict run takes no damaged slide)")
+        if not record.written:
+            self._mark([record], fault=UNREADABLE)
         self.folder.record(record)
         self.records.append(record)
         self.progress.block_done(record)
@@ -307,34 +329,6 @@ class _SlideRun:
             if maps is not None and (block.ix, block.iy) in failed:
                 tissue = self.tissue.sample(self.plan.frame, block.box)
                 maps.write_coverage(block, tissue * np.uint8(fault))
-
-    def trace_regions(self, workers: Workers) -> None:
-        """Trace the regions and write what people look at."""
-        regions = self.settings.regions
-        task = TraceTask(
-            slide=self.tasks.slide,
-            frame=self.plan.frame,
-            maps_path=self.tasks.store_path,
-            polygons_path=str((self.folder.partial / POLYGONS).absolute()),
-            overview_path=str((self.folder.partial / OVERVIEW).absolute()),
-            groups=self.groups,
-            settings=regions.trace,
-            origin=regions.origin,
-            notice=self.model.facts.card.notice,
-        )
-        self._begin_stage("polygons")
-        self.traced = workers.call(trace_slide, f"trace-{self.tasks.token}-{self.expected.key[:16]}", task)
-        self.seconds |= self.traced.seconds
-
-    def export(self, workers: Workers) -> None:
-        """Write the formats that the settings name besides."""
-        self.folder.discard_exports()
-        choices = export_paths(self.settings, self.folder.name)
-        if choices:
-            card, regions = self.model.facts.card, self.settings.regions
-            source = ExportSource(self.plan.slide, self.plan.frame, card, Maps.open(self.store), regions)
-            with self._timed("exports"):
-                self.left_out = [*write_exports(workers, choices, source, self.folder.partial).values()]
 
     def finish(self, full_hash: Callable[[], str | None], claim: Claim) -> dict[str, Any]:
         """Write summary, report and manifest, and rename the results into place.
@@ -360,15 +354,14 @@ class _SlideRun:
             self.expected.content(sha256),
             self.finders.facts,
         )
-        traced = self.traced
         summary = {
-            **summarize(facts, traced.regions),
-            "polygons": traced.polygons,
-            "regions_too_thin_to_write": traced.vanished,
+            **summarize(facts, {traced.outlines.group: traced.outlines for traced in self.traced}),
+            "polygons": self.polygons,
+            "regions_too_thin_to_write": sum(traced.vanished for traced in self.traced),
         }
         record = manifest(facts, self.expected.key)
         write_json(self.folder.partial / SUMMARY, summary)
-        write_slide_page(self.folder.partial, summary, record, traced.overview)
+        write_slide_page(self.folder.partial, summary, record, self.overview)
         write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
         self.folder.finish(claim.confirm)
         return summary

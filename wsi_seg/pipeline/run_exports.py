@@ -1,4 +1,4 @@
-"""Formats that a run writes besides its own files: as tasks at its end, or added to results that are kept.
+"""Formats that a run writes besides its own files: as tasks of its graph, or added to results that are kept.
 
 They lie in RESULTS/exports/<format>/<slide><ending> and count positions from where each format's programs do.
 The manifest lists them first and they are written then, so that all that is there is known to be ours.
@@ -7,15 +7,18 @@ The manifest lists them first and they are written then, so that all that is the
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.errors import FormatLimitError, UsageError
 from wsi_seg.core.files import writing
-from wsi_seg.execution.graph import Workers
+from wsi_seg.execution.graph import TaskSet, Workers
+from wsi_seg.execution.tasks import run_task
 from wsi_seg.execution.workers import open_workers
 from wsi_seg.exporters.source import ExportSource
 from wsi_seg.exporters.table import FormatChoice, choose_format
@@ -31,6 +34,16 @@ from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 
 @dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """Outcome of an `ExportTask`."""
+
+    path: str
+    """Below the folder of the results, with `/`."""
+    left_out: str
+    """The format, and why it cannot hold these results; "" where it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExportTask:
     """All that a worker needs to write one format."""
 
@@ -43,27 +56,31 @@ class ExportTask:
     frame: MapFrame
     card: ModelCard
     regions: RegionSettings
+    stage: ClassVar = "exports"
 
+    @property
+    def maps_path(self) -> str:
+        """Store of the maps."""
+        return str(Path(self.results) / MAPS)
 
-def export_maps(task: ExportTask) -> str:
-    """Write one format, and return "", or the reason why it cannot hold these results.
+    def run(self) -> ExportRecord:
+        """Write the format.
 
-    Raises:
-        Interrupted: the run is cancelled, see `cancellable`.
-        WsiSegError: as the format says.
-    """
-    form, results = task.choice.form, Path(task.results)
-    path = results / task.path
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    regions = replace(task.regions, origin=form.origin)
-    maps = Maps.open(results / MAPS)
-    source = ExportSource(task.slide, task.frame, task.card, maps, regions, task.choice.mpp)
-    try:
-        form.load()(source, path)
-    except FormatLimitError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
+        Raises:
+            Interrupted: the run is cancelled, see `cancellable`.
+            WsiSegError: as the format says.
+        """
+        form, path = self.choice.form, Path(self.results) / self.path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        regions = replace(self.regions, origin=form.origin)
+        maps = Maps.open(Path(self.maps_path))
+        source = ExportSource(self.slide, self.frame, self.card, maps, regions, self.choice.mpp)
+        try:
+            form.load()(source, path)
+        except FormatLimitError as error:
+            return ExportRecord(self.path, f"no {self.choice.text}: {str(error).removeprefix(f'{path}: ')}")
+        return ExportRecord(self.path, "")
 
 
 def export_paths(settings: RunSettings, name: str) -> dict[str, FormatChoice]:
@@ -87,33 +104,39 @@ def check_exports(choices: Iterable[FormatChoice], slide: SlideInfo, map_mpp: fl
                 raise UsageError(f"{slide.path}: format {choice.text}: {error}") from error
 
 
-def write_exports(
-    workers: Workers, choices: Mapping[str, FormatChoice], source: ExportSource, results: Path
-) -> dict[str, str]:
-    """Write formats one after another, as each takes memory of its own.
+def export_tasks(
+    choices: Mapping[str, FormatChoice],
+    slide: SlideInfo,
+    frame: MapFrame,
+    card: ModelCard,
+    regions: RegionSettings,
+    results: Path,
+    maps: Sequence[str] = (),
+) -> tuple[list[tuple[str, ExportTask]], dict[str, list[str]]]:
+    """Return the tasks that write formats, with their keys, and what each waits for.
 
-    A format that cannot hold the results of this slide is left out: they are whole without it.
+    They come one after another, as each takes memory of its own. A format that cannot hold the results of
+    this slide is left out: they are whole without it.
 
     Args:
-        workers: that write them.
         choices: from `export_paths`.
-        source: the results; its maps are opened again where they are read.
+        slide: of the results.
+        frame: of the results.
+        card: of the model.
+        regions: to write.
         results: their folder.
-
-    Returns:
-        What is left out, by path: its format and the reason.
-
-    Raises:
-        Interrupted: the run is cancelled.
-        WsiSegError: as the format says.
+        maps: keys of the tasks that make the maps.
     """
-    place, left_out = str(results.absolute()), dict[str, str]()
-    for path, choice in choices.items():
-        task = ExportTask(choice, place, path, source.slide, source.frame, source.card, source.settings)
-        reason = workers.call(export_maps, f"export-{choice.name}-{uuid.uuid4().hex}", task)
-        if reason:
-            left_out[path] = f"no {choice.text}: {reason}"
-    return left_out
+    place = str(results.absolute())
+    tasks = [
+        (
+            f"export-{choice.name}-{uuid.uuid4().hex}",
+            ExportTask(choice, place, path, slide, frame, card, regions),
+        )
+        for path, choice in choices.items()
+    ]
+    keys = [key for key, _ in tasks]
+    return tasks, {key: [before] for before, key in pairwise(keys)} | {key: [*maps] for key in keys[:1]}
 
 
 def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers | None) -> str:
@@ -139,7 +162,11 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
         check_exports(missing.values(), source.slide, source.frame.mpp)
         folder.add_files(list(missing))
         workers = workers or stack.enter_context(open_workers(settings.workers))
-        left_out = write_exports(workers, missing, source, folder.final)
+        records: list[ExportRecord] = []
+        of = (source.slide, source.frame, source.card, source.settings)
+        tasks, after = export_tasks(missing, *of, folder.final)
+        workers.execute(TaskSet(run_task, tasks, lambda done: records.append(done.record), after))
+        left_out = {record.path: record.left_out for record in records if record.left_out}
         if left_out:
             folder.forget_files(list(left_out))
     added = ", ".join(choice.text for path, choice in missing.items() if path not in left_out)

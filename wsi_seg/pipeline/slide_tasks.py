@@ -1,24 +1,32 @@
-"""The tasks of one slide, with their keys in Dask's graph: its blocks, and the shards of its pyramids."""
+"""The tasks of one slide, with their keys in Dask's graph and what each waits for.
+
+blocks ──▶ shards of the pyramids ──▶ picture ──▶ overview
+       └─▶ regions of each group ──▶ file of all regions, overview
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.geometry import Box
-from wsi_seg.execution.tasks import BlockRecord, BlockTask, PredictorRecipe, ShardTask, SlideRecipe
+from wsi_seg.execution.tasks import BlockRecord, BlockTask, PredictorRecipe, ShardTask, SlideRecipe, SlideTask
 from wsi_seg.inference.blocks import BlockSettings
 from wsi_seg.maps.maps import Maps
-from wsi_seg.planning.map_layout import Kind, ShardRef
+from wsi_seg.pipeline.tracing import JoinTask, OverviewTask, PictureTask, TraceTask
+from wsi_seg.planning.map_layout import ShardRef
 from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.regions.settings import RegionSettings
+from wsi_seg.results.files import OVERVIEW, POLYGONS, TRACED
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.tissue.mask import TissueMask
 
 
 class SlideTasks:
-    """The tasks that carry out a plan and fill one store: blocks, and the pyramids over them."""
+    """The tasks that carry out a plan, fill one store and trace its regions."""
 
     def __init__(
         self, plan: SegmentationPlan, store: Path, cache: SlideCache | None, *, stain: bool = False
@@ -63,7 +71,7 @@ class SlideTasks:
                 tasks.append((self._block_key(block.ix, block.iy), task))
         return tasks
 
-    def pyramids(self, kinds: Container[Kind]) -> tuple[list[tuple[str, ShardTask]], dict[str, list[str]]]:
+    def pyramids(self) -> tuple[list[tuple[str, ShardTask]], dict[str, list[str]]]:
         """Return the tasks that build what no block has written, finer levels first.
 
         Also the keys of what each waits for: the blocks below it, or the shards that are built of these.
@@ -80,7 +88,7 @@ class SlideTasks:
                 below.setdefault(place, set()).add((block.ix >> side, block.iy >> side))
             for shard in maps.pyramid_shards(level):
                 places = sorted(below.get((shard.ix, shard.iy), ()))
-                if shard.kind not in kinds or not places:
+                if not places:
                     continue
                 key = self._shard_key(shard)
                 tasks.append((key, ShardTask(self.store_path, shard)))
@@ -91,6 +99,54 @@ class SlideTasks:
                     for ix, iy in places
                 ]
         return tasks, after
+
+    def regions(
+        self,
+        run: str,
+        groups: Sequence[ClassGroup],
+        settings: RegionSettings,
+        notice: str,
+        shards: Sequence[str],
+    ) -> tuple[list[tuple[str, SlideTask]], dict[str, list[str]]]:
+        """Return the tasks that trace the regions and draw the slide, and what each waits for.
+
+        Args:
+            run: text that tells runs with other groups or settings apart, for the keys.
+            groups: to trace.
+            settings: of the tracing.
+            notice: put under the picture.
+            shards: keys of the tasks of `pyramids`.
+        """
+        plan, results, name = self.plan, Path(self.store_path).parent, f"{self.token}-{run}"
+        parts = {str(results / TRACED / str(n)): group for n, group in enumerate(dict.fromkeys(groups))}
+        keys = {part: f"trace-{name}-{n}" for n, part in enumerate(parts)}
+        of_slide = (plan.slide, plan.frame, self.store_path)
+        tasks: list[tuple[str, SlideTask]] = []
+        after: dict[str, list[str]] = {}
+        of_name: dict[str, tuple[str, ...]] = {}
+        for part, group in parts.items():
+            before = of_name.get(group.name, ())
+            task = TraceTask(*of_slide, group, settings.trace, settings.origin, part, before)
+            tasks.append((keys[part], task))
+            after[keys[part]] = [*self.block_keys, *(keys[other] for other in before)]
+            of_name[group.name] = (*before, part)
+        traced = [*keys.values()]
+        join, paint, draw = f"join-{name}", f"picture-{name}", f"overview-{name}"
+        file, picture, overview = (
+            str(results / one) for one in (POLYGONS, f"{TRACED}/picture.npz", OVERVIEW)
+        )
+        tasks += [
+            (join, JoinTask(*of_slide, settings.origin, tuple(parts), file)),
+            (paint, PictureTask(self.slide, plan.frame, self.store_path, picture)),
+            (draw, OverviewTask(self.store_path, picture, tuple(parts.items()), overview, notice)),
+        ]
+        after |= {join: traced, paint: [*self.block_keys, *shards], draw: [*traced, paint]}
+        return tasks, after
+
+    @property
+    def block_keys(self) -> list[str]:
+        """Keys of the tasks of all blocks of the plan."""
+        return [self._block_key(planned.block.ix, planned.block.iy) for planned in self.plan.blocks]
 
     def _block_key(self, ix: int, iy: int) -> str:
         return f"block-{self.token}-{iy}-{ix}"

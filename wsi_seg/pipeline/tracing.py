@@ -1,98 +1,194 @@
-"""The finished maps of one slide as a task: its regions as GeoJSON, and its picture.
+"""Regions and picture of one slide as tasks: the regions of each group, the file of all, the overview.
 
-Like a block it is a recipe that any worker can carry out, so that a driver of many slides has little to do.
+The regions of a group wait in a folder of the partial results until those of all groups are there. A group
+that an interrupted run has traced is not traced again.
 """
 
 from __future__ import annotations
 
-import time
+from array import array
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import shapely
+from shapely import GeometryCollection
 
 from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin
 from wsi_seg.core.threads import cancellation, raise_if_cancelled
 from wsi_seg.execution.tasks import SlideRecipe, slide_of
-from wsi_seg.exporters.geojson import write_geojson
-from wsi_seg.exporters.overview import Overview, outline_tolerance, tinted_slide, write_overview
+from wsi_seg.exporters.geojson import join_parts, write_part
+from wsi_seg.exporters.overview import Overview, TintedSlide, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import TraceSettings
-from wsi_seg.slides.slide import MapFrame
+from wsi_seg.slides.slide import MapFrame, SlideInfo
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
+class TracedGroup:
+    """Outcome of a `TraceTask`."""
+
+    outlines: GroupOutlines
+    vanished: int
+    """Regions too thin to be written, see `GeoJSONSummary`."""
+
+
+@dataclass(frozen=True, slots=True)
 class TraceTask:
-    """All that a worker needs to trace one slide."""
+    """All that a worker needs to trace the regions of one group."""
+
+    slide: SlideInfo
+    frame: MapFrame
+    maps_path: str
+    group: ClassGroup
+    settings: TraceSettings
+    origin: Origin
+    part: str
+    """Path of two files, without ending: `.features`, see `write_part`, and then `.npz`, coarse outlines."""
+    namesakes: tuple[str, ...] = ()
+    """Parts of groups before it that have its name, as a class may: their regions are counted on."""
+    stage: ClassVar = "polygons"
+
+    def run(self) -> TracedGroup:
+        """Trace the group, unless that is done; the record is without the outlines themselves.
+
+        Raises:
+            Interrupted: the run is cancelled, see `cancellable`.
+            OutputError: a file cannot be written.
+        """
+        if not _outlines_of(self.part).is_file():
+            self._trace()
+        traced = _traced(self.part, self.group)
+        return replace(traced, outlines=replace(traced.outlines, polygons=[]))
+
+    def _trace(self) -> None:
+        features, found = _features_of(self.part), dict[ClassGroup, GroupOutlines]()
+        tolerance = outline_tolerance(self.frame)
+        with writing(features):
+            features.parent.mkdir(exist_ok=True)
+        regions = iter_regions(Maps.open(Path(self.maps_path)), [self.group], self.settings)
+        vanished = write_part(
+            _until_cancelled(regions),
+            features,
+            slide=self.slide,
+            frame=self.frame,
+            origin=self.origin,
+            written=lambda region: note_outline(region, found, tolerance),
+            before={
+                self.group.name: sum(_traced(part, self.group).outlines.count for part in self.namesakes)
+            },
+        )
+        outlines = found.get(self.group, GroupOutlines(self.group))
+        wkb = shapely.to_wkb(GeometryCollection(outlines.polygons))
+        with atomic_path(_outlines_of(self.part), sync=True) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                vanished=vanished,
+                area_um2=outlines.area_um2,
+                areas_um2=np.array(outlines.areas_um2),
+                wkb=np.frombuffer(wkb, np.uint8),
+            )
+
+
+def _traced(part: str, group: ClassGroup) -> TracedGroup:
+    """Return what the `TraceTask` of a group has noted."""
+    with np.load(_outlines_of(part)) as noted:
+        areas = array("d", noted["areas_um2"].tolist())
+        polygons = list(shapely.from_wkb(noted["wkb"].tobytes()).geoms)
+        outlines = GroupOutlines(group, len(areas), float(noted["area_um2"]), polygons, areas)
+        return TracedGroup(outlines, int(noted["vanished"]))
+
+
+def _features_of(part: str) -> Path:
+    """Return the file of a part's features."""
+    return Path(f"{part}.features")
+
+
+def _outlines_of(part: str) -> Path:
+    return Path(f"{part}.npz")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFile:
+    """Outcome of a `JoinTask`."""
+
+    name: str
+    """Of the file of regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTask:
+    """All that a worker needs to write the regions of all groups as GeoJSON."""
+
+    slide: SlideInfo
+    frame: MapFrame
+    maps_path: str
+    origin: Origin
+    parts: tuple[str, ...]
+    """Of the groups, in their order."""
+    path: str
+    stage: ClassVar = "polygons"
+
+    def run(self) -> RegionFile:
+        """Join the parts; OutputError where the file cannot be written."""
+        parts = [_features_of(part) for part in self.parts]
+        path = join_parts(parts, Path(self.path), slide=self.slide, frame=self.frame, origin=self.origin)
+        return RegionFile(path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureTask:
+    """All that a worker needs to make the picture of the slide that the overview draws on."""
 
     slide: SlideRecipe
     frame: MapFrame
     maps_path: str
-    polygons_path: str
-    overview_path: str
-    groups: tuple[ClassGroup, ...]
-    settings: TraceSettings
-    origin: Origin
-    notice: str
-    """Put under the picture."""
+    path: str
+    stage: ClassVar = "overview"
+
+    def run(self) -> None:
+        """Make it, unless that is done.
+
+        Raises:
+            OutputError: the file cannot be written.
+            SlideError: the slide cannot be read.
+        """
+        path = Path(self.path)
+        if not path.is_file():
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+            maps = Maps.open(Path(self.maps_path))
+            tinted_slide(slide_of(self.slide), frame=self.frame, maps=maps).save(path)
 
 
 @dataclass(frozen=True, slots=True)
-class TraceRecord:
-    """Outcome of a `TraceTask`."""
+class OverviewTask:
+    """All that a worker needs to draw the slide with its regions."""
 
-    polygons: str
-    """Name of the file of regions."""
-    vanished: int
-    """Regions too thin to be written, see `GeoJSONSummary`."""
-    regions: dict[ClassGroup, GroupOutlines]
-    """Of each group that has any, without the outlines themselves."""
-    overview: Overview
-    seconds: dict[str, float]
-    """Wall time of "polygons" and "overview"."""
+    maps_path: str
+    picture: str
+    """Path of what a `PictureTask` has made."""
+    parts: tuple[tuple[str, ClassGroup], ...]
+    path: str
+    notice: str
+    """Put under the picture."""
+    stage: ClassVar = "overview"
 
-
-def trace_slide(task: TraceTask) -> TraceRecord:
-    """Trace the regions of a slide and draw it; running it again gives the same bytes.
-
-    Raises:
-        Interrupted: the run is cancelled, see `cancellable`.
-        OutputError: a file cannot be written.
-        SlideError: the slide cannot be read.
-    """
-    start = time.perf_counter()
-    slide, maps = slide_of(task.slide), Maps.open(Path(task.maps_path))
-    regions: dict[ClassGroup, GroupOutlines] = {}
-    tolerance = outline_tolerance(task.frame)
-    with ThreadPoolExecutor(1, "picture") as pool:
-        tinted = pool.submit(tinted_slide, slide, frame=task.frame, maps=maps)
-        traced = _until_cancelled(iter_regions(maps, task.groups, task.settings))
-        written = write_geojson(
-            traced,
-            Path(task.polygons_path),
-            slide=slide.info,
-            frame=task.frame,
-            origin=task.origin,
-            compress_large=True,
-            written=lambda region: note_outline(region, regions, tolerance),
+    def run(self) -> Overview:
+        """Draw it; OutputError where the file cannot be written."""
+        tinted = TintedSlide.load(Path(self.picture))
+        groups = [_traced(part, group).outlines for part, group in self.parts]
+        return write_overview(
+            Path(self.path), tinted, [found for found in groups if found.count], notice=self.notice
         )
-        between = time.perf_counter()
-        overview = write_overview(
-            Path(task.overview_path), tinted.result(), list(regions.values()), notice=task.notice
-        )
-    return TraceRecord(
-        polygons=written.path.name,
-        vanished=written.vanished,
-        regions={group: replace(found, polygons=[]) for group, found in regions.items()},
-        overview=overview,
-        seconds={"polygons": between - start, "overview": time.perf_counter() - between},
-    )
 
 
 def _until_cancelled(items: Iterable[Item]) -> Iterator[Item]:

@@ -29,7 +29,9 @@ CONTENT = "content.json"
 # Folder of the formats that a run writes besides, see `pipeline.run_exports`.
 EXPORTS = "exports"
 RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
-WORKING = (PLAN, JOURNAL, CONTENT)
+# Folder of regions that are traced and not joined yet, see `pipeline.tracing`.
+TRACED = "traced"
+WORKING = (PLAN, JOURNAL, CONTENT, TRACED)
 # In the folder of all results.
 BATCH = "batch.csv"
 FAILED = "failed.csv"

@@ -8,6 +8,7 @@ OUT/.<slide>.partial/     the same while it is being made, and after an interrup
     plan.json             what is being done; a run with another plan does not mix with it
     blocks.jsonl          one line for each finished block
     content.json          the slide's files, and their hash once it is known, see `identity`
+    traced/               regions of the groups that are traced, see `pipeline.tracing`
 OUT/.<slide>.claim        the owner of both, see `claims`
 
 The name of a slide may hold folders, as in a/b/slide: its results then lie in OUT/a/b. Results never lie
@@ -39,6 +40,7 @@ from wsi_seg.results.files import (
     MANIFEST,
     PLAN,
     SUMMARY,
+    TRACED,
     WORKING,
     as_summary,
     check_own,
@@ -269,10 +271,17 @@ class ResultsFolder:
 
     def discard_exports(self) -> None:
         """Remove what an interrupted run has exported: the maps may have changed since."""
-        exports = self.partial / EXPORTS
-        with writing(exports):
-            if exports.exists():
-                shutil.rmtree(exports)
+        self._remove(EXPORTS)
+
+    def discard_traced(self) -> None:
+        """Remove regions that an interrupted run has traced: the maps change."""
+        self._remove(TRACED)
+
+    def _remove(self, name: str) -> None:
+        folder = self.partial / name
+        with writing(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def finish(self, confirm: Callable[[], None]) -> None:
         """Rename the partial folder into place; whole results of before are replaced only then.
@@ -295,6 +304,7 @@ class ResultsFolder:
             check_own(self.final)
         self._discard(self._old)
         confirm()
+        self.discard_traced()
         for name in WORKING:
             (self.partial / name).unlink(missing_ok=True)
         if before is not None:
