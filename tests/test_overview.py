@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shapely import Polygon, box
+from shapely import Polygon, box, to_wkb
 
 from tests.made.memory_slides import ArraySlide
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup
@@ -22,7 +22,7 @@ GRAY = 200
 
 
 def region(polygon: Polygon, group: ClassGroup = TUMOR, mpp: float = 0.5) -> GroupOutlines:
-    return GroupOutlines(group, 1, polygon.area * mpp**2, [polygon])
+    return GroupOutlines(group, 1, polygon.area * mpp**2, [to_wkb(polygon)])
 
 
 def make(tmp_path: Path, width: int = 1600, height: int = 1000) -> tuple[ArraySlide, MapFrame, Maps]:

@@ -26,6 +26,7 @@ from tests.made.slides import half_tissue
 from wsi_seg.annotations.rasterize import fill_edges, polygon_edges, strip_runs
 from wsi_seg.cli import app
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup, TissueClass
+from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.maps.maps import Maps, create_maps
 from wsi_seg.planning.grid import cut_blocks
@@ -34,6 +35,7 @@ from wsi_seg.regions.contours import stream_contours, trace_contours
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import TraceSettings, simplify_together, trace
 from wsi_seg.regions.rings import RingLimits
+from wsi_seg.regions.spool import PolygonSpool
 from wsi_seg.testing.geojson import assert_geojson
 
 
@@ -85,6 +87,15 @@ def test_polygons_come_as_soon_as_they_are_whole() -> None:
     assert [len(batch) for batch in stream_contours(mask, 1, block=32)] == [0, 0, 4]
 
 
+def test_polygons_do_not_wait_for_those_whose_box_alone_is_near() -> None:
+    mask = np.zeros((96, 40), np.uint8)
+    mask[20:70, 30:32] = 1  # whole in the third row of blocks
+    mask[6, 12:28] = mask[6:24, 27] = 1  # an angle, near that
+    mask[18:22, 8:14] = 1  # reaches into the box of the angle, and is far from it
+    batches = [sorted(round(p.bounds[1]) for p in b) for b in stream_contours(mask, 1, block=32, reach=3)]
+    assert batches == [[18], [], [6, 20]]
+
+
 def test_vertices_stand_where_an_outline_turns() -> None:
     mask = np.zeros((30, 40), np.uint8)
     mask[5:25, 7:31] = 1
@@ -133,8 +144,10 @@ def test_regions_do_not_depend_on_the_block(source: Any, monkeypatch: pytest.Mon
     chosen = TraceSettings(0.5, 0, 0, 6.0, source)  # wider than the gaps
     whole = trace(maps, BCSS_GROUPS[:2], chosen)
     assert len(whole) > 50
-    for block in (8, 20):
+    for block, together in ((8, 1), (20, 3000)):
         monkeypatch.setattr("wsi_seg.regions.polygons.stream_contours", partial(stream_contours, block=block))
+        monkeypatch.setattr("wsi_seg.regions.polygons.WINDOW", together)
+        monkeypatch.setattr("wsi_seg.regions.spool.IN_MEMORY", together)
         assert trace(maps, BCSS_GROUPS[:2], chosen) == whole
 
 
@@ -234,10 +247,44 @@ def test_outlines_are_noted_as_regions_are_written() -> None:
     for region in regions:
         note_outline(region, noted, 2.0)
     assert list(noted) == list(groups) and [known.count for known in noted.values()] == [1, 1]
-    (outline,) = noted[BCSS_GROUPS[1]].polygons
+    ((outline,),) = noted[BCSS_GROUPS[1]].polygons()
     assert len(outline.exterior.coords) == 5
     assert outline.hausdorff_distance(regions[1].polygon) <= 2
     assert noted[BCSS_GROUPS[1]].area_um2 == regions[1].area_um2
+
+
+# --- spool ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_memory", [100, 10**6])
+def test_a_spool_gives_polygons_back_bit_by_bit_in_any_order(
+    in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsi_seg.regions.spool.IN_MEMORY", in_memory)
+    random = np.random.default_rng(3)
+    sides = random.random((50, 2))
+    polygons = np.asarray(shapely.box(0.1, 0.2, *(sides + 1).T), object)
+    polygons[7] = (
+        shapely.Point(0, 0).buffer(1 / 3).difference(shapely.box(0, 0, 0.1, 0.1))
+    )  # by far the largest
+    large = len(shapely.to_wkb(polygons[7]))
+    order = random.permutation(50)
+    with PolygonSpool() as spool:
+        for part in (polygons[:20], polygons[:0], polygons[20:]):
+            spool.add(part)
+        lots = [*spool.read(order, 300)]
+    assert shapely.to_wkb(np.concatenate(lots)).tolist() == shapely.to_wkb(polygons[order]).tolist()
+    sizes = [sum(map(len, shapely.to_wkb(lot).tolist())) for lot in lots]
+    assert len(lots) > 10 and sorted(sizes)[-2] <= 400 and max(sizes) <= large + 300
+
+
+def test_without_room_for_a_temporary_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("wsi_seg.regions.spool.IN_MEMORY", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    mask = np.zeros((90, 50), np.uint8)
+    mask[5:40, 5:40] = mask[50:80, 5:30] = 1
+    with pytest.raises(OutputError, match=r"^outlines of regions: no temporary file .*No such file.*TMPDIR$"):
+        trace(LabelMaps(mask), BCSS_GROUPS[:1], TraceSettings(0.5, 0, 0, 0))
 
 
 # --- memory -----------------------------------------------------------------------------------------------
@@ -256,6 +303,7 @@ from wsi_seg.core.classes import BCSS_GROUPS
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.core.geometry import Scale
 from wsi_seg.maps.maps import Maps
+from wsi_seg.regions import polygons, spool
 from wsi_seg.regions.polygons import TraceSettings, iter_regions
 from wsi_seg.core.system import peak_memory_bytes
 from wsi_seg.slides.slide import Level, SlideInfo, map_frame
@@ -266,6 +314,7 @@ size = maps.layout.map_size
 slide = SlideInfo("made", "made", "image", None, size, (Level(size, Scale(1, 1)),), Scale(0.5, 0.5), "image",
                   None, "00")
 settings = TraceSettings(min_area_um2=0, min_hole_um2=0, source="labels")
+polygons.WINDOW = spool.IN_MEMORY = 2**18
 before = peak_memory_bytes()
 regions = iter_regions(maps, BCSS_GROUPS[:1], settings)
 done = write_geojson(regions, path / "a.geojson", slide=slide, frame=map_frame(slide, 0.5))
@@ -287,7 +336,7 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
     return path
 
 
-def test_memory_is_that_of_the_simplified_regions(tmp_path: Path) -> None:
+def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
     peaks = []
     for height in (4096, 10_240):  # the first has all threads at work, too
         store = store_of_blobs(tmp_path / f"{height}.zarr", height)
@@ -298,4 +347,4 @@ def test_memory_is_that_of_the_simplified_regions(tmp_path: Path) -> None:
         assert count == 64 * height // 32
         peaks.append(peak)
     grown = (peaks[1] - peaks[0]) / (64 * (10_240 - 4096) / 32)
-    assert grown < 2500, peaks  # bytes for each further region; the traced outlines of one take 5 kB
+    assert grown < 600, peaks  # bytes for each further region, which has 1,000 as a polygon

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -201,9 +201,12 @@ def draw_scale_bar(picture: Image.Image, um_per_pic: float) -> None:
 
 
 def draw_outlines(
-    pixels: NDArray[np.uint8], rings: Sequence[NDArray[np.float64]], color: RGB, line_width: float
+    pixels: NDArray[np.uint8], rings: Iterable[NDArray[np.float64]], color: RGB, line_width: float
 ) -> NDArray[np.uint8]:
-    """Draw rings, (n, 2) positions, in `color` with a white rim that sets them off from any tissue."""
+    """Draw rings, (n, 2) positions, in `color` with a white rim that sets them off from any tissue.
+
+    `rings` are gone through twice, so they are no iterator.
+    """
     out = Image.fromarray(pixels)
     for width, ink, opacity in ((2.2 * line_width, (255, 255, 255), 0.75), (line_width, color, 1.0)):
         alpha = _line_coverage(out.size, rings, width).point(lambda v, o=opacity: round(v * o))
@@ -211,7 +214,7 @@ def draw_outlines(
     return np.asarray(out)
 
 
-def _line_coverage(size: tuple[int, int], rings: Sequence[NDArray[np.float64]], width: float) -> Image.Image:
+def _line_coverage(size: tuple[int, int], rings: Iterable[NDArray[np.float64]], width: float) -> Image.Image:
     large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     draw = ImageDraw.Draw(large)
     # Pillow draws between whole pixels; an odd width has a pixel in its middle.

@@ -6,7 +6,7 @@ Besides the frames of `geometry` there is one more here: `pic`, pixels of the pi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def write_overview(
     pixels = tinted.pixels
     line_pic = max(1.5, max(pixels.shape[:2]) / 900)
     for found in groups:
-        pixels = draw_outlines(pixels, _rings_pic(found, tinted), found.group.color, line_pic)
+        pixels = draw_outlines(pixels, _RingsPic(found, tinted), found.group.color, line_pic)
     sheet = Sheet(
         title=tinted.name,
         facts=tinted.facts,
@@ -196,12 +196,20 @@ def _tint(
     return np.concatenate(strips)
 
 
-def _rings_pic(found: GroupOutlines, picture: TintedSlide) -> list[NDArray[np.float64]]:
-    """Return outlines and holes as (n, 2) picture positions, without vertices that cannot be seen."""
-    scale = np.array(picture.map_per_pic)
-    moved = shapely.transform(shapely.get_rings(found.polygons), lambda xy: xy / scale)
-    xy, ring = shapely.get_coordinates(shapely.simplify(moved, OUTLINE_TOLERANCE), return_index=True)
-    return np.split(xy, np.flatnonzero(np.diff(ring)) + 1)
+@dataclass(frozen=True, slots=True)
+class _RingsPic:
+    """Outlines and holes as (n, 2) picture positions, without vertices that cannot be seen."""
+
+    found: GroupOutlines
+    picture: TintedSlide
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        """Yield them as they are drawn."""
+        scale = np.array(self.picture.map_per_pic)
+        for polygons in self.found.polygons():
+            moved = shapely.transform(shapely.get_rings(polygons), lambda xy: xy / scale)
+            xy, ring = shapely.get_coordinates(shapely.simplify(moved, OUTLINE_TOLERANCE), return_index=True)
+            yield from np.split(xy, np.flatnonzero(np.diff(ring)) + 1)
 
 
 def outline_tolerance(frame: MapFrame) -> float:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import numpy as np
-import shapely
-from shapely import GeometryCollection
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.files import atomic_path, writing
@@ -67,7 +66,7 @@ class TraceTask:
         if not _outlines_of(self.part).is_file():
             self._trace()
         traced = _traced(self.part, self.group)
-        return replace(traced, outlines=replace(traced.outlines, polygons=[]))
+        return replace(traced, outlines=replace(traced.outlines, outlines=[]))
 
     def _trace(self) -> None:
         features, found = _features_of(self.part), dict[ClassGroup, GroupOutlines]()
@@ -87,14 +86,14 @@ class TraceTask:
             },
         )
         outlines = found.get(self.group, GroupOutlines(self.group))
-        wkb = shapely.to_wkb(GeometryCollection(outlines.polygons))
         with atomic_path(_outlines_of(self.part), sync=True) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 vanished=vanished,
                 area_um2=outlines.area_um2,
                 areas_um2=np.array(outlines.areas_um2),
-                wkb=np.frombuffer(wkb, np.uint8),
+                wkb=np.frombuffer(b"".join(outlines.outlines), np.uint8),
+                wkb_lengths=np.array(list(map(len, outlines.outlines)), np.int64),
             )
 
 
@@ -102,8 +101,9 @@ def _traced(part: str, group: ClassGroup) -> TracedGroup:
     """Return what the `TraceTask` of a group has noted."""
     with np.load(_outlines_of(part)) as noted:
         areas = array("d", noted["areas_um2"].tolist())
-        polygons = list(shapely.from_wkb(noted["wkb"].tobytes()).geoms)
-        outlines = GroupOutlines(group, len(areas), float(noted["area_um2"]), polygons, areas)
+        wkb, ends = noted["wkb"].tobytes(), [0, *np.cumsum(noted["wkb_lengths"]).tolist()]
+        each = [wkb[start:end] for start, end in pairwise(ends)]
+        outlines = GroupOutlines(group, len(areas), float(noted["area_um2"]), each, areas)
         return TracedGroup(outlines, int(noted["vanished"]))
 
 

@@ -22,6 +22,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
@@ -46,6 +47,12 @@ BLOCK = 1024
 # Values of a float field are kept this far from the threshold (a quarter of an 8-bit step), as vertices
 # must stay clear of nodes. Whole numbers have a gap of one half by nature.
 FLOAT_GAP = 1 / 1024
+
+# Rings that are made into polygons together, at least; those near each other are always.
+LOT = 2000
+
+# Field pixels that do not matter.
+NEAR = 1e-6
 
 
 class Field(Protocol):
@@ -107,7 +114,8 @@ def stream_contours(
     changed by half as much without a look at the others. Other arguments are those of `trace_contours`.
 
     Yields:
-        (n,) polygons, after each row of blocks. How they are batched depends on `block`; nothing else does.
+        (n,) polygons, once or more after each row of blocks. How they are batched depends on `block`; nothing
+        else does.
     """
     if not threshold > 0:
         raise ValueError(f"threshold must be above zero, got {threshold}")
@@ -119,25 +127,70 @@ def stream_contours(
     limits = limits or RingLimits()
     rings, open_lines = NO_LINES, NO_LINES
     for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
-        parts = list(map_ahead(lambda found: _block_lines(*found, threshold, grid), blocks))
+        parts = map_ahead(lambda found: _block_lines(*found, threshold, grid, limits), blocks)
         closed, others = (concatenate(lines) for lines in zip(*parts, strict=True))
         joined, open_lines = join(concatenate([open_lines, others]))
-        whole = [without_straight(large_enough(found, limits)) for found in (closed, joined)]
-        rings = concatenate([rings, *whole])
-        waiting = np.zeros(len(rings), bool)
-        if y0 + block < height:
-            waiting = _waiting(rings, open_lines, grid.y[y0 + block], reach)
-        yield nest(rings.pick(~waiting))
+        rings = concatenate([rings, closed, without_straight(large_enough(joined, limits))])
+        border = grid.y[y0 + block] if y0 + block < height else math.inf
+        together, waiting = _coupled(rings, open_lines, border, reach)
+        for lot in _lots(together, ~waiting):
+            yield nest(rings.pick(lot))
         rings = rings.pick(waiting)
 
 
-def _waiting(rings: Lines, open_lines: Lines, border: float, reach: float) -> NDArray[np.bool_]:
-    """Return which rings may yet turn out to be inside or near something that crosses the line y = border."""
+def _lots(together: NDArray[np.intp], chosen: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Yield masks of chosen rings, some `LOT` of them each: those with the same number stay together.
+
+    There is one at least, which may be empty.
+    """
+    sizes = np.bincount(together[chosen], minlength=1)
+    lot = (np.cumsum(sizes) - sizes) // LOT
+    for number in np.unique(lot):
+        yield chosen & (lot[np.minimum(together, len(lot) - 1)] == number)
+
+
+def _coupled(
+    rings: Lines, open_lines: Lines, border: float, reach: float
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return a number for each ring, equal for those inside or near each other, and which have to wait.
+
+    They wait where they may yet turn out to be inside or near something that crosses the line y = border.
+    """
     bounds = np.concatenate([rings.bounds(), open_lines.bounds()])
     # Open lines end on the border, and what will be found below is no nearer than the border.
     is_open = bounds[:, 3] + reach >= border
-    number = connected(len(bounds), *near_pairs(bounds, reach))
-    return np.isin(number, number[is_open])[: len(rings)]
+    one, other = near_pairs(bounds, reach)
+    # What an open line will surround has the line above it, and so lies in its box.
+    linked = (other >= len(rings)) | _box_in_box(bounds[one], bounds[other])
+    unsure = np.flatnonzero(~linked)
+    linked[unsure] = _are_near(rings, one[unsure], other[unsure], reach)
+    number = connected(len(bounds), one[linked], other[linked])
+    own = number[: len(rings)]
+    return own, np.isin(own, number[is_open])
+
+
+def _box_in_box(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for pairs of boxes (n, 4) whether one of them lies in the other."""
+    low, high = one[:, :2] - other[:, :2], one[:, 2:] - other[:, 2:]
+    inside = (low >= 0).all(1) & (high <= 0).all(1)
+    return np.asarray(inside | ((low <= 0).all(1) & (high >= 0).all(1)))
+
+
+def _are_near(
+    rings: Lines, one: NDArray[np.intp], other: NDArray[np.intp], reach: float
+) -> NDArray[np.bool_]:
+    """Return for pairs of rings whether they are at most `reach` apart."""
+    used, position = np.unique(np.concatenate([one, other]), return_inverse=True)
+    chosen = np.zeros(len(rings), bool)
+    chosen[used] = True
+    lines = rings.pick(chosen)
+    shapes = np.asarray(
+        shapely.linearrings(lines.xy, indices=np.repeat(np.arange(len(lines)), lines.lengths))
+    )
+    # A hair more, as others may scale the rings before they measure.
+    return np.asarray(
+        shapely.dwithin(shapes[position[: len(one)]], shapes[position[len(one) :]], reach + NEAR)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +240,12 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
 
 
 def _block_lines(
-    nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _NodeGrid
+    nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _NodeGrid, limits: RingLimits
 ) -> tuple[Lines, Lines]:
-    """Return the rings of one block and its other lines, with the inside where +y is of a step along +x."""
+    """Return the rings of one block and its other lines, with the inside where +y is of a step along +x.
+
+    Rings come without those that are too small and without vertices on straight lines.
+    """
     inside = nodes >= threshold
     crossings = _crossings(inside)
     if not len(crossings.near):
@@ -197,7 +253,7 @@ def _block_lines(
     xy, edge = _exact(crossings, nodes, threshold, grid, (x0, y0))
     order, offsets, is_ring = chains(_following(crossings, inside, nodes, threshold))
     lines = Lines(xy[order], edge[order], offsets)
-    return lines.pick(is_ring), lines.pick(~is_ring)
+    return without_straight(large_enough(lines.pick(is_ring), limits)), lines.pick(~is_ring)
 
 
 @dataclass(frozen=True, slots=True)

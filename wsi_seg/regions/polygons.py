@@ -1,7 +1,8 @@
 """From maps to regions: which parts of the slide belong to a class, as measured polygons.
 
-Positions are map pixels (see `geometry`). Everything is read block by block; memory holds one block and
-the polygons.
+Positions are map pixels (see `geometry`). Everything is read block by block. Regions come in an order that is
+known only when all of a group are traced, so traced ones go into a `PolygonSpool`: memory holds less than 100
+bytes of each, outlines that are not yet whole with what lies in their boxes, and a `WINDOW` of polygons.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ from wsi_seg.regions.contours import Field, stream_contours
 from wsi_seg.regions.measurements import measure_regions
 from wsi_seg.regions.rings import RingLimits, connected, near_pairs
 from wsi_seg.regions.settings import TraceSettings
+from wsi_seg.regions.spool import PolygonSpool
 
 # Geometries that a thread simplifies at a time.
 PART = 256
+
+# Bytes of traced polygons, as WKB, that are measured together: some 70,000 small ones, or a single large one.
+# Blocks of maps that two of these lots meet are read twice.
+WINDOW = 16 * 2**20
 
 
 class MapArrays(Protocol):
@@ -99,11 +105,12 @@ def trace(
 def iter_regions(
     maps: MapArrays, groups: Sequence[ClassGroup], settings: TraceSettings | None = None
 ) -> Iterator[Region]:
-    """Return an iterator over the regions of `trace`, which holds the polygons of one group at a time.
+    """Return an iterator over the regions of `trace`, which holds few of them in memory.
 
     Raises:
         UsageError: a group has no class of these maps, or it is to be traced by its probability and that is
             not stored; raised before anything is traced.
+        OutputError: there is no room for a temporary file of outlines; raised by the iterator.
     """
     unique, settings = tuple(dict.fromkeys(groups)), settings or TraceSettings()
     fields = [_group_field(maps, group, settings) for group in unique]
@@ -115,13 +122,13 @@ def _regions(
 ) -> Iterator[Region]:
     labels = LabelField(maps.labels, maps.classes)
     for group, field in zip(groups, fields, strict=True):
-        polygons = _outlines(maps, group, field, settings)
-        areas = (shapely.area(polygons) * maps.mpp**2).tolist()
-        lengths = (shapely.length(polygons) * maps.mpp).tolist()
-        measured = measure_regions(polygons, labels, field, maps.uncertainty)
-        for polygon, area, length, inside in zip(polygons, areas, lengths, measured, strict=True):
-            mean, uncertainty = inside.mean_probability, inside.mean_uncertainty
-            yield Region(polygon, group, area, length, mean, inside.shares, uncertainty)
+        for polygons in _outlines(maps, group, field, settings):
+            areas = (shapely.area(polygons) * maps.mpp**2).tolist()
+            lengths = (shapely.length(polygons) * maps.mpp).tolist()
+            measured = measure_regions(polygons, labels, field, maps.uncertainty)
+            for polygon, area, length, inside in zip(polygons, areas, lengths, measured, strict=True):
+                mean, uncertainty = inside.mean_probability, inside.mean_uncertainty
+                yield Region(polygon, group, area, length, mean, inside.shares, uncertainty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +171,8 @@ def _group_field(maps: MapArrays, group: ClassGroup, settings: TraceSettings) ->
 
 def _outlines(
     maps: MapArrays, group: ClassGroup, probability: ChannelSum, settings: TraceSettings
-) -> NDArray[np.object_]:
-    """Return the simplified polygons of one group in map pixels, sorted by top, then left."""
+) -> Iterator[NDArray[np.object_]]:
+    """Yield the simplified polygons of one group in map pixels, sorted by top, then left, some at a time."""
     height, width = maps.labels.shape
     field: Field
     if settings.source == "labels":
@@ -184,15 +191,16 @@ def _outlines(
         limits=limits,
         reach=2 * tolerance / scale,
     )
-    polygons, bounds = [], []
-    for batch in batches:
-        traced = shapely.transform(shapely.normalize(batch), lambda xy: xy * scale)
-        traced = traced[_order(shapely.bounds(traced))]
-        simplified = simplify_together(traced, tolerance)
-        large = shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2
-        polygons.append(simplified[large])
-        bounds.append(shapely.bounds(traced[large]))
-    return np.concatenate(polygons)[_order(np.concatenate(bounds))]
+    bounds = []
+    with PolygonSpool() as spool:
+        for batch in batches:
+            traced = shapely.transform(shapely.normalize(batch), lambda xy: xy * scale)
+            traced = traced[_order(shapely.bounds(traced))]
+            simplified = simplify_together(traced, tolerance)
+            large = shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2
+            spool.add(simplified[large])
+            bounds.append(shapely.bounds(traced[large]))
+        yield from spool.read(_order(np.concatenate(bounds)), WINDOW)
 
 
 def _order(bounds: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -212,11 +220,16 @@ def simplify_together(polygons: NDArray[np.object_], tolerance: float) -> NDArra
         (n,) polygons in the same order.
     """
     result, left = polygons.copy(), np.arange(len(polygons))
-    near = near_pairs(shapely.bounds(polygons).reshape(-1, 4), 2 * tolerance)
-    group = connected(len(polygons), *near)
+    one, other = near_pairs(shapely.bounds(polygons).reshape(-1, 4), 2 * tolerance)
+    group, exact = connected(len(polygons), one, other), False
     while len(left) and tolerance > 0:
         result[left] = _simplify_rings(polygons[left], tolerance)
-        left = left[np.isin(group[left], _invalid(result[left], group[left]))]
+        invalid = _invalid(result[left], group[left])
+        if len(invalid) and not exact:  # boxes are near far more often than outlines
+            near = shapely.dwithin(polygons[one], polygons[other], 2 * tolerance)
+            group, exact = connected(len(polygons), one[near], other[near]), True
+            invalid = _invalid(result[left], group[left])
+        left = left[np.isin(group[left], invalid)]
         # GEOS is meant to keep them valid, and older versions did not in every case: ask for less.
         tolerance = tolerance / 2 if tolerance > 1e-3 else 0.0
     result[left] = polygons[left]

@@ -37,11 +37,16 @@ class Lines:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Vertices of each line, (lines,)."""
+        return np.diff(self.offsets)
+
     def pick(self, chosen: NDArray[np.bool_]) -> Lines:
         """Return the lines of which `chosen` (lines,) is true."""
         if chosen.all():
             return self
-        return self.keep(np.repeat(chosen, np.diff(self.offsets)), np.diff(self.offsets)[chosen])
+        return self.keep(np.repeat(chosen, self.lengths), self.lengths[chosen])
 
     def keep(self, vertices: NDArray[np.bool_], lengths: NDArray[np.int64]) -> Lines:
         """Return lines of these `lengths` made of the vertices (n,) of which `vertices` is true."""
@@ -181,7 +186,7 @@ def without_straight(rings: Lines) -> Lines:
 def nest(rings: Lines) -> NDArray[np.object_]:
     """Return (n,) polygons made of rings that neither cross nor touch."""
     areas = signed_areas(rings)
-    ring_of = np.repeat(np.arange(len(areas)), np.diff(rings.offsets))
+    ring_of = np.repeat(np.arange(len(areas)), rings.lengths)
     shapes = np.asarray(shapely.linearrings(rings.xy, indices=ring_of)) if len(areas) else np.empty(0, object)
     parent = _parents(shapes, rings.xy[rings.offsets[:-1]], np.abs(areas))
     is_outer = areas > 0
