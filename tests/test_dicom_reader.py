@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 pytest.importorskip("wsidicom", reason="needs the extra dicom")
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from tests.dicomweb_server import Service, dicomweb_server
@@ -184,7 +185,6 @@ def changed(slide: Path, folder: Path, **values: object) -> Path:
         ({"Rows": 65_535, "Columns": 65_535}, "which no slide has"),
         ({"Rows": 0}, "lacks Rows"),
         ({"Rows": 32, "Columns": 32}, "does not match tile size"),
-        ({"ImageType": None}, "does not say of what kind it is"),
         ({"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}, "not 8-bit RGB"),
         ({"SharedFunctionalGroupsSequence": None}, ""),
         ({"NumberOfFrames": 2}, ""),
@@ -193,6 +193,81 @@ def changed(slide: Path, folder: Path, **values: object) -> Path:
 def test_claims_that_are_not_true(values: dict[str, object], said: str, slide: Path, tmp_path: Path) -> None:
     path = changed(slide, tmp_path, **values)
     assert said in one_line(lambda: open_and_read(path), path)
+
+
+def untold(path: Path, *, frame_type: bool) -> None:
+    """Remove the ImageType of a file, or all of it but a part; its frames may say the same."""
+    head = dcmread(path)
+    item = Dataset()
+    item.FrameType = head.ImageType
+    if frame_type:
+        head.SharedFunctionalGroupsSequence[0].WholeSlideMicroscopyImageFrameTypeSequence = [item]
+    head.ImageType = ["DERIVED", "PRIMARY"] if path.name == "level2.dcm" else None
+    head.save_as(path)
+
+
+@pytest.mark.parametrize("frame_type", [True, False])
+def test_files_that_do_not_say_of_what_kind_they_are(frame_type: bool, slide: Path, tmp_path: Path) -> None:
+    path = copied(slide, tmp_path)
+    for file in tmp_path.iterdir():
+        if frame_type or file.name != "label.dcm":
+            untold(file, frame_type=frame_type)
+    reason = "FrameType says so" if frame_type else "px are in tiles"
+    with open_slide(path) as opened, open_slide(slide) as stated:
+        assert not stated.info.assumed
+        for line, name in zip(opened.info.assumed, ("level1.dcm", "level2.dcm"), strict=True):
+            assert line.startswith(f"{name} is a level of the slide: ") and line.endswith(reason)
+        assert opened.info == replace(stated.info, path=str(path), assumed=opened.info.assumed)
+        assert all(map(np.array_equal, read_all(opened), read_all(stated)))
+
+
+def test_an_image_of_one_tile_may_be_a_label(slide: Path, tmp_path: Path) -> None:
+    path = copied(slide, tmp_path)
+    label = dcmread(tmp_path / "label.dcm")
+    del label.ImageType
+    label.Rows = label.Columns = 128
+    label.save_as(tmp_path / "label.dcm")
+    with open_slide(path) as opened:
+        assert opened.info.left_out == ("90 × 50 px, which does not say of what kind it is (ImageType)",)
+        assert not opened.info.assumed
+    for level in tmp_path.glob("level*.dcm"):
+        level.unlink()
+    message = one_line(lambda: open_slide(tmp_path), tmp_path / "label.dcm")
+    assert "label.dcm does not say of what kind it is (ImageType, FrameType)" in message
+    assert r"dcmodify -i" in message and r"PRIMARY\VOLUME" in message
+
+
+def test_a_label_in_tiles_is_no_level(slide: Path, tmp_path: Path) -> None:
+    path = copied(slide, tmp_path)
+    untold(tmp_path / "label.dcm", frame_type=False)
+    with open_slide(path) as opened, open_slide(slide) as stated:
+        assert opened.info.levels == stated.info.levels
+        assert not opened.info.assumed and opened.info.left_out[0].startswith(
+            "90 × 50 px, which does not say"
+        )
+
+
+@pytest.mark.parametrize("frame_type", [True, False])
+def test_a_real_file_without_image_type(frame_type: bool, data_dir: Path, tmp_path: Path) -> None:
+    series = data_dir / "slides" / "CMU-1-Small-Region-dicom"
+    for file in series.iterdir():
+        head = dcmread(file)
+        del head.ImageType
+        if not frame_type:
+            del head.SharedFunctionalGroupsSequence[0].WholeSlideMicroscopyImageFrameTypeSequence
+        head.save_as(tmp_path / file.name)
+    with open_slide(series, reader="wsidicom") as stated, open_slide(tmp_path) as opened:
+        assert opened.info.reader == "wsidicom" and opened.info.fingerprint == stated.info.fingerprint
+        assert len(opened.info.assumed) == 1 and len(opened.info.left_out) == len(stated.info.left_out)
+        assert all(map(np.array_equal, read_all(opened), read_all(stated)))
+
+
+def test_a_server_has_to_say_of_what_kind_an_image_is(
+    server: tuple[str, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, service = server
+    monkeypatch.delattr(next(iter(service.instances.values())), "ImageType")
+    assert "fetch the series as files" in one_line(lambda: open_slide(url), url)
 
 
 def test_attributes_that_break_the_standard(

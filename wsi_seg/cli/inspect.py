@@ -59,6 +59,7 @@ def _lines(facts: SlideInfo, about: SlideAbout) -> list[tuple[str, str]]:
         *([("scenes", str(about.scenes))] if about.scenes > 1 else []),
         *(("associated", f"{one.name}, {one.size} px (never exported)") for one in about.associated),
         *(("left out", what) for what in facts.left_out if what not in known),
+        *(("assumed", what) for what in facts.assumed),
     ]
 
 

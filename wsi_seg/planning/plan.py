@@ -156,7 +156,7 @@ def plan_segmentation(
     """
     card = model.card
     frame = map_frame(info, card.mpp)
-    warnings = resolution_warnings(info, frame, settings.allow_upsampling)
+    warnings = (*info.assumed, *resolution_warnings(info, frame, settings.allow_upsampling))
     level = pick_level(info, frame)
     scale = frame.l0_per_map / info.levels[level].downsample
     source = SourceMemory(frame.size, scale, info.reader)

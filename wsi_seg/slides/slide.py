@@ -87,6 +87,8 @@ class SlideInfo:
     """Number of the image in its file, counted from 0; 0 where a format has one slide a file."""
     left_out: tuple[str, ...] = ()
     """Images of the file that are not read: other images, and levels of another shape than the slide."""
+    assumed: tuple[str, ...] = ()
+    """What the file should state and does not, and is taken to be so, a line each."""
 
     @property
     def mpp_estimated(self) -> bool:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 from wsidicom import WsiDicom
-from wsidicom.config import Settings
+from wsidicom.config import Settings, use_settings
 from wsidicom.errors import (
     WsiDicomError,
     WsiDicomFileError,
@@ -33,6 +34,7 @@ from wsidicom.errors import (
     WsiDicomOutOfBoundsError,
     WsiDicomUidDuplicateError,
 )
+from wsidicom.file import WsiDicomFileSource
 from wsidicom.geometry import Point
 from wsidicom.web import WsiDicomWebClient
 
@@ -46,6 +48,7 @@ from wsi_seg.slides.dicomweb import SeriesAddress, connect, hash_instances, pars
 from wsi_seg.slides.mpp import resolve_mpp
 from wsi_seg.slides.readers.base import ONLY_IMAGE, FileImage, LevelReader, make_levels
 from wsi_seg.slides.readers.dicom_instances import READ, Instances, requested_syntaxes, sort_instances
+from wsi_seg.slides.readers.dicom_streams import open_levels, open_streams
 from wsi_seg.slides.slide import SlideInfo, default_name
 
 if TYPE_CHECKING:
@@ -182,8 +185,12 @@ def _open_files(path: str) -> tuple[WsiDicom, Instances]:
             heads[file] = head
     if Path(path) not in heads:  # of another ending than DICOM files have
         heads[Path(path)] = asked
-    instances = sort_instances(path, {file.name: head for file, head in heads.items()})
-    return WsiDicom.open(list(heads), settings=SETTINGS), instances
+    instances = sort_instances(path, {file.name: head for file, head in heads.items()}, files=True)
+    untold = [file for file in heads if file.name in instances.untold]
+    told = [file for file in heads if file.name not in instances.untold]
+    with use_settings(SETTINGS):
+        source = WsiDicomFileSource(chain(open_streams(told), open_levels(untold)))
+        return WsiDicom(source, settings=SETTINGS), instances
 
 
 def _read_head(path: str, file: Path) -> pydicom.Dataset:
@@ -194,7 +201,8 @@ def _read_head(path: str, file: Path) -> pydicom.Dataset:
 def _open_web(address: SeriesAddress) -> tuple[WsiDicom, Instances]:
     client = connect(address)
     heads = read_heads(address, client)
-    instances = sort_instances(address.url, {f"instance {n}": head for n, head in enumerate(heads, 1)})
+    named = {f"instance {n}": head for n, head in enumerate(heads, 1)}
+    instances = sort_instances(address.url, named, files=False)
     syntaxes = requested_syntaxes(instances.base)
     slide = WsiDicom.open_web(
         WsiDicomWebClient(client), address.study, address.series, syntaxes, settings=SETTINGS
@@ -256,7 +264,13 @@ def _describe(
         mpp_source=source,
         bounds=None,
         fingerprint=f"dicom-instances-sha256:{hash_instances(instances.uids)}",
-        left_out=(*left_out, *others, *(f"{size} px, {reason}" for size, reason in pyramid.left_out)),
+        left_out=(
+            *left_out,
+            *instances.left_out,
+            *others,
+            *(f"{size} px, {reason}" for size, reason in pyramid.left_out),
+        ),
+        assumed=instances.assumed,
     ), pyramid.stored
 
 

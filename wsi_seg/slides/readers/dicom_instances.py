@@ -2,13 +2,17 @@
 
 What wsidicom would leave out without a word (files that it cannot read, kinds that it does not know) is
 refused here, and so are images that are not brightfield slides and sizes that no slide has.
+
+ImageType, which says of what kind an image is, gets lost where files are stripped of names. The frames say
+the same (FrameType: PS3.3, C.8.12.4.1.1 and C.8.12.9). Where they do not either, what is in several tiles and
+of the slide's shape is taken for a level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.formats import DICOM_SLIDE
@@ -25,6 +29,7 @@ READ = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "LossyImageCompression", "LossyImageCompressionMethod", "TotalPixelMatrixColumns",
     "TotalPixelMatrixRows", "TotalPixelMatrixFocalPlanes", "AvailableTransferSyntaxUID",
+    "SharedFunctionalGroupsSequence",
 )  # fmt: skip
 NEEDED = (
     "SOPInstanceUID",
@@ -36,6 +41,8 @@ NEEDED = (
 )
 # Name of each kind of image, the third value of ImageType (PS3.3, C.8.12.4.1.1), as OpenSlide calls it.
 VOLUME = "VOLUME"
+# ImageType of a level, for those that do not have it.
+LEVEL_TYPE = r"DERIVED\PRIMARY\VOLUME\NONE"
 ASSOCIATED = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 # wsidicom makes room for an index of all tiles of a level, and for one tile; a file may claim any number.
@@ -51,6 +58,12 @@ class Instances:
     """Those of levels, the largest first."""
     associated: tuple[tuple[str, Size], ...]
     """Name and size of each label, macro and thumbnail, sorted."""
+    untold: frozenset[str]
+    """Names of those of levels without ImageType."""
+    assumed: tuple[str, ...]
+    """What is taken to be so of `untold`, a line each."""
+    left_out: tuple[str, ...]
+    """Images of which nothing tells the kind, a line each."""
 
     def describe(self, name: str) -> SlideAbout:
         """Return what the base level states; `name` is that of its file."""
@@ -67,39 +80,67 @@ class Instances:
         return frozenset(str(head.SOPInstanceUID) for head in self.volume)
 
 
-def sort_instances(where: str, heads: Mapping[str, Dataset]) -> Instances:
+def sort_instances(where: str, heads: Mapping[str, Dataset], *, files: bool) -> Instances:
     """Return the instances of a series by kind.
 
     Args:
         where: path or URL of the slide, for messages.
         heads: attributes of each instance, by the name of its file or another one for messages.
+        files: whether they are files, of which an attribute may be missing that servers have to send.
 
     Raises:
         SlideError: there is no level among them, or one is none of a brightfield slide that can be read.
     """
-    volume: list[Dataset] = []
+    volume: dict[str, Dataset] = {}
     associated: set[tuple[str, Size]] = set()
     names: dict[str, str] = {}
+    assumed, left_out = dict[str, str](), dict[str, str]()
+    largest = max(map(_size, heads.values()), key=lambda size: size.width * size.height)
     for name, head in heads.items():
-        uid, kind = str(head.get("SOPInstanceUID")), _kind(head)
+        uid, kind = str(head.get("SOPInstanceUID")), _kind(head.get("ImageType"))
         if head.get("SOPClassUID") != DICOM_SLIDE:
             raise SlideError(f"{where}: {name} is no whole-slide image (SOP class {head.get('SOPClassUID')})")
         if uid in names:
             raise SlideError(f"{where}: {names[uid]} and {name} are the same instance {uid}; move one away")
         names[uid] = name
-        if kind is None:
+        if kind is None and not files:
             raise SlideError(
-                f"{where}: {name} does not say of what kind it is (ImageType), and no reader guesses it"
+                f"{where}: {name} does not say of what kind it is (ImageType); fetch the series as files"
             )
+        if kind is None:
+            kind, assumed[name] = _implied_kind(head, largest)
+            if kind is None:
+                left_out[name] = f"{_size(head)} px, which does not say of what kind it is (ImageType)"
         if kind in ASSOCIATED:
             associated.add((ASSOCIATED[kind], _size(head)))
         if kind == VOLUME:
             _refuse_unfit(where, name, head)
-            volume.append(head)
+            volume[name] = head
     if not volume:
-        raise SlideError(f"{where}: the series holds no level of a slide")
-    volume.sort(key=lambda head: _size(head).width, reverse=True)
-    return Instances(tuple(volume), tuple(sorted(associated, key=str)))
+        raise SlideError(f"{where}: {_why_no_level(next(iter(left_out), None))}")
+    levels = sorted(volume.values(), key=lambda head: _size(head).width, reverse=True)
+    told = {
+        name: f"{name} is a level of the slide: its ImageType is missing, and {reason}"
+        for name, reason in assumed.items()
+        if name in volume
+    }
+    return Instances(
+        tuple(levels),
+        tuple(sorted(associated, key=str)),
+        frozenset(told),
+        tuple(told.values()),
+        tuple(left_out.values()),
+    )
+
+
+def _why_no_level(untold: str | None) -> str:
+    """Return why a series is no slide, where that of this name does not say of what kind it is."""
+    if untold is None:
+        return "the series holds no level of a slide"
+    return (
+        f"{untold} does not say of what kind it is (ImageType, FrameType), and as it is one tile it may be a "
+        f'label; if it is the slide, dcmodify -i "(0008,0008)={LEVEL_TYPE}" says so'
+    )
 
 
 def flat_attributes(head: Dataset, prefix: str) -> Iterator[tuple[str, str]]:
@@ -112,11 +153,29 @@ def flat_attributes(head: Dataset, prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{element.keyword}", str(element.value)
 
 
-def _kind(head: Dataset) -> str | None:
-    values = head.get("ImageType")
+def _kind(values: Any) -> str | None:
+    """Return the kind in the values of ImageType or FrameType; None where they do not say."""
     if values is None or isinstance(values, str) or len(values) < 3:
         return None
     return str(values[2])
+
+
+def _implied_kind(head: Dataset, largest: Size) -> tuple[str | None, str]:
+    """Return the kind of an instance without ImageType, None where nothing tells, and what tells it.
+
+    `largest` is the size of the largest image of the series.
+    """
+    for group in head.get("SharedFunctionalGroupsSequence") or ():
+        for item in group.get("WholeSlideMicroscopyImageFrameTypeSequence") or ():
+            if kind := _kind(item.get("FrameType")):
+                return kind, "FrameType says so"
+    size = _size(head)
+    in_tiles = int(head.get("Columns") or 0) < size.width or int(head.get("Rows") or 0) < size.height
+    # Levels are of one shape but for a pixel.
+    off = abs(size.width * largest.height - size.height * largest.width)
+    if in_tiles and off <= max(largest.width, largest.height):
+        return VOLUME, f"its {size} px are in tiles"
+    return None, ""
 
 
 def _size(head: Dataset) -> Size:
