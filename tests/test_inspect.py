@@ -20,7 +20,7 @@ from wsi_seg.slides.readers.catalog import READER_FACTS, SLIDE_FORMATS, ReaderFa
 KEYS = {
     "path", "name", "reader", "vendor", "size", "levels", "mpp", "mpp_source", "bounds", "fingerprint",
     "series", "left_out", "scanner", "stain", "objective_power", "associated", "series_uid", "scenes",
-    "images",
+    "images", "assumed",
 }  # fmt: skip
 
 

@@ -173,6 +173,10 @@ def test_an_estimated_mpp_is_said_aloud() -> None:
     assert "estimated" in guessed.warnings[0]
 
 
+def test_what_is_assumed_of_a_slide_is_said_aloud() -> None:
+    assert plan(slide=replace(info(mpp=0.5), assumed=("a.dcm is a level",))).warnings == ("a.dcm is a level",)
+
+
 @pytest.mark.parametrize("block", [100, 32, 2049])
 def test_blocks_that_cannot_be_shards(block: int) -> None:
     with pytest.raises(UsageError, match=str(block)):

@@ -124,6 +124,78 @@ def test_a_format_that_cannot_hold_a_slide_is_left_out(tmp_path: Path) -> None:
     more = run(blank, tmp_path, replace(settings, formats=("asap", "dicom-ann")))
     assert more.status == "skipped" and more.note.startswith("added asap; no dicom-ann: there are no regions")
     assert sorted(exports(more)) == listed(more) == ["asap/blank.xml", "csv/blank.csv"]
+    # It is recorded, and not tried again; results of before that was recorded are tried once.
+    path = Path(result.folder) / "manifest.json"
+    record = json.loads(path.read_text())
+    (reason,) = record["formats_left_out"].values()
+    again = run(blank, tmp_path, replace(settings, formats=("dicom-ann", "csv")))
+    assert again.note == reason == more.note.removeprefix("added asap; ")
+    assert json.loads(path.read_text()) == record
+    for unlike in ({}, "text", [1], None, {"exports/dicom-ann/blank.dcm": 1}):
+        path.write_text(json.dumps({**record, "formats_left_out": unlike}))
+        assert run(blank, tmp_path, settings).note == reason
+        assert json.loads(path.read_text()) == record
+    hostile = {"exports/dicom-ann/blank.dcm": "two\nlines " + "and more " * 1000}
+    path.write_text(json.dumps({**record, "formats_left_out": hostile}))
+    note = run(blank, tmp_path, settings).note
+    assert note.startswith("two lines and more") and len(note) <= 500
+
+
+def killed(result: Result, *names: str) -> Path:
+    """Leave what a kill leaves while formats are added: they are listed, and there are parts of them."""
+    folder = Path(result.folder)
+    record = json.loads((folder / "manifest.json").read_text())
+    exports = [f"exports/{name}" for name in names]
+    (folder / "manifest.json").write_text(json.dumps({**record, "files": [*record["files"], *exports]}))
+    for name in exports:
+        part = folder / name
+        part.parent.mkdir(parents=True)
+        part.with_name(f"{part.name}.tmp").write_text("half")
+        inner = part.with_name(f".{part.name}.{'0' * 32}.tmp")
+        inner.mkdir()
+        (inner / "a").write_text("half")
+        part.with_name("mine.tmp").write_text("mine")
+    return folder
+
+
+def test_parts_of_formats_that_a_kill_has_left_are_removed(slide: Path, tmp_path: Path) -> None:
+    result = run(slide, tmp_path, replace(PLAIN, formats=("png",)))
+    folder = killed(result, "csv/case 1.a.csv", "asap/case 1.a.xml")
+    with claimed(tmp_path / ".case 1.a.claim"):  # by the run that is at it
+        assert run(slide, tmp_path, PLAIN).note == "" and len(exports(result)) == 7
+    more = run(slide, tmp_path, replace(PLAIN, formats=("csv",)))
+    assert "added csv; no longer listed" in more.note and "exports/asap/case 1.a.xml" in more.note
+    assert {"asap/mine.tmp", "csv/mine.tmp", *listed(result)} == set(exports(result))
+    assert listed(result) == ["csv/case 1.a.csv", "png/case 1.a.png"]
+    killed(result, "imagescope/case 1.a.xml")
+    assert "exports/imagescope/case 1.a.xml" in run(slide, tmp_path, PLAIN).note
+    assert listed(result) == ["csv/case 1.a.csv", "png/case 1.a.png"]
+    assert run(slide, tmp_path, PLAIN).note == ""
+    assert sorted(p.name for p in (folder / "exports/imagescope").iterdir()) == ["mine.tmp"]
+
+
+def test_nothing_is_removed_through_a_link_or_elsewhere(slide: Path, tmp_path: Path) -> None:
+    result = run(slide, tmp_path / "out", PLAIN)
+    (tmp_path / "elsewhere" / "csv").mkdir(parents=True)
+    theirs = tmp_path / "elsewhere" / "csv" / "a.csv.tmp"
+    theirs.write_text("mine")
+    path = Path(result.folder) / "manifest.json"
+    record = json.loads(path.read_text())
+    for name in ("", ".", "exports", "exports/a", "exports/../../elsewhere/csv/a.csv", str(theirs)[:-4],
+                 "exports/../a.csv", "exports/a/b/a.csv", "maps.zarr/c/zarr.json", 7, None):  # fmt: skip
+        path.write_text(json.dumps({**record, "files": [*record["files"], name]}))
+        assert run(slide, tmp_path / "out", PLAIN).note == ""
+    for name in ("exports/\ud800/a.csv", "exports/a\0/a.csv"):  # no name of a file
+        path.write_text(json.dumps({**record, "files": [*record["files"], name]}))
+        assert "no longer listed" in run(slide, tmp_path / "out", PLAIN).note
+        assert json.loads(path.read_text()) == record
+    path.write_text(json.dumps({**record, "maps_key": "\ud800", "files": [*record["files"], "exports/a/b"]}))
+    assert "no longer listed" in run(slide, tmp_path / "out", PLAIN).note
+    (Path(result.folder) / "exports").symlink_to(tmp_path / "elsewhere")
+    path.write_text(json.dumps({**record, "files": [*record["files"], "exports/csv/a.csv"]}))
+    with pytest.raises(OutputError, match="exports: is a link"):
+        run(slide, tmp_path / "out", PLAIN)
+    assert theirs.read_text() == "mine"
 
 
 def test_nothing_is_written_through_a_link(slide: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from wsi_seg.pipeline.summary import FinishedRun, manifest, result_versions, run
 from wsi_seg.pipeline.tracing import RegionFile, TracedGroup
 from wsi_seg.planning.plan import SegmentationPlan, plan_segmentation
 from wsi_seg.results.claims import Claim, claimed
-from wsi_seg.results.files import MANIFEST, MAPS, SUMMARY, write_json
+from wsi_seg.results.files import LEFT_OUT, MANIFEST, MAPS, SUMMARY, write_json
 from wsi_seg.results.folder import ResultsFolder, results_name
 from wsi_seg.results.pages.slide import write_slide_page
 from wsi_seg.results.upload import results_folder
@@ -167,7 +167,7 @@ def _segment(
         if note is None:
             workers = workers or stack.enter_context(open_workers(settings.workers))
             summary = run.do_stages(workers, claim)
-            notes = "; ".join(filter(None, (faults(summary), *run.left_out)))
+            notes = "; ".join(filter(None, (faults(summary), *run.left_out.values())))
             return Result(str(path), status_of(summary, "done"), folder.place, summary, note=notes)
     return _skipped(path, folder, settings, note, workers)
 
@@ -236,7 +236,7 @@ class _SlideRun:
         self.records: list[BlockRecord] = []
         self.blocks_before = 0
         self.traced: list[TracedGroup] = []
-        self.left_out: list[str] = []
+        self.left_out: dict[str, str] = {}
         self.flight = Flight(0, 0)
 
     def do_stages(self, workers: Workers, claim: Claim) -> dict[str, Any]:
@@ -308,8 +308,8 @@ class _SlideRun:
                 self.polygons = record.name
             case Overview():
                 self.overview = record
-            case ExportRecord(left_out=why) if why:
-                self.left_out.append(why)
+            case ExportRecord(path, why) if why:
+                self.left_out[path] = why
 
     def _block_done(self, record: BlockRecord) -> None:
         if record.error and self.settings.strict:
@@ -362,7 +362,8 @@ class _SlideRun:
         record = manifest(facts, self.expected.key)
         write_json(self.folder.partial / SUMMARY, summary)
         write_slide_page(self.folder.partial, summary, record, self.overview)
-        write_json(self.folder.partial / MANIFEST, {**record, "files": self.folder.files()})
+        record |= {LEFT_OUT: self.left_out, "files": self.folder.files()}
+        write_json(self.folder.partial / MANIFEST, record)
         self.folder.finish(claim.confirm)
         return summary
 

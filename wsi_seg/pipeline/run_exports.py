@@ -7,7 +7,7 @@ The manifest lists them first and they are written then, so that all that is the
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import FormatLimitError, UsageError
+from wsi_seg.core.errors import ClaimedError, FormatLimitError, UsageError
 from wsi_seg.core.files import writing
 from wsi_seg.execution.graph import TaskSet, Workers
 from wsi_seg.execution.tasks import run_task
@@ -155,11 +155,13 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
     """
     choices = export_paths(settings, folder.name)
     if not folder.lacking(choices):
-        return ""
+        removed = _remove_unfinished(folder)
+        return "; ".join(filter(None, (*folder.left_out(choices), removed)))
     with claimed(folder.claim), ExitStack() as stack:
         missing = {path: choices[path] for path in folder.lacking(choices)}  # others may have added some
         source = export_source(folder.final, settings.regions)
         check_exports(missing.values(), source.slide, source.frame.mpp)
+        removed = _remove_begun(folder, missing)
         folder.add_files(list(missing))
         workers = workers or stack.enter_context(open_workers(settings.workers))
         records: list[ExportRecord] = []
@@ -168,6 +170,26 @@ def add_exports(folder: ResultsFolder, settings: RunSettings, workers: Workers |
         workers.execute(TaskSet(run_task, tasks, lambda done: records.append(done.record), after))
         left_out = {record.path: record.left_out for record in records if record.left_out}
         if left_out:
-            folder.forget_files(list(left_out))
+            folder.leave_out(left_out)
     added = ", ".join(choice.text for path, choice in missing.items() if path not in left_out)
-    return "; ".join(filter(None, (f"added {added}" if added else "", *left_out.values())))
+    return "; ".join(filter(None, (f"added {added}" if added else "", *folder.left_out(choices), removed)))
+
+
+def _remove_unfinished(folder: ResultsFolder) -> str:
+    """Do `_remove_begun`, unless there is nothing to remove or another run is at work on these results."""
+    if not folder.unfinished():
+        return ""
+    try:
+        with claimed(folder.claim):
+            return _remove_begun(folder)
+    except ClaimedError:
+        return ""
+
+
+def _remove_begun(folder: ResultsFolder, written_now: Container[str] = ()) -> str:
+    """Remove what a killed run has begun to add; return a note on what is not written again now."""
+    names = folder.unfinished()
+    if names:
+        folder.remove_unfinished(names)
+    gone = ", ".join(name for name in names if name not in written_now)
+    return f"no longer listed, as it is missing (interrupted or removed): {gone}" if gone else ""

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +29,9 @@ JOURNAL = "blocks.jsonl"
 CONTENT = "content.json"
 # Folder of the formats that a run writes besides, see `pipeline.run_exports`.
 EXPORTS = "exports"
+# Member of a manifest: formats that cannot hold the results, by path, with the reason of each.
+LEFT_OUT = "formats_left_out"
+LONGEST_REASON = 500
 RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
 # Folder of regions that are traced and not joined yet, see `pipeline.tracing`.
 TRACED = "traced"
@@ -85,8 +89,10 @@ _TEMPORARY = re.compile(r"\.?(?P<name>.+?)(\.[0-9a-f]{32})?\.(tmp|partial)")
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all; OutputError where that is refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Names of files that are no text hold halves of characters, which JSON writes in this way.
+        temporary.write_bytes(text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
@@ -146,6 +152,24 @@ def listed_files(record: Mapping[str, Any] | None) -> list[str]:
         return [EXPORTS]
     listed = record.get("files")
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+
+def is_export(name: str) -> bool:
+    """Return whether a path in a results folder is that of a format: `EXPORTS`, the format and the file."""
+    parts = PurePosixPath(name).parts
+    return len(parts) == 3 and parts[0] == EXPORTS and ".." not in parts
+
+
+def left_out_files(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the files that cannot hold the results of a manifest, with the reason of each in one line."""
+    found = None if record is None else record.get(LEFT_OUT)
+    if not isinstance(found, dict):
+        return {}
+    return {
+        name: shorten(reason, LONGEST_REASON, placeholder=" …")
+        for name, reason in found.items()
+        if isinstance(reason, str)
+    }
 
 
 def missing_files(manifest: Path) -> list[str]:
@@ -222,12 +246,12 @@ def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]
             return _OF_MAPS.fullmatch(rest) is not None
         path = PurePosixPath(name)
         places = [place.as_posix() for place in (path, *path.parents)]
-        return any(_final(place) in known for place in places)
+        return any(final_name(place) in known for place in places)
 
     return sorted(name for name in names if not ours(name))
 
 
-def _final(place: str) -> str:
+def final_name(place: str) -> str:
     """Return the path of a file or folder without what is in its name while it is written."""
     folder, slash, name = place.rpartition("/")
     temporary = _TEMPORARY.fullmatch(name)

@@ -23,13 +23,13 @@ which only has to be renamed (`recover`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsi_seg.core.errors import OutputError
-from wsi_seg.core.files import writing
+from wsi_seg.core.files import reading, writing
 from wsi_seg.execution.tasks import BlockRecord
 from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results import matching
@@ -37,6 +37,7 @@ from wsi_seg.results.files import (
     CONTENT,
     EXPORTS,
     JOURNAL,
+    LEFT_OUT,
     MANIFEST,
     PLAN,
     SUMMARY,
@@ -45,7 +46,10 @@ from wsi_seg.results.files import (
     as_summary,
     check_own,
     earlier_batch_of,
+    final_name,
+    is_export,
     is_manifest,
+    left_out_files,
     listed_files,
     read_json,
     read_record,
@@ -171,9 +175,28 @@ class ResultsFolder:
             )
 
     def lacking(self, names: Iterable[str]) -> list[str]:
-        """Return those of the files, relative to the folder, that whole results do not have."""
-        listed = listed_files(self._finished_here())
-        return [name for name in names if name not in listed or not (self.final / name).exists()]
+        """Return those of the files, relative to the folder, that whole results do not have and can hold."""
+        record = self._finished_here()
+        listed, left_out = listed_files(record), left_out_files(record)
+        return [
+            name
+            for name in names
+            if name not in left_out and (name not in listed or not (self.final / name).exists())
+        ]
+
+    def left_out(self, names: Iterable[str]) -> list[str]:
+        """Return why those of the files are left out that cannot hold these results."""
+        left_out = left_out_files(self._finished())
+        return [left_out[name] for name in names if name in left_out]
+
+    def unfinished(self) -> list[str]:
+        """Return the exports that whole results list and do not have, as a kill leaves them."""
+        with reading(self.final, OutputError):
+            return [
+                name
+                for name in listed_files(self._finished_here())
+                if is_export(name) and not (self.final / name).exists()
+            ]
 
     def add_files(self, names: Sequence[str]) -> None:
         """List files in the manifest of whole results that are about to be written, relative to the folder.
@@ -185,21 +208,43 @@ class ResultsFolder:
         record = read_record(self.final / MANIFEST)
         listed = listed_files(record)
         for name in names:
-            for above in PurePosixPath(name).parents[:-1]:
-                if (self.final / above).is_symlink():
-                    raise OutputError(
-                        f"{self.final / above}: is a link, and nothing is written elsewhere; remove it"
-                    )
+            self._check_no_link(name)
             if name not in listed and (self.final / name).exists():
                 raise OutputError(
                     f"{self.final / name}: is to be written, but no run has made it; move it elsewhere"
                 )
         write_json(self.final / MANIFEST, {**record, "files": sorted({*listed, *names})})
 
-    def forget_files(self, names: Sequence[str]) -> None:
-        """List files in the manifest no more that were to be written and are not."""
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Record in the manifest that files, by path, are left out, as they cannot hold the results."""
+        self._forget_files(reasons, {LEFT_OUT: {**left_out_files(self._finished_here()), **reasons}})
+
+    def remove_unfinished(self, names: Sequence[str]) -> None:
+        """Remove what was begun of exports, from `unfinished`, and list them no more.
+
+        Raises:
+            OutputError: it cannot be removed, or is behind a link.
+        """
+        for name in names:
+            self._check_no_link(name)
+            place = self.final / name
+            with writing(place.parent):
+                for path in place.parent.iterdir() if place.parent.is_dir() else ():
+                    if path != place and final_name(path.name) == place.name:
+                        _remove(path)
+        self._forget_files(names)
+
+    def _forget_files(self, names: Iterable[str], more: Mapping[str, Any] | None = None) -> None:
         record = read_record(self.final / MANIFEST)
-        write_json(self.final / MANIFEST, {**record, "files": sorted({*listed_files(record)} - {*names})})
+        files = sorted({*listed_files(record)} - {*names})
+        write_json(self.final / MANIFEST, {**record, **(more or {}), "files": files})
+
+    def _check_no_link(self, name: str) -> None:
+        for above in PurePosixPath(name).parents[:-1]:
+            if (self.final / above).is_symlink():
+                raise OutputError(
+                    f"{self.final / above}: is a link, and nothing is written elsewhere; remove it"
+                )
 
     def read_summary(self) -> dict[str, Any]:
         return as_summary(read_json(self.final / SUMMARY), self.final / SUMMARY)
@@ -330,6 +375,13 @@ def within_results(place: Path | str) -> str:
         f"{place}: holds the results of a slide, and no others are put within them; "
         "choose another output folder or name"
     )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_empty(folder: Path) -> bool:

@@ -35,6 +35,7 @@ from wsi_seg.results.files import (
     check_name,
     foreign_files,
     is_manifest,
+    left_out_files,
     listed_files,
 )
 from wsi_seg.results.folder import ResultsFolder, within_results
@@ -161,14 +162,19 @@ class RemoteResultsFolder(ResultsFolder):
         Raises:
             OutputError: there are any: they can be added where the results are a local folder.
         """
-        listed = listed_files(self._finished())
-        missing = [name for name in names if name not in listed]
+        record = self._finished()
+        known = {*listed_files(record), *left_out_files(record)}
+        missing = [name for name in names if name not in known]
         if missing:
             raise OutputError(
                 f"{self.url}: these results lack {missing[0]}, and files are added to local results alone; "
                 "pass --overwrite to make them again, or use wsi-seg export on a copy"
             )
         return missing
+
+    def unfinished(self) -> list[str]:
+        """Return no files: what is at a URL was uploaded whole."""
+        return []
 
     def read_summary(self) -> dict[str, Any]:
         """Return the summary of the results at the URL.
