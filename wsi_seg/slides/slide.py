@@ -88,7 +88,7 @@ class SlideInfo:
     left_out: tuple[str, ...] = ()
     """Images of the file that are not read: other images, and levels of another shape than the slide."""
     assumed: tuple[str, ...] = ()
-    """What the file should state and does not, and is taken to be so, a line each."""
+    """Facts that the file should state and does not, and that are taken to be so, a line each."""
 
     @property
     def mpp_estimated(self) -> bool:

@@ -61,7 +61,7 @@ class Instances:
     untold: frozenset[str]
     """Names of those of levels without ImageType."""
     assumed: tuple[str, ...]
-    """What is taken to be so of `untold`, a line each."""
+    """Line on each of `untold`: that it is taken for a level, and why."""
     left_out: tuple[str, ...]
     """Images of which nothing tells the kind, a line each."""
 

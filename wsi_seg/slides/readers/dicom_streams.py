@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydicom import DataElement
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
-from upath import UPath
 from wsidicom.file import WsiDicomStreamOpener
 from wsidicom.file.io import WsiDicomReadIO
+from wsidicom.paths import as_upath
 
 from wsi_seg.slides.readers.dicom_instances import LEVEL_TYPE
 
@@ -38,9 +39,7 @@ def open_streams(files: Iterable[Path]) -> Iterator[WsiDicomReadIO]:
 def open_levels(files: Iterable[Path]) -> Iterator[WsiDicomReadIO]:
     """Open files of levels whose ImageType is missing; raises what pydicom and wsidicom raise."""
     for file in files:
-        stream = file.open("rb")
-        try:
-            yield _LevelStream(stream, UPath(file))
-        except Exception:
-            stream.close()
-            raise
+        with ExitStack() as stack:
+            stream = _LevelStream(stack.enter_context(file.open("rb")), as_upath(file))
+            stack.pop_all()  # closed by the reader
+        yield stream
