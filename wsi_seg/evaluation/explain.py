@@ -17,7 +17,8 @@ from wsi_seg.inference.models.devices import resolve_device
 from wsi_seg.inference.models.explain import Explanation, grad_cam, open_model
 from wsi_seg.inference.models.openvino import DEVICE as OPENVINO
 from wsi_seg.planning.grid import INPUT_MULTIPLE
-from wsi_seg.planning.plan import choose_grid, resolution_warnings
+from wsi_seg.planning.plan import choose_grid
+from wsi_seg.planning.resolution import resolution_warnings
 from wsi_seg.results.folder import results_name
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import MapFrame, SlideInfo, map_frame, read_region

@@ -5,4 +5,13 @@ hold, stitch settings, and the projected memory; how many processes share a GPU.
 no Dask, no files.
 """
 
-__all__ = ["gpu_processes", "grid", "map_layout", "plan", "settings", "stitch_settings", "stored"]
+__all__ = [
+    "gpu_processes",
+    "grid",
+    "map_layout",
+    "plan",
+    "resolution",
+    "settings",
+    "stitch_settings",
+    "stored",
+]

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wsi_seg.core.card import ModelCard
-from wsi_seg.core.errors import SlideError, UsageError
+from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Size
 from wsi_seg.planning.grid import Block, Grid, Tile, cut_blocks
 from wsi_seg.planning.map_layout import MapLayout, output_bytes
 from wsi_seg.planning.memory import ModelMemory, SourceMemory, WorkShape, passes_at_a_time, project_memory
+from wsi_seg.planning.resolution import resolution_warnings
 from wsi_seg.planning.settings import DEFAULT_THREADS, GPU_THREADS, PlanSettings
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.planning.stored import stored_groups, stored_outputs
-from wsi_seg.slides.slide import MapFrame, SlideInfo, map_frame, pick_level, upsampling
+from wsi_seg.slides.slide import MapFrame, SlideInfo, map_frame, pick_level
 from wsi_seg.tissue.mask import TissueMask
 
 # A block is a whole number of strides nearest to this many map pixels: no tile is then predicted twice.
@@ -36,8 +37,6 @@ NO_TISSUE = (
 # Below a ceiling of memory tiles get smaller by this many pixels at a time, down to the least.
 TILE_STEP = 128
 LEAST_TILE = 256
-# Stretching level-0 pixels by more than this needs --allow-upsampling.
-UPSAMPLING_LIMIT = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,25 +331,6 @@ def needed_tiles(block: Block, tissue: TissueMask, frame: MapFrame, stitch: Stit
         for tile in tiles
         if tissue.any_left_in(frame.to_l0((tile.core if cropped else tile.predicted).intersect(block.box)))
     ]
-
-
-def resolution_warnings(info: SlideInfo, frame: MapFrame, allowed: bool) -> tuple[str, ...]:
-    """Return what to say about the resolution; SlideError where it is too coarse and not `allowed`."""
-    warnings = []
-    if info.mpp_estimated and info.mpp is not None:
-        warnings.append(
-            f"microns per pixel estimated from the objective power ({info.mpp.x:g}); "
-            "give --mpp if you know better"
-        )
-    factor = upsampling(frame)
-    if factor > UPSAMPLING_LIMIT and not allowed:
-        raise SlideError(
-            f"{info.path}: at {frame.mpp * factor:.3g} µm/px the slide is {factor:.2f}× coarser than "
-            f"the model's {frame.mpp:g} µm/px; choose another model, or pass --allow-upsampling to stretch it"
-        )
-    if factor > 1.01:
-        warnings.append(f"the slide is {factor:.2f}× coarser than the model's resolution and is stretched")
-    return tuple(warnings)
 
 
 def choose_grid(card: ModelCard, tile: int | None = None, overlap: int | None = None) -> Grid:
