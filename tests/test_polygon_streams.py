@@ -338,7 +338,7 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
 
 def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
     peaks = []
-    for height in (4096, 10_240):  # the first has all threads at work, too
+    for height in (4096, 14_336):  # the first has all threads at work, too
         store = store_of_blobs(tmp_path / f"{height}.zarr", height)
         done = subprocess.run(
             [sys.executable, "-c", EXPORT, store], env=STEADY, check=True, capture_output=True, text=True
@@ -346,5 +346,5 @@ def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
         count, peak = map(int, done.stdout.split())
         assert count == 64 * height // 32
         peaks.append(peak)
-    grown = (peaks[1] - peaks[0]) / (64 * (10_240 - 4096) / 32)
+    grown = (peaks[1] - peaks[0]) / (64 * (14_336 - 4096) / 32)
     assert grown < 600, peaks  # bytes for each further region, which has 1,000 as a polygon
