@@ -112,7 +112,7 @@ def test_merged_tables_are_those_of_one_run(
 def test_a_later_run_of_a_failed_slide_stays_after_another_merge(tmp_path: Path) -> None:
     slides = [SlideInput("/a.svs", "a"), SlideInput("/b.svs", "b")]
     share = Share(1, 1)
-    share.begin(tmp_path, slides, "")
+    share.begin(tmp_path, slides, [])
     table = tmp_path / share.folder / "batch.csv"
     table.write_text("slide,name,status\n/a.svs,a,done\n/b.svs,b,failed\n")
     (table.parent / "failed.csv").write_text("slide,name,reason\n/b.svs,b,dark\n")
@@ -135,7 +135,7 @@ def test_shares_of_different_lists_are_told_apart(tmp_path: Path) -> None:
     """A slide came into the folder while the array ran: the shares do not have each slide once."""
     slides = [SlideInput(f"/{name}.svs", name) for name in "abc"]
     for number in (1, 2, 3):
-        Share(3, number).begin(tmp_path, slides[:2] if number == 3 else slides, "")
+        Share(3, number).begin(tmp_path, slides[:2] if number == 3 else slides, [])
     merged = merge_shares(tmp_path)
     assert merged.unlike == [Share(3, 3)] and merged.missing == []
     result = call("merge", tmp_path)

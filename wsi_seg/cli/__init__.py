@@ -22,6 +22,7 @@ from wsi_seg.cli.models import models
 from wsi_seg.cli.options import command_class
 from wsi_seg.cli.output import lost_output, prepare_output, say
 from wsi_seg.cli.qupath import qupath
+from wsi_seg.cli.report import report
 from wsi_seg.cli.review import COMMANDS as REVIEW_COMMANDS
 from wsi_seg.cli.review import review
 from wsi_seg.cli.run import run
@@ -105,7 +106,7 @@ def _add(group: typer.Typer, *commands: Callable[..., int]) -> None:
         group.command(name, cls=command_class(command))(_reporting(command))
 
 
-_add(app, run, merge, view, qupath, info, readers, export, trace, join, validate)
+_add(app, run, merge, view, report, qupath, info, readers, export, trace, join, validate)
 _add(app, train, evaluate, explain, calibrate, check_seams)
 app.add_typer(_group(review, REVIEW_COMMANDS), name="review")
 app.add_typer(_group(models, MODELS_COMMANDS), name="models")

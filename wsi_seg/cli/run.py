@@ -83,6 +83,7 @@ def run(
     130 interrupted.
     """
     keep_freed_memory()
+    from wsi_seg.pipeline.batch import facts_of_models
     from wsi_seg.pipeline.inputs import find_slides
     from wsi_seg.pipeline.settings import KEYS, make_settings, read_values
     from wsi_seg.pipeline.shares import Share
@@ -103,8 +104,7 @@ def run(
         if card.notice or card.held_out:
             say(f"{card.name}: {'; '.join(filter(None, (card.notice, card.held_out)))}", err=True)
     if share is not None:
-        notices = sorted({task.model.facts.card.notice for task in tasks} - {""})
-        share.begin(Path(output), found, "; ".join(notices))
+        share.begin(Path(output), found, facts_of_models(tasks))
         if not tasks:
             say("[]" if json_ else f"share {share}: no slides, there are {len(found)} in all")
             return 0

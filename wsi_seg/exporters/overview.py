@@ -89,10 +89,12 @@ class TintedSlide:
         return cls(pixels, **{**facts, "map_per_pic": tuple(facts["map_per_pic"])})
 
 
-def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE) -> TintedSlide:
+def tinted_slide(
+    slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = MAX_SIDE, name: str | None = None
+) -> TintedSlide:
     """Return the slide at low power, at most `max_side` pixels a side, with a tint of the classes.
 
-    Memory does not grow with the slide.
+    Memory does not grow with the slide. It is titled with `name`, by default that of its file.
 
     Raises:
         SlideError: the slide cannot be read.
@@ -109,7 +111,7 @@ def tinted_slide(slide: Slide, *, frame: MapFrame, maps: Maps, max_side: int = M
     return TintedSlide(
         pixels,
         map_per_pic,
-        slide.info.name,
+        slide.info.name if name is None else name,
         _facts(slide, frame),
         frame.mpp,
         _shares(labels, maps.classes, int(np.count_nonzero(labels))),

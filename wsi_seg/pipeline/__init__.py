@@ -2,11 +2,11 @@
 
 `run` is one slide, `result` its outcome, `batch` many and `shares` those of a job array; `settings` composes
 the settings of the other folders to `RunSettings`, `run_inputs` and `summary` make the key by which results
-are known, `slide_table` reads tables of slides, and `qupath` lets scripts in QuPath start runs and import
-their results.
+are known, `slide_table` reads tables of slides, `report` writes reports again, and `qupath` lets scripts in
+QuPath start runs and import their results.
 """
 
 __all__ = [
     "batch", "batch_table", "export", "finders", "gpu_workers", "inputs", "join", "models", "qupath",
-    "result", "run", "settings", "shares", "summary", "trace",
+    "report", "result", "run", "settings", "shares", "summary", "trace",
 ]  # fmt: skip

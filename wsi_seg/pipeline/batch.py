@@ -41,7 +41,7 @@ from wsi_seg.pipeline.shares import Share
 from wsi_seg.planning.plan import NO_TISSUE, SegmentationPlan
 from wsi_seg.results.files import BATCH, FAILED, LOGS, REPORT, short_name, unlike_notice
 from wsi_seg.results.folder import ResultsFolder
-from wsi_seg.results.pages.batch import write_batch_page
+from wsi_seg.results.pages.batch import SAME_AS, model_facts, write_batch_page
 from wsi_seg.results.upload import local_folder, upload_files
 
 # Slides at a time: one whose blocks are computed, and one that is opened, planned or traced.
@@ -147,7 +147,7 @@ class Batch:
         """Enter links to files that are run themselves."""
         for row in self.rows:
             if row.slide.same_as:
-                row.status, row.reason = "skipped", f"the same file as {row.slide.same_as}"
+                row.status, row.reason = "skipped", f"{SAME_AS}{row.slide.same_as}"
                 progress.slide_ended(row, None, None)
 
     def _by_model(self) -> Iterator[list[int]]:
@@ -271,10 +271,15 @@ class Batch:
         if self._share is not None:
             self._table.write()
         elif self._keep_table:
-            notices = sorted({task.model.facts.card.notice for task in self._tasks} - {""})
-            write_batch_page(self._local, self._table.write(), notice="; ".join(notices))
+            write_batch_page(self._local, self._table.write(), models=facts_of_models(self._tasks))
             if is_remote(self._out):
                 upload_files(self._local, (BATCH, FAILED, REPORT), str(self._out))
+
+
+def facts_of_models(tasks: Sequence[SlideTask]) -> list[dict[str, str]]:
+    """Return what the page of a batch says of the models of its slides."""
+    cards = {task.model.facts.digest: task.model.facts.card for task in tasks}
+    return [model_facts(card.model_dump()) for card in cards.values()]
 
 
 def _ends_all(error: BaseException) -> bool:
@@ -307,6 +312,8 @@ def _enter_facts(row: Row, summary: Mapping[str, Any]) -> None:
     mpp = summary["mpp"]
     row.facts = {
         "tissue_mm2": summary["tissue_area_mm2"],
+        "unread_mm2": summary["coverage"]["unread_mm2"],
+        "other_level_mm2": summary["coverage"]["other_level_mm2"],
         **_artifact_facts(summary.get("artifacts")),
         "mpp": mpp[0] if mpp[0] == mpp[1] else f"{mpp[0]} × {mpp[1]}",
         "mpp_source": summary["mpp_source"],

@@ -30,6 +30,8 @@ COLUMNS = (
     "reason",
     "seconds",
     "tissue_mm2",
+    "unread_mm2",
+    "other_level_mm2",
     "mpp",
     "mpp_source",
     "reader",
@@ -47,7 +49,7 @@ class Row:
     seconds: float | None = None
     folder: Path | str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """tissue_mm2, mpp, mpp_source, reader"""
+    """tissue_mm2, unread_mm2, other_level_mm2, mpp, mpp_source, reader, and columns of artifacts"""
     areas_mm2: Mapping[str, float] = field(default_factory=dict)
     """By class."""
     log: Path | None = None

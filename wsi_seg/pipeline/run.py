@@ -284,7 +284,7 @@ class _SlideRun:
         shards, of_shards = self.tasks.pyramids()
         pyramids = [key for key, _ in shards]
         traced, of_traced = self.tasks.regions(
-            self.expected.key[:16], self.groups, regions, card.notice, pyramids
+            self.expected.key[:16], self.groups, regions, card.notice, self.folder.name, pyramids
         )
         exports, of_exports = export_tasks(
             export_paths(self.settings, self.folder.name),
@@ -355,6 +355,7 @@ class _SlideRun:
             self.finders.facts,
         )
         summary = {
+            "name": self.folder.name,
             **summarize(facts, {traced.outlines.group: traced.outlines for traced in self.traced}),
             "polygons": self.polygons,
             "regions_too_thin_to_write": sum(traced.vanished for traced in self.traced),

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.core.files import writing
 from wsi_seg.core.storage import is_remote
 from wsi_seg.pipeline.batch_table import read_rows, write_tables
 from wsi_seg.pipeline.inputs import SlideInput
 from wsi_seg.results.files import BATCH, FAILED, SHARES, read_record, write_json
-from wsi_seg.results.pages.batch import write_batch_page
+from wsi_seg.results.pages.batch import model_facts, write_batch_page
 
 RECORD = "share.json"
 MERGED = "merged.json"
@@ -61,13 +61,16 @@ class Share:
         """Return every `count`-th slide in the order of names, whatever is done already."""
         return sorted(slides, key=lambda slide: slide.name)[self.number - 1 :: self.count]
 
-    def begin(self, out: Path, slides: Sequence[SlideInput], notice: str) -> None:
-        """Note that this share runs, and of which list of slides it is; OutputError where that is refused."""
+    def begin(self, out: Path, slides: Sequence[SlideInput], models: Sequence[Mapping[str, str]]) -> None:
+        """Note that this share runs, of which list of slides it is, and what the batch's page says of models.
+
+        OutputError where that is refused.
+        """
         names = "\n".join(sorted(f"{slide.name}\t{slide.path}" for slide in slides))
         digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
         with writing(out / self.folder):
             (out / self.folder).mkdir(parents=True, exist_ok=True)
-        write_json(out / self.folder / RECORD, {"slides": len(slides), "list": digest, "notice": notice})
+        write_json(out / self.folder / RECORD, {"slides": len(slides), "list": digest, "models": models})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,20 @@ def merge_shares(out: Path) -> Merged:
             failed.pop(row["name"], None)
         failed |= {row["name"]: row for row in read_rows(out / share.folder / FAILED)}
     written = write_tables(out, set(rows), list(rows.values()), list(failed.values()))
-    notices = sorted({str(record.get("notice", "")) for record in records.values()} - {""})
-    write_batch_page(out, written, notice="; ".join(notices))
+    write_batch_page(out, written, models=_models(out, records))
     write_json(out / SHARES / MERGED, {share.folder.name: times[share] for share in shares})
     return Merged(written, *_checked(out, records))
+
+
+def _models(out: Path, records: Mapping[Share, dict[str, Any]]) -> list[dict[str, str]]:
+    """Return what the shares noted of their models."""
+    found: list[dict[str, str]] = []
+    for share, record in records.items():
+        models = record.get("models", [])
+        if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+            raise OutputError(f"{out / share.folder / RECORD}: is damaged (models); run the share again")
+        found += map(model_facts, models)
+    return found
 
 
 def _shares(out: Path) -> list[Share]:

@@ -106,6 +106,7 @@ class SlideTasks:
         groups: Sequence[ClassGroup],
         settings: RegionSettings,
         notice: str,
+        title: str,
         shards: Sequence[str],
     ) -> tuple[list[tuple[str, SlideTask]], dict[str, list[str]]]:
         """Return the tasks that trace the regions and draw the slide, and what each waits for.
@@ -115,6 +116,7 @@ class SlideTasks:
             groups: to trace.
             settings: of the tracing.
             notice: put under the picture.
+            title: put above it.
             shards: keys of the tasks of `pyramids`.
         """
         plan, results, name = self.plan, Path(self.store_path).parent, f"{self.token}-{run}"
@@ -137,7 +139,7 @@ class SlideTasks:
         )
         tasks += [
             (join, JoinTask(*of_slide, settings.origin, tuple(parts), file)),
-            (paint, PictureTask(self.slide, plan.frame, self.store_path, picture)),
+            (paint, PictureTask(self.slide, plan.frame, self.store_path, picture, title)),
             (draw, OverviewTask(self.store_path, picture, tuple(parts.items()), overview, notice)),
         ]
         after |= {join: traced, paint: [*self.block_keys, *shards], draw: [*traced, paint]}

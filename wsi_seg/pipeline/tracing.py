@@ -152,6 +152,8 @@ class PictureTask:
     frame: MapFrame
     maps_path: str
     path: str
+    name: str
+    """Of the results: the title of the overview."""
     stage: ClassVar = "overview"
 
     def run(self) -> None:
@@ -166,7 +168,7 @@ class PictureTask:
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
             maps = Maps.open(Path(self.maps_path))
-            tinted_slide(slide_of(self.slide), frame=self.frame, maps=maps).save(path)
+            tinted_slide(slide_of(self.slide), frame=self.frame, maps=maps, name=self.name).save(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ POLYGONS = "polygons.geojson"
 OVERVIEW = "overview.png"
 THUMBNAIL = "thumbnail.jpg"
 REPORT = "report.html"
+# Written by `wsi-seg report`, not by a run.
+REPORT_PDF = "report.pdf"
 SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -236,7 +238,7 @@ def foreign_files(names: Iterable[str], listed: Iterable[str] = ()) -> list[str]
     `listed` are files and folders that the folder's manifest lists besides the known ones; all that is below
     them is ours.
     """
-    known = {*RESULTS, *WORKING, *listed}
+    known = {*RESULTS, REPORT_PDF, *WORKING, *listed}
 
     def ours(name: str) -> bool:
         top, _, rest = name.partition("/")

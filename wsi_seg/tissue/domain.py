@@ -34,6 +34,8 @@ LEAST_PIXELS = 1000
 # Spreads beyond the training's range at which a slide is marked.
 THRESHOLD = 3.0
 
+# With these words a slide is marked.
+UNLIKE = "unlike the training data"
 NAMES = {"density": "optical density", "red": "red share of it", "blue": "blue share of it"}
 
 _DENSITY = np.rint(
@@ -160,9 +162,7 @@ def compare(sums: StainSums, domain: Domain) -> Likeness:
     worst = max(scores, key=lambda name: scores[name])
     notice = ""
     if scores[worst] > domain.threshold:
-        notice = (
-            f"unlike the training data ({_described(worst, measures[worst], domain)}); results may be wrong"
-        )
+        notice = f"{UNLIKE} ({_described(worst, measures[worst], domain)}); results may be wrong"
     return Likeness(
         sums.pixels,
         {name: round(value, 4) for name, value in measures.items()},

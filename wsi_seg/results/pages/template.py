@@ -1,4 +1,4 @@
-"""Common parts of all pages: templates that escape what they are given, numbers as people write them."""
+"""Common parts of all pages: templates that escape what they are given, and pictures in them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from PIL import Image
 
 from wsi_seg.core.files import atomic_path
 from wsi_seg.exporters.figure import area_text
+from wsi_seg.results.pages.numbers import (
+    cut,
+    duration_text,
+    median_text,
+    mm2_text,
+    percent_text,
+    region_area_text,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,45 +58,17 @@ def new_environment(*packages: str) -> Environment:
     )
     environment.filters.update(
         count=lambda n: f"{n:,}",
-        percent=lambda share: "" if share is None else f"{100 * share:.1f} %",
+        percent=percent_text,
         plain=lambda name: str(name).replace("_", " "),
         mm2=mm2_text,
+        region_area=region_area_text,
+        median=median_text,
         area=lambda um2: "" if um2 is None else area_text(um2),
         duration=duration_text,
         data_uri=data_uri,
         cut=cut,
     )
     return environment
-
-
-def mm2_text(mm2: float | None) -> str:
-    """Return an area in mm² with three digits, at most six of them behind the point; "" for None."""
-    if mm2 is None:
-        return ""
-    if mm2 == 0:
-        return "0"
-    digits = 0 if mm2 >= 100 else 1 if mm2 >= 10 else 2 if mm2 >= 1 else 3 if mm2 >= 0.1 else 4
-    return f"{mm2:,.{digits}f}" if mm2 >= 0.0001 else f"{mm2:.6f}"
-
-
-def duration_text(seconds: float | None) -> str:
-    """Return a time such as 0.4 s, 12 s, 3 min 20 s or 2 h 5 min; "" for None."""
-    if seconds is None:
-        return ""
-    if seconds < 59.5:
-        return (
-            f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-        )
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
-
-
-def cut(text: str, length: int) -> str:
-    """Return a text of at most `length` characters, with an ellipsis where some are left out."""
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def data_uri(jpeg: bytes) -> str:
