@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.made.pages import Reader
 from tests.made.results import SMALL_BLOCKS, darkness_model
+from tests.made.reviews import verdict_on
 from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError
 from wsi_seg.pipeline.run import segment_slide
@@ -29,6 +30,9 @@ from wsi_seg.results.pages.names import shown_file, without_path
 from wsi_seg.results.pages.numbers import median_text, mm2_text, percent_text, region_area_text
 from wsi_seg.results.pages.pdf import PROGRAMS, print_page
 from wsi_seg.results.pages.slide import draw_slide_page, picture_of_page
+from wsi_seg.review.progress import describe_review
+from wsi_seg.review.results import open_reviewed
+from wsi_seg.review.store import ReviewStore
 
 CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-get install chromium")
@@ -71,8 +75,9 @@ def batch_rows(out: Path, count: int = 12) -> list[dict[str, Any]]:
             "tissue_mm2": 20.0 + i, "unread_mm2": 0.0, "other_level_mm2": 0.0, "qc_mm2": 0.1, "folder": name,
             "tumor_mm2": (20.0 + i) * (0.9 if i == 3 else 0.2 + i / 1000), "note:x_mm2": "9",
         })  # fmt: skip
-    rows[5] |= {"status": "incomplete", "unread_mm2": "3.21", "other_level_mm2": 0.5}
-    rows[6] |= {"reason": "unlike the training data (stain); results may be wrong"}
+    if count > 6:
+        rows[5] |= {"status": "incomplete", "unread_mm2": "3.21", "other_level_mm2": 0.5}
+        rows[6] |= {"reason": "unlike the training data (stain); results may be wrong"}
     bad = {"slide": "/ward/DOE-99.svs", "name": "case 99", "status": "failed"}
     rows.append({**bad, "reason": "/ward/DOE-99.svs: not TIFF; see DOE-99.svs"})
     rows.append({**bad, "slide": "/ward/l.svs", "name": "link", "reason": "the same file as /ward/DOE-1.svs"})
@@ -141,7 +146,7 @@ def test_a_batch_page_names_outliers_and_no_file(tmp_path: Path) -> None:
     assert "1 slide is unlike the training data" in text
     assert "tissue lost: could not be read 3.21 mm²" in text
     labels = ("tissue analyzed", "tumor", "artifacts", "tissue not read")
-    _, *found = re.split(rf"({'|'.join(labels)}) slides by", text[: text.index("Slides picture")])
+    _, *found = re.split(rf"({'|'.join(labels)}) slides by", text[: text.index("Slides Areas")])
     plots = dict(zip(found[::2], found[1::2], strict=True))
     assert tuple(plots) == labels  # a note of the user's is no class
     assert "Outliers: case 3 (90.0 %)" in plots["tumor"] and "Outliers" not in plots["tissue analyzed"]
@@ -186,6 +191,20 @@ def test_a_report_is_written_again_with_the_same_figures(named: Path, tmp_path: 
     assert (folder / REPORT).read_bytes() == before
     done = call("report", folder, "-o", tmp_path / "copy.html")
     assert done.exit_code == 0 and (tmp_path / "copy.html").read_bytes() == before
+
+
+def test_a_report_says_how_far_the_review_is(named: Path, tmp_path: Path) -> None:
+    reviewed = open_reviewed(named)
+    assert describe_review(named) == "" and describe_review(named, tmp_path) == ""
+    entry = verdict_on(reviewed.regions, 0, slide=reviewed.slide.fingerprint)
+    ReviewStore(tmp_path / "review").append(reviewed.slide, [entry])
+    page = tmp_path / "page.html"
+    done = call("report", named, "-o", page, "--reviews", tmp_path / "review")
+    assert done.exit_code == 0, done.output
+    assert f"1 of {len(reviewed.regions.ids)} regions reviewed" in Reader(page).text
+    assert "no such folder of reviews" in call("report", named, "--reviews", tmp_path / "none").stderr
+    batch = write_batch_page(tmp_path, batch_rows(tmp_path, 1), reviewed="37 of 120 regions reviewed")
+    assert "3 slides · 37 of 120 regions reviewed" in Reader(batch).text
 
 
 def test_reports_that_cannot_be_written_say_why(

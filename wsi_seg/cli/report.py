@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from wsi_seg.cli.output import say
+from wsi_seg.cli.review import ReviewsOption
 
 
 def report(
@@ -26,10 +27,17 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="File to write; by default RESULTS/report.html or report.pdf."),
     ] = None,
+    reviews: ReviewsOption = None,
 ) -> int:
-    """Write the report of finished results again, as HTML or as PDF; the slide itself is not read."""
+    """Write the report of finished results again, as HTML or as PDF; the slide itself is not read.
+
+    It says how many regions were reviewed, where a review was begun.
+    """
     from wsi_seg.pipeline.report import write_report
+    from wsi_seg.review.progress import describe_review
 
     named_pdf = output is not None and output.suffix.lower() == ".pdf"
-    say(f"report → {write_report(results, form or ('pdf' if named_pdf else 'html'), output)}")
+    form = form or ("pdf" if named_pdf else "html")
+    path = write_report(results, form, output, lambda folder: describe_review(folder, reviews))
+    say(f"report → {path}")
     return 0

@@ -28,13 +28,19 @@ from wsi_seg.results.pages.slide import draw_slide_page, picture_of_page
 ReportFormat = Literal["html", "pdf"]
 
 
-def write_report(results: Path | str, form: ReportFormat = "html", path: Path | None = None) -> Path:
+def write_report(
+    results: Path | str,
+    form: ReportFormat = "html",
+    path: Path | None = None,
+    describe_review: Callable[[Path], str] | None = None,
+) -> Path:
     """Write the report of finished results; its figures are those of the run, its layout is today's.
 
     Args:
         results: folder of a slide's results, or of a batch with batch.csv.
         form: `html`, or `pdf`, which is printed by an installed Chromium or Chrome.
         path: file to write; None: report.html or report.pdf in `results`.
+        describe_review: says how far the review of `results` is, "" where there is none.
 
     Returns:
         The file.
@@ -58,7 +64,7 @@ def write_report(results: Path | str, form: ReportFormat = "html", path: Path | 
     # Addresses are relative, and a PDF would hold them in full.
     links = form == "html" and path.absolute().parent == results.absolute()
     try:
-        write = _page_writer(results, links=links)
+        write = _page_writer(results, describe_review(results) if describe_review else "", links=links)
         return write(path) if form == "html" else print_page(path, write)
     except (AttributeError, KeyError, TypeError, ValueError, UndefinedError) as error:
         # Parts of the records that somebody has edited, or of an earlier version.
@@ -67,7 +73,7 @@ def write_report(results: Path | str, form: ReportFormat = "html", path: Path | 
         ) from error
 
 
-def _page_writer(results: Path, *, links: bool) -> Callable[[Path], Path]:
+def _page_writer(results: Path, reviewed: str, *, links: bool) -> Callable[[Path], Path]:
     """Return a function that writes the page into a file."""
     if (results / MANIFEST).is_file():
         manifest = read_record(results / MANIFEST)
@@ -78,11 +84,13 @@ def _page_writer(results: Path, *, links: bool) -> Callable[[Path], Path]:
             raise OutputError(
                 f"{results / REPORT}: holds no picture of the slide; run wsi-seg run --overwrite again"
             )
-        return lambda path: draw_slide_page(path, summary, manifest, picture)
+        return lambda path: draw_slide_page(path, summary, manifest, picture, reviewed)
     if (results / BATCH).is_file():
         rows = read_rows(results / BATCH)
         models = _models(results, rows)
-        return lambda path: write_batch_page(results, rows, models=models, path=path, links=links)
+        return lambda path: write_batch_page(
+            results, rows, models=models, reviewed=reviewed, path=path, links=links
+        )
     raise OutputError(
         f"{results}: holds neither {MANIFEST} of a slide's results nor {BATCH} of a batch; name such a folder"
     )

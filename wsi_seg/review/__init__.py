@@ -2,8 +2,12 @@
 
 `entries` is one verdict, `store` the append-only journals of a folder, `state` what holds after all
 entries, `results` what is reviewed, `carry` puts verdicts on its regions, `agreement` compares two
-reviewers, `editing` changes outlines, `exchange` is GeoJSON for QuPath and back, and `places` says where
-reviews are kept. Training reads `store` and `state`: `fold(ReviewStore(folder).read(slide).entries)`.
+reviewers, `editing` changes outlines, `exchange` is GeoJSON for QuPath and back, `places` says where
+reviews are kept, and `progress` how far they are. Training reads `store` and `state`:
+`fold(ReviewStore(folder).read(slide).entries)`.
 """
 
-__all__ = ["agreement", "carry", "editing", "entries", "exchange", "places", "results", "state", "store"]
+__all__ = [
+    "agreement", "carry", "editing", "entries", "exchange", "places", "progress", "results", "state",
+    "store",
+]  # fmt: skip

@@ -52,6 +52,7 @@ def write_batch_page(
     rows: Sequence[Row],
     *,
     models: Iterable[Mapping[str, str]] = (),
+    reviewed: str = "",
     path: Path | None = None,
     links: bool = True,
 ) -> Path:
@@ -66,6 +67,7 @@ def write_batch_page(
             unread_mm2, other_level_mm2, mpp, reader, folder (of the slide's results, absolute or relative to
             `out`), and CLASS_mm2 for each class.
         models: see `model_facts`; each is named once.
+        reviewed: how far the review of their regions is; "": nothing is said.
         path: HTML file to write; None: `out`/report.html.
         links: whether slides lead to their own pages, by addresses relative to `out`.
 
@@ -85,6 +87,7 @@ def write_batch_page(
         path or out / REPORT,
         TEMPLATE,
         title=out.absolute().name,
+        reviewed=reviewed,
         models=[dict(facts) for facts in dict.fromkeys(tuple(model.items()) for model in models)],
         slides=_slides(out, rows, [*extra, *(name + AREA for name in shown)], addresses),
         columns=[

@@ -93,7 +93,11 @@ def write_slide_page(
 
 
 def draw_slide_page(
-    path: Path, summary: Mapping[str, Any], manifest: Mapping[str, Any], picture: Picture
+    path: Path,
+    summary: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    picture: Picture,
+    reviewed: str = "",
 ) -> Path:
     """Write the page of a slide, whole or not at all.
 
@@ -102,6 +106,7 @@ def draw_slide_page(
         summary: of the run, as in summary.json.
         manifest: of the run, as in manifest.json.
         picture: see `picture_of_page`.
+        reviewed: how far the review of its regions is; "": nothing is said.
 
     Raises:
         OutputError: the file cannot be written.
@@ -113,6 +118,7 @@ def draw_slide_page(
         path,
         TEMPLATE,
         name=name,
+        reviewed=reviewed,
         summary=summary,
         slide=slide,
         card=card,
