@@ -93,7 +93,7 @@ def test_groups_that_are_traced_apart_make_the_file_of_all(
     assert (folder / done.name).read_bytes() == whole.path.read_bytes()
     assert sum(one.vanished for one in traced) == whole.vanished
     found = {one.outlines.group: one.outlines for one in traced if one.outlines.count}
-    assert found == {group: replace(outlines, polygons=[]) for group, outlines in noted.items()}
+    assert found == {group: replace(outlines, outlines=[]) for group, outlines in noted.items()}
     assert list(found) == list(noted) and whole.count > 3
     for task in tasks:
         expected = noted.get(task.group, GroupOutlines(task.group))

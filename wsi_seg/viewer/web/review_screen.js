@@ -227,9 +227,9 @@ export class ReviewScreen {
   /** Close the line that is drawn, or store the outline. */
   save() {
     if (this.tools.finish()) return;
-    const geometry = this.tools.draft.geometry;
-    if (!geometry) return;
     void this.attempt(async () => {
+      const geometry = this.tools.draft.geometry; // with strokes that were under way when it was asked for
+      if (!geometry) return;
       const target = this.selected?.target;
       const class_name = this.selected?.group || this.className;
       if (target) await this.store({ verdict: "redrawn", ...target, geometry, comment: this.comment });
