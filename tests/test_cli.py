@@ -437,3 +437,27 @@ def test_ctrl_c_stops_a_run_and_the_next_goes_on(made_svs: Path, quick_model: Pa
     again = call(*arguments[3:])
     assert again.exit_code == 0, again.output
     assert not (tmp_path / ".made.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "results", "--to", "csv", "-o"),
+        ("report", "results", "-o"),
+        ("trace", "map.tiff", "-o"),
+        ("join", "results", "cells.csv", "-o"),
+        ("train", "config.yaml", "-o"),
+        ("evaluate", "model", "-o"),
+        ("models", "import", "model", "-o"),
+        ("review", "export", "results", "-o"),
+        ("qupath",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_local_folder_is_made_of_a_url(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*words, "s3://bucket/out.csv"])
+    assert done.exit_code == 2 and "s3://bucket/out.csv is a URL" in " ".join(done.output.split())
+    assert not list(tmp_path.iterdir())

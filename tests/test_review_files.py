@@ -176,6 +176,7 @@ def invoke(*words: Any, code: int = 0) -> str:
 def test_a_review_goes_to_qupath_and_back_by_command(results: Path, tmp_path: Path) -> None:
     out, reviews = results.parent, tmp_path / "reviews"
     assert "0 of 2 regions reviewed" in invoke("status", out, "--reviews", reviews)
+    assert "local folders" in invoke("status", out, "--reviews", "s3://bucket/reviews", code=2)
     assert not review_folder(out).exists() and not reviews.exists()
     document = json.loads((results / POLYGONS).read_text(encoding="utf-8"))
     document["features"][0]["properties"]["classification"] = {"name": "Stroma", "color": [1, 2, 3]}

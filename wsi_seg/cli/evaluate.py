@@ -18,6 +18,7 @@ from wsi_seg.cli.options import (
     JsonOption,
     VerboseOption,
     given_settings,
+    output_option,
     set_up_logging,
     settings_of,
     takes_options,
@@ -84,9 +85,7 @@ class EvaluateOptions:
             metavar="KIND=CLASS", help="everything=CLASS or hematoxylin=CLASS[:THRESHOLD]; repeatable."
         ),
     ] = None
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for report.html, figures and tables.")
-    ] = None
+    output: Annotated[Path | None, output_option("Folder for report.html, figures and tables.")] = None
     batch: Annotated[int, typer.Option(min=1, help="Tiles per forward pass.")] = 1
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another evaluation in the output folder.")

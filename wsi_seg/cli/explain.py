@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import given_settings, set_up_logging, settings_of, takes_settings
+from wsi_seg.cli.options import given_settings, output_option, set_up_logging, settings_of, takes_settings
 from wsi_seg.cli.output import say
 
 
@@ -30,9 +30,7 @@ def explain(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="PNG file; by default IMAGE_gradcam_CLASS.png in the working folder."
-        ),
+        output_option("PNG file; by default IMAGE_gradcam_CLASS.png in the working folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
 ) -> int:

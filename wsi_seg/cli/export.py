@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from wsi_seg.cli.options import ConfigOption, SetOption, given_settings, settings_of, takes_settings
+from wsi_seg.cli.options import (
+    ConfigOption,
+    SetOption,
+    given_settings,
+    output_option,
+    settings_of,
+    takes_settings,
+)
 from wsi_seg.cli.output import say
 
 
@@ -22,11 +29,9 @@ def export(
     ] = "geojson",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="File or folder to write; by default RESULTS/<classes>_<threshold> of regions, or "
-            "RESULTS/maps, and the format's ending; of GeoJSON with .gz where it is large.",
+        output_option(
+            "File or folder to write; by default RESULTS/<classes>_<threshold> of regions, or "
+            "RESULTS/maps, and the format's ending; of GeoJSON with .gz where it is large."
         ),
     ] = None,
     mpp: Annotated[

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from wsi_seg.cli.options import given_settings, settings_of, takes_options, takes_settings
+from wsi_seg.cli.options import (
+    given_settings,
+    local_path,
+    output_option,
+    settings_of,
+    takes_options,
+    takes_settings,
+)
 from wsi_seg.cli.output import say
 
 
@@ -23,9 +30,14 @@ class JoinOptions:
         Path,
         typer.Argument(help="Cells: GeoJSON, GeoParquet, or a table with x and y; of polygons the centroid."),
     ]
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, one row for each region.")]
+    output: Annotated[Path, output_option("CSV to write, one row for each region.")]
     distances: Annotated[
-        Path | None, typer.Option(help="CSV to write, one row for each distance to the border and class.")
+        Path | None,
+        typer.Option(
+            help="CSV to write, one row for each distance to the border and class.",
+            parser=local_path,
+            metavar="PATH",
+        ),
     ] = None
     border: Annotated[str, typer.Option(help="Class of regions whose border that is.")] = "Tumor"
     bin_um: Annotated[float, typer.Option(min=0.1, help="Width of a bin of distances in µm.")] = 50.0

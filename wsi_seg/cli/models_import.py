@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_seg.cli.options import takes_options
+from wsi_seg.cli.options import output_option, takes_options
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 from wsi_seg.inference.models.imports.classes import classes_of
@@ -35,7 +35,7 @@ class ImportOptions:
             ".pt, .pt2, .pth, .safetensors."
         ),
     ]
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to make.")]
+    output: Annotated[Path, output_option("Model folder to make.")]
     card: Annotated[
         Path | None, typer.Option(help="JSON file with fields of the card; flags win over it.")
     ] = None

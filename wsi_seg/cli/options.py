@@ -32,6 +32,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothin
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Verbose logging to stderr.")]
 
 
+def local_path(text: str) -> Path:
+    """Return the path of something to write; typer.BadParameter for a URL, of which Path makes a folder."""
+    if "://" in text:
+        raise typer.BadParameter(f"{text} is a URL, and this is written to local files only; give a path")
+    return Path(text)
+
+
+def output_option(about: str) -> Any:
+    """Return the option `--output` of a command that writes local files."""
+    return typer.Option("--output", "-o", help=about, parser=local_path, metavar="PATH")
+
+
 def takes_settings(*names: str) -> Callable[[F], F]:
     """Give a command the flags of settings, of all without names; see `given_settings`."""
 

@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
+from wsi_seg.cli.options import local_path
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 
 
 def qupath(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="SCRIPT_DIR", help="Folder to write the scripts to.")
+        Path | None,
+        typer.Argument(metavar="SCRIPT_DIR", help="Folder to write the scripts to.", parser=local_path),
     ] = None,
     output: Annotated[
         str,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from wsi_seg.cli.options import output_option
 from wsi_seg.cli.output import say
 from wsi_seg.cli.review import ReviewsOption
 
@@ -25,7 +26,7 @@ def report(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write; by default RESULTS/report.html or report.pdf."),
+        output_option("File to write; by default RESULTS/report.html or report.pdf."),
     ] = None,
     reviews: ReviewsOption = None,
 ) -> int:

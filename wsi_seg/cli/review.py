@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsi_seg.cli.options import JsonOption
+from wsi_seg.cli.options import JsonOption, output_option
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wsi_seg.review.store import SlideReview
 
 ReviewsOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(metavar="DIR", help="Folder of the reviews; by default RESULTS-review next to RESULTS."),
 ]
 SlideArgument = Annotated[Path, typer.Argument(help="Folder of the results of one slide.")]
@@ -121,7 +121,7 @@ def _status_lines(row: dict[str, Any]) -> str:
 
 def export_(
     results: SlideArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .geojson or .geojson.gz file to write.")],
+    output: Annotated[Path, output_option("A .geojson or .geojson.gz file to write.")],
     reviews: ReviewsOption = None,
     verdicts: Annotated[
         str,
@@ -232,7 +232,7 @@ def agreement(
     return 0
 
 
-def _open(results: Path, reviews: Path | None) -> tuple[ReviewedResults, SlideReview]:
+def _open(results: Path, reviews: str | None) -> tuple[ReviewedResults, SlideReview]:
     from wsi_seg.review.places import review_folder
     from wsi_seg.review.results import open_reviewed
     from wsi_seg.review.store import ReviewStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wsi_seg.cli.options import given_settings, settings_of, takes_options, takes_settings
+from wsi_seg.cli.options import given_settings, output_option, settings_of, takes_options, takes_settings
 from wsi_seg.cli.output import say
 from wsi_seg.core.errors import UsageError
 
@@ -28,7 +28,7 @@ class TraceOptions:
             help="Label or probability map: Zarr or OME-Zarr (folder or zip file), TIFF, or NumPy .npy.",
         ),
     ]
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+    output: Annotated[Path, output_option("File to write.")]
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="Format to write, one of those of regions.")
     ] = "geojson"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsi_seg.cli.options import VerboseOption, set_up_logging
+from wsi_seg.cli.options import VerboseOption, output_option, set_up_logging
 from wsi_seg.cli.output import say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/busi_unet.yaml.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model and its logs.")],
+    output: Annotated[Path, output_option("Folder for the model and its logs.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted run after its last whole epoch.")
     ] = False,

@@ -12,7 +12,7 @@ from wsi_seg.review.state import fold
 from wsi_seg.review.store import ReviewStore
 
 
-def describe_review(results: Path, reviews: Path | None = None) -> str:
+def describe_review(results: Path, reviews: Path | str | None = None) -> str:
     """Return how many regions were reviewed, such as "37 of 120 regions reviewed"; "" where none was begun.
 
     Args:
