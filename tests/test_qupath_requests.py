@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -138,7 +139,11 @@ def test_a_run_is_followed_and_stopped_by_whoever_comes_later(
 ) -> None:
     monkeypatch.setattr(runs, "PROGRAM", (sys.executable, "-c", WAITS))
     assert BackgroundRun(tmp_path, "a").state() == runs.RunState("none")
-    BackgroundRun(tmp_path, "a").start(["run", "x y.svs"])
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # as the command does; else a test
+    try:  # run that was started by `&` hands on that Ctrl-C is ignored
+        BackgroundRun(tmp_path, "a").start(["run", "x y.svs"])
+    finally:
+        signal.signal(signal.SIGINT, heeded)
     pid = json.loads((tmp_path / "logs" / "a.qupath.json").read_text())["pid"]
     while "started run x y.svs" not in BackgroundRun(tmp_path, "a").log.read_text():
         time.sleep(0.02)
