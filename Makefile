@@ -1,6 +1,7 @@
 # Everything runs in $(VENV), an environment made here with venv and pip.
 #   make test PYTHON=python3.12      another interpreter
 #   make test ARGS="-k polygons"     arguments for pytest
+#   make test ARGS="-m long"         the tests that take over ten seconds of a core each, which it leaves out
 #   make test JOBS=8                 files tested at a time, of which most wait for other processes
 #   make bench PARTS="readers memory" some parts of the benchmarks; all of them otherwise
 
@@ -37,7 +38,7 @@ demo: $(VENV)/.wsi-seg ## segment the sample slide with the bundled model into r
 	@echo "to open in QuPath:   $(RESULTS)/$(SAMPLE)/polygons.geojson"
 
 test: $(VENV)/.wsi-seg-test ## run the tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not long" $(ARGS)
 
 lint: $(VENV)/.wsi-seg-dev ## check style and types
 	$(BIN)/ruff check .

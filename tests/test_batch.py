@@ -357,6 +357,7 @@ def test_a_slide_that_another_run_is_at_is_left_to_it(
     assert {row["status"] for row in read_csv(tmp_path / "batch.csv")} == {"done", "skipped"}
 
 
+@pytest.mark.long
 def test_two_drivers_by_mistake_share_the_work_and_corrupt_nothing(
     slides: Path, arguments: tuple[object, ...], quick_model: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_demo_finds_regions(demo: Path) -> None:
     assert summary["peak_memory_mib"] > 0
 
 
+@pytest.mark.long
 def test_stitched_labels_equal_an_undivided_forward_pass(sample_svs: Path) -> None:
     predictor = load_predictor("bcss-demo", "cpu", "float32")
     with open_slide(sample_svs) as slide:
@@ -83,6 +84,7 @@ def test_dicom_and_svs_of_one_region_agree(labels: np.ndarray, data_dir: Path, t
     assert (labels == other).mean() >= 0.99
 
 
+@pytest.mark.long
 def test_bfloat16_and_float32_agree(sample_svs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if load_model("bcss-demo", "cpu").facts.precision != "bf16":
         pytest.skip("this processor has no bfloat16 arithmetic, and imitating it takes minutes")

@@ -60,6 +60,7 @@ def kill_one(driver: psutil.Process, chance: random.Random) -> str:
     return "driver"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_batch_survives_any_death(scans: Path, quick_model: Path, tmp_path: Path) -> None:
     seed = int(os.environ.get("WSI_SEG_CHAOS_SEED", time.time_ns() % 100_000))

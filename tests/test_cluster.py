@@ -332,12 +332,13 @@ def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     lines = (
         "#!/bin/sh",
         f'cp "$1" {scripts}/$$.sh',
-        f"sh {scripts}/$$.sh >{tmp_path}/job.log 2>&1 &",
+        f"setsid sh {scripts}/$$.sh >{tmp_path}/job.log 2>&1 &",
         "echo Submitted batch job $!",
         "",
     )
     (tools / "sbatch").write_text("\n".join(lines))
-    (tools / "scancel").write_text("#!/bin/sh\nkill $1\n")
+    # As SLURM does: all processes of the job are asked to end, and killed a little later.
+    (tools / "scancel").write_text("#!/bin/sh\nkill -- -$1\n(sleep 2; kill -9 -- -$1) 2>/dev/null &\n")
     for tool in tools.iterdir():
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")

@@ -135,7 +135,7 @@ def test_an_image_gets_the_labels_that_run_gives_it(
         assert np.array_equal(ours[analyzed], expected[analyzed])
 
 
-@pytest.mark.parametrize("mpp", [0.5, 0.3])
+@pytest.mark.parametrize("mpp", [pytest.param(0.5, marks=pytest.mark.long), 0.3])
 def test_a_slide_made_of_the_images_gets_the_same_labels(tmp_path: Path, model: Model, mpp: float) -> None:
     """Images lie apart in white; tiles that begin elsewhere in an image than alone change next to nothing."""
     folder = write_bcss(tmp_path / "data", [(500, 620), (380, 520), (240, 240)])

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.geometry import Size
 
@@ -22,6 +24,7 @@ def run_alone(slide: Path, out: Path, model: Path, *more: str) -> Any:
     return json.loads(done.stdout)[0]
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -> None:
     peaks = []
     for size, tissue in ((4096, 0.06), (16_384, 0.02)):  # the larger one has more tissue, too
@@ -37,10 +40,10 @@ def test_memory_does_not_grow_with_the_slide(tiny_model: Path, tmp_path: Path) -
     assert peaks[1] <= 1.1 * peaks[0]
 
 
-def test_a_run_stays_below_its_ceiling(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_run_stays_below_its_ceiling(quick_model: Path, tmp_path: Path) -> None:
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(4096, 4096), tissue=0.2, seed=2))
     ceiling = 1_300_000_000
-    done = run_alone(slide, tmp_path, tiny_model, "--max-memory", str(ceiling))
+    done = run_alone(slide, tmp_path, quick_model, "--max-memory", str(ceiling))
     plan = json.loads((Path(done["folder"]) / "manifest.json").read_text(encoding="utf-8"))["plan"]
     assert plan["threads"] == 1  # of two: something had to give
     summary = done["summary"]

@@ -285,6 +285,7 @@ def test_other_references(tmp_path: Path) -> None:
         find_model(str(tmp_path / "net.onnx"))
 
 
+@pytest.mark.long
 def test_a_published_network_from_file_to_overview(data_dir: Path, sample_svs: Path, tmp_path: Path) -> None:
     """SHELL of the LaViolette lab: weights in a file of their own, instance normalization, any size.
 

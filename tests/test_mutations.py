@@ -51,6 +51,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     return cases
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [kind.name for kind in KINDS])
 def test_damage_is_no_harm_or_one_clear_line(kind: str, tried: dict[str, list[dict[str, Any]]]) -> None:
     assert len(tried[kind]) == int(COUNT)

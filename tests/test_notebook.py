@@ -18,6 +18,7 @@ MOST_BYTES = 30_000
 PART = Box.at(800, 700, 1024, 1024)
 
 
+@pytest.mark.long
 def test_the_notebook_runs(sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))

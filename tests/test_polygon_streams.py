@@ -336,6 +336,7 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
     peaks = []
     for height in (4096, 14_336):  # the first has all threads at work, too

@@ -105,7 +105,8 @@ def test_every_scheduler_gives_the_same_bytes(
         made_svs, tmp_path / "one", model, replace(SETTINGS, workers=WorkerSettings("synchronous"))
     )
     assert tree_hash(alone.folder / MAPS) == expected
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+    local = {"processes": False, "protocol": "tcp", "dashboard_address": None}  # test_cluster has processes
+    with LocalCluster(n_workers=1, threads_per_worker=2, **local) as cluster:
         settings = replace(SETTINGS, workers=WorkerSettings(cluster.scheduler_address))
         far = run_again(made_svs, tmp_path / "far", model, settings)
     assert tree_hash(far.folder / MAPS) == expected

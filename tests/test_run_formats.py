@@ -69,7 +69,7 @@ def test_a_run_writes_what_export_writes_and_the_manifest_lists_it(
         == listed(result)
         == sorted(f"{name}/case 1.a{FORMATS[name.partition('@')[0]].ending}" for name in FORMATS_ASKED)
     )
-    assert result.summary["seconds"]["exports"] > 0
+    assert "exports" in result.summary["seconds"]  # which is 0 where the picture is done last
     for name in FORMATS_ASKED:
         form, _, mpp = name.partition("@")
         path = tmp_path / f"by_hand{FORMATS[form].ending}"

@@ -333,6 +333,7 @@ def test_classes_of_images_are_learned_beside_masks(tmp_path):
     assert predictor(tiles).shape == (2, 2, 32, 32)
 
 
+@pytest.mark.long
 def test_several_processes_train_one_model(made_data, tmp_path):
     """Two CPU processes of one batch each see what one process with a batch of both sees."""
     config = made_config(made_data, epochs=1, devices=2)
@@ -363,7 +364,7 @@ def whole(request, made_data, tmp_path_factory) -> Path:
     return train(config, tmp_path_factory.mktemp("whole") / "model")
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_an_interrupted_run_ends_with_the_same_weights(epoch, whole, tmp_path, monkeypatch):
     config = read_train_config(whole / CONFIG)
     start = SegmentationTask.on_train_epoch_start

@@ -23,7 +23,7 @@ def test_a_small_network_remembers_four_images(kind: str, tmp_path: Path) -> Non
     config = TrainConfig(
         model=ModelCard(
             name="small",
-            encoder="resnet18",
+            encoder="tu-test_resnet",
             architecture_options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
             classes=tuple(CardClass(code=c.code, name=c.name, color=c.color) for c in SCHEME.classes),
             groups=(),

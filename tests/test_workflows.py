@@ -67,6 +67,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_snakemake_resumes_after_a_slide_that_fails(tmp_path: Path) -> None:
     slide = make_slide(tmp_path / "a.svs", SlideSpec(size=Size(256, 256), mpp=0.5, tissue=1, seed=1))
     table = "slide,name,threshold,note: block\na.svs,ward/one,0.6,A1\nb.svs,,,\n"
