@@ -44,6 +44,8 @@ THREADS = 2
 NODE = {"threads": 3, "cores": 64}
 SHARED = {"filesystem_mb_s": 2000.0, "filesystem_requests_s": 20_000.0, "scheduler_tasks_s": 500.0}
 DRIVER = {"driver_threads": 8}
+# Of a slide, besides its blocks.
+SERIAL_WORK = ("plan", "pyramids", "trace", "groups", "overview")
 
 
 def measured(results: Sequence[Path]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def measured(results: Sequence[Path]) -> dict[str, Any]:
     blocks = sum(run["blocks"] for run in runs)
     total = {key: sum(run[key] for run in runs) for key in runs[0]}
     per_block = {key: total[key] / blocks for key in ("tiles", *BlockWork.__dataclass_fields__)}
-    per_slide = {key: total[key] / len(runs) for key in ("blocks", "plan", "pyramids", "trace", "tile_side")}
+    per_slide = {key: total[key] / len(runs) for key in (*SERIAL_WORK, "blocks", "tile_side")}
     return {"per_block": per_block, **per_slide}
 
 
@@ -69,6 +71,8 @@ def _one(folder: Path) -> dict[str, float]:
     files = [path for path in (folder / "maps.zarr").rglob("*") if path.is_file()]
     levels = [level["size"]["width"] * level["size"]["height"] for level in manifest["slide"]["levels"]]
     pixels = levels[manifest["plan"]["level"]]
+    traced = manifest["settings"]["regions"]
+    groups = max(1, len(traced["groups"] or ()) + len(traced["classes"]))
     return {
         "blocks": summary["blocks"],
         "tiles": summary["tiles"],
@@ -84,14 +88,17 @@ def _one(folder: Path) -> dict[str, float]:
         "plan": wall["plan"],
         # As many threads at a time as blocks have built them.
         "pyramids": wall["pyramids"] * manifest["plan"]["threads"],
-        "trace": wall["polygons"] + wall["overview"],
+        # Each group is a job of its own, and as many go at a time as there are threads.
+        "trace": wall["polygons"] * min(groups, manifest["plan"]["threads"]),
+        "groups": groups,
+        "overview": wall["overview"],
     }
 
 
 def work_of(facts: dict[str, Any], slides: int, startup: float) -> Work:
     """Return the measured slides as work for the simulation, as often as asked."""
     block = BlockWork(**{key: facts["per_block"][key] for key in BlockWork.__dataclass_fields__})
-    serial = {key: facts[key] for key in ("plan", "pyramids", "trace")}
+    serial = {key: facts[key] for key in SERIAL_WORK} | {"groups": round(facts["groups"])}
     return Work(slides, round(facts["blocks"]), block, **serial, startup=startup)
 
 
@@ -249,6 +256,7 @@ def main() -> None:
         blocks=given.blocks,
         pyramids=work.pyramids * grown,
         trace=work.trace * grown,
+        overview=work.overview * grown,
         spread=given.spread,
     )
     assumed = {

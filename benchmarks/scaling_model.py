@@ -2,10 +2,10 @@
 
 A worker is a process with one device and a few threads. A thread takes a block, waits for the scheduler's
 turn, reads from the shared filesystem, decodes on a core of its node, waits for the device and predicts,
-stitches and compresses on a core, and writes. The driver plans a slide before it hands out its blocks. After
-the last of them threads of workers build the pyramids, one job for each four blocks, and then one of them
-traces the polygons and draws the overview. Filesystem and scheduler serve one request
-after another, cores and devices one thread each.
+stitches and compresses on a core, and writes. The driver plans a slide before it hands out its blocks. Once
+four blocks are there a job builds the pyramid above them; after the last of these the polygons of each group
+are a job, and then the overview is one. Filesystem and scheduler serve one request after another, cores and
+devices one thread each.
 
 Seconds, MB of 10⁶ bytes. A limit of `inf` is no limit.
 """
@@ -58,7 +58,11 @@ class Work:
     pyramids: float = 0.0
     """Of a slide, on cores of workers."""
     trace: float = 0.0
-    """Of a slide, on a core of one worker: polygons and overview."""
+    """Of a slide, on cores: the polygons of all groups."""
+    groups: int = 1
+    """Groups whose polygons are traced, each by a job of its own."""
+    overview: float = 0.0
+    """Of a slide, on one core."""
     startup: float = 0.0
     """Of a worker: imports and weights."""
     spread: float = 0.0
@@ -167,18 +171,26 @@ class _Simulation:
         with self.flights[own].request() as turn:
             yield turn
             yield from self._hold(self.drivers[own], self.work.plan)
-            yield self._hand_out(own, [self._block(slide, block) for block in range(blocks)])
-            shards = -(-blocks // BLOCKS_A_SHARD)
-            for jobs, seconds in ((shards, self.work.pyramids), (1, self.work.trace)):
+            ended = self._hand_out(own, [self._block(slide, block) for block in range(blocks)])
+            parts = [ended[start : start + BLOCKS_A_SHARD] for start in range(0, blocks, BLOCKS_A_SHARD)]
+            seconds = self.work.pyramids / len(parts)
+            yield self.env.all_of([self.env.process(self._after(own, part, seconds)) for part in parts])
+            for jobs, seconds in ((self.work.groups, self.work.trace), (1, self.work.overview)):
                 if seconds > 0:
-                    yield self._hand_out(own, [self._on_a_core(seconds / jobs)] * jobs)
+                    yield self.env.all_of(self._hand_out(own, [self._on_a_core(seconds / jobs)] * jobs))
 
-    def _hand_out(self, queue: int, jobs: list[Job]) -> simpy.Event:
-        """Queue jobs for the workers; the event is that all are done."""
+    def _after(self, queue: int, blocks: list[simpy.Event], seconds: float) -> Events:
+        """Build the pyramid of a shard once its blocks are there."""
+        yield self.env.all_of(blocks)
+        if seconds > 0:
+            yield self.env.all_of(self._hand_out(queue, [self._on_a_core(seconds)]))
+
+    def _hand_out(self, queue: int, jobs: list[Job]) -> list[simpy.Event]:
+        """Queue jobs for the workers; the events are that each is done."""
         ended = [self.env.event() for _ in jobs]
         for job, event in zip(jobs, ended, strict=True):
             self.queues[queue].put((job, event))
-        return self.env.all_of(ended)
+        return ended
 
     def _thread(self, worker: int) -> Events:
         queue = self.queues[worker % len(self.queues)]

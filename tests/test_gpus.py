@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
+from wsi_seg.cli import app
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.gpus import cores_near, environment_of_one, format_cores, given_gpus, parse_cores
 from wsi_seg.core.system import usable_memory
@@ -160,3 +163,13 @@ def test_more_cores_never_lead_to_fewer_processes_and_slower_networks_never_to_m
     assert gpu_processes(work, larger).each >= each
     slower = GpuWork(work.network_seconds * times, work.core_seconds, work.device_bytes)
     assert gpu_processes(slower, machine).each <= each
+
+
+def test_gpus_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for asked in ("GPU-5f2c", "0,x"):
+        command = ["run", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--gpus", asked]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: settings: gpus: must be all|0,1 (got {asked!r})\n"
+    assert not (tmp_path / "out").exists()

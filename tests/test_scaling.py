@@ -40,7 +40,7 @@ def test_every_block_is_done_once_and_no_limit_is_broken(
     separate: bool,
     seed: int,
 ) -> None:
-    serial = {"plan": 0.3, "pyramids": 0.4, "trace": 0.3, "startup": 2.0}
+    serial = {"plan": 0.3, "pyramids": 0.4, "trace": 0.3, "groups": 2, "overview": 0.1, "startup": 2.0}
     work = Work(slides, blocks, BLOCK, **serial, spread=spread, seed=seed)
     cluster = Cluster(
         workers, nodes=min(2, workers), threads=threads, cores=2, filesystem_mb_s=100,
@@ -112,7 +112,13 @@ def test_one_slide_at_a_time_leaves_devices_idle() -> None:
     assert simulate(work, Cluster(64, driver_threads=1)).seconds >= 20 + 3
 
 
-def test_workers_share_pyramids_and_one_of_them_traces() -> None:
+def test_workers_share_pyramids_and_groups_and_one_of_them_draws() -> None:
+    work = Work(1, 16, ONLY_DEVICE, trace=6.0, groups=3, overview=1.0)
+    assert simulate(work, Cluster(1, threads=1)).seconds == pytest.approx(16 + 6 + 1)
+    assert simulate(work, Cluster(4, threads=1)).seconds == pytest.approx(4 + 2 + 1)
+    # A thread that has no block left builds the first pyramids.
+    work = Work(1, 6, BlockWork(read=1.0, predict=0, write=0), pyramids=2.0)
+    assert simulate(work, Cluster(4, threads=1)).seconds == pytest.approx(1 + 1 + 1)
     work = Work(1, 16, ONLY_DEVICE, pyramids=8.0, trace=3.0)
     assert simulate(work, Cluster(1, threads=1)).seconds == pytest.approx(16 + 8 + 3)
     assert simulate(work, Cluster(4, threads=1)).seconds == pytest.approx(4 + 2 + 3)

@@ -219,7 +219,14 @@ def from_flat(cls: type[T], settings: Mapping[str, Setting], values: Mapping[str
         first = error.errors()[0]
         loc = first["loc"]
         named = next((s for s in settings.values() if s.path == loc[: len(s.path)]), None)
-        keys = loc if named is None else (named.name, *loc[len(named.path) :])
+        if named is None:
+            raise UsageError(f"{where}: {describe_error(first)}") from error
+        if named.words and len(named.types) > 1:  # pydantic tells of one of the types, in words of its own
+            wrong = values[named.name]
+            raise UsageError(
+                f"{where}: {named.name}: must be {named.metavar or named.type_text} (got {wrong!r:.80})"
+            ) from error
+        keys = (named.name, *loc[len(named.path) :])
         raise UsageError(f"{where}: {describe_error({**first, 'loc': keys})}") from error
 
 
