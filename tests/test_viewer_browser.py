@@ -239,6 +239,52 @@ def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, resu
     viewer.until("document.querySelector('.card').hidden")
 
 
+def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    viewer.open(viewer.identity("made", "first"), classes=0)
+    (properties, shape), *_ = found = stored(results, "first/made")
+    for turn in (90, 180):
+        page.keyboard.press("r")
+        viewer.settle()
+        view = viewer.view()
+        assert view["turn"] == turn
+        # Turned back, it is the slide in its own frame.
+        assert_drawn(np.rot90(viewer.outlines(), turn // 90), [one for _, one in found], view)
+        page.keyboard.press("o")
+        viewer.settle()
+        slide = np.rot90(viewer.picture(), turn // 90)
+        for rectangle in RECTANGLES:
+            place = (np.array(rectangle) - [view["x"], view["y"]] * 2) / view["scale"]
+            np.testing.assert_allclose(edges(slide, place), place, atol=1)
+        page.keyboard.press("o")
+        viewer.settle()
+        x, y = shape.representative_point().coords[0]
+        page.mouse.move(*viewer.to_screen(x, y))
+        text = f"{float(format(properties['measurements']['Area µm^2'], '.3g')):g} µm²"
+        viewer.until(f"document.querySelector('.card').innerText.includes('{text}')")
+        assert page.locator(".where").inner_text().startswith(f"x {int(x)}")
+    page.keyboard.press("R")
+    viewer.until("location.hash.includes('turn=90')")
+    page.reload()
+    viewer.settle()
+    before = viewer.view()
+    assert before["turn"] == 90
+    page.keyboard.press("ArrowRight")  # on the screen: up along the slide
+    viewer.settle()
+    assert viewer.view()["y"] < before["y"] - 10 and viewer.view()["x"] == pytest.approx(before["x"], abs=1)
+    page.keyboard.press("z")
+    viewer.until("!location.hash.includes('turn=')")
+    page.get_by_role("button", name="Magnification 20×").click()
+    viewer.settle()
+    assert viewer.view()["scale"] == pytest.approx(2) and viewer.view()["turn"] == 0
+    page.keyboard.press(".")
+    viewer.settle()
+    assert viewer.view()["scale"] == pytest.approx(1)
+    assert page.locator("output.power").inner_text() == "40×"
+    page.keyboard.press("h")
+    viewer.until("getComputedStyle(document.querySelector('.navigator')).display === 'none'")
+
+
 def test_classes_can_be_hidden(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open(viewer.identity("made", "first"), classes=1)

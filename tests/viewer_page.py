@@ -132,7 +132,7 @@ class Viewer:
 
     def picture(self) -> NDArray[np.float64]:
         """Return the first pane as it is on the screen, without what lies over it, (h, w, 3)."""
-        hidden = ".zoom, .scalebar, .card, .navigator, .cross, #message"
+        hidden = ".toolbar, .where, .scalebar, .card, .navigator, .cross, #message"
         self.page.evaluate(
             f"document.querySelectorAll('{hidden}').forEach((e) => {{ e.style.visibility = 'hidden'; }})"
         )
@@ -153,9 +153,10 @@ class Viewer:
 
     def to_screen(self, x: float, y: float) -> tuple[float, float]:
         """Return where an l0 position is on the page, for the mouse."""
-        view, box = self.view(), self.page.locator(".stage").first.bounding_box()
+        left, top = self.page.evaluate(f"wsiSegScreen.panes[0].toCss([{x}, {y}])")
+        box = self.page.locator(".stage").first.bounding_box()
         assert box is not None
-        return box["x"] + (x - view["x"]) / view["scale"], box["y"] + (y - view["y"]) / view["scale"]
+        return box["x"] + left, box["y"] + top
 
 
 @contextmanager

@@ -9,16 +9,18 @@ export class ExactDrawer extends OpenSeadragon.CanvasDrawer {
 
   /** @param {import("openseadragon").TiledImage[]} images */
   draw(images) {
-    for (const image of images) for (const { tile } of image.getTilesToDraw()) round(tile);
+    // Turned by a quarter around the middle of the canvas, whole pixels fall between pixels where its sides are not both even or odd.
+    const half = this.viewport.getRotation(true) % 180 !== 0 && (this.canvas.width + this.canvas.height) % 2 ? 0.5 : 0;
+    for (const image of images) for (const { tile } of image.getTilesToDraw()) round(tile, half);
     // @ts-expect-error its types leave `draw` out
     super.draw(images);
   }
 }
 
-/** @param {import("openseadragon").Tile} tile */
-function round(tile) {
+/** @param {import("openseadragon").Tile} tile @param {number} half device pixels from whole ones */
+function round(tile, half) {
   const ratio = OpenSeadragon.pixelDensityRatio;
-  const edge = (/** @type {number} */ css) => Math.round(css * ratio) / ratio;
+  const edge = (/** @type {number} */ css) => (Math.round(css * ratio - half) + half) / ratio;
   const { position, size } = tile;
   if (!position || !size) return;
   const right = edge(position.x + size.x), bottom = edge(position.y + size.y);

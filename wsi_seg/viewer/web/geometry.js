@@ -3,8 +3,9 @@
 /** @typedef {[number, number, number, number]} Box x0, y0, x1, y1 in l0 pixels */
 /**
  * What a pane shows.
- * @typedef {{x: number, y: number, scale: number, width: number, height: number}} View
- * x, y: l0 position of its top left corner; scale: l0 pixels per CSS pixel; width, height: CSS pixels.
+ * @typedef {{x: number, y: number, scale: number, width: number, height: number, turn?: number}} View
+ * x, y: l0 position of its least corner; scale: l0 pixels per CSS pixel; width, height: CSS pixels along the axes of
+ * the slide; turn: degrees clockwise by which the slide is turned on the screen, see turn.js.
  */
 
 /** @param {View} view @returns {Box} */

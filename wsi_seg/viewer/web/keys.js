@@ -1,14 +1,16 @@
 // The keyboard, and the dialog that explains it.
 
-import { h } from "./dom.js";
+import { h, say } from "./dom.js";
+import { stepPower } from "./magnification.js";
 import { TOOLS } from "./review_panel.js";
+import { moveOnSlide } from "./turn.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
 /** @typedef {import("./review_screen.js").ReviewScreen} ReviewScreen */
 
 const STEP = 0.15; // of the view's width
 
-/** @type {[string[], string, (screen: Screen) => void][]} */
+/** @type {[string[], string, (screen: Screen, key: string) => void][]} */
 const KEYS = [
   [["ArrowLeft"], "← → ↑ ↓  move", (s) => pan(s, -STEP, 0)],
   [["ArrowRight"], "", (s) => pan(s, STEP, 0)],
@@ -17,6 +19,12 @@ const KEYS = [
   [["+", "="], "+  zoom in", (s) => zoom(s, 1.4)],
   [["-", "_"], "−  zoom out", (s) => zoom(s, 1 / 1.4)],
   [["0"], "0  show all", (s) => s.leader.home()],
+  [[",", "."], ", .  next magnification below, above", (s, key) => stepPower(s, key === "," ? -1 : 1)],
+  [["r"], "r, R  turn clockwise, counterclockwise", (s) => s.turnBy(90)],
+  [["R"], "", (s) => s.turnBy(-90)],
+  [["z"], "z  turn upright", (s) => s.turnBy(-s.state.turn)],
+  [["h"], "h  minimap on and off", (s) => s.update({ minimap: !s.state.minimap })],
+  [["k"], "k  magnification and place of the pointer, or of the middle", (s) => say(s.toolbar.place())],
   [["l"], "l  layers on and off", (s) => s.toggleLayers()],
   [["o"], "o  outlines on and off", (s) => s.update({ outlines: !s.state.outlines })],
   [["i"], "i  what lies in the middle of the view", (s) => void s.leader.tellMiddle()],
@@ -45,8 +53,8 @@ const REVIEW_KEYS = [
 
 /** @param {Screen} screen @param {number} x @param {number} y */
 function pan({ leader }, x, y) {
-  const width = leader.viewer.viewport.getBounds().width;
-  leader.viewer.viewport.panBy(new OpenSeadragon.Point(x * width, y * width)).applyConstraints();
+  const { width } = leader.viewer.viewport.getBoundsNoRotate(), [right, down] = moveOnSlide(leader.view().turn, [x * width, y * width]);
+  leader.viewer.viewport.panBy(new OpenSeadragon.Point(right, down)).applyConstraints();
 }
 
 /** @param {Screen} screen @param {number} factor */
@@ -88,7 +96,7 @@ export function listen(screen) {
  */
 function actionOf(screen, key, onControl) {
   const found = KEYS.find(([keys]) => keys.includes(key));
-  if (found) return () => found[2](screen);
+  if (found) return () => found[2](screen, key);
   const { reviewing } = screen;
   if (!reviewing || (onControl && (key === "Enter" || key === " "))) return null;
   if (/^[1-9]$/.test(key)) return () => reviewing.label(Number(key) - 1);

@@ -2,6 +2,7 @@
 
 import { debounce } from "./dom.js";
 import { enlarged } from "./geometry.js";
+import { fitCanvas } from "./turn.js";
 
 /** @typedef {import("./geometry.js").View} View */
 /** @typedef {import("./outlines_worker.js").Order} Order */
@@ -58,11 +59,10 @@ export class Outlines {
   draw(view) {
     this.view = view;
     const ratio = window.devicePixelRatio || 1;
-    const width = Math.round(view.width * ratio), height = Math.round(view.height * ratio);
-    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    fitCanvas(this.canvas, view, ratio);
     const context = this.canvas.getContext("2d");
     if (!context) return;
-    context.clearRect(0, 0, width, height);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (this.picture) {
       const { bitmap, view: from } = this.picture, share = from.scale / view.scale;
       const x = ((from.x - view.x) / view.scale) * ratio, y = ((from.y - view.y) / view.scale) * ratio;

@@ -8,6 +8,7 @@ import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { Outlines } from "./outlines.js";
 import { colorOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
+import { quarter, toScreen, toSlide } from "./turn.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./state.js").State} State */
@@ -63,9 +64,10 @@ export class Pane {
 
   /** @returns {View} */
   view() {
-    const bounds = this.viewer.viewport.getBoundsNoRotate(true), [width] = this.slide.size;
-    const size = this.viewer.viewport.getContainerSize();
-    return { x: bounds.x * width, y: bounds.y * width, scale: (bounds.width * width) / size.x, width: size.x, height: size.y };
+    const { viewport } = this.viewer, bounds = viewport.getBoundsNoRotate(true), [full] = this.slide.size;
+    const size = viewport.getContainerSize(), scale = (bounds.width * full) / size.x, turn = quarter(viewport.getRotation());
+    const [width, height] = turn % 180 ? [size.y, size.x] : [size.x, size.y], center = bounds.getCenter();
+    return { x: center.x * full - (width / 2) * scale, y: center.y * full - (height / 2) * scale, scale, width, height, turn };
   }
 
   /** @returns {[number, number, number]} center in l0 pixels, and l0 pixels per CSS pixel */
@@ -76,21 +78,35 @@ export class Pane {
 
   /** @param {[number, number, number]} at @param {boolean} [immediately] */
   moveTo([x, y, scale], immediately = false) {
-    const [width] = this.slide.size, size = this.viewer.viewport.getContainerSize();
-    const w = (size.x * scale) / width, hh = (size.y * scale) / width;
-    this.viewer.viewport.fitBounds(new OpenSeadragon.Rect(x / width - w / 2, y / width - hh / 2, w, hh), immediately);
+    const [full] = this.slide.size, { width, height } = this.view();
+    const w = (width * scale) / full, hh = (height * scale) / full;
+    this.viewer.viewport.fitBounds(new OpenSeadragon.Rect(x / full - w / 2, y / full - hh / 2, w, hh), immediately);
   }
 
   /** @param {boolean} [immediately] */
   home(immediately = false) {
     const [x, y, w, hh] = this.slide.bounds ?? [0, 0, ...this.slide.size];
-    const size = this.viewer.viewport.getContainerSize();
-    this.moveTo([x + w / 2, y + hh / 2, 1.04 * Math.max(w / size.x, hh / size.y)], immediately);
+    const { width, height } = this.view();
+    this.moveTo([x + w / 2, y + hh / 2, 1.04 * Math.max(w / width, hh / height)], immediately);
+  }
+
+  /** Turn the slide around the middle of the view. @param {number} turn degrees clockwise */
+  turnTo(turn) {
+    const { viewport, navigator } = this.viewer;
+    if (turn === viewport.getRotation()) return;
+    viewport.setRotation(turn, true);
+    if (navigator) {
+      const [width, height] = navigatorSize(this.slide.size);
+      navigator.setWidth(turn % 180 ? height : width);
+      navigator.setHeight(turn % 180 ? width : height);
+    }
+    this.card.hidden = true;
   }
 
   /** @param {State} state */
   show(state) {
     this.state = state;
+    this.turnTo(state.turn);
     const { slide } = this, base = `api/${slidePath(slide.id, "/layers/")}`;
     for (const [name, layer] of this.layers) {
       const query = this.stamp;
@@ -132,7 +148,7 @@ export class Pane {
 
   /** @param {View} view */
   drawBar(view) {
-    const um = this.slide.mpp ? view.scale * this.slide.mpp[0] : null;
+    const um = this.slide.mpp ? view.scale * this.slide.mpp[(view.turn ?? 0) % 180 ? 1 : 0] : null;
     this.bar.hidden = um === null;
     if (um === null) return;
     const length = roundLength(BAR * um), text = formatLength(length);
@@ -160,17 +176,21 @@ export class Pane {
   }
 
   /** @param {[number, number]} css @returns {[number, number]} */
-  toL0([x, y]) {
-    const view = this.view();
-    return [view.x + x * view.scale, view.y + y * view.scale];
+  toL0(css) {
+    return toSlide(this.view(), css);
+  }
+
+  /** @param {[number, number]} l0 @returns {[number, number]} */
+  toCss(l0) {
+    return toScreen(this.view(), l0);
   }
 
   /** @param {[number, number] | null} l0 a place to mark: where the pointer is in the pane next to this one */
   mark(l0) {
     this.cross.hidden = l0 === null;
     if (l0 === null) return;
-    const view = this.view();
-    this.cross.style.transform = `translate(${(l0[0] - view.x) / view.scale}px, ${(l0[1] - view.y) / view.scale}px)`;
+    const [left, top] = this.toCss(l0);
+    this.cross.style.transform = `translate(${left}px, ${top}px)`;
   }
 
   async hover() {
@@ -281,9 +301,14 @@ export function paint(swatch, color) {
   swatch.style.borderColor = lineColor(color);
 }
 
+/** @param {[number, number]} size @returns {[number, number]} of the minimap, CSS pixels */
+function navigatorSize([width, height]) {
+  return [Math.round(Math.min(150, (120 * width) / height)), Math.round(Math.min(120, (150 * height) / width))];
+}
+
 /** @param {HTMLElement} element @param {Slide} slide */
 function openViewer(element, slide) {
-  const [width, height] = slide.size;
+  const [navigatorWidth, navigatorHeight] = navigatorSize(slide.size);
   return new OpenSeadragon.Viewer({
     element,
     tileSources: [tileSource(slide, (z, x, y) => `api/${slidePath(slide.id, `/tiles/${z}/${x}_${y}.jpg`, slide.version)}`)],
@@ -291,8 +316,8 @@ function openViewer(element, slide) {
     showNavigationControl: false,
     showNavigator: true,
     navigatorPosition: "BOTTOM_RIGHT",
-    navigatorWidth: `${Math.round(Math.min(150, (120 * width) / height))}px`,
-    navigatorHeight: `${Math.round(Math.min(120, (150 * height) / width))}px`,
+    navigatorWidth: `${navigatorWidth}px`,
+    navigatorHeight: `${navigatorHeight}px`,
     navigatorDisplayRegionColor: "#5b2a6f",
     animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0.001 : 0.35,
     springStiffness: 9,

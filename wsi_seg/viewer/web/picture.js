@@ -35,12 +35,27 @@ function draw(screen) {
   let left = 0;
   screen.panes.forEach((pane, i) => {
     context.drawImage(parts[i], left, 0);
-    context.drawImage(pane.outlines.canvas, left, 0);
+    drawTurned(context, pane.outlines.canvas, pane.view().turn ?? 0, left);
     drawBar(context, pane, left + 16 * ratio, height - 16 * ratio, ratio);
     left += parts[i].width + GAP * ratio;
   });
   drawLegend(context, screen, height, ratio);
   return canvas;
+}
+
+/**
+ * Draw a canvas of the slide's frame as the slide is turned.
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {HTMLCanvasElement} canvas
+ * @param {number} turn
+ * @param {number} left
+ */
+function drawTurned(context, canvas, turn, left) {
+  context.save();
+  context.translate(left + (turn === 90 ? canvas.height : turn === 180 ? canvas.width : 0), turn === 180 ? canvas.height : turn === 270 ? canvas.width : 0);
+  context.rotate((turn * Math.PI) / 180);
+  context.drawImage(canvas, 0, 0);
+  context.restore();
 }
 
 /**

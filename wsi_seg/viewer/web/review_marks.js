@@ -2,6 +2,7 @@
 
 import { viewBox } from "./geometry.js";
 import { polygonsOf } from "./review.js";
+import { fitCanvas } from "./turn.js";
 
 /** @typedef {import("./geometry.js").View} View */
 /** @typedef {import("./review.js").Geometry} Geometry */
@@ -26,8 +27,7 @@ export class ReviewMarks {
   /** @param {View} view @param {Content} content */
   draw(view, { review, selected, draft, hidden, aims }) {
     const ratio = window.devicePixelRatio || 1;
-    const width = Math.round(view.width * ratio), height = Math.round(view.height * ratio);
-    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    fitCanvas(this.canvas, view, ratio);
     const context = this.canvas.getContext("2d");
     if (!context) return;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -145,6 +145,10 @@ class Pen {
     this.context.stroke();
     this.context.fillStyle = color;
     Object.assign(this.context, { font: "600 12px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
-    this.context.fillText(text, left, top + 0.5);
+    this.context.save();
+    this.context.translate(left, top);
+    this.context.rotate((-(this.view.turn ?? 0) * Math.PI) / 180); // upright on the screen
+    this.context.fillText(text, 0, 0.5);
+    this.context.restore();
   }
 }

@@ -9,6 +9,8 @@ import { savePicture } from "./picture.js";
 import { ReviewScreen } from "./review_screen.js";
 import { OPACITY, writeState } from "./state.js";
 import { statusText, unfinished } from "./status.js";
+import { Toolbar } from "./toolbar.js";
+import { quarter } from "./turn.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./state.js").State} State */
@@ -34,6 +36,7 @@ export class SlideScreen {
     this.saveSoon = debounce(200, () => this.save());
     /** @type {ReviewScreen | null} */
     this.reviewing = null;
+    this.toolbar = new Toolbar(this);
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
     root.replaceChildren(stages, this.panel.element, this.help);
@@ -47,7 +50,7 @@ export class SlideScreen {
       for (const event of ["pointerdown", "pointerenter", "wheel"]) pane.element.addEventListener(event, () => { this.leader = pane; }, { passive: true });
       pane.viewer.addOnceHandler("open", () => this.opened(pane));
     }
-    stages.append(zoomButtons(this));
+    stages.append(this.toolbar.element);
     if (review && !unfinished(slide.status)) this.reviewing = new ReviewScreen(this, () => this.panel.sync(this.state));
     this.stopListening = listen(this);
     this.address = location.hash; // as it was when last written or read
@@ -60,22 +63,35 @@ export class SlideScreen {
 
   /** @param {Pane} pane */
   opened(pane) {
+    pane.turnTo(this.state.turn);
     if (this.state.at) pane.moveTo(this.state.at, true);
     else pane.home(true);
     pane.show(this.state);
+    this.sync();
+  }
+
+  sync() {
     this.panel.sync(this.state);
+    this.toolbar.sync(this.state);
   }
 
   /** @param {Partial<State>} change */
   update(change) {
     this.state = { ...this.state, ...change };
-    this.panel.sync(this.state);
+    this.sync();
     this.showSoon();
     this.saveSoon();
   }
 
   // Sliders speak faster than tiles and contours can be had.
   showSoon = debounce(60, () => { if (!this.closed) this.panes.forEach((pane) => pane.show(this.state)); });
+
+  /** @param {number} degrees clockwise */
+  turnBy(degrees) {
+    this.update({ turn: quarter(this.state.turn + degrees) });
+    this.panes.forEach((pane) => pane.turnTo(this.state.turn));
+    say(this.state.turn ? `Turned by ${this.state.turn}° clockwise.` : "Upright.");
+  }
 
   /** @param {number[]} codes @param {boolean} on */
   toggle(codes, on) {
@@ -94,6 +110,7 @@ export class SlideScreen {
   /** @param {Pane} pane */
   onView(pane) {
     if (pane !== this.leader) return;
+    this.toolbar.syncView();
     const at = pane.at();
     for (const other of this.panes) if (other !== pane && differ(other.at(), at)) other.moveTo(at, true);
     if (!this.state.at || differ(this.state.at, at)) {
@@ -105,6 +122,7 @@ export class SlideScreen {
   /** @param {Pane} pane @param {[number, number] | null} l0 */
   onHover(pane, l0) {
     for (const other of this.panes) if (other !== pane) other.mark(l0);
+    this.toolbar.pointAt(l0);
   }
 
   /** @param {Pane} pane @param {[number, number]} l0 @returns {boolean} whether the click is for the review */
@@ -206,13 +224,4 @@ function addStage(stages, slide, named) {
   const element = h("div", { className: "pane" });
   stages.append(named ? h("div", { className: "named" }, h("h2", { className: "panename" }, placeOf(slide)), element) : element);
   return element;
-}
-
-/** @param {SlideScreen} screen */
-function zoomButtons(screen) {
-  const button = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ onclick) =>
-    h("button", { type: "button", "aria-label": label, title: label, onclick }, text);
-  const zoom = (/** @type {number} */ factor) => () => screen.leader.viewer.viewport.zoomBy(factor).applyConstraints();
-  return h("div", { className: "zoom" }, button("+", "Zoom in", zoom(1.6)), button("−", "Zoom out", zoom(1 / 1.6)),
-    button("⤢", "Show all", () => screen.leader.home()));
 }

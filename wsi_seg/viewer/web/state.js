@@ -12,6 +12,8 @@
  * @property {number | null} threshold of outlines from the probability; null: regions as the run traced them
  * @property {string | null} of group of these outlines
  * @property {boolean} safe colors that color-blind readers can tell apart
+ * @property {number} turn degrees clockwise by which the slide is turned: 0, 90, 180 or 270
+ * @property {boolean} minimap
  * @property {string} find only results with this in their name or folder are listed
  * @property {number} from results to leave out at the start of the list
  */
@@ -21,7 +23,7 @@ export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {
-  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, find: "", from: 0 };
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, find: "", from: 0 };
 }
 
 /**
@@ -44,6 +46,8 @@ export function readState(fragment) {
   state.find = values.get("find") ?? "";
   state.from = Math.max(0, Math.floor(Number(values.get("from")) || 0));
   state.safe = values.get("colors") === "safe";
+  state.turn = [90, 180, 270].find((turn) => values.get("turn") === String(turn)) ?? 0;
+  state.minimap = values.get("minimap") !== "0";
   return state;
 }
 
@@ -70,6 +74,8 @@ export function writeState(state) {
   put("threshold", state.threshold === null ? null : String(state.threshold));
   put("of", state.threshold === null ? null : state.of);
   put("colors", state.safe && "safe");
+  put("turn", state.turn || null);
+  put("minimap", !state.minimap && "0");
   return "#" + values.toString().replaceAll("%2C", ",");
 }
 
