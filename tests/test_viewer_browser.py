@@ -285,6 +285,57 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
     viewer.until("getComputedStyle(document.querySelector('.navigator')).display === 'none'")
 
 
+def test_ruler_and_area_by_mouse_and_by_keys(viewer: Viewer) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    viewer.open(viewer.identity("made", "first"), at="1024,800,2", turn=270)
+    keys.press("q")
+    page.mouse.move(*viewer.to_screen(900, 600))
+    page.mouse.down()
+    page.mouse.move(*viewer.to_screen(1300, 900), steps=3)
+    page.mouse.up()
+    page.locator("#message", has_text="Length 125 µm").wait_for()  # 500 px of 0.25 µm
+    keys.press("Q")
+    for corner in ((900, 600), (1300, 600), (1300, 900)):
+        page.mouse.click(*viewer.to_screen(*corner))
+    keys.press("Enter")
+    page.locator("#message", has_text="Area 3750 µm², outline 300 µm").wait_for()
+    keys.press("q")
+    keys.press("Space")
+    page.evaluate("wsiSegScreen.panes[0].moveTo([1104, 800, 2], true)")
+    keys.press("Space")
+    page.locator("#message", has_text="Length 20 µm").wait_for()
+    assert page.evaluate("wsiSegScreen.measure.done.length") == 3
+    keys.press("Space")
+    keys.press("Escape")  # what is drawn, then the tool
+    assert page.evaluate("[wsiSegScreen.measure.tool, wsiSegScreen.measure.draft.length]") == ["ruler", 0]
+    keys.press("Escape")
+    assert page.evaluate("wsiSegScreen.measure.tool") is None
+    assert page.get_by_role("button", name="Ruler").get_attribute("aria-pressed") == "false"
+    page.get_by_role("button", name="Remove all measurements").click()
+    assert page.evaluate("wsiSegScreen.measure.done.length") == 0
+
+
+def test_the_slide_alone_can_be_brighter_or_gray(viewer: Viewer) -> None:
+    viewer.open(viewer.identity("made", "first"), classes=0, outlines=0)
+    scanned = viewer.picture()
+    viewer.page.get_by_label("Gray", exact=True).check()
+    viewer.page.get_by_label("Brightness of the slide").fill("60")
+    viewer.settle()
+    changed = viewer.picture()
+    inside = np.s_[300:400, 300:500]
+    assert np.ptp(scanned[inside], axis=2).min() > 20 and np.ptp(changed[inside], axis=2).max() <= 2
+    gray = scanned[inside] @ [0.2126, 0.7152, 0.0722]
+    np.testing.assert_allclose(changed[inside][..., 0], 0.6 * gray, atol=4)
+    viewer.page.get_by_label("Class map opacity").fill("100")
+    viewer.settle()
+    assert np.ptp(viewer.picture()[inside], axis=2).min() > 40  # layers keep their colors
+    viewer.until("location.hash.includes('gray=1') && location.hash.includes('brightness=60')")
+    viewer.page.get_by_role("button", name="As scanned").click()
+    viewer.page.get_by_label("Class map opacity").fill("0")
+    viewer.settle()
+    np.testing.assert_array_equal(viewer.picture(), scanned)
+
+
 def test_classes_can_be_hidden(viewer: Viewer) -> None:
     page = viewer.page
     viewer.open(viewer.identity("made", "first"), classes=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import shapely
 
@@ -174,3 +175,20 @@ def test_regions_are_selected_drawn_and_edited_with_the_mouse(viewer: Viewer, re
     (box,) = reviewed.state().areas
     assert area_of(box.geometry) == pytest.approx((x1 - x0 + 160) * (y1 - y0 + 120), rel=0.02)
     viewer.settle()
+    # Two regions merged are two entries and one step back.
+    (x2, y2), decisions = np.mean(np.reshape(RECTANGLES[2], (2, 2)), axis=0), reviewed.state().decisions
+    page.mouse.click(*viewer.to_screen((x0 + x1) / 2, (y0 + y1) / 2))
+    said(viewer, "Region")
+    page.evaluate(f"wsiSegScreen.panes[0].moveTo([{x2}, {y2}, 1], true)")
+    viewer.settle()
+    steps = page.evaluate("wsiSegScreen.reviewing.review.done.length")
+    keys.press("m")
+    viewer.until(f"wsiSegScreen.reviewing.review.done.length === {steps + 1} && !wsiSegScreen.reviewing.busy")
+    merged = reviewed.state().decisions
+    assert sum(merged[key].final.entry != one.final.entry for key, one in decisions.items()) >= 1
+    keys.press("u")
+    viewer.until(f"wsiSegScreen.reviewing.review.done.length === {steps} && !wsiSegScreen.reviewing.busy")
+    back = reviewed.state().decisions
+    assert {key: one.final.verdict for key, one in back.items()} == {
+        key: one.final.verdict for key, one in decisions.items()
+    }

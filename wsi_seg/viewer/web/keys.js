@@ -23,6 +23,8 @@ const KEYS = [
   [["r"], "r, R  turn clockwise, counterclockwise", (s) => s.turnBy(90)],
   [["R"], "", (s) => s.turnBy(-90)],
   [["z"], "z  turn upright", (s) => s.turnBy(-s.state.turn)],
+  [["q"], "q, Q  ruler, area: space sets a point in the middle, Enter closes, backspace takes back, Esc ends", (s) => s.measure.use("ruler")],
+  [["Q"], "", (s) => s.measure.use("area")],
   [["h"], "h  minimap on and off", (s) => s.update({ minimap: !s.state.minimap })],
   [["k"], "k  magnification and place of the pointer, or of the middle", (s) => say(s.toolbar.place())],
   [["l"], "l  layers on and off", (s) => s.toggleLayers()],
@@ -30,6 +32,11 @@ const KEYS = [
   [["i"], "i  what lies in the middle of the view", (s) => void s.leader.tellMiddle()],
   [["?"], "?  this help", (s) => s.help.showModal()],
 ];
+
+/** @type {Record<string, (measure: import("./measure.js").Measure) => void>} while something is measured */
+const MEASURE_KEYS = {
+  " ": (measure) => measure.addMiddle(), Enter: (measure) => measure.finish(), Backspace: (measure) => measure.removeLast(), Escape: (measure) => measure.escape(),
+};
 
 /** @type {[string[], string, (review: ReviewScreen) => void][]} only where the server keeps reviews */
 const REVIEW_KEYS = [
@@ -95,6 +102,8 @@ export function listen(screen) {
  * @returns {(() => void) | null}
  */
 function actionOf(screen, key, onControl) {
+  const measuring = screen.measure.tool && MEASURE_KEYS[key];
+  if (measuring && !(onControl && (key === "Enter" || key === " "))) return () => measuring(screen.measure);
   const found = KEYS.find(([keys]) => keys.includes(key));
   if (found) return () => found[2](screen, key);
   const { reviewing } = screen;

@@ -6,6 +6,7 @@ import { debounce, h } from "./dom.js";
 import { ExactDrawer } from "./drawer.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
+import { applyFilter, canFilter, filterOf } from "./look.js";
 import { Outlines } from "./outlines.js";
 import { colorOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
 import { quarter, toScreen, toSlide } from "./turn.js";
@@ -48,6 +49,11 @@ export class Pane {
     this.viewer.addHandler("animation-finish", () => this.hoverSoon());
     this.viewer.addHandler("canvas-click", (event) => void this.onClick(event));
     this.viewer.addHandler("canvas-double-click", (event) => { if (this.selects) void this.zoomTo([event.position.x, event.position.y]); });
+    this.filter = ""; // of the slide alone, see look.js
+    this.viewer.addHandler("tiled-image-drawn", ({ tiledImage }) => {
+      const canvas = this.viewer.drawer.canvas, context = canvas instanceof HTMLCanvasElement && canvas.getContext("2d");
+      if (context && this.filter && canFilter() && tiledImage === this.viewer.world.getItemAt(0)) applyFilter(context, this.filter);
+    });
     this.selects = false; // clicks select
     this.viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // ours are in keys.js
     /** @type {[number, number] | null} */
@@ -107,6 +113,8 @@ export class Pane {
   show(state) {
     this.state = state;
     this.turnTo(state.turn);
+    if (filterOf(state) !== this.filter) this.viewer.forceRedraw();
+    this.filter = filterOf(state);
     const { slide } = this, base = `api/${slidePath(slide.id, "/layers/")}`;
     for (const [name, layer] of this.layers) {
       const query = this.stamp;

@@ -74,14 +74,21 @@ export class Review {
   }
 
   /**
-   * Store a verdict; it is on the server's disk when this returns.
-   * @param {Record<string, unknown>} verdict
-   * @throws {ApiError} the server's one line
+   * Store verdicts of one action, which are undone together; they are on the server's disk when this returns.
+   * @param {...Record<string, unknown>} verdicts
+   * @throws {ApiError} the server's one line; those before the one that failed are stored
    */
-  async add(verdict) {
-    const answer = await this.post("", verdict);
-    this.done.push(answer.entries ?? []);
-    this.undone = [];
+  async add(...verdicts) {
+    /** @type {string[]} */
+    const entries = [];
+    try {
+      for (const verdict of verdicts) entries.push(...((await this.post("", verdict)).entries ?? []));
+    } finally {
+      if (entries.length) {
+        this.done.push(entries);
+        this.undone = [];
+      }
+    }
   }
 
   /** Take the last action back; return whether there was one. */

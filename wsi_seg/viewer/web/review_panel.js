@@ -54,7 +54,8 @@ function who(reviewing) {
   const bar = h("progress", { "aria-label": "Regions reviewed" });
   const count = h("p", { className: "facts", role: "status" });
   return {
-    element: h("div", { className: "part" }, h("label", { className: "pick" }, h("span", {}, "Reviewer"), name), bar, count),
+    element: h("div", { className: "part" }, h("label", { className: "pick" }, h("span", {}, "Reviewer"), name), bar, count,
+      reviewing.screen.other && h("p", { className: "facts" }, "The results on the left are reviewed; those on the right are shown beside them.")),
     sync: () => {
       const { progress, areas, reviewer } = reviewing.review;
       if (document.activeElement !== name) name.value = reviewer;

@@ -114,13 +114,13 @@ export class ReviewScreen {
 
   // --- verdicts ---
 
-  /** @param {Record<string, unknown>} verdict */
-  async store(verdict) {
+  /** What is stored together is undone together. @param {...Record<string, unknown>} verdicts */
+  async store(...verdicts) {
     if (!this.review.reviewer) {
       document.getElementById("reviewer")?.focus();
       throw new Error("Type your name first: it stands at each verdict.");
     }
-    await this.review.add(verdict);
+    await this.review.add(...verdicts);
   }
 
   /** @param {"accepted" | "rejected" | "relabeled"} verdict @param {string} [class_name] */
@@ -183,6 +183,8 @@ export class ReviewScreen {
   /** @param {Tool} tool */
   use(tool) {
     if (this.tools.tool === tool) return this.tools.choose(null);
+    const { measure } = this.screen;
+    if (measure.tool) measure.use(measure.tool); // one tool at a time
     const edits = ["brush", "eraser", "split", "corners"].includes(tool);
     if (edits && this.selected && !this.tools.draft.geometry) this.tools.setGeometry(structuredClone(this.selected.outline));
     if (["eraser", "split", "corners"].includes(tool) && !this.tools.draft.geometry) return say("Select a region first, or draw one.");
@@ -232,9 +234,8 @@ export class ReviewScreen {
       if (!geometry) return;
       const target = this.selected?.target;
       const class_name = this.selected?.group || this.className;
-      if (target) await this.store({ verdict: "redrawn", ...target, geometry, comment: this.comment });
-      else await this.store({ verdict: "added", geometry, class_name: this.className, comment: this.comment });
-      for (const part of this.parts) await this.store({ verdict: "added", geometry: part, class_name });
+      const whole = target ? { verdict: "redrawn", ...target } : { verdict: "added", class_name: this.className };
+      await this.store({ ...whole, geometry, comment: this.comment }, ...this.parts.map((part) => ({ verdict: "added", geometry: part, class_name })));
       this.clear();
       say("The outline is stored.");
     });
@@ -249,8 +250,7 @@ export class ReviewScreen {
       if ("index" in selected.target && selected.target.index === found.index) throw new Error("The region in the middle is the selected one.");
       const other = await this.review.outline({ index: found.index });
       const [whole] = await this.review.edit({ action: "add", geometry: this.tools.draft.geometry ?? selected.outline, other });
-      await this.store({ verdict: "redrawn", ...selected.target, geometry: whole, comment: this.comment });
-      await this.store({ verdict: "rejected", index: found.index, comment: "merged" });
+      await this.store({ verdict: "redrawn", ...selected.target, geometry: whole, comment: this.comment }, { verdict: "rejected", index: found.index, comment: "merged" });
       this.clear();
       say("Both regions are one.");
     });

@@ -3,6 +3,7 @@
 import { ApiError, api, slidePath } from "./api.js";
 import { debounce, h, say } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
+import { Measure } from "./measure.js";
 import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
@@ -36,6 +37,7 @@ export class SlideScreen {
     this.saveSoon = debounce(200, () => this.save());
     /** @type {ReviewScreen | null} */
     this.reviewing = null;
+    this.measure = new Measure(this);
     this.toolbar = new Toolbar(this);
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
@@ -50,6 +52,7 @@ export class SlideScreen {
       for (const event of ["pointerdown", "pointerenter", "wheel"]) pane.element.addEventListener(event, () => { this.leader = pane; }, { passive: true });
       pane.viewer.addOnceHandler("open", () => this.opened(pane));
     }
+    this.panes.forEach((pane) => this.measure.attach(pane));
     stages.append(this.toolbar.element);
     if (review && !unfinished(slide.status)) this.reviewing = new ReviewScreen(this, () => this.panel.sync(this.state));
     this.stopListening = listen(this);

@@ -14,6 +14,9 @@
  * @property {boolean} safe colors that color-blind readers can tell apart
  * @property {number} turn degrees clockwise by which the slide is turned: 0, 90, 180 or 270
  * @property {boolean} minimap
+ * @property {number} brightness of the slide, percent
+ * @property {number} contrast of the slide, percent
+ * @property {boolean} gray the slide without color
  * @property {string} find only results with this in their name or folder are listed
  * @property {number} from results to leave out at the start of the list
  */
@@ -23,7 +26,7 @@ export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {
-  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, find: "", from: 0 };
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, brightness: 100, contrast: 100, gray: false, find: "", from: 0 };
 }
 
 /**
@@ -48,6 +51,9 @@ export function readState(fragment) {
   state.safe = values.get("colors") === "safe";
   state.turn = [90, 180, 270].find((turn) => values.get("turn") === String(turn)) ?? 0;
   state.minimap = values.get("minimap") !== "0";
+  state.brightness = percent(values.get("brightness"));
+  state.contrast = percent(values.get("contrast"));
+  state.gray = values.get("gray") === "1";
   return state;
 }
 
@@ -76,6 +82,9 @@ export function writeState(state) {
   put("colors", state.safe && "safe");
   put("turn", state.turn || null);
   put("minimap", !state.minimap && "0");
+  put("brightness", state.brightness !== 100 && state.brightness);
+  put("contrast", state.contrast !== 100 && state.contrast);
+  put("gray", state.gray && "1");
   return "#" + values.toString().replaceAll("%2C", ",");
 }
 
@@ -83,6 +92,12 @@ export function writeState(state) {
 function numbers(text) {
   const found = text ? text.split(",").map(Number) : [];
   return found.every(Number.isFinite) ? found : [];
+}
+
+/** @param {string | null} text @returns {number} 100 where there is none from 40 to 200 */
+function percent(text) {
+  const value = text ? Number(text) : NaN;
+  return value >= 40 && value <= 200 ? value : 100;
 }
 
 /** @param {string | null} text @returns {number | null} */

@@ -17,12 +17,16 @@ export class Toolbar {
     this.pointer = null;
     const zoom = (/** @type {number} */ factor) => () => screen.leader.viewer.viewport.zoomBy(factor).applyConstraints();
     this.upright = button("0°", "Turn upright (z)", () => screen.turnBy(-screen.state.turn));
+    const { measure } = screen;
+    this.ruler = button("Ruler", "Ruler (q)", () => measure.use("ruler"));
+    this.area = button("Area", "Area (Q)", () => measure.use("area"));
+    this.clear = button("✕", "Remove all measurements", () => measure.clear());
     this.minimap = button("▣", "Minimap (h)", () => screen.update({ minimap: !screen.state.minimap }));
     this.bar = h("div", { className: "toolbar", role: "toolbar", "aria-label": "Tools" },
       group("Zoom", button("+", "Zoom in (+)", zoom(1.6)), button("−", "Zoom out (−)", zoom(1 / 1.6)), button("⤢", "Show all (0)", () => screen.leader.home())),
       this.power.element,
       group("Rotation", button("↺", "Turn counterclockwise (R)", () => screen.turnBy(-90)), this.upright, button("↻", "Turn clockwise (r)", () => screen.turnBy(90))),
-      group("View", this.minimap));
+      group("Measure", this.ruler, this.area, this.clear), group("View", this.minimap));
     this.element = h("div", {}, this.bar, this.where);
   }
 
@@ -30,6 +34,10 @@ export class Toolbar {
   sync({ turn, minimap }) {
     this.upright.textContent = `${turn}°`;
     this.upright.setAttribute("aria-label", turn ? `Turned by ${turn}°: turn upright (z)` : "Upright: nothing to turn back (z)");
+    const { tool, done } = this.screen.measure;
+    this.ruler.setAttribute("aria-pressed", String(tool === "ruler"));
+    this.area.setAttribute("aria-pressed", String(tool === "area"));
+    this.clear.hidden = done.length === 0;
     this.minimap.setAttribute("aria-pressed", String(minimap));
     for (const pane of this.screen.panes) pane.element.classList.toggle("nominimap", !minimap);
   }
