@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import shapely
 from PIL import Image
+from pydantic import TypeAdapter
 
 from tests.made.pyramids import write_pyramid
+from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import BCSS
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.base import Dataset
@@ -22,7 +25,14 @@ from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlined_images import OutlinedImages
 from wsi_seg.datasets.region import Pixels
+from wsi_seg.datasets.reviews import ReviewedSlides
 from wsi_seg.datasets.slides import AnnotatedSlides
+from wsi_seg.results.files import MANIFEST
+from wsi_seg.review.entries import ReviewEntry
+from wsi_seg.review.places import review_folder
+from wsi_seg.review.store import ReviewStore
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.slide import SlideInfo
 
 SCHEME = LabelScheme(classes=BCSS[:2], mpp=0.5, image_labels=("benign", "malignant"))
 """Channel 0 is tumor, channel 1 stroma."""
@@ -135,10 +145,46 @@ def make_slides(folder: Path) -> Dataset:
     return AnnotatedSlides(name="made-slides", folder=folder, margin=16)
 
 
+def make_reviews(folder: Path) -> Dataset:
+    """Write the slides of `make_slides`, and results of which all was reviewed and the tumor is right."""
+    make_slides(folder / "slides")
+    for path in sorted((folder / "slides").glob("*.tiff")):
+        with open_slide(path) as slide:
+            info = slide.info
+        results = folder / "results" / path.stem
+        write_reviewed(results, info, ModelCard(name="made"))
+        _, box = scene(int(path.stem[-1]))
+        tumor = shapely.box(2 * box.x0 + 96, 2 * box.y0 + 80, 2 * box.x1 + 96, 2 * box.y1 + 80)
+        whole = shapely.box(96, 80, 96 + 2 * SIZE.width, 80 + 2 * SIZE.height)
+        facts = {"slide": info.fingerprint, "reviewer": "Ada", "region": "a"}
+        entries = [
+            ReviewEntry(verdict="reviewed-area", geometry=whole, **facts),
+            ReviewEntry(verdict="added", geometry=tumor, class_name="tumor", **facts),
+        ]
+        ReviewStore(review_folder(folder / "results")).append(info, entries)
+    return ReviewedSlides(
+        name="made-reviews", folder=folder / "results", background_class="stroma", margin=16
+    )
+
+
+def write_reviewed(
+    results: Path, info: SlideInfo, card: ModelCard, groups: tuple[str, ...] = ("tumor",)
+) -> None:
+    """Write what the data set reads of the results of a slide."""
+    results.mkdir(parents=True)
+    manifest = {
+        "slide": TypeAdapter(SlideInfo).dump_python(info, mode="json"),
+        "model": {"card": card.model_dump(mode="json"), "digest": "m"},
+        "settings": {"regions": {"groups": groups}},
+    }
+    (results / MANIFEST).write_text(json.dumps(manifest))
+
+
 MADE: Mapping[str, Callable[[Path], Dataset]] = {
     "bcss": make_bcss,
     "masks": make_masks,
     "outlines": make_outlines,
+    "review": make_reviews,
     "slides": make_slides,
 }
 """Kind to a function that writes a data set into a folder that is not there yet."""

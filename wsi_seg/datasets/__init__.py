@@ -20,6 +20,7 @@ __all__ = [
     "outlined_images",
     "patients",
     "region",
+    "reviews",
     "slides",
     "split",
 ]

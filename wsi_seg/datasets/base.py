@@ -17,7 +17,7 @@ from wsi_seg.core.folders import list_folder, why_missing
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.grouping import group_regions
 from wsi_seg.datasets.labels import LabelScheme
-from wsi_seg.datasets.patients import Patients, patient_by_name
+from wsi_seg.datasets.patients import PatientOf, Patients, patient_by_name
 from wsi_seg.datasets.region import AnnotatedRegion, Pixels
 from wsi_seg.datasets.split import PARTS, Parts, Split
 from wsi_seg.slides.readers import open_slide
@@ -57,7 +57,7 @@ class Dataset(BaseModel, ABC):
             DataError: an image or annotation is missing, damaged or inconsistent, or a part is empty.
         """
         folder = root / self.folder
-        patient_of = patient_by_name if self.patients is None else self.patients.finder(folder)
+        patient_of = self.patient_finder(folder)
         regions = self.regions(folder, scheme)
         names = [region.name for region in regions]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -69,6 +69,10 @@ class Dataset(BaseModel, ABC):
             return parts
         training, validation, test = (tuple(_tiles(parts.of(part), self.tile)) for part in PARTS)
         return Parts(training, validation, test, notes)
+
+    def patient_finder(self, folder: Path) -> PatientOf:
+        """Return the function that finds the patient of the first file of a region; raises as `parts`."""
+        return patient_by_name if self.patients is None else self.patients.finder(folder)
 
     @abstractmethod
     def regions(self, folder: Path, scheme: LabelScheme) -> Sequence[AnnotatedRegion]:

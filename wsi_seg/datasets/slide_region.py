@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from wsi_seg.annotations.drawing import Drawing
 from wsi_seg.core.errors import SlideError
+from wsi_seg.core.formats import WITH_FOLDER
 from wsi_seg.core.geometry import Box, Size
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion, Pixels, Place, Targets
 from wsi_seg.execution.tasks import SlideRecipe
@@ -57,6 +59,11 @@ class SlideRegion(AnnotatedRegion):
 def open_slide_of(recipe: SlideRecipe) -> Slide:
     """Open the slide of a recipe; raises SlideError."""
     return open_slide(recipe.path, reader=recipe.reader, mpp=recipe.mpp, series=recipe.series)
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """Return what belongs to a slide next to its file: some formats keep the pixels in a folder."""
+    return (path.with_suffix(""),) if path.suffix.lower() in WITH_FOLDER else ()
 
 
 class _OpenSlides(threading.local):

@@ -16,14 +16,14 @@ from wsi_seg.annotations.drawing import Drawing, check_inside
 from wsi_seg.annotations.reading import OWN_ENDINGS, read_annotations
 from wsi_seg.core.errors import DataError, SlideError
 from wsi_seg.core.folders import dicom_files, list_folder, why_missing
-from wsi_seg.core.formats import SLIDE_ENDINGS, WITH_FOLDER
+from wsi_seg.core.formats import SLIDE_ENDINGS
 from wsi_seg.core.geometry import Origin, Scale
 from wsi_seg.datasets.areas import annotated_boxes
 from wsi_seg.datasets.base import Dataset, annotation_files, expected_annotations, list_files, list_folders
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.names import NamedClasses
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
-from wsi_seg.datasets.slide_region import SlideRegion
+from wsi_seg.datasets.slide_region import SlideRegion, companions
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import SlideInfo, map_frame
@@ -86,7 +86,7 @@ class AnnotatedSlides(Dataset, NamedClasses):
         mpp = None if self.mpp is None else Scale(self.mpp, self.mpp)
         recipe = SlideRecipe(str(path), info.reader, mpp, series=info.series)
         drawing = Drawing.of(polygons_map, targets)
-        files = (path, *_companions(path), file)
+        files = (path, *companions(path), file)
         return [
             SlideRegion(f"{name}_x{box.x0}_y{box.y0}", name, recipe, frame, box, drawing, files=files)
             for box in boxes
@@ -125,8 +125,3 @@ def _find_slides(folder: Path) -> dict[Path, str]:
         if series:
             slides[path] = path.name
     return dict(sorted(slides.items()))
-
-
-def _companions(path: Path) -> tuple[Path, ...]:
-    """Return what belongs to a slide next to its file: some formats keep the pixels in a folder."""
-    return (path.with_suffix(""),) if path.suffix.lower() in WITH_FOLDER else ()
