@@ -176,7 +176,8 @@ class ReviewedSlides(Dataset, NamedClasses):
             (shape, self._not(name, one, scheme)) for shape, name in one.state.rejected if name is not None
         ]
         ground = self._ground(one, scheme)
-        drawn += [(area.geometry, ground) for area in one.state.areas if ground != IGNORED]
+        areas = [area.geometry for area in one.state.areas if area.geometry is not None]
+        drawn += [(area, ground) for area in areas if ground != IGNORED]
         drawn += [(shape, self._target(name, one, scheme)) for shape, name in one.state.marked]
         return [shape for shape, _ in drawn], [target for _, target in drawn]
 

@@ -101,29 +101,37 @@ def bootstrap(
     """
     if len(groups) < LEAST_GROUPS:
         return None
-    draws = np.random.default_rng(seed).multinomial(len(groups), [1 / len(groups)] * len(groups), resamples)
-    stacked = _Stacked(groups)
+    draws = draw_groups(len(groups), resamples, seed)
+    stacked = StackedTallies(groups)
     drawn = [stacked.weighted(weights.astype(np.float64)) for weights in draws]
     by_class = [class_scores(tally, assessed) for tally in drawn]
     overall = [overall_scores(tally.counts, assessed) for tally in drawn]
     rare = sum(tally.counts.support > 0 for tally in groups) < LEAST_GROUPS
-    limits = {name: _limits(np.array([scores[name] for scores in by_class])) for name in by_class[0]}
+    limits = {
+        name: percentile_limits(np.array([scores[name] for scores in by_class])) for name in by_class[0]
+    }
     for values in limits.values():
         values[rare] = np.nan
     return Intervals(
-        limits, {name: _limits(np.array([scores[name] for scores in overall])) for name in overall[0]}
+        limits,
+        {name: percentile_limits(np.array([scores[name] for scores in overall])) for name in overall[0]},
     )
 
 
-def _limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (…, 2) percentiles over the first axis, nan values left out."""
+def draw_groups(groups: int, resamples: int = RESAMPLES, seed: int = SEED) -> NDArray[np.int64]:
+    """Return how often each group is drawn in each resample, (resamples, groups)."""
+    return np.random.default_rng(seed).multinomial(groups, [1 / groups] * groups, resamples)
+
+
+def percentile_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (…, 2) limits at `LEVEL`: percentiles over the first axis, nan values left out."""
     tail = 100 * (1 - LEVEL) / 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of scores that are nan in every resample
         return np.moveaxis(np.nanpercentile(values, [tail, 100 - tail], axis=0), 0, -1)
 
 
-class _Stacked:
+class StackedTallies:
     """The counts of all groups as arrays, so that a resample is one product with the weights."""
 
     def __init__(self, groups: Sequence[Tally]) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, cast
 
@@ -150,11 +152,12 @@ class _Run:
         images = []
         pictures = self.pictures[choice.name]
         temperatures = (1.0, 1 / self.card.temperature, *self.settings.temperatures)
-        reliability = ReliabilityCounter(rows[0], temperatures)
+        reliability: dict[str, ReliabilityCounter] = {}
         for index, region in enumerate(choice.regions):
             sampler = Sampler(region.size)
             blocks = predict_region(region, self.predictor, self.card, self.settings.batch)
-            tallies = count(reliability(sampler.watch(blocks)), rows)
+            counter = reliability.setdefault(region.group, ReliabilityCounter(rows[0], temperatures))
+            tallies = count(counter(sampler.watch(blocks)), rows)
             merge(by_group, region.group, tallies)
             images.append(ImageTally(region.name, region.group, tuple(t.counts for t in tallies)))
             if index < pictures:
@@ -173,7 +176,8 @@ class _Run:
             notes=choice.notes,
             labels=tuple(self._labels(choice)),
             baselines=tuple(self._baselines(choice)),
-            reliability=reliability.total,
+            reliability=reduce(add, (counter.total for counter in reliability.values())),
+            reliability_of={group: counter.total for group, counter in reliability.items()},
             seconds=time.perf_counter() - start,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
@@ -113,6 +113,8 @@ class Section:
     seconds: float = 0.0
     reliability: Reliability | None = None
     """None where the probabilities are not at hand."""
+    reliability_of: dict[str, Reliability] = field(default_factory=dict)
+    """The same by group, where it is known."""
     patients_known: bool = False
     """Every group is a patient; only then are groups independent of each other."""
 

@@ -70,7 +70,8 @@ def assessed_channels(pixels: dict[str, int], config: TrainConfig) -> tuple[int,
 def card_of_data(data: TrainingData, config: TrainConfig) -> ModelCard:
     """Return the configuration's card, completed by what the data teach; raises as `assessed_channels`."""
     card, pixels = config.model, trained_pixels(data, config)
-    channels = assessed_channels(pixels, config)
+    find_channels = _kept_channels if config.keep_assessed else assessed_channels
+    channels = find_channels(pixels, config)
     assessed = None if channels is None else tuple(card.classes[i].name for i in channels)
     known = {
         "traced": card.traced_names,
@@ -79,6 +80,16 @@ def card_of_data(data: TrainingData, config: TrainConfig) -> ModelCard:
         "domain": card.domain or measure_domain(data.regions, card.mpp),
     }
     return card.model_copy(update=known)
+
+
+def _kept_channels(pixels: dict[str, int], config: TrainConfig) -> tuple[int, ...] | None:
+    """Return the channels that are assessed by the card, or have enough pixels now; None: all."""
+    earlier = config.model.assessed_channels
+    if earlier is None:
+        return None
+    enough = {i for i, c in enumerate(config.model.classes) if pixels[c.name] >= config.assessed_pixels}
+    found = tuple(sorted(enough.union(earlier)))
+    return None if len(found) == len(config.model.classes) else found
 
 
 def not_assessed(card: ModelCard, config: TrainConfig) -> tuple[str, ...]:

@@ -116,11 +116,14 @@ class TrainConfig(_ConfigPart):
     assessed_pixels: int = Field(default=1000, ge=0)
     """Fewest training pixels, at the model's resolution, of a class that the model may predict. Classes with
     fewer are "not assessed": they take no part in training and get no probability."""
+    keep_assessed: bool = False
+    """Classes that the card given as `model` predicts stay assessed, however few training pixels these data
+    have of them: for a training that starts from that model."""
     prior: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Shares of classes, by name, in the tissue that the model is for, in any unit. Crops show rare classes
     more often; the finished model's logits are moved by the difference, see
-    `wsi_seg.training.prior`. Leave it out where another training starts from the result. None: they are not
-    moved."""
+    `wsi_seg.training.prior`. A model of `start_from` whose card tells the shares in its crops is taken to
+    have been moved to the same prior, and starts as it was before. None: they are not moved."""
     temperature: float | None = Field(default=None, gt=0)
     """Number by which the model divides its logits. None: fitted on the validation part; 1 without one."""
     sampling: Literal["classes", "regions"] = "classes"

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from wsi_seg.core.card import WEIGHTS_NAME
+from wsi_seg.core.card import WEIGHTS_NAME, read_card
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.inference.models.network import (
@@ -32,7 +33,7 @@ from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
 from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
-from wsi_seg.training.prior import PriorShift, move_logits, prior_shift
+from wsi_seg.training.prior import PriorShift, log_ratios, move_logits, prior_shift
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +116,13 @@ def start_network(config: TrainConfig) -> nn.Module:
     if from_file:
         load_encoder(network, config.data_dir / str(weights))
     if config.start_from is not None:
-        path = find_model(config.start_from) / WEIGHTS_NAME
+        folder = find_model(config.start_from)
+        path = folder / WEIGHTS_NAME
         load_weights(network, config.model, read_weights(path), path)
+        shares = read_card(folder).metrics.get("training", {}).get("crop_shares")
+        if config.prior is not None and shares:
+            names = [c.name for c in config.model.classes]
+            move_logits(network, -log_ratios(np.array([shares.get(name, 0.0) for name in names]), config))
     return network
 
 
