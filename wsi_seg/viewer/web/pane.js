@@ -245,7 +245,7 @@ export class Pane {
     const facts = await this.facts(index);
     const uncertainty = facts.measurements["Mean uncertainty"];
     return [
-      formatArea(facts.area_um2),
+      `region area ${formatArea(facts.area_um2)}`,
       ...(facts.mean_probability === undefined ? [] : [`mean probability ${(100 * facts.mean_probability).toFixed(0)} %`]),
       ...(uncertainty === undefined ? [] : [`mean uncertainty ${(100 * uncertainty).toFixed(0)} %`]),
     ];
@@ -259,7 +259,7 @@ export class Pane {
   /** @param {import("./outlines.js").Found} found @returns {string[]} */
   contourFacts(found) {
     const { mpp } = this.slide;
-    const size = mpp ? [`about ${formatArea(found.area * mpp[0] * mpp[1])}`] : [];
+    const size = mpp ? [`region area about ${formatArea(found.area * mpp[0] * mpp[1])}`] : [];
     return [...size, `probability ≥ ${this.state?.threshold}`];
   }
 

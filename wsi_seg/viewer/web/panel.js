@@ -71,6 +71,7 @@ function legend(screen) {
   const heads = h("p", { className: "heads", hidden: slide.classes.every((entry) => entry.mm2 === null) }, h("span", {}, other ? "left" : "mm²"), h("span", { className: "share" }, other ? "right" : "%"));
   return {
     element: h("section", { className: other ? "areas both" : "areas" }, h("h2", {}, other ? "Classes, mm²" : "Classes"), heads, h("ul", { className: "legend" }, ...items),
+      h("p", { className: "facts", hidden: heads.hidden }, "Areas of the class map: each pixel counts for its most probable class (argmax), inside regions or not."),
       h("label", { className: "line" }, safe, "Color-blind-safe colors")),
     sync: (state) => {
       safe.checked = state.safe;
