@@ -17,6 +17,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,22 +190,21 @@ def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Name
         path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Return the curve as a Markdown table: means over seeds ± their standard deviation."""
-    sizes = sorted({point["reviewed"] for run in runs for point in run["curve"]})
+def table(runs: list[dict[str, Any]], sizes: Sequence[int]) -> str:
+    """Return the curve as a Markdown table: means over seeds ± their standard deviation.
+
+    Where results have fewer regions than a size, the point at all of them counts for it.
+    """
     classes = list(runs[0]["curve"][0]["dice"])
-    lines = [f"| patient | reviewed | seeds | mean Dice | {' | '.join(classes)} | calibration error |"]
-    lines.append("|" + "---|" * (5 + len(classes)))
-    for patient in dict.fromkeys(run["patient"] for run in runs):
-        for size in sizes:
-            points = [p for r in runs if r["patient"] == patient for p in r["curve"] if p["reviewed"] == size]
-            if not points:
-                continue
+    lines = [f"| reviewed | seeds | mean Dice | {' | '.join(classes)} | calibration error |"]
+    lines.append("|" + "---|" * (4 + len(classes)))
+    for size in (0, *sizes):
+        points = [p for r in runs for p in r["curve"] if p["reviewed"] == min(size, r["annotated"])]
+        if points:
             values = [[p["mean_dice"] for p in points]]
             values += [[p["dice"].get(name, 0.0) for p in points] for name in classes]
             values.append([p["calibration_error"] for p in points])
-            cells = " | ".join(map(_spread, values))
-            lines.append(f"| {patient} | {size} | {len(points)} | {cells} |")
+            lines.append(f"| {size} | {len(points)} | {' | '.join(map(_spread, values))} |")
     return "\n".join(lines)
 
 
@@ -234,7 +234,7 @@ def main() -> None:
         if not path.is_file():
             run_seed(config, arguments.patient, seed, arguments, path)
         runs.append(json.loads(path.read_text(encoding="utf-8")))
-    print(table(runs))
+    print(table(runs, arguments.sizes))
 
 
 if __name__ == "__main__":
