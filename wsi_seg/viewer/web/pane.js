@@ -323,6 +323,7 @@ function openViewer(element, slide) {
     drawer: ExactDrawer,
     showNavigationControl: false,
     showNavigator: true,
+    navigatorAutoFade: false, // it stays
     navigatorPosition: "BOTTOM_RIGHT",
     navigatorWidth: `${navigatorWidth}px`,
     navigatorHeight: `${navigatorHeight}px`,
