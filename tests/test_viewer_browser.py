@@ -277,7 +277,7 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
     page.get_by_role("button", name="Magnification 20×").click()
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(2) and viewer.view()["turn"] == 0
-    page.keyboard.press(".")
+    page.keyboard.press("PageDown")
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(1)
     assert page.locator("output.power").inner_text() == "40×"
@@ -434,6 +434,41 @@ def test_a_long_list_has_pages(viewer: Viewer) -> None:
     page.get_by_label("Find results").fill("slide 12")
     page.get_by_text("1–11 of 11").wait_for()
     assert names.count() == 11 and page.evaluate("location.hash") == "#find=slide+12"
+    page.unroute("**/api/slides?*")
+    page.evaluate(viewer_page.GO, "#")
+    viewer.until("document.querySelector('[type=search]').value === ''")
+    page.get_by_label("Order", exact=True).select_option("-regions")
+    page.get_by_label("Status", exact=True).select_option("done")
+    page.get_by_label("Model", exact=True).focus()
+    page.locator("option", has_text="darkness 1").wait_for(state="attached")
+    page.get_by_label("Model", exact=True).select_option("darkness 1")
+    page.get_by_label("To", exact=True).fill("2020-01-01")
+    page.get_by_text("No result fits").wait_for()
+    page.get_by_label("To", exact=True).fill("")
+    page.get_by_label("Regions, at least").fill("2")
+    viewer.until("location.hash.includes('regions=2')")
+    viewer.until(
+        """(() => {
+          const count = (one) => Number(/ · (\\d+) region/.exec(one.innerText)?.[1]);
+          const counts = [...document.querySelectorAll("a.slide")].map(count);
+          return counts.length > 1 && counts.every((n, i) => n >= 2 && !(n > counts[i - 1]));
+        })()"""
+    )
+    shown = page.locator("a.slide")
+    ids = shown.evaluate_all("(all) => all.map((a) => new URLSearchParams(a.hash.slice(1)).get('slide'))")
+    shown.first.click()
+    viewer.settle()
+    page.keyboard.press("PageDown")
+    viewer.until(f"window.wsiSegScreen?.slide.id === '{ids[1]}'")
+    viewer.settle()
+    page.get_by_role("button", name="Previous slide").click()
+    viewer.until(f"window.wsiSegScreen?.slide.id === '{ids[0]}'")
+    viewer.settle()
+    page.keyboard.press("PageUp")
+    page.get_by_text("This is the first slide of the list.").wait_for()
+    page.get_by_role("link", name="All slides").click()
+    page.get_by_label("Regions, at least").wait_for()
+    assert page.get_by_label("Regions, at least").input_value() == "2"
 
 
 def test_two_runs_move_together(viewer: Viewer) -> None:

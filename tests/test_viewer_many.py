@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -93,6 +94,42 @@ def test_the_list_has_pages_and_can_be_searched(out: Path, monkeypatch: pytest.M
     same = asking.get(f"/api/slides/{every[0]['id']}/same").json()
     assert [one["id"] for one in same] == [one["id"] for one in every[1:-1]]  # the last is of another slide
     assert set(same[0]) == {"id", "name", "folder"}
+
+
+def test_the_list_is_filtered_and_sorted(out: Path) -> None:
+    damaged = out / "day" / "slide003" / "summary.json"
+    kept = damaged.read_text()
+    damaged.write_text(kept[:40])
+    older = out / "day" / "slide005" / "manifest.json"
+    said = json.loads(older.read_text())
+    older.write_text(json.dumps({**said, "finished": "2020-02-03T04:05:06+00:00"}))
+    many = out / "night" / "slide010" / "summary.json"
+    many.write_text(many.read_text().replace('"count": 1', '"count": 7'))
+    asking = client(out)
+
+    def names(query: str) -> list[str]:
+        answer = asking.get(f"/api/slides?{query}")
+        listed = [one["name"] for one in answer.json()]
+        assert answer.headers["x-total-count"] == str(len(listed))
+        return listed
+
+    assert names("regions=2") == ["slide010"]
+    assert names("sort=-regions")[0] == "slide010" and names("sort=-regions")[-1] == "slide003"
+    assert names("since=1580600000&until=1580800000") == ["slide005"] == names("sort=date")[:1]
+    assert names("status=damaged") == ["slide003"] and len(names("status=done")) == COUNT - 1
+    assert len(names("model=darkness+1&find=night")) == COUNT // 10 and names("model=darkness+2") == []
+    assert names("sort=-name&find=slide00")[:2] == ["slide009", "slide008"]
+    assert asking.get("/api/models").json() == ["darkness 1"]
+    ids = {one["name"]: one["id"] for one in asking.get("/api/slides").json()}
+    assert asking.get(f"/api/slides/{ids['slide004']}/neighbors?find=slide00").json() == {
+        # In the list by name, folders do not count; slide000 comes first, and a damaged one is passed over.
+        "previous": ids["slide002"], "next": ids["slide005"], "position": 4, "total": 9,
+    }  # fmt: skip
+    alone = asking.get(f"/api/slides/{ids['slide010']}/neighbors?regions=2").json()
+    assert (alone["previous"], alone["next"], alone["position"]) == (None, None, 1)
+    for wrong in ("status=odd", "sort=size", "since=x", "regions=-1"):
+        assert asking.get(f"/api/slides?{wrong}").status_code == 400
+    damaged.write_text(kept)
 
 
 def test_what_the_page_loads_may_be_kept_for_good(out: Path, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
     GET /                                          the page        GET /static/…     what it loads
     GET /api                                       {version, allow_run, allow_review}
     GET /api/slides?find=&offset=&limit=           results, by default all; X-Total-Count: how many
-                                                   there are in all with `find` in name or folder
+                                                   there are in all with `find` in name or folder; also
+                                                   status=, model=, since=, until=, regions= and sort=,
+                                                   see `ListQuery`
+    GET /api/models                                models of all results, "name version"
     GET /api/slides/{id}                           one result: geometry, classes, groups, layers
     GET /api/slides/{id}/thumbnail.jpg
     GET /api/slides/{id}/tiles/{z}/{x}_{y}.jpg     Deep Zoom tile of the slide, 512 px, no overlap
@@ -22,6 +25,7 @@
                                                    threshold, traced now
     GET /api/slides/{id}/progress                  how far a run is, and the version of its results
     GET /api/slides/{id}/same                      other results of the same slide
+    GET /api/slides/{id}/neighbors?find=&sort=…    ids before and after it in a list
     GET /api/compare?a={id}&b={id}                 whether two results are of one slide, else 409
     /api/run…                                      see `run_routes`; only where runs are allowed
     /api/slides/{id}/review…                       see `review_routes`; only where reviews are
@@ -49,7 +53,8 @@ from starlette.routing import Mount, Route
 import wsi_seg
 from wsi_seg.core.errors import WsiSegError
 from wsi_seg.viewer import layer_routes, query, region_routes
-from wsi_seg.viewer.payloads import describe_result, list_results, same_slide
+from wsi_seg.viewer.listing import list_results, models_in_use, neighbors, read_list_query, same_slide
+from wsi_seg.viewer.payloads import describe_result
 from wsi_seg.viewer.responses import (
     ASK_AGAIN,
     FOR_GOOD,
@@ -128,8 +133,17 @@ def _slides(state: ViewerState, request: Request) -> Response:
     params = request.query_params
     offset = query.whole("offset", params.get("offset", "0"), 0, 10**9)
     limit = query.whole("limit", params["limit"], 1, 10**9) if "limit" in params else None
-    lines, total = list_results(state, params.get("find", ""), offset, limit)
+    lines, total = list_results(state, read_list_query(params), offset, limit)
     return tagged_reply(request, json_text(lines), {"X-Total-Count": str(total)})
+
+
+def _models(state: ViewerState, request: Request) -> Response:
+    return tagged_reply(request, json_text(models_in_use(state)))
+
+
+def _neighbors(state: ViewerState, request: Request) -> Response:
+    wanted = read_list_query(request.query_params)
+    return json_reply(neighbors(state, wanted, request.path_params["id"]))
 
 
 def _slide(state: ViewerState, request: Request) -> Response:
@@ -179,10 +193,12 @@ _RESULT = "/api/slides/{id}"
 _WORK: dict[str, Work] = {
     "/api": _about,
     "/api/slides": _slides,
+    "/api/models": _models,
     "/api/compare": _compare,
     _RESULT: _slide,
     f"{_RESULT}/progress": _progress,
     f"{_RESULT}/same": _same,
+    f"{_RESULT}/neighbors": _neighbors,
     **{f"{_RESULT}/{path}": work for path, work in layer_routes.WORK.items()},
     **{f"{_RESULT}/{path}": work for path, work in region_routes.WORK.items()},
 }

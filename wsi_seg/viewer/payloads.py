@@ -2,98 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from wsi_seg.core.classes import ClassGroup, TissueClass, hex_code
-from wsi_seg.core.errors import WsiSegError
 from wsi_seg.maps.maps import FAULTS
 from wsi_seg.results.files import unlike_notice
 from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
-from wsi_seg.viewer.folders import ResultEntry
+from wsi_seg.viewer.listing import place_of, region_count
 from wsi_seg.viewer.palette import safe_colors
 from wsi_seg.viewer.result_info import ResultInfo
-from wsi_seg.viewer.state import OpenResult, ResultRow, ViewerState
-
-
-def list_results(
-    state: ViewerState, text: str = "", offset: int = 0, limit: int | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """Return one line for each result; a damaged one says what is wrong with it.
-
-    Args:
-        state: of the server.
-        text: only results with this in their name or folder, in letters of either case.
-        offset: results to leave out at the start.
-        limit: lines at most; None: all.
-
-    Returns:
-        The lines, and how many results there are in all.
-    """
-    wanted = text.casefold()
-    found = [
-        entry for entry in state.folders.all()
-        if not wanted or wanted in f"{_place(state, entry)}/{entry.name}".casefold()
-    ]  # fmt: skip
-    stop = len(found) if limit is None else offset + limit
-    return [_line(state, entry) for entry in found[offset:stop]], len(found)
-
-
-def same_slide(state: ViewerState, result: OpenResult) -> list[dict[str, Any]]:
-    """Return id, name and folder of the other results of the slide of a result."""
-    own, found = _row(state, result.entry).slide, []
-    for entry in state.folders.all():
-        if entry.id == result.entry.id:
-            continue
-        with suppress(WsiSegError):  # a damaged one cannot be compared
-            if _row(state, entry).slide == own:
-                found.append({"id": entry.id, "name": entry.name, "folder": _place(state, entry)})
-    return found
-
-
-def _line(state: ViewerState, entry: ResultEntry) -> dict[str, Any]:
-    head = {"id": entry.id, "name": entry.name, "folder": _place(state, entry), "folder_time": entry.time}
-    try:
-        row = _row(state, entry)
-        now = {}
-        if entry.running:
-            result = state.open(entry)
-            progress = result.progress()
-            now = {"status": result.status, "progress": progress and progress.to_json()}
-    except WsiSegError as error:
-        return {**head, "status": "damaged", "error": str(error), "areas": [], "has_slide": False}
-    return {**head, **row.facts, **now, "has_slide": state.finder.is_present(row.slide_path)}
-
-
-def _row(state: ViewerState, entry: ResultEntry) -> ResultRow:
-    """Return what is listed of a result, read once for each version of it."""
-
-    def read() -> ResultRow:
-        slide = (result := OpenResult(entry, state)).facts.slide
-        facts = _row_facts(result)
-        return ResultRow(facts, slide.path, (slide.fingerprint, slide.size.width, slide.size.height))
-
-    return state.rows.get_or_make((entry.id, entry.version), read)
-
-
-def _row_facts(result: OpenResult) -> dict[str, Any]:
-    facts = result.facts
-    return {
-        "version": result.version,
-        "status": result.status,
-        "progress": None,
-        "tissue_mm2": facts.summary.get("tissue_area_mm2"),
-        "areas": [
-            {"name": g.name, "color": hex_code(g.color), "mm2": facts.area(g.name, "group_area_mm2")}
-            for g in facts.groups
-            if facts.area(g.name, "group_area_mm2")
-        ],
-        "notice": facts.notice,
-        "unlike": unlike_notice(facts.summary),
-        "mpp": _mpp(facts.slide),
-        "size": [facts.slide.size.width, facts.slide.size.height],
-    }
+from wsi_seg.viewer.state import OpenResult, ViewerState
 
 
 def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
@@ -104,7 +23,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
     return {
         "id": result.entry.id,
         "name": result.entry.name,
-        "folder": _place(state, result.entry),
+        "folder": place_of(state, result.entry),
         "version": result.version,
         "status": result.status,
         "progress": progress and progress.to_json(),
@@ -134,7 +53,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
         "notice": facts.notice,
         "unlike": unlike_notice(facts.summary),
         "origin_offset": list(facts.origin_offset),
-        "regions": _region_count(result),
+        "regions": region_count(result) or 0,
         "coverage": _coverage(result),
         "artifacts": _artifacts(result),
         "has_slide": place.path is not None,
@@ -180,13 +99,6 @@ def _colors(result: OpenResult, one: TissueClass | ClassGroup) -> dict[str, str]
     return {"color": hex_code(one.color), "safe_color": hex_code(safe)}
 
 
-def _region_count(result: OpenResult) -> int:
-    regions = result.facts.summary.get("regions")
-    if not isinstance(regions, dict):
-        return 0
-    return sum(int(one.get("count", 0)) for one in regions.values())
-
-
 def _artifacts(result: OpenResult) -> list[dict[str, Any]]:
     """Return the classes of artifacts with their areas, None where these are not known (yet)."""
     classes = result.facts.artifacts
@@ -222,9 +134,3 @@ def _coverage(result: OpenResult) -> dict[str, Any]:
 
 def _mpp(slide: SlideInfo) -> list[float] | None:
     return None if slide.mpp is None else [slide.mpp.x, slide.mpp.y]
-
-
-def _place(state: ViewerState, entry: ResultEntry) -> str:
-    """Return where the result lies under OUT, to tell equal names apart."""
-    inner = entry.folder.relative_to(state.folders.out).parent.as_posix()
-    return "" if inner == "." else inner

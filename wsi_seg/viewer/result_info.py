@@ -53,6 +53,10 @@ class ResultInfo:
     notice: str = ""
     model_digest: str = ""
     """Of a finished result."""
+    model: str = ""
+    """Name and version of its model; of a finished result."""
+    finished: str = ""
+    """When it was finished, in ISO 8601; "" where the manifest does not say."""
     origin_offset: tuple[float, float] = (0.0, 0.0)
     """Offset subtracted from l0 positions in the GeoJSON."""
     artifacts: tuple[TissueClass, ...] = ()
@@ -106,6 +110,8 @@ def _read_finished(entry: ResultEntry) -> ResultInfo:
         origin=regions.origin,
         notice=card.notice,
         model_digest=manifest_part(str, manifest, folder, "model", "digest"),
+        model=f"{card.name} {card.version}".strip(),
+        finished=str(manifest.get("finished", "")),
         origin_offset=offset,
         artifacts=_artifacts(manifest, summary, folder),
         uncertainty=stitch.uncertainty,

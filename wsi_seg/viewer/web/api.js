@@ -12,7 +12,10 @@
  * @property {Progress | null} [progress] of a run that is not finished
  * @property {string} folder below the server's, to tell equal names apart
  * @property {number | null} [tissue_mm2]
- * @property {ClassArea[]} areas
+ * @property {string} [model] name and version; not of a damaged result
+ * @property {number} [date] when it was finished, else last written; seconds since 1970
+ * @property {number | null} [regions] that were traced
+ * @property {ClassArea[]} areas of the class map, where each pixel counts for its most likely class
  * @property {string} [unlike] how the slide differs from the training data; "" where it is not marked
  * @property {boolean} has_slide
  * @property {[number, number]} [size]
@@ -74,14 +77,31 @@ export async function api(path, options) {
 
 /**
  * Fetch a part of the list of results.
- * @param {{find: string, from: number}} where text in names and folders, and how many to leave out
+ * @param {import("./state.js").ListQuery} list
  * @param {number} limit
  * @returns {Promise<{rows: SlideRow[], total: number}>} total: how many there are in all
  */
-export async function fetchSlides({ find, from }, limit) {
-  const query = new URLSearchParams({ limit: String(limit), ...(from && { offset: String(from) }), ...(find && { find }) });
+export async function fetchSlides(list, limit) {
+  const query = listQuery(list);
+  query.set("limit", String(limit));
+  if (list.from) query.set("offset", String(list.from));
   const { value, headers } = await ask(`slides?${query}`);
   return { rows: value, total: Number(headers.get("X-Total-Count")) };
+}
+
+/**
+ * Return what the server is asked for a list; days are those of this machine's clock.
+ * @param {import("./state.js").ListQuery} list
+ */
+export function listQuery({ find, status, model, since, until, regions, sort }) {
+  const day = (/** @type {string} */ text, /** @type {number} */ more) => {
+    const [year, month, date] = text.split("-").map(Number);
+    return String(Math.max(0, new Date(year, month - 1, date + more).getTime() / 1000) || 0);
+  };
+  return new URLSearchParams({
+    ...(find && { find }), ...(status && { status }), ...(model && { model }), ...(since && { since: day(since, 0) }),
+    ...(until && { until: day(until, 1) }), ...(regions && { regions: String(regions) }), ...(sort !== "name" && { sort }),
+  });
 }
 
 export class ApiError extends Error {

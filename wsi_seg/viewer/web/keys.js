@@ -2,6 +2,7 @@
 
 import { h, say } from "./dom.js";
 import { stepPower } from "./magnification.js";
+import { goToNeighbor } from "./neighbors.js";
 import { TOOLS } from "./review_panel.js";
 import { moveOnSlide } from "./turn.js";
 
@@ -30,6 +31,8 @@ const KEYS = [
   [["l"], "l  layers on and off", (s) => s.toggleLayers()],
   [["o"], "o  outlines on and off", (s) => s.update({ outlines: !s.state.outlines })],
   [["i"], "i  what lies in the middle of the view", (s) => void s.leader.tellMiddle()],
+  [["PageUp"], "page up, page down  previous, next slide of the list", (s) => void goToNeighbor(s, "previous")],
+  [["PageDown"], "", (s) => void goToNeighbor(s, "next")],
   [["?"], "?  this help", (s) => s.help.showModal()],
 ];
 

@@ -3,6 +3,7 @@
 import { api, slidePath, title } from "./api.js";
 import { h } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
+import { buildNeighbors } from "./neighbors.js";
 import { colorOf, hasFaults } from "./palette.js";
 import { buildLook } from "./look.js";
 import { paint } from "./pane.js";
@@ -25,10 +26,11 @@ export function buildPanel(screen) {
 }
 
 /** @param {Screen} screen */
-function header({ slide, progress }) {
+function header(screen) {
+  const { slide, progress } = screen;
   const mm = slide.mpp ? slide.size.map((length, i) => ((length * (slide.mpp ?? [0, 0])[i]) / 1000).toFixed(1)).join(" × ") + " mm · " : "";
   const mpp = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : `${slide.size.join(" × ")} px`;
-  return h("header", {}, h("a", { href: "#", className: "back" }, "‹ All slides"), h("h1", { title: slide.name }, slide.name),
+  return h("header", {}, buildNeighbors(screen), h("h1", { title: slide.name }, slide.name),
     h("p", { className: "facts" }, mm + mpp), slide.slide_problem && h("p", { className: "problem" }, slide.slide_problem),
     slide.unlike && h("p", { className: "problem unlike" }, slide.unlike), progress);
 }

@@ -1,11 +1,12 @@
 // The list of slides.
 
 import { fetchSlides, slidePath, title } from "./api.js";
-import { debounce, h, say } from "./dom.js";
+import { h, say } from "./dom.js";
+import { buildFilters } from "./filters.js";
 import { formatMm2 } from "./geometry.js";
 import { paint } from "./pane.js";
 import { runDialog } from "./run.js";
-import { newState, writeState } from "./state.js";
+import { newState, writeList, writeState } from "./state.js";
 import { statusText } from "./status.js";
 
 /** @typedef {import("./api.js").SlideRow} SlideRow */
@@ -21,13 +22,12 @@ const PAGE = 60; // results at a time
 export async function showSlides(root, state) {
   document.title = "Slides – wsi-seg view";
   const list = h("ul", { className: "slides" }), empty = h("p", {});
-  const place = { find: state.find, from: state.from };
-  const search = h("input", { type: "search", value: place.find, placeholder: "Find", "aria-label": "Find results by name or folder",
-    oninput: debounce(200, () => go({ find: search.value.trim(), from: 0 })) });
+  const place = { ...state.list };
+  const filters = buildFilters(place, (change) => void go({ ...change, from: 0 }));
   const range = h("span", { role: "status" });
   const [before, after] = ["‹", "›"].map((text, i) => h("button", { type: "button", "aria-label": i ? "Next results" : "Previous results",
-    onclick: () => go({ ...place, from: Math.max(0, place.from + (i ? PAGE : -PAGE)) }) }, text));
-  const pages = h("div", { className: "pages" }, search, before, range, after);
+    onclick: () => go({ from: Math.max(0, place.from + (i ? PAGE : -PAGE)) }) }, text));
+  const pages = h("div", { className: "pages" }, before, range, after);
   let shown = "", closed = false;
 
   async function refresh() {
@@ -35,26 +35,29 @@ export async function showSlides(root, state) {
     const text = JSON.stringify([wanted, now]);
     if (closed || text === shown || JSON.stringify(wanted) !== JSON.stringify(place)) return; // as before, or asked for something else since
     shown = text;
-    const { rows, total } = now, last = wanted.from + rows.length;
-    if (!rows.length && wanted.from) return go({ ...wanted, from: 0 });
-    list.replaceChildren(...rows.map(slideCard));
-    pages.hidden = total <= PAGE && !wanted.find;
+    const { rows, total } = now, last = wanted.from + rows.length, filtered = writeList({ ...wanted, from: 0, sort: "name" }) !== "";
+    if (!rows.length && wanted.from) return go({ from: 0 });
+    list.replaceChildren(...rows.map((row) => slideCard(row, wanted)));
+    filters.hidden = total === 0 && !filtered;
     range.textContent = total ? `${(wanted.from + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${total.toLocaleString("en")}` : "none";
+    before.hidden = after.hidden = total <= PAGE;
     before.disabled = wanted.from === 0;
     after.disabled = last >= total;
-    empty.textContent = total ? "" : wanted.find ? "No result has this in its name or folder." : "No results yet: wsi-seg run SLIDE -o FOLDER makes some.";
+    empty.textContent = total ? "" : filtered ? "No result fits; change the search or the filters." : "No results yet: wsi-seg run SLIDE -o FOLDER makes some.";
   }
 
-  /** @param {typeof place} to */
+  /** @param {Partial<typeof place>} to */
   async function go(to) {
     Object.assign(place, to);
-    history.replaceState(null, "", writeState({ ...newState(), ...place }) || location.pathname + location.search);
+    history.replaceState(null, "", writeState({ ...newState(), list: { ...place } }) || location.pathname + location.search);
     await refresh().catch((error) => say(error.message));
   }
 
   const run = await runDialog(() => void refresh());
   await refresh();
-  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), pages, run?.button), empty, list, run?.dialog));
+  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), pages, run?.button), filters,
+    h("p", { className: "facts" }, "Areas are those of the class map, where each pixel counts for its most likely class. Regions are counted as the run traced them."),
+    empty, list, run?.dialog));
   // Where the server was stopped, what was shown stays.
   const timer = setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 5000);
   return () => {
@@ -64,8 +67,8 @@ export async function showSlides(root, state) {
   };
 }
 
-/** @param {SlideRow} row */
-function slideCard(row) {
+/** @param {SlideRow} row @param {import("./state.js").ListQuery} list that it is in */
+function slideCard(row, list) {
   const total = row.areas.reduce((sum, area) => sum + area.mm2, 0);
   const strip = h("div", { className: "strip", role: "img", "aria-label": row.areas.map((a) => `${title(a.name)} ${formatMm2(a.mm2)}`).join(", ") });
   for (const area of total ? row.areas : []) {
@@ -83,8 +86,14 @@ function slideCard(row) {
   const state = row.status === "done" ? (typeof row.tissue_mm2 !== "number" ? "" : `${formatMm2(row.tissue_mm2)} of tissue`) : row.error ?? statusText(row.status, row.progress);
   const damaged = row.status === "damaged";
   const picture = () => h("img", { loading: "lazy", alt: "", src: `api/${slidePath(row.id, "/thumbnail.jpg", row.version)}` }); // lazy before it has an address
-  return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState(newState(row.id)) }, damaged ? null : picture(),
+  return h("li", {}, h(damaged ? "div" : "a", { className: "slide", href: damaged ? null : writeState({ ...newState(row.id), list }) }, damaged ? null : picture(),
     h("span", { className: "text" }, h("strong", {}, row.name), row.folder && h("span", { className: "facts" }, row.folder),
-      h("span", { className: "facts" }, state), row.unlike && h("span", { className: "problem unlike" }, row.unlike), strip, h("ul", { className: "legend" }, ...areas))));
+      h("span", { className: "facts" }, state), !damaged && h("span", { className: "facts" }, factsOf(row)), row.unlike && h("span", { className: "problem unlike" }, row.unlike), strip, h("ul", { className: "legend" }, ...areas))));
 }
 
+/** Model, date and count of a result in one line. @param {SlideRow} row */
+function factsOf({ model, date, regions }) {
+  const day = date ? new Date(1000 * date).toLocaleDateString("sv") : ""; // ISO, by this machine's clock
+  const count = typeof regions === "number" ? `${regions.toLocaleString("en")} region${regions === 1 ? "" : "s"}` : "";
+  return [model, day, count].filter(Boolean).join(" · ");
+}

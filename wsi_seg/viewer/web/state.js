@@ -17,16 +17,30 @@
  * @property {number} brightness of the slide, percent
  * @property {number} contrast of the slide, percent
  * @property {boolean} gray the slide without color
- * @property {string} find only results with this in their name or folder are listed
+ * @property {ListQuery} list where in the list it is, or from where a slide was opened
+ */
+/**
+ * Which results are listed, and in which order.
+ * @typedef {object} ListQuery
+ * @property {string} find only results with this in their name or folder
+ * @property {string} status "": any
+ * @property {string} model name and version; "": any
+ * @property {string} since day, as 2026-01-31; "": any
+ * @property {string} until the last day; "": any
+ * @property {number} regions least number of traced regions
+ * @property {string} sort see `ListQuery` of the server
  * @property {number} from results to leave out at the start of the list
  */
+
+/** All results by name. @type {Readonly<ListQuery>} */
+export const LIST = Object.freeze({ find: "", status: "", model: "", since: "", until: "", regions: 0, sort: "name", from: 0 });
 
 /** Layers that are shown unless the address says otherwise, and how strongly. */
 export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0.6, artifacts: 0.6 });
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {
-  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, brightness: 100, contrast: 100, gray: false, find: "", from: 0 };
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, brightness: 100, contrast: 100, gray: false, list: { ...LIST } };
 }
 
 /**
@@ -46,8 +60,7 @@ export function readState(fragment) {
   state.off = numbers(values.get("off")).filter((code) => Number.isInteger(code) && code >= 0 && code < 256);
   state.threshold = within(values.get("threshold"));
   state.of = values.get("of") || null;
-  state.find = values.get("find") ?? "";
-  state.from = Math.max(0, Math.floor(Number(values.get("from")) || 0));
+  state.list = readList(state.slide ? values.get("list") ?? "" : values);
   state.safe = values.get("colors") === "safe";
   state.turn = [90, 180, 270].find((turn) => values.get("turn") === String(turn)) ?? 0;
   state.minimap = values.get("minimap") !== "0";
@@ -66,11 +79,8 @@ export function writeState(state) {
   const put = (/** @type {string} */ name, /** @type {string | number | null | false} */ value) => {
     if (value !== null && value !== false && value !== "") values.set(name, String(value));
   };
-  if (!state.slide) {
-    put("find", state.find);
-    put("from", state.from || null);
-    return values.size ? `#${values}` : "";
-  }
+  const list = writeList(state.list);
+  if (!state.slide) return list && `#${list}`;
   put("with", state.other);
   put("at", state.at && state.at.map((v, i) => (i === 2 ? Number(v.toPrecision(8)) : Math.round(v * 100) / 100)).join(","));
   for (const [layer, usual] of Object.entries(OPACITY)) put(layer, state.opacity[layer] !== usual && String(state.opacity[layer]));
@@ -85,7 +95,27 @@ export function writeState(state) {
   put("brightness", state.brightness !== 100 && state.brightness);
   put("contrast", state.contrast !== 100 && state.contrast);
   put("gray", state.gray && "1");
+  put("list", list);
   return "#" + values.toString().replaceAll("%2C", ",");
+}
+
+/** @param {string | URLSearchParams} from @returns {ListQuery} */
+function readList(from) {
+  const values = new URLSearchParams(from), list = { ...LIST };
+  const count = (/** @type {string} */ name) => Math.max(0, Math.floor(Number(values.get(name)) || 0));
+  const day = (/** @type {string} */ name) => (/^\d{4}-\d\d-\d\d$/.test(values.get(name) ?? "") ? String(values.get(name)) : "");
+  for (const name of /** @type {const} */ (["find", "status", "model", "sort"])) list[name] = values.get(name) || list[name];
+  return { ...list, since: day("since"), until: day("until"), regions: count("regions"), from: count("from") };
+}
+
+/** Return the fragment of a list, without its #; only what differs from the defaults. @param {ListQuery} list */
+export function writeList(list) {
+  const values = new URLSearchParams();
+  for (const [name, usual] of Object.entries(LIST)) {
+    const value = list[/** @type {keyof ListQuery} */ (name)];
+    if (value !== usual) values.set(name, String(value));
+  }
+  return values.toString();
 }
 
 /** @param {string | null} text @returns {number[]} finite numbers only, or none */
