@@ -1,4 +1,4 @@
-"""The list of results: searched, filtered, sorted, a page at a time, and the neighbors of one in it."""
+"""List of results: searched, filtered, sorted, a page at a time, and the neighbors of one in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_REGIONS = 1e9
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """Which results are listed, and in which order."""
+    """Search, filters and order of a list of results."""
 
     text: str = ""
     """Part of their name or folder, in letters of either case."""
