@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from tests.made.results import SMALL_BLOCKS, make_results
 from tests.viewer_server import client, only_id, picture, whole_level
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.lru import LRUCache
+from wsi_seg.inference.models.registry import list_models
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.files import MAPS
 from wsi_seg.viewer.grid import DeepZoom
+from wsi_seg.viewer.palette import safe_colors
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.sources import CLASSES, Channels, LiveMaps, StoredMaps
 
@@ -239,3 +242,33 @@ def test_a_thumbnail_is_small_and_of_the_slide(shown: Shown) -> None:
     whole = Image.fromarray(whole_level(shown.asking, f"{shown.base}/tiles", 9, ".jpg", "L"))
     resized = np.asarray(whole.resize(small.shape[::-1]))
     assert np.abs(resized.astype(int) - small).mean() < 5
+
+
+# Machado, Oliveira and Fernandes (2009), deuteranopia at severity 1, on linear RGB.
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+# sRGB to XYZ over the white of D65.
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+) / [[0.95047], [1.0], [1.08883]]
+H_AND_E = {"eosin": (225, 175, 205), "hematoxylin": (120, 80, 150)}
+
+
+def seen_lab(color: tuple[int, int, int]) -> np.ndarray:
+    """Return CIELAB of a color as a deuteranope sees it."""
+    share = np.array(color) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    xyz = XYZ @ np.clip(DEUTERANOPIA @ linear, 0, 1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_groups_of_the_bundled_model_stay_apart_for_color_blind_eyes() -> None:
+    for card in list_models():
+        safe = safe_colors((*card.tissue_classes, *card.class_groups))
+        own = [one.color for one in card.class_groups]
+        chosen = [safe[one.name] for one in card.class_groups]
+        pairs = [*combinations(own, 2), *combinations(chosen, 2), *product(chosen, H_AND_E.values())]
+        least = min(float(np.linalg.norm(seen_lab(a) - seen_lab(b))) for a, b in pairs)
+        assert least >= 20, (card.name, least)  # CIE76
