@@ -277,7 +277,7 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
     page.get_by_role("button", name="Magnification 20×").click()
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(2) and viewer.view()["turn"] == 0
-    page.keyboard.press("PageDown")
+    page.keyboard.press(".")
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(1)
     assert page.locator("output.power").inner_text() == "40×"

@@ -123,7 +123,7 @@ def test_the_page_s_own_code_is_small() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.strip() and not line.strip().startswith(("//", "/*", "*"))
     ]
-    assert len(lines) < 2200
+    assert len(lines) < 2800
 
 
 def node() -> str:

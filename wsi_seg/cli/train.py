@@ -132,11 +132,12 @@ def _retrain(options: TrainOptions, model: str) -> int:
     )
     for line in comparison_lines(done.comparison):
         say(line)
-    folder, old = (shlex.quote(str(path)) for path in (done.folder, options.reviews))
-    new = shlex.quote(str(Path(f"{options.reviews}-{done.folder.name}")))
+    old = Path(options.reviews)
+    new = old.with_name(f"{old.resolve().name}-{done.folder.name}")
+    folder, beside, parent = (shlex.quote(str(path)) for path in (done.folder, new, new.parent))
     say(f"model written to {folder}, comparison to {folder}/{COMPARISON}; see its map next to the old one:")
-    say(f"  wsi-seg run SLIDES -o {new} --model {folder}")
-    say(f"  wsi-seg view {old} {new}")
+    say(f"  wsi-seg run SLIDES -o {beside} --model {folder}")
+    say(f"  wsi-seg view {parent}")
     return 0
 
 
