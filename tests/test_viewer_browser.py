@@ -359,6 +359,22 @@ def test_classes_can_be_hidden(viewer: Viewer) -> None:
     safe = viewer.get(f"slides/{viewer.identity('made', 'first')}")["groups"][0]["safe_color"]
     expected = [int(safe[i : i + 2], 16) for i in (1, 3, 5)]
     np.testing.assert_allclose(viewer.picture()[row, column], expected, atol=3)
+    page.get_by_label("Color-blind-safe colors").uncheck()
+    only = page.get_by_role("button", name="Only Tumor").first
+    only.focus()
+    page.keyboard.press("Enter")
+    viewer.until("location.hash.includes('off=')")
+    viewer.settle()
+    off = page.evaluate("new URLSearchParams(location.hash.slice(1)).get('off')").split(",")
+    assert off and "1" not in off
+    np.testing.assert_allclose(viewer.picture()[row, column], [200, 0, 0], atol=3)
+    page.keyboard.press("Enter")
+    viewer.until("!location.hash.includes('off=')")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Report and settings").click()
+    opened.value.wait_for_load_state()
+    assert "made" in opened.value.title()
+    opened.value.close()
 
 
 def test_the_threshold_moves_outlines(viewer: Viewer, results: Results) -> None:
@@ -439,9 +455,9 @@ def test_a_long_list_has_pages(viewer: Viewer) -> None:
     viewer.until("document.querySelector('[type=search]').value === ''")
     page.get_by_label("Order", exact=True).select_option("-regions")
     page.get_by_label("Status", exact=True).select_option("done")
-    page.get_by_label("Model", exact=True).focus()
+    page.get_by_label("Segmented by").focus()
     page.locator("option", has_text="darkness 1").wait_for(state="attached")
-    page.get_by_label("Model", exact=True).select_option("darkness 1")
+    page.get_by_label("Segmented by").select_option("darkness 1")
     page.get_by_label("To", exact=True).fill("2020-01-01")
     page.get_by_text("No result fits").wait_for()
     page.get_by_label("To", exact=True).fill("")

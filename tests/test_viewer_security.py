@@ -132,10 +132,11 @@ def test_symbolic_links_are_not_followed(home: Path, tmp_path: Path) -> None:
     asking = client(out)
     assert [one["name"] for one in asking.get("/api/slides").json()] == ["slide"]
     base = f"/api/slides/{only_id(asking)}"
-    for name in ("polygons.geojson", "overview.png"):
+    for name in ("polygons.geojson", "overview.png", "report.html"):
         (out / "slide" / name).unlink()
         (out / "slide" / name).symlink_to(home / "secret.txt")
     assert asking.get(f"{base}/polygons.geojson").status_code == 404
+    assert asking.get(f"{base}/report.html").status_code == 404
     assert asking.get(f"{base}/regions?box=0,0,9,9&scale=1").json()["regions"] == []
     assert SECRET not in asking.get(f"{base}/thumbnail.jpg").text
 
@@ -208,6 +209,26 @@ def test_hostile_names_are_text_in_json(tmp_path: Path) -> None:
     assert "\n" not in download.headers["content-disposition"]
     for answer in (listed, region, refused, download):
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_report_may_run_and_load_nothing(home: Path, tmp_path: Path) -> None:
+    """Results come from anywhere, and a page in them is shown from the server's own address."""
+    out = tmp_path / "out"
+    shutil.copytree(home / "out", out)
+    (out / "slide" / "report.html").write_text("<script>fetch('/api/slides')</script>")
+    asking = client(out)
+    base = f"/api/slides/{only_id(asking)}"
+    answer = asking.get(f"{base}/report.html")
+    assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert policy[:2] == ["sandbox", "default-src 'none'"]  # neither scripts, nor the origin of this server
+    assert not any(part.startswith(("script-src", "connect-src")) for part in policy)
+    assert (
+        asking.get(base)
+        .headers["content-security-policy"]
+        .startswith("default-src 'none'; script-src 'self'")
+    )
+    assert asking.get(base).json()["report"] is True
 
 
 @pytest.mark.parametrize(

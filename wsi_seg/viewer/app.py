@@ -23,6 +23,7 @@
     GET /api/slides/{id}/polygons.geojson          the regions that the run traced, to download; with
                                                    ?channel=tumor&threshold=0.6 those of one group at another
                                                    threshold, traced now
+    GET /api/slides/{id}/report.html               the report of a finished run, a page that may load nothing
     GET /api/slides/{id}/progress                  how far a run is, and the version of its results
     GET /api/slides/{id}/same                      other results of the same slide
     GET /api/slides/{id}/neighbors?find=&sort=…    ids before and after it in a list
@@ -47,7 +48,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 
 import wsi_seg
@@ -150,6 +151,13 @@ def _slide(state: ViewerState, request: Request) -> Response:
     return tagged_reply(request, json_text(describe_result(state, state.asked(request))))
 
 
+def _report(state: ViewerState, request: Request) -> Response:
+    path = state.asked(request).report
+    if path is None:
+        raise Refused(404, "this result has no report (yet)")
+    return FileResponse(path, media_type="text/html", headers={"Cache-Control": ASK_AGAIN})
+
+
 def _same(state: ViewerState, request: Request) -> Response:
     return tagged_reply(request, json_text(same_slide(state, state.asked(request))))
 
@@ -194,6 +202,7 @@ _WORK: dict[str, Work] = {
     "/api": _about,
     "/api/slides": _slides,
     "/api/models": _models,
+    "/api/slides/{id}/report.html": _report,
     "/api/compare": _compare,
     _RESULT: _slide,
     f"{_RESULT}/progress": _progress,

@@ -27,6 +27,12 @@ MOST_BODY = 64 * 1024
 MOST_REVIEW_BODY = 2**20
 REVIEW = re.compile(r"/api/slides/[0-9a-f]+/review(/\w+)?")
 MOST_ADDRESS = 4096
+REPORT = re.compile(r"/api/slides/[0-9a-f]+/report\.html")
+# Reports come from results folders, whoever made them: no script, nothing of this server, own styles.
+REPORT_POLICY = (
+    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'none'"
+)
 SAFE_METHODS = ("GET", "HEAD")
 METHODS = (*SAFE_METHODS, "POST", "DELETE")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -149,6 +155,8 @@ class Guard:
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in HEADERS.items():
                     headers[name] = value
+                if REPORT.fullmatch(scope["path"]):
+                    headers["Content-Security-Policy"] = REPORT_POLICY
                 if self._access.token is not None and scope["path"] == "/" and message["status"] == 200:
                     headers.append(
                         "Set-Cookie",

@@ -16,7 +16,7 @@ from wsi_seg.core.classes import RUN_AGAIN, ClassGroup, TissueClass, canonical_n
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.maps.maps import Maps
-from wsi_seg.results.files import JOURNAL
+from wsi_seg.results.files import JOURNAL, REPORT
 from wsi_seg.results.progress import RunProgress
 from wsi_seg.results.saved_regions import open_regions
 from wsi_seg.viewer.folders import ResultEntry, ResultFolders
@@ -133,6 +133,11 @@ class OpenResult:
     def polygons(self) -> Path | None:
         """The file of its regions, None where there is none (yet)."""
         return next((path for name in POLYGON_FILES if (path := self.entry.file(name))), None)
+
+    @property
+    def report(self) -> Path | None:
+        """The page about it, None where there is none (yet)."""
+        return self.entry.file(REPORT)
 
     def slide(self) -> SlidePlace:
         return self._server.finder.find(self.facts.slide)

@@ -42,6 +42,9 @@
  * @property {string[]} layers
  * @property {string} notice
  * @property {string} unlike how the slide differs from the training data; "" where it is not marked
+ * @property {string} model name and version; "" of a run that is not finished
+ * @property {string} finished when it was finished, ISO 8601; "" where that is not known
+ * @property {boolean} report there is a report
  * @property {number} regions
  * @property {{legend: {name: string, color: string, mm2: number | null}[]}} coverage what could not be read as it should
  * @property {{name: string, color: string, safe_color: string, mm2: number | null}[]} artifacts empty where they were not looked for

@@ -48,7 +48,7 @@ export function buildFilters(list, onChange) {
     return h("label", {}, h("span", {}, text), input);
   };
   return h("form", { className: "filters", role: "search", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, line("Find", search), line("Status", status),
-    line("Model", model), line("From", day("since")), line("To", day("until")), line("Regions, at least", regions), line("Order", sort));
+    line("Segmented by", model), line("From", day("since")), line("To", day("until")), line("Regions, at least", regions), line("Order", sort));
 }
 
 /**

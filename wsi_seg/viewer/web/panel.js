@@ -32,7 +32,15 @@ function header(screen) {
   const mpp = slide.mpp ? `${Number(slide.mpp[0].toPrecision(4))} µm/px` : `${slide.size.join(" × ")} px`;
   return h("header", {}, buildNeighbors(screen), h("h1", { title: slide.name }, slide.name),
     h("p", { className: "facts" }, mm + mpp), slide.slide_problem && h("p", { className: "problem" }, slide.slide_problem),
-    slide.unlike && h("p", { className: "problem unlike" }, slide.unlike), progress);
+    slide.unlike && h("p", { className: "problem unlike" }, slide.unlike), made(slide), progress);
+}
+
+/** Which model made it, when, and the report, which has the settings. @param {Slide} slide */
+function made({ id, version, model, finished, report }) {
+  if (!model) return false; // of a run that is not finished
+  const when = finished && new Date(finished).toLocaleDateString();
+  return h("p", { className: "facts made" }, [model, when].filter(Boolean).join(" · "), report && " · ",
+    report && h("a", { href: `api/${slidePath(id, "/report.html", version)}`, target: "_blank", rel: "noopener" }, "Report and settings"));
 }
 
 /**
@@ -55,7 +63,8 @@ function legend(screen) {
     const assessed = own.some((entry) => entry.assessed), known = own.some((entry) => entry.mm2 !== null);
     if (!assessed) return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))), h("span", { className: "facts" }, "not assessed"));
     const mine = areaOf(slide, codes), share = total ? ((100 * mine) / total).toFixed(0) : "";
-    return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))),
+    const only = h("button", { type: "button", className: "only", "aria-label": `Only ${title(name)}`, title: "Only this, or all again", onclick: () => screen.solo(codes) }, "only");
+    return h("li", { className }, h("label", {}, box, swatch, h("span", { className: "name" }, title(name))), only,
       known && h("span", { className: "number" }, mm2(mine)),
       known && h("span", { className: "number share" }, other ? mm2(areaOf(other, codes)) : share));
   };

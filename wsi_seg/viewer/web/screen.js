@@ -102,6 +102,13 @@ export class SlideScreen {
     this.update({ off: on ? rest : [...rest, ...codes].sort((a, b) => a - b) });
   }
 
+  /** Show one class or group alone, or all again where that is so already. @param {number[]} codes */
+  solo(codes) {
+    const rest = this.slide.classes.map(({ code }) => code).filter((code) => !codes.includes(code));
+    const alone = rest.every((code) => this.state.off.includes(code)) && !codes.some((code) => this.state.off.includes(code));
+    this.update({ off: alone ? [] : rest.sort((a, b) => a - b) });
+  }
+
   /** All layers off, or back as they were. */
   toggleLayers() {
     const shown = Object.values(this.state.opacity).some((value) => value > 0);
