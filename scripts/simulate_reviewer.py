@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +151,8 @@ def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Name
     source = next(dataset for dataset in config.datasets if dataset.name == name)
     assert isinstance(source, BcssRegions)
     model, out = arguments.left_out / f"{name}-seed{seed}", arguments.out / f"{name}-seed{seed}"
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        sys.exit(f"{out}: exists; remove it, or name another folder")
     slide, codes, right = halves(source, config.data_dir, out)
     loaded = load_model(str(model))
     groups = tuple(group.name for group in loaded.facts.card.groups)

@@ -338,7 +338,7 @@ def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     (tools / "sbatch").write_text("\n".join(lines))
     # As SLURM does: all processes of the job are asked to end, and killed a little later.
-    (tools / "scancel").write_text("#!/bin/sh\nkill -- -$1\n(sleep 2; kill -9 -- -$1) 2>/dev/null &\n")
+    (tools / "scancel").write_text("#!/bin/sh\nkill -- -$1\n(sleep 2; kill -9 -- -$1) >/dev/null 2>&1 &\n")
     for tool in tools.iterdir():
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")

@@ -272,6 +272,9 @@ def test_what_cannot_be_retrained_is_one_line(start: Path, quick_model: Path, tm
     one_line(call("train", "--from", quick_model, "--reviews", results, "-o", out), 2, "torchscript")
     asked = call("train", "--from", start, "--reviews", results, "-o", out, "--held-out", "nobody")
     one_line(asked, 2, "nobody", "slide-0")
+    known = ("--patients", "slide-(.)", "--held-out", "1")
+    asked = call("train", "--from", start, "--reviews", results, "-o", out, *known)
+    one_line(asked, 2, "--held-out 1: the model was trained on it")
     asked = call("train", "--from", start, "--reviews", tmp_path / "nothing", "-o", out)
     assert asked.exit_code != 0 and "nothing-review" in asked.stderr
     assert not out.exists()

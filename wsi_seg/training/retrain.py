@@ -238,6 +238,11 @@ def _split(
             raise UsageError(
                 f"--held-out {unknown}: no reviewed patient or slide; there are {', '.join(groups)}"
             )
+        seen = next((name for name in settings.held_out if name not in free), None)
+        if seen is not None:
+            raise UsageError(
+                f"--held-out {seen}: the model was trained on it, which would favor the old one; name others"
+            )
         test = list(settings.held_out)
     else:
         order = np.random.default_rng(settings.seed).permutation(len(free))

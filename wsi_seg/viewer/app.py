@@ -202,12 +202,12 @@ _WORK: dict[str, Work] = {
     "/api": _about,
     "/api/slides": _slides,
     "/api/models": _models,
-    "/api/slides/{id}/report.html": _report,
     "/api/compare": _compare,
     _RESULT: _slide,
     f"{_RESULT}/progress": _progress,
     f"{_RESULT}/same": _same,
     f"{_RESULT}/neighbors": _neighbors,
+    f"{_RESULT}/report.html": _report,
     **{f"{_RESULT}/{path}": work for path, work in layer_routes.WORK.items()},
     **{f"{_RESULT}/{path}": work for path, work in region_routes.WORK.items()},
 }

@@ -19,8 +19,8 @@ export async function goToNeighbor(screen, which) {
     const id = found[which];
     if (screen.left) return;
     if (id === null) return say(which === "next" ? "This is the last slide of the list." : "This is the first slide of the list.");
-    const { opacity, outlines, safe, list } = screen.state;
-    screen.go({ ...newState(id), opacity, outlines, safe, list });
+    const { opacity, outlines, safe, minimap, brightness, contrast, gray, list } = screen.state;
+    screen.go({ ...newState(id), opacity, outlines, safe, minimap, brightness, contrast, gray, list });
   } catch (error) {
     say(error instanceof Error ? error.message : String(error));
   }

@@ -38,7 +38,7 @@ function header(screen) {
 /** Which model made it, when, and the report, which has the settings. @param {Slide} slide */
 function made({ id, version, model, finished, report }) {
   if (!model) return false; // of a run that is not finished
-  const when = finished && new Date(finished).toLocaleDateString();
+  const when = finished && new Date(finished).toLocaleDateString("sv"); // ISO, as in the list
   return h("p", { className: "facts made" }, [model, when].filter(Boolean).join(" · "), report && " · ",
     report && h("a", { href: `api/${slidePath(id, "/report.html", version)}`, target: "_blank", rel: "noopener" }, "Report and settings"));
 }
