@@ -297,7 +297,11 @@ STEADY = os.environ | {
 }
 
 EXPORT = """
+import os
 import sys
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # how many threads hold a block at the peak is chance
+
 from pathlib import Path
 from wsi_seg.core.classes import BCSS_GROUPS
 from wsi_seg.exporters.geojson import write_geojson
@@ -339,7 +343,7 @@ def store_of_blobs(path: Path, height: int, *, block: int = 1024) -> Path:
 @pytest.mark.long
 def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
     peaks = []
-    for height in (4096, 14_336):  # the first has all threads at work, too
+    for height in (4096, 14_336):
         store = store_of_blobs(tmp_path / f"{height}.zarr", height)
         done = subprocess.run(
             [sys.executable, "-c", EXPORT, store], env=STEADY, check=True, capture_output=True, text=True
@@ -348,4 +352,4 @@ def test_memory_is_not_that_of_the_regions(tmp_path: Path) -> None:
         assert count == 64 * height // 32
         peaks.append(peak)
     grown = (peaks[1] - peaks[0]) / (64 * (14_336 - 4096) / 32)
-    assert grown < 600, peaks  # bytes for each further region, which has 1,000 as a polygon
+    assert grown < 400, peaks  # bytes for each further region, which has 1,000 as a polygon
