@@ -5,7 +5,8 @@
 Makes a slide of 32,768 × 32,768 pixels and results whose GeoJSON holds the regions (outlines of 8 to 40
 vertices, evenly spread), then pans by dragging and zooms by the wheel at three scales, and reports the times
 between frames as the page's requestAnimationFrame sees them, and how long slide, layers and outlines took
-to be whole again after the last move. Needs Chromium and `pip install '.[test]'`.
+to be whole again after the last move. Reviewing is on: regions are clicked, accepted and undone, each timed
+from the mouse or key to the frame that shows it. Needs Chromium and `pip install '.[test]'`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from playwright.sync_api import Page, sync_playwright
 
 from tests.made.landmarks import darkness_model
@@ -41,6 +43,22 @@ from wsi_seg.slides.slide import map_frame
 
 SIDE = 32_768
 GROUPS = (ClassGroup("tumor", (1,), (200, 0, 0)), ClassGroup("stroma", (2,), (150, 200, 150)))
+# Positions of clicks on the screen, in columns and rows of made regions from the middle.
+CLICKS = [(column, row) for row in range(-2, 3) for column in range(-2, 3)]
+# Gives the time from the next release of the button, or press of a key, to the end of the frame in which
+# `what` holds.
+REACT = """(what) => new Promise((resolve) => {
+  const holds = new Function(`return ${what}`);
+  const started = (event) => {
+    removeEventListener("pointerup", started, true); removeEventListener("keydown", started, true);
+    const step = () => {
+      if (holds()) setTimeout(() => resolve(performance.now() - event.timeStamp));
+      else requestAnimationFrame(step);
+    };
+    requestAnimationFrame(step);
+  };
+  addEventListener("pointerup", started, true); addEventListener("keydown", started, true);
+})"""
 # Collects the times between frames until it is asked for them.
 RECORD = """() => {
   const times = []; let last = performance.now(), on = true;
@@ -62,10 +80,12 @@ def main() -> None:
         sys.exit("no Chromium here; on Debian: apt install chromium")
     with tempfile.TemporaryDirectory() as scratch:
         count = make_results(Path(scratch), arguments.regions)
-        with server(Path(scratch) / "out") as address, sync_playwright() as playwright:
+        options = ("--allow-review", "--reviews", Path(scratch) / "reviews")
+        with server(Path(scratch) / "out", *options) as address, sync_playwright() as playwright:
             browser = launch(playwright, chromium)
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            result = {"regions": count, **measure(Viewer(page, address))}
+            viewer = Viewer(page, address)
+            result = {"regions": count, **measure(viewer), "review": review(viewer)}
             result["browser"] = browser.version
     result["cpus"], result["machine"] = os.cpu_count(), platform.machine()
     text = json.dumps(result, indent=2)
@@ -125,6 +145,67 @@ def measure(viewer: Viewer) -> dict[str, Any]:
     return result
 
 
+def review(viewer: Viewer) -> dict[str, Any]:
+    """Select, accept and undo, before and after all that is in sight at once was marked as reviewed."""
+    result: dict[str, Any] = {}
+    viewer.page.get_by_label("Reviewer").fill("Ada")
+    viewer.page.keyboard.press("Enter")
+    for scale in (8.0, 1.0):
+        result[f"{scale:g} l0 px per screen px"] = reactions(viewer, scale)
+    viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},34", classes=0.3)
+    viewer.until("!wsiSegScreen.reviewing.busy")
+    started = time.perf_counter()
+    viewer.page.keyboard.press("g")
+    viewer.until("wsiSegScreen.reviewing.review.areas.length === 1 && !wsiSegScreen.reviewing.busy", 120)
+    result["seconds_to_mark_all_in_sight"] = round(time.perf_counter() - started, 2)
+    result["regions_reviewed"] = viewer.page.evaluate("wsiSegScreen.reviewing.review.progress.reviewed")
+    result["34 l0 px per screen px, all reviewed"] = {"pan_ms": frames(viewer, pan)}
+    result["8 l0 px per screen px, all reviewed"] = reactions(viewer, 8.0) | {"pan_ms": frames(viewer, pan)}
+    return result
+
+
+def reactions(viewer: Viewer, scale: float) -> dict[str, Any]:
+    """Return quantiles of the times from the mouse or key to the frame that shows what it did."""
+    times: dict[str, list[float]] = {"select_ms": [], "accept_ms": [], "undo_ms": []}
+    viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},{scale}", classes=0.3)
+    viewer.until("wsiSegScreen.reviewing && !wsiSegScreen.reviewing.busy")
+    done = "!wsiSegScreen.reviewing.busy && wsiSegScreen.reviewing"
+    cell = SIDE / int(
+        np.ceil(np.sqrt(viewer.page.evaluate("wsiSegScreen.reviewing.review.progress.regions")))
+    )
+    middle = (np.floor(SIDE / 2 / cell) + 0.5) * cell
+    for column, row in CLICKS:
+        place = viewer.to_screen(middle + column * cell, middle + row * cell)
+        before = viewer.page.evaluate("wsiSegScreen.reviewing.selected?.target.index ?? null")
+        times["select_ms"].append(
+            reaction(
+                viewer.page,
+                f"{done}.selected && wsiSegScreen.reviewing.selected.target.index !== {json.dumps(before)}",
+                lambda place=place: viewer.page.mouse.click(*place),
+            )
+        )
+        number = len(viewer.page.evaluate("wsiSegScreen.reviewing.review.done"))
+        for name, key, expected in (("accept_ms", "a", number + 1), ("undo_ms", "u", number)):
+            shown = f"{done}.review.done.length === {expected}"
+            times[name].append(reaction(viewer.page, shown, lambda key=key: viewer.page.keyboard.press(key)))
+    return {name: quantiles(np.array(values)) for name, values in times.items()}
+
+
+def reaction(page: Page, shown: str, act: Callable[[], None]) -> float:
+    """Return the milliseconds from what `act` does to the frame in which `shown` holds."""
+    page.evaluate("(what) => { window.reaction_ = (" + REACT + ")(what); }", shown)
+    act()
+    return float(page.evaluate("reaction_"))
+
+
+def quantiles(times: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "p50": round(float(np.median(times)), 1),
+        "p95": round(float(np.quantile(times, 0.95)), 1),
+        "max": round(float(times.max()), 1),
+    }
+
+
 def pan(page: Page) -> None:
     page.mouse.move(900, 600)
     page.mouse.down()
@@ -141,7 +222,7 @@ def zoom(page: Page) -> None:
         page.wait_for_timeout(150)
 
 
-def frames(viewer: Viewer, act: Any) -> dict[str, float]:
+def frames(viewer: Viewer, act: Callable[[Page], None]) -> dict[str, float]:
     """Return quantiles of the times between frames during `act`, and how long the picture lagged."""
     viewer.settle()
     viewer.page.evaluate(RECORD)
@@ -150,9 +231,7 @@ def frames(viewer: Viewer, act: Any) -> dict[str, float]:
     times = np.array(viewer.page.evaluate("frames_()"))
     viewer.settle()
     return {
-        "p50": round(float(np.median(times)), 1),
-        "p95": round(float(np.quantile(times, 0.95)), 1),
-        "max": round(float(times.max()), 1),
+        **quantiles(times),
         "frames": len(times),
         "whole_after_ms": round(1000 * (time.perf_counter() - stopped)),
     }
