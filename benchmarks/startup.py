@@ -34,8 +34,8 @@ PREDICTING = "predict the first tile"
 
 # Does what `wsi-seg run` does, in the same order and as it does it, and notes the time.
 FIRST_TILE_CODE = """
-import json, os, sys, time
-began, spent = float(sys.argv.pop(1)), {}
+import json, os, sys, threading, time
+began, spent, only = float(sys.argv.pop(1)), {}, threading.Lock()
 def done(step):
     global began
     now = time.time()
@@ -62,6 +62,7 @@ run.prepare = noting("open the slide", run.prepare, "find tissue and plan")
 predictor.load_predictor = noting("create the maps", predictor.load_predictor, "load the weights")
 predict = predictor.NetworkPredictor.__call__
 def first(self, tiles, /, **options):
+    only.acquire()  # other threads have a first tile, too; the process ends before they get on
     done("read the first tile")
     predict(self, tiles, **options)
     done("predict the first tile")  # PREDICTING

@@ -32,6 +32,7 @@ from wsi_seg.regions.rings import (
     NO_LINES,
     Lines,
     RingLimits,
+    are_near,
     chains,
     concatenate,
     connected,
@@ -188,9 +189,7 @@ def _are_near(
         shapely.linearrings(lines.xy, indices=np.repeat(np.arange(len(lines)), lines.lengths))
     )
     # A hair more, as others may scale the rings before they measure.
-    return np.asarray(
-        shapely.dwithin(shapes[position[: len(one)]], shapes[position[len(one) :]], reach + NEAR)
-    )
+    return are_near(shapes, position[: len(one)], position[len(one) :], reach + NEAR)
 
 
 @dataclass(frozen=True, slots=True)

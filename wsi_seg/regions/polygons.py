@@ -22,7 +22,7 @@ from wsi_seg.core.threads import map_ahead
 from wsi_seg.maps.fields import FULL, ChannelSum, LabelField, Unknown
 from wsi_seg.regions.contours import Field, stream_contours
 from wsi_seg.regions.measurements import measure_regions
-from wsi_seg.regions.rings import RingLimits, connected, near_pairs
+from wsi_seg.regions.rings import RingLimits, are_near, connected, near_pairs
 from wsi_seg.regions.settings import TraceSettings
 from wsi_seg.regions.spool import PolygonSpool
 
@@ -226,7 +226,7 @@ def simplify_together(polygons: NDArray[np.object_], tolerance: float) -> NDArra
         result[left] = _simplify_rings(polygons[left], tolerance)
         invalid = _invalid(result[left], group[left])
         if len(invalid) and not exact:  # boxes are near far more often than outlines
-            near = shapely.dwithin(polygons[one], polygons[other], 2 * tolerance)
+            near = are_near(polygons, one, other, 2 * tolerance)
             group, exact = connected(len(polygons), one[near], other[near]), True
             invalid = _invalid(result[left], group[left])
         left = left[np.isin(group[left], invalid)]
@@ -251,10 +251,7 @@ def _simplify_rings(polygons: NDArray[np.object_], tolerance: float) -> NDArray[
     """
     rings, owner = shapely.get_rings(polygons, return_index=True)
     one, other = near_pairs(shapely.bounds(rings), 2 * tolerance)
-    larger = shapely.get_num_coordinates(rings[one]) > shapely.get_num_coordinates(rings[other])
-    base, small = np.where(larger, one, other), np.where(larger, other, one)
-    shapely.prepare(rings[np.unique(base)])
-    near = shapely.dwithin(rings[base], rings[small], 2 * tolerance)
+    near = are_near(rings, one, other, 2 * tolerance)
     group = connected(len(rings), one[near], other[near])
     order = np.argsort(group, kind="stable")
     # Of polygons, for only then may the vertex that a ring begins with be dropped.

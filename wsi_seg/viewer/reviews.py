@@ -349,6 +349,7 @@ def _undecided_in(area: ReviewEntry, regions: Regions, standing: _Standing) -> l
     near = regions.in_box(area.geometry.bounds)
     free = np.array([i for i in near.tolist() if i not in standing.carried.verdicts], np.intp)
     points = shapely.point_on_surface(regions.shapes[free])
+    shapely.prepare(area.geometry)
     found: list[int] = free[shapely.covers(area.geometry, points)].tolist()
     if len(found) > MOST_ACCEPTED:
         raise Refused(400, f"{len(found)} regions in this area, at most {MOST_ACCEPTED}; draw smaller areas")
