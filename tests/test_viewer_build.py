@@ -123,7 +123,8 @@ def test_the_page_s_own_code_is_small() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.strip() and not line.strip().startswith(("//", "/*", "*"))
     ]
-    assert len(lines) < 2800
+    # Raised from 2,800 for the table of regions, the color scale, associated images, and a retraining.
+    assert len(lines) < 3600
 
 
 def node() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -22,10 +23,15 @@ from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.inference.models.registry import list_models
 from wsi_seg.maps.maps import Maps
+from wsi_seg.planning.map_layout import Kind, MapLayout
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.results.files import MAPS
+from wsi_seg.slides.readers import open_slide
+from wsi_seg.slides.sample import sample_slide
+from wsi_seg.tissue.stain import STAINS
 from wsi_seg.viewer.grid import DeepZoom
-from wsi_seg.viewer.palette import safe_colors
+from wsi_seg.viewer.palette import safe_colors, scale_table
+from wsi_seg.viewer.pictures import value_tile
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.sources import CLASSES, Channels, LiveMaps, StoredMaps
 
@@ -90,8 +96,8 @@ def test_layers_lie_on_the_slide_within_one_pixel(shown: Shown) -> None:
         factor = 2 ** (11 - zoom)
         slide = whole_level(shown.asking, f"{shown.base}/tiles", zoom, ".jpg", "L") < 128
         classes = whole_level(shown.asking, f"{shown.base}/layers/classes", zoom, ".png?codes=1")[..., 3] > 0
-        values = whole_level(shown.asking, f"{shown.base}/layers/probability", zoom, ".png?channel=tumor")
-        for name, layer in (("classes", classes), ("probability", values[..., 3] >= 128)):
+        scaled = whole_level(shown.asking, f"{shown.base}/layers/probability", zoom, ".png?channel=tumor")
+        for name, layer in (("classes", classes), ("probability", values_of(scaled) >= 128)):
             for mark in MARKS:
                 # A map pixel is nearly two l0 pixels wide, a stored probability nearly four.
                 off = max(1.0, (2 if name == "classes" else 4) / factor)
@@ -136,10 +142,21 @@ def test_codes_and_palette_choose_what_is_drawn(shown: Shown) -> None:
     assert shown_safe != {(200, 0, 0)}
 
 
-def test_probability_is_the_opacity(shown: Shown) -> None:
+def values_of(layer: np.ndarray) -> np.ndarray:
+    """Return the place of each color on the scale, 0 … 255; 0 where a layer is transparent."""
+    scale = scale_table().astype(int) @ (65536, 256, 1)
+    packed = layer[..., :3].astype(int) @ (65536, 256, 1)
+    order = np.argsort(scale)
+    place = order[np.searchsorted(scale, packed, sorter=order).clip(max=255)]
+    assert np.array_equal(scale[place], packed), "a color that is not on the scale"
+    return np.where(layer[..., 3] > 0, place, 0)
+
+
+def test_probability_is_a_place_on_the_color_scale(shown: Shown) -> None:
     stored = np.asarray(Maps.open(shown.folder / MAPS).probabilities[0])
     layer = whole_level(shown.asking, f"{shown.base}/layers/probability", 11, ".png?channel=tumor")
-    assert (layer[..., :3] == (200, 0, 0)).all()
+    assert (layer[..., 3] == 255).all()
+    values = values_of(layer)
     facts = shown.asking.get(shown.base).json()
     x_scale, y_scale = (2 * factor for factor in facts["map"]["l0_per_map"])
     inner = np.s_[20:-20, 20:-20]
@@ -151,16 +168,60 @@ def test_probability_is_the_opacity(shown: Shown) -> None:
                      for y, x in ((400, 500), (850, 1200), (50, 50))])  # fmt: skip
     assert not flat.any()
     for y, x in ((400, 500), (850, 1200), (50, 50)):
-        assert layer[y, x, 3] == nearest[y, x]
-    assert np.mean(np.abs(layer[inner][..., 3].astype(int) - nearest[inner]) > 128) < 0.01
+        assert values[y, x] == max(1, nearest[y, x])
+    assert np.mean(np.abs(values[inner] - nearest[inner]) > 128) < 0.01
 
 
 def test_uncertainty_and_tissue(shown: Shown) -> None:
     assert picture(shown.asking, f"{shown.base}/layers/tissue/9/0_0.png")[..., 3].min() == 255
-    layer = picture(shown.asking, f"{shown.base}/layers/uncertainty/9/0_0.png")
+    layer = values_of(picture(shown.asking, f"{shown.base}/layers/uncertainty/9/0_0.png"))
     # Certain inside black and white, uncertain where a map pixel holds some of both.
-    assert layer[100, 100, 3] < 128 and layer[..., 3].max() > 128
+    assert layer[100, 100] < 128 and layer.max() > 128
     assert "uncertainty" in shown.asking.get(shown.base).json()["layers"]
+
+
+@dataclass(frozen=True)
+class HalfAnalyzed:
+    """Maps of 64 × 48 pixels of which the left 32 columns were analyzed; see `MapSource`."""
+
+    probability: int
+
+    @property
+    def layout(self) -> MapLayout:
+        return MapLayout("half", Size(64, 48), 0.5, 64, 4, "uint8", ())
+
+    def downsamples(self, kind: Kind) -> tuple[int, ...]:
+        return (4, 8) if kind == "probabilities" else (1, 2)
+
+    def read(self, what: Channels, downsample: int, box_level: Box) -> np.ndarray:
+        value = self.probability if what.kind == "probabilities" else 1
+        columns = (np.arange(box_level.x0, box_level.x1) + 0.5) * downsample
+        row = np.where((columns > 0) & (columns < 32), value, 0).astype(np.uint8)
+        return np.tile(row, (box_level.height, 1))
+
+
+@pytest.mark.parametrize("value", [0, 3, 200])
+def test_what_was_not_analyzed_is_transparent_and_darkens_nothing(value: int) -> None:
+    for factor in (0.5, 1.0, 4.0, 8.0):
+        box = Box(0, 0, round(64 / factor), round(48 / factor))
+        made = value_tile(HalfAnalyzed(value), Channels("probabilities", (0,)), Scale(factor, factor), box)
+        tile = np.asarray(Image.open(io.BytesIO(made)).convert("RGBA"))
+        left, right = tile[:, : round(32 / factor)], tile[:, round(32 / factor) :]
+        assert (left[..., 3] == 255).all() and not right[..., 3].any()
+        assert (values_of(left) == max(1, value)).all()
+
+
+def test_each_step_of_the_color_scale_is_lighter(shown: Shown) -> None:
+    table = scale_table()
+    lightness = np.array([lab(tuple(color))[0] for color in table.tolist()])
+    steps = np.diff(lightness)
+    assert steps.min() > 0 and lightness[0] < 16 and lightness[-1] > 90
+    # Even: a quarter of the scale is a quarter of the lightness, also for color-blind eyes.
+    even = np.linspace(lightness[0], lightness[-1], 256)
+    assert np.abs(lightness - even).max() < 3
+    assert np.diff([seen_lab(tuple(color))[0] for color in table[::3].tolist()]).min() > 0
+    points = [tuple(bytes.fromhex(color[1:])) for color in shown.asking.get(shown.base).json()["scale"]]
+    assert [tuple(table[round(i)]) for i in np.linspace(0, 255, len(points))] == points
 
 
 def test_a_browser_may_keep_tiles_of_a_version_for_good(shown: Shown) -> None:
@@ -233,7 +294,7 @@ def test_values_at_the_maps_border_do_not_fade(tmp_path: Path) -> None:
     asking = client(tmp_path / "out")
     base = f"/api/slides/{only_id(asking)}/layers/probability"
     for zoom in (9, 8, 7):
-        assert picture(asking, f"{base}/{zoom}/0_0.png?channel=tumor")[..., 3].min() == 255
+        assert values_of(picture(asking, f"{base}/{zoom}/0_0.png?channel=tumor")).min() == 255
 
 
 def test_a_thumbnail_is_small_and_of_the_slide(shown: Shown) -> None:
@@ -252,23 +313,48 @@ DEUTERANOPIA = np.array(
 XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 ) / [[0.95047], [1.0], [1.08883]]
-H_AND_E = {"eosin": (225, 175, 205), "hematoxylin": (120, 80, 150)}
+# Pale stains, as of other laboratories than that of the packaged slide.
+PALE = {"eosin": (225, 175, 205), "hematoxylin": (120, 80, 150)}
 
 
-def seen_lab(color: tuple[int, int, int]) -> np.ndarray:
-    """Return CIELAB of a color as a deuteranope sees it."""
+def lab(color: tuple[float, ...], seen: np.ndarray | None = None) -> np.ndarray:
+    """Return CIELAB of an sRGB color, by default as most people see it."""
     share = np.array(color) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    xyz = XYZ @ np.clip(DEUTERANOPIA @ linear, 0, 1)
+    xyz = XYZ @ (linear if seen is None else np.clip(seen @ linear, 0, 1))
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
+def seen_lab(color: tuple[float, ...]) -> np.ndarray:
+    """Return CIELAB of a color as a deuteranope sees it."""
+    return lab(color, DEUTERANOPIA)
+
+
+def measured_stains() -> dict[str, tuple[float, ...]]:
+    """Return the mean color of the packaged slide's pixels that hold more of one stain than of the other."""
+    with open_slide(sample_slide()) as slide:
+        size = slide.info.size
+        pixels = (
+            slide.read_level(0, Box(0, 0, size.width, size.height))[::3, ::3].reshape(-1, 3).astype(float)
+        )
+    glass = np.percentile(pixels, 99, axis=0)
+    density = np.log10(glass / np.maximum(pixels, 1)).clip(0)
+    stains = np.array(STAINS) / np.linalg.norm(STAINS, axis=1, keepdims=True)
+    hematoxylin, eosin, _ = (density @ np.linalg.inv(stains)).T
+    tissue = density.max(axis=1) > 0.15
+    held = {"hematoxylin": hematoxylin > eosin, "eosin": eosin > hematoxylin}
+    return {name: tuple(pixels[tissue & mask].mean(axis=0)) for name, mask in held.items()}
+
+
 def test_groups_of_the_bundled_model_stay_apart_for_color_blind_eyes() -> None:
+    measured = measured_stains()
+    assert [np.argmin(color) for color in measured.values()] == [1, 1], measured  # both absorb green the most
+    stains = [*measured.values(), *PALE.values()]
     for card in list_models():
         safe = safe_colors((*card.tissue_classes, *card.class_groups))
         own = [one.color for one in card.class_groups]
         chosen = [safe[one.name] for one in card.class_groups]
-        pairs = [*combinations(own, 2), *combinations(chosen, 2), *product(chosen, H_AND_E.values())]
+        pairs = [*combinations(own, 2), *combinations(chosen, 2), *product(chosen, stains)]
         least = min(float(np.linalg.norm(seen_lab(a) - seen_lab(b))) for a, b in pairs)
         assert least >= 20, (card.name, least)  # CIE76

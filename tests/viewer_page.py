@@ -195,8 +195,8 @@ def assert_drawn(drawn: NDArray[np.bool_], shapes: list[Any], view: dict[str, fl
     y, x = np.nonzero(drawn)
     centers = shapely.points(x + 0.5, y + 0.5)
     inner = (x > 4) & (y > 4) & (x < width - 5) & (y < height - 5)
-    # A line is 1.5 pixels wide, so that a pixel it touches is at most 0.75 + √½ from its middle.
-    far = inner & ~shapely.dwithin(centers, lines, 1 + 0.75 + 0.71)
+    # A line is 1.5 pixels wide, its casing 1 on each side: what they touch is within 1.75 + √½ of the middle.
+    far = inner & ~shapely.dwithin(centers, lines, 1 + 1.75 + 0.71)
     assert far.sum() == 0, f"{far.sum()} of {len(x)} pixels away from any outline"
     middles = shapely.line_interpolate_point(lines, np.arange(0, lines.length, 1.0))
     tree = shapely.STRtree(centers)

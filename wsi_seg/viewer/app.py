@@ -14,7 +14,7 @@
                                                    the same tile of a layer: classes (?codes=1,2), tissue,
                                                    coverage,
                                                    probability (?channel=tumor&kind=class|group),
-                                                   uncertainty; &palette=card|safe
+                                                   uncertainty; &palette=card|safe for those of classes
     GET /api/slides/{id}/regions?box=x0,y0,x1,y1&scale=S
                                                    outlines in l0 pixels, S l0 pixels per screen pixel
     GET /api/slides/{id}/regions/at?x=&y=          the region at a place   …/regions/{index}   one region

@@ -16,7 +16,7 @@ from wsi_seg.maps.maps import FAULTS
 from wsi_seg.results.files import OVERVIEW
 from wsi_seg.slides.slide import MapFrame
 from wsi_seg.viewer import query
-from wsi_seg.viewer.palette import TISSUE_COLOR, UNCERTAINTY_COLOR, color_of
+from wsi_seg.viewer.palette import TISSUE_COLOR, color_of
 from wsi_seg.viewer.pictures import (
     THUMBNAIL_SIDE,
     jpeg,
@@ -110,16 +110,15 @@ def _artifacts(result: OpenResult, request: Request) -> tuple[tuple[object, ...]
 
 def _probability(result: OpenResult, request: Request) -> tuple[tuple[object, ...], Draw]:
     first = query.choice(request.query_params, "kind", ("class", "group"))
-    group, channels = result.choose(query.text(request.query_params, "channel"), first)
-    color = color_of(group, result.colored(), _palette(request))
-    return (channels, color), partial(value_tile, result.source, channels, color=color)
+    _, channels = result.choose(query.text(request.query_params, "channel"), first)
+    return (channels,), partial(value_tile, result.source, channels)
 
 
 def _uncertainty(result: OpenResult, _: Request) -> tuple[tuple[object, ...], Draw]:
     if not result.facts.uncertainty:
         raise Refused(404, "this result holds no uncertainty; run with --uncertainty to store it")
     channels = Channels("probabilities", (len(result.facts.stored),))
-    return (channels,), partial(value_tile, result.source, channels, color=UNCERTAINTY_COLOR)
+    return (channels,), partial(value_tile, result.source, channels)
 
 
 _LAYERS: dict[str, Callable[[OpenResult, Request], tuple[tuple[object, ...], Draw]]] = {

@@ -10,7 +10,7 @@ from wsi_seg.results.files import unlike_notice
 from wsi_seg.slides.slide import SlideInfo
 from wsi_seg.slides.tolerant import OTHER_LEVEL, UNREADABLE
 from wsi_seg.viewer.listing import place_of, region_count
-from wsi_seg.viewer.palette import safe_colors
+from wsi_seg.viewer.palette import SCALE, safe_colors
 from wsi_seg.viewer.result_info import ResultInfo
 from wsi_seg.viewer.state import OpenResult, ViewerState
 
@@ -50,6 +50,7 @@ def describe_result(state: ViewerState, result: OpenResult) -> dict[str, Any]:
             "coverage",
             *(["artifacts"] if facts.artifacts else []),
         ],
+        "scale": [hex_code(color) for color in SCALE],
         "notice": facts.notice,
         "model": facts.model,
         "finished": facts.finished,

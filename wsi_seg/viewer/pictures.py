@@ -14,7 +14,8 @@ from wsi_seg.core.classes import RGB
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.maps.resampling import interpolated
 from wsi_seg.slides.slide import MapFrame, Pixels, pick_level, read_region, read_thumbnail
-from wsi_seg.viewer.sources import Channels, MapSource, pick_downsample
+from wsi_seg.viewer.palette import scale_table
+from wsi_seg.viewer.sources import CLASSES, Channels, MapSource, pick_downsample
 
 JPEG_QUALITY = 85
 THUMBNAIL_SIDE = 384
@@ -61,27 +62,49 @@ def label_tile(
         box: pixels to draw, in the frame of their Deep Zoom level.
         colors: of the labels that are shown.
     """
+    table, alpha = np.zeros((256, 3), np.uint8), np.zeros(256, np.uint8)
+    for label, color in colors.items():
+        table[label], alpha[label] = color, 255
+    return png(_labels_under(source, what, map_per_pixel, box), table, alpha)
+
+
+def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box) -> bytes:
+    """Return a probability or uncertainty as PNG in the colors of `scale_table`; linear between centers.
+
+    The sum of the channels `what` is drawn; frames are those of `label_tile`. What was not analyzed is
+    transparent, and does not pull the values next to it down.
+    """
+    downsample = pick_downsample(source, what.kind, min(map_per_pixel.x, map_per_pixel.y))
+    level = Scale(downsample, downsample)
+    exact = box.scaled(map_per_pixel / level)
+    around = exact.outward(MARGIN)
+    size = source.layout.map_size
+    inside = around.intersect(Box(0, 0, -(-size.width // downsample), -(-size.height // downsample)))
+    shown = np.zeros((box.height, box.width), np.uint8)
+    if not inside.empty:
+        stored = as_bytes(source.read(what, downsample, inside))
+        analyzed = (_labels_under(source, CLASSES, level, inside) > 0) | (stored > 0)
+        values, weights = (
+            interpolated(_padded(one, inside, around), exact, around, box)
+            for one in (stored.astype(np.float32), analyzed.astype(np.float32))
+        )
+        whole = np.rint(values / np.maximum(weights, 0.5)).clip(1, 255)
+        shown = np.where(weights >= 0.5, whole, 0).astype(np.uint8)
+    # 0 stands for what is not shown; the color of 1 is as good as that of 0.
+    alpha = np.full(256, 255, np.uint8)
+    alpha[0] = 0
+    return png(shown, scale_table(), alpha)
+
+
+def _labels_under(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box) -> NDArray[np.uint8]:
+    """Return the label under the center of each pixel of a box; frames are those of `label_tile`."""
     downsample = pick_downsample(source, what.kind, min(map_per_pixel.x, map_per_pixel.y))
     columns = _under(box.x0, box.x1, map_per_pixel.x / downsample)
     rows = _under(box.y0, box.y1, map_per_pixel.y / downsample)
     box_level = Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    values = source.read(what, downsample, box_level)
-    picked = values[np.ix_(rows - box_level.y0, columns - box_level.x0)]
-    alpha = np.zeros(256, np.uint8)
-    alpha[list(colors)] = 255
-    return png(picked, colors, alpha)
-
-
-def value_tile(source: MapSource, what: Channels, map_per_pixel: Scale, box: Box, color: RGB) -> bytes:
-    """Return a probability as PNG: one color, as opaque as the value is high; linear between centers.
-
-    The sum of the channels `what` is drawn; frames are those of `label_tile`.
-    """
-    downsample = pick_downsample(source, what.kind, min(map_per_pixel.x, map_per_pixel.y))
-    exact = box.scaled(map_per_pixel / Scale(downsample, downsample))
-    values = as_bytes(_read_padded(source, what, downsample, exact.outward(MARGIN)))
-    resized = interpolated(values, exact, exact.outward(MARGIN), box)
-    return png(resized, dict.fromkeys(range(256), color), np.arange(256, dtype=np.uint8))
+    labels = source.read(what, downsample, box_level)
+    picked: NDArray[np.uint8] = labels[np.ix_(rows - box_level.y0, columns - box_level.x0)]
+    return picked
 
 
 def _under(start: int, stop: int, step: float) -> NDArray[np.int64]:
@@ -90,14 +113,8 @@ def _under(start: int, stop: int, step: float) -> NDArray[np.int64]:
     return under
 
 
-def _read_padded(source: MapSource, what: Channels, downsample: int, box: Box) -> NDArray[Any]:
-    """Read a box; beyond the map its border repeats, so that it does not fade there."""
-    size = source.layout.map_size
-    whole = Box(0, 0, -(-size.width // downsample), -(-size.height // downsample))
-    inside = box.intersect(whole)
-    if inside.empty:
-        return source.read(what, downsample, box)
-    values = source.read(what, downsample, inside)
+def _padded(values: NDArray[np.float32], inside: Box, box: Box) -> NDArray[np.float32]:
+    """Return the values of a box, of which `values` are what lies inside the map; its border repeats."""
     around = ((inside.y0 - box.y0, box.y1 - inside.y1), (inside.x0 - box.x0, box.x1 - inside.x1))
     return np.pad(values, around, mode="edge")
 
@@ -111,11 +128,8 @@ def as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     return whole
 
 
-def png(values: NDArray[np.uint8], colors: Mapping[int, RGB], alpha: NDArray[np.uint8]) -> bytes:
-    """Return uint8 (h, w) as a PNG whose palette gives each value a color and an opacity (256,)."""
-    table = np.zeros((256, 3), np.uint8)
-    for value, color in colors.items():
-        table[value] = color
+def png(values: NDArray[np.uint8], table: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> bytes:
+    """Return uint8 (h, w) as a PNG whose palette gives each value a color (256, 3) and an opacity (256,)."""
     image = Image.fromarray(np.ascontiguousarray(values)).convert("L")
     image.putpalette(table.tobytes())
     file = io.BytesIO()

@@ -40,6 +40,7 @@
  * @property {Group[]} groups
  * @property {number | null} threshold of the run; null where nothing was traced
  * @property {string[]} layers
+ * @property {string[]} scale colors of values from 0 to 1 in equal steps, linear between
  * @property {string} notice
  * @property {string} unlike how the slide differs from the training data; "" where it is not marked
  * @property {string} model name and version; "" of a run that is not finished

@@ -24,6 +24,8 @@ import { pack, regionAt, touching } from "./regions.js";
 const KEPT = 8; // fetched areas
 const BATCH = 400; // regions a path: longer ones take the rasterizer more than linear time
 const SETTLE_MS = 40; // scales that are only passed on the way are not fetched
+const LINE = 1.5, HEAVY = 3.5; // CSS pixels
+const CASING = 1; // white next to a line on each side: lines are dark enough for white, and so are seen on dark tissue too
 
 /** @type {Order | null} */
 let last = null;
@@ -53,13 +55,19 @@ function draw(order) {
   canvas.height = height;
   const context = canvas.getContext("2d");
   if (!context) throw new Error("no 2d canvas");
-  let complete = true, count = 0;
-  order.sources.forEach(({ url, colors }, number) => {
+  context.lineJoin = "round";
+  let complete = true;
+  const seen = order.sources.flatMap(({ url, colors }, number) => {
     const { regions, exact } = request(url, order);
     complete &&= exact;
+    if (!regions) return [];
     const selected = order.selected?.source === number ? order.selected.index : null;
-    if (regions) count += drawRegions(context, regions, { colors, selected }, order);
+    return [{ regions, selected, byColor: inColors(regions, colors, view) }];
   });
+  // All casings below all lines: where regions meet, none hides the line of its neighbor.
+  for (const casing of [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
+  for (const one of seen) drawSelected(context, one, order);
+  const count = seen.flatMap(({ byColor }) => [...byColor.values()]).reduce((sum, numbers) => sum + numbers.length, 0);
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
 }
@@ -128,50 +136,76 @@ async function load(url, query, box, scale) {
 }
 
 /**
- * @param {OffscreenCanvasRenderingContext2D} context
- * @param {Regions} regions
- * @param {{colors: Record<string, string>, selected: number | null}} style
- * @param {Order} order
- * @returns {number} how many were drawn
+ * Regions of a source in a view, by the color of their lines.
+ * @typedef {{regions: Regions, selected: number | null, byColor: Map<string, number[]>}} Seen
  */
-function drawRegions(context, regions, { colors, selected }, { view, ratio }) {
-  const k = ratio / view.scale; // device pixels per l0 pixel
-  const dx = (regions.box[0] - view.x) * k, dy = (regions.box[1] - view.y) * k;
-  /** @type {number[][]} */
-  const byGroup = regions.groups.map(() => []);
-  for (const number of touching(regions, viewBox(view))) byGroup[regions.group[number]].push(number);
-  context.lineJoin = "round";
-  let count = 0;
-  byGroup.forEach((numbers, group) => {
-    const color = colors[regions.groups[group]];
-    if (!color) return;
-    context.strokeStyle = context.fillStyle = color;
-    count += numbers.length;
-    context.lineWidth = 1.5 * ratio;
+
+/**
+ * @param {Regions} regions
+ * @param {Record<string, string>} colors of groups that are shown
+ * @param {View} view
+ */
+function inColors(regions, colors, view) {
+  /** @type {Map<string, number[]>} */
+  const byColor = new Map();
+  for (const number of touching(regions, viewBox(view))) {
+    const color = colors[regions.groups[regions.group[number]]];
+    if (!color) continue;
+    const numbers = byColor.get(color);
+    if (numbers) numbers.push(number);
+    else byColor.set(color, [number]);
+  }
+  return byColor;
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Seen} seen
+ * @param {boolean} casing of the lines, in place of the lines
+ * @param {Order} order
+ */
+function drawRegions(context, { regions, byColor }, casing, { view, ratio }) {
+  context.lineWidth = (LINE + (casing ? 2 * CASING : 0)) * ratio;
+  for (const [color, numbers] of byColor) {
+    context.strokeStyle = casing ? "#ffffff" : color;
     for (let from = 0; from < numbers.length; from += BATCH) {
       context.beginPath();
-      for (const number of numbers.slice(from, from + BATCH)) trace(context, regions, number, k, dx, dy);
+      for (const number of numbers.slice(from, from + BATCH)) trace(context, regions, number, view, ratio);
       context.stroke();
     }
-    const heavy = selected === null ? undefined : numbers.find((number) => regions.index[number] === selected);
-    if (heavy === undefined) return;
+  }
+}
+
+/**
+ * @param {OffscreenCanvasRenderingContext2D} context
+ * @param {Seen} seen
+ * @param {Order} order
+ */
+function drawSelected(context, { regions, selected, byColor }, { view, ratio }) {
+  if (selected === null) return;
+  for (const [color, numbers] of byColor) {
+    const heavy = numbers.find((number) => regions.index[number] === selected);
+    if (heavy === undefined) continue;
     context.beginPath();
-    trace(context, regions, heavy, k, dx, dy);
-    context.lineWidth = 3.5 * ratio;
-    context.stroke();
-  });
-  return count;
+    trace(context, regions, heavy, view, ratio);
+    for (const [style, width] of /** @type {[string, number][]} */ ([["#ffffff", HEAVY + 2 * CASING], [color, HEAVY]])) {
+      context.strokeStyle = style;
+      context.lineWidth = width * ratio;
+      context.stroke();
+    }
+  }
 }
 
 /**
  * @param {OffscreenCanvasRenderingContext2D} context
  * @param {Regions} regions
  * @param {number} number
- * @param {number} k
- * @param {number} dx
- * @param {number} dy
+ * @param {View} view
+ * @param {number} ratio device pixels per CSS pixel
  */
-function trace(context, { rings, starts, xy }, number, k, dx, dy) {
+function trace(context, { box, rings, starts, xy }, number, view, ratio) {
+  const k = ratio / view.scale; // device pixels per l0 pixel
+  const dx = (box[0] - view.x) * k, dy = (box[1] - view.y) * k;
   for (let r = rings[number]; r < rings[number + 1]; r++) {
     const end = starts[r + 1];
     let i = starts[r];

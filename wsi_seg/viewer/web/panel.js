@@ -8,6 +8,7 @@ import { colorOf, hasFaults } from "./palette.js";
 import { buildLook } from "./look.js";
 import { paint } from "./pane.js";
 import { buildReview } from "./review_panel.js";
+import { buildScale } from "./scale.js";
 import { unfinished } from "./status.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
@@ -120,13 +121,15 @@ function layers(screen) {
     return { name, range, shown, row: h("label", { className: "slider" }, h("span", { className: "name" }, text), range, shown) };
   });
   const artifacts = swatches(slide.artifacts);
-  const below = { probability: channel.element, coverage: swatches(slide.coverage.legend).element, artifacts: artifacts.element };
-  const rows = ranges.flatMap(({ name, row }) => (name in below ? [row, below[/** @type {keyof typeof below} */ (name)]] : [row]));
+  const scales = ["probability", "uncertainty"].map((name) => ({ name, ...buildScale(slide, name) }));
+  const below = [{ name: "probability", element: channel.element }, ...scales, { name: "coverage", element: swatches(slide.coverage.legend).element }, { name: "artifacts", element: artifacts.element }];
+  const rows = ranges.flatMap(({ name, row }) => [row, ...below.filter((one) => one.name === name).map((one) => one.element)]);
   return {
     element: h("section", {}, h("h2", {}, "Layers"), ...rows),
     sync: (state) => {
       channel.input.value = state.channel ?? slide.channels[0];
       artifacts.repaint(state.safe);
+      for (const scale of scales) scale.sync(state);
       for (const { name, range, shown } of ranges) {
         const percent = Math.round(100 * (state.opacity[name] ?? 0));
         range.value = String(percent);

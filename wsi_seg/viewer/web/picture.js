@@ -4,6 +4,7 @@ import { title } from "./api.js";
 import { lineColor } from "./color.js";
 import { formatMm2 } from "./geometry.js";
 import { colorOf, shownGroups } from "./palette.js";
+import { drawScale, shownScales } from "./scale.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
 /** @typedef {import("./pane.js").Pane} Pane */
@@ -100,6 +101,7 @@ function drawLegend(context, { slide, other, state }, top, ratio) {
     context.fillText(text, x + 16 * ratio, top + 18 * ratio);
     x += context.measureText(text).width + 30 * ratio;
   }
+  for (const scale of shownScales(slide, state)) x += drawScale(context, slide, scale, x, top + 8 * ratio, ratio) + 20 * ratio;
   context.font = `${11 * ratio}px ${FONT}`;
   context.fillStyle = "#55505c";
   context.fillText(`${slide.name} · ${slide.notice}`, 8 * ratio, top + 37 * ratio);
