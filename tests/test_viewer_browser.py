@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from wsi_seg.pipeline.settings import RunSettings
 from wsi_seg.planning.plan import PlanSettings
 from wsi_seg.regions.polygons import trace
 from wsi_seg.slides.readers import open_slide
+from wsi_seg.viewer.palette import scale_table
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
@@ -660,3 +662,129 @@ def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:
     viewer.page.touchscreen.tap(*viewer.to_screen((x0 + x1) / 2, (y0 + y1) / 2))
     viewer.until("wsiSegScreen.panes[0].view().scale < 3")
     context.close()
+
+
+def test_the_table_of_regions_by_keys_alone(viewer: Viewer, results: Results) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    identity = viewer.identity("made", "second")
+    viewer.open(identity)
+    keys.press("T")
+    table = page.get_by_role("complementary", name="Table of regions")
+    table.locator("tbody tr").first.wait_for()
+    viewer.settle()
+    rows = viewer.get(f"slides/{identity}/regions/list")["rows"]
+    assert table.locator("tbody button").all_inner_texts() == [str(row["index"] + 1) for row in rows]
+    assert table.get_by_role("status").inner_text() == f"1–{len(rows)} of {len(rows)}"
+    assert table.locator("[aria-sort=descending]").inner_text().startswith("Area")
+    table.locator("tbody button").first.focus()
+    keys.press("ArrowDown")
+    view = viewer.view()
+    assert page.evaluate("document.activeElement.innerText") == str(rows[1]["index"] + 1)
+    assert rows[1]["group"] in page.evaluate("document.activeElement.ariaLabel").lower()
+    assert viewer.view() == view, "arrow keys in the table do not move the slide"
+    keys.press("Enter")
+    viewer.until(f"wsiSegScreen.state.marked === {rows[1]['index']}")
+    viewer.settle()
+    bbox = viewer.get(f"slides/{identity}/regions/{rows[1]['index']}")["bbox"]
+    view = viewer.view()
+    middle = (view["x"] + view["width"] * view["scale"] / 2, view["y"] + view["height"] * view["scale"] / 2)
+    assert middle == pytest.approx(((bbox[0] + bbox[2]) / 2, (bbox[1] + bbox[3]) / 2), abs=2 * view["scale"])
+    assert table.locator("tr[aria-current=true] button").inner_text() == str(rows[1]["index"] + 1)
+    marked = viewer.picture()
+    page.evaluate("wsiSegScreen.update({ marked: null })")
+    viewer.settle()
+    dark = (marked < 60).all(axis=2) & ~(viewer.picture() < 60).all(axis=2)
+    assert dark.sum() > 200, "the mark of the region is drawn"
+    page.evaluate(f"wsiSegScreen.update({{ marked: {rows[1]['index']} }})")
+    for key, expected in (("N", rows[2]), ("P", rows[1]), ("P", rows[0])):
+        keys.press(key)
+        viewer.until(f"wsiSegScreen.state.marked === {expected['index']}")
+    keys.press("P")
+    page.locator("#message", has_text="first region of the table").wait_for()
+    viewer.until(f"location.hash.includes('region={rows[0]['index']}')")
+    page.reload()
+    viewer.settle()
+    table.locator("tr[aria-current=true]").wait_for()
+    keys.press("T")
+    viewer.until("!location.hash.includes('table=')")
+    assert not table.is_visible()
+
+
+def test_the_table_of_regions_is_sorted_and_filtered(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    identity = viewer.identity("made", "second")
+    viewer.open(identity, table="group=tumor")
+    table = page.get_by_role("complementary", name="Table of regions")
+    numbers = table.locator("tbody button")
+    numbers.first.wait_for()
+
+    def shows(query: str) -> None:
+        rows = viewer.get(f"slides/{identity}/regions/list?{query}")["rows"]
+        wanted = json.dumps([str(row["index"] + 1) for row in rows])
+        texts = (
+            "JSON.stringify([...document.querySelectorAll('.regions tbody button')].map((b) => b.innerText))"
+        )
+        viewer.until(f"{texts} === JSON.stringify({wanted})")
+
+    shows("group=tumor")
+    table.get_by_label("Class of the regions").select_option("")
+    shows("")
+    table.get_by_role("button", name="Sort by mean probability").click()
+    shows("sort=-probability")
+    table.get_by_role("button", name="Sort by mean probability").click()
+    shows("sort=probability")
+    assert table.locator("[aria-sort=ascending]").count() == 1
+    rows = viewer.get(f"slides/{identity}/regions/list")["rows"]
+    least = rows[len(rows) // 2]["area_um2"]
+    table.get_by_label("Least area, µm²").fill(str(least))
+    shows(f"sort=probability&area={least}")
+    page.keyboard.press("0")  # typed into the field: the view stays
+    page.keyboard.press("Backspace")
+    before = viewer.view()
+    page.get_by_role("checkbox", name="Regions (").uncheck()
+    numbers.last.click()
+    viewer.until("wsiSegScreen.state.marked !== null && wsiSegScreen.state.outlines")
+    viewer.settle()
+    assert viewer.view() != before
+
+
+def test_the_color_scale_and_its_bar(viewer: Viewer, results: Results) -> None:
+    page = viewer.page
+    identity = viewer.identity("made", "first")
+    viewer.open(identity, classes=0, outlines=0)
+    bar = page.get_by_role("img", name="Color scale, Probability of Tumor")
+    assert not bar.is_visible()
+    page.get_by_label("Probability opacity").fill("100")
+    viewer.settle()
+    assert bar.is_visible()
+    assert "0 %" in page.locator(".scale").first.inner_text()
+    assert "100 %" in page.locator(".scale").first.inner_text()
+    scale = viewer.get(f"slides/{identity}")["scale"]
+    low, high = ([int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (scale[0], scale[-1]))
+    box = bar.bounding_box()
+    assert box is not None
+    shot = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")
+    ends = np.asarray(shot)[shot.height // 2, [4, shot.width - 5]]
+    np.testing.assert_allclose(ends, [low, high], atol=12)
+    shown = viewer.picture()
+    x0, y0, x1, y1 = RECTANGLES[0]
+    left, top = viewer.to_screen((x0 + x1) / 2, (y0 + y1) / 2)
+    stage = page.locator(".stage").first.bounding_box()
+    assert stage is not None
+    inside = shown[round(top - stage["y"]), round(left - stage["x"])]
+    maps = Maps.open(results.out / "first" / "made" / "maps.zarr")
+    value = maps.probabilities[0, int((y0 + y1) / 2 / 2), int((x0 + x1) / 2 / 2)]  # 0.5 over 0.25 µm/px
+    np.testing.assert_allclose(inside, scale_table()[int(np.asarray(value))], atol=3)
+
+
+def test_outlines_have_a_casing_that_is_seen_on_dark_tissue(viewer: Viewer, results: Results) -> None:
+    x0, y0, _, y1 = RECTANGLES[0]
+    viewer.open(viewer.identity("made", "first"), at=f"{x0},{(y0 + y1) / 2},0.5", classes=0)
+    picture = viewer.picture()
+    row = picture[picture.shape[0] // 2].min(axis=1)
+    edge = picture.shape[1] // 2
+    near = row[edge - 8 : edge + 9]
+    # Light ground, casing, line, casing, dark tissue: on the dark side white comes before the tissue.
+    line = int(near.argmin()) if near.min() < 100 else 8
+    assert near[line:].max() > 230, near
+    assert near[-1] < 130, near

@@ -11,9 +11,10 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -90,11 +91,22 @@ class Regions:
             return None
         return int(near[found[np.argmin(shapely.area(shapes[found]))]])
 
+    @cached_property
+    def figures(self) -> Mapping[str, NDArray[np.float64]]:
+        """(n,) values of each of `MEASURED`, by its key; NaN where the file does not say."""
+        values = np.full((len(MEASURED), len(self.properties)), np.nan)
+        for i, text in enumerate(self.properties):
+            measurements = _measurements(json.loads(text))
+            for row, name in zip(values, MEASURED, strict=True):
+                value = measurements.get(name)
+                if isinstance(value, int | float) and math.isfinite(value):
+                    row[i] = value
+        return dict(zip(MEASURED.values(), values, strict=True))
+
     def describe(self, index: int) -> dict[str, Any]:
         """Return what is known of one region."""
         properties = json.loads(self.properties[index])
-        measurements = properties.get("measurements")
-        measurements = measurements if isinstance(measurements, dict) else {}
+        measurements = _measurements(properties)
         known = {key: measurements[name] for name, key in MEASURED.items() if name in measurements}
         return {
             "index": index,
@@ -105,6 +117,11 @@ class Regions:
             "bbox": [round(value, 2) for value in self.bounds[index].tolist()],
             "measurements": measurements,
         }
+
+
+def _measurements(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    measurements = properties.get("measurements")
+    return measurements if isinstance(measurements, dict) else {}
 
 
 class _Feature(NamedTuple):

@@ -18,6 +18,10 @@
     GET /api/slides/{id}/regions?box=x0,y0,x1,y1&scale=S
                                                    outlines in l0 pixels, S l0 pixels per screen pixel
     GET /api/slides/{id}/regions/at?x=&y=          the region at a place   …/regions/{index}   one region
+    GET /api/slides/{id}/regions/list?group=&area=&sort=&offset=&limit=
+                                                   table of regions, see `RegionQuery`; area in µm²
+    GET /api/slides/{id}/regions/{index}/neighbors?group=&area=&sort=
+                                                   the regions before and after one in that table
     GET /api/slides/{id}/contours?channel=tumor&threshold=0.5&box=…&scale=S
                                                    outlines at another threshold, from the probabilities
     GET /api/slides/{id}/polygons.geojson          the regions that the run traced, to download; with

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from wsi_seg.core.classes import hex_code
 from wsi_seg.core.errors import WsiSegError
@@ -20,6 +20,7 @@ STATUSES = ("", "done", "incomplete", "running", "interrupted", "damaged")
 SORTS = ("name", "-name", "date", "-date", "regions", "-regions", "tissue", "-tissue", "status", "model")
 MOST_SECONDS = 1e11
 MOST_REGIONS = 1e9
+Item = TypeVar("Item", str, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,17 @@ def neighbors(state: ViewerState, wanted: ListQuery, identity: str) -> dict[str,
     All are None where it is not in the list.
     """
     listed = [entry.id for entry in _find(state, wanted) if not _is_damaged(state, entry, wanted)]
-    if identity not in listed:
+    return place_in(listed, identity)
+
+
+def place_in(listed: Sequence[Item], one: Item) -> dict[str, Any]:
+    """Return what comes before and after one in a list, and its `position` from 1.
+
+    All are None where it is not in the list.
+    """
+    if one not in listed:
         return {"previous": None, "next": None, "position": None, "total": len(listed)}
-    at = listed.index(identity)
+    at = listed.index(one)
     before, after = listed[at - 1] if at else None, listed[at + 1] if at + 1 < len(listed) else None
     return {"previous": before, "next": after, "position": at + 1, "total": len(listed)}
 

@@ -18,13 +18,17 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
-from wsi_seg.results.region_files import RegionGroup
+from wsi_seg.results.region_files import RegionGroup, Regions
 from wsi_seg.viewer import query
+from wsi_seg.viewer.region_list import list_regions, read_region_query, region_neighbors
 from wsi_seg.viewer.responses import ASK_AGAIN, Refused, json_text, kept_headers, not_modified, text_reply
 from wsi_seg.viewer.screen_outlines import answer
 from wsi_seg.viewer.sources import Channels
 from wsi_seg.viewer.state import OpenResult, ViewerState
 from wsi_seg.viewer.threshold import show_contours, trace_box, trace_view
+
+# Of the table of regions in one answer.
+MOST_ROWS = 1000
 
 
 def _regions(state: ViewerState, request: Request) -> Response:
@@ -52,14 +56,38 @@ def _region_at(state: ViewerState, request: Request) -> Response:
     return _kept(request, result, lambda: json_text(regions.describe(index)))
 
 
+def _region_list(state: ViewerState, request: Request) -> Response:
+    result, params = state.asked(request), request.query_params
+    wanted = read_region_query(params)
+    offset = query.whole("offset", params.get("offset", "0"), 0, 10**9)
+    limit = query.whole("limit", params.get("limit", "100"), 1, MOST_ROWS)
+    if result.polygons is None:  # a run that is not finished
+        return text_reply(json_text({"total": 0, "rows": []}))
+    regions, mpp = result.outlines().regions, result.facts.slide.mpp
+    return _kept(request, result, lambda: json_text(list_regions(regions, mpp, wanted, offset, limit)))
+
+
+def _region_neighbors(state: ViewerState, request: Request) -> Response:
+    result, wanted = state.asked(request), read_region_query(request.query_params)
+    regions, index = _numbered(result, request)
+    mpp = result.facts.slide.mpp
+    return _kept(request, result, lambda: json_text(region_neighbors(regions, mpp, wanted, index)))
+
+
 def _region(state: ViewerState, request: Request) -> Response:
     result = state.asked(request)
+    regions, index = _numbered(result, request)
+    return _kept(request, result, lambda: json_text(regions.describe(index)))
+
+
+def _numbered(result: OpenResult, request: Request) -> tuple[Regions, int]:
+    """Return the regions of a result, and the number that an address names; Refused, 404, without."""
     regions = result.outlines().regions
     count = len(regions.ids)
     index = query.whole("index", request.path_params["index"], 0, 10**9)
     if index >= count:
         raise Refused(404, f"no region {index}; there are {count}")
-    return _kept(request, result, lambda: json_text(regions.describe(index)))
+    return regions, index
 
 
 def _contours(state: ViewerState, request: Request) -> Response:
@@ -135,7 +163,9 @@ def _file_reply(path: Path, name: str) -> Response:
 WORK = {
     "regions": _regions,
     "regions/at": _region_at,
+    "regions/list": _region_list,
     "regions/{index}": _region,
+    "regions/{index}/neighbors": _region_neighbors,
     "contours": _contours,
     "polygons.geojson": _download,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -298,15 +297,8 @@ def order_of(regions: Regions, order: Order, threshold: float) -> NDArray[np.int
         return np.argsort(-areas, kind="stable")
     if order == "class":
         return np.lexsort((-areas, regions.group))
-    name = "Mean uncertainty" if order == "uncertainty" else "Mean probability"
-    figures = np.array([_figure(text, name) for text in regions.properties], float)
-    return np.argsort(-figures if order == "uncertainty" else np.abs(figures - threshold), kind="stable")
-
-
-def _figure(properties: str, name: str) -> float:
-    measurements = json.loads(properties).get("measurements")
-    value = measurements.get(name) if isinstance(measurements, dict) else None
-    return float(value) if isinstance(value, int | float) else float("nan")
+    unsure, probability = regions.figures["mean_uncertainty"], regions.figures["mean_probability"]
+    return np.argsort(-unsure if order == "uncertainty" else np.abs(probability - threshold), kind="stable")
 
 
 def _regions(result: OpenResult) -> Regions:

@@ -56,12 +56,13 @@
  * @typedef {object} RegionFacts
  * @property {string} name
  * @property {string} group
- * @property {number} area_um2
+ * @property {number} [area_um2]
  * @property {number} perimeter_um
  * @property {number} [mean_probability] where it is stored
  * @property {[number, number, number, number]} bbox l0
  * @property {Record<string, number>} measurements
  */
+/** @typedef {{index: number, group: string, area_um2?: number, mean_probability?: number, mean_uncertainty?: number}} RegionRow */
 /** @typedef {{status: string, version: string, blocks_done: number, blocks_failed: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
 /** @typedef {{id: string, name: string, folder: string}} Place of a result */
 /** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[], traced: string[]}[], threshold: number, job: string | null}} RunOptions */

@@ -3,6 +3,7 @@
 import { h, say } from "./dom.js";
 import { stepPower } from "./magnification.js";
 import { goToNeighbor } from "./neighbors.js";
+import { ROW_KEYS } from "./region_table.js";
 import { TOOLS } from "./review_panel.js";
 import { moveOnSlide } from "./turn.js";
 
@@ -31,6 +32,9 @@ const KEYS = [
   [["l"], "l  layers on and off", (s) => s.toggleLayers()],
   [["o"], "o  outlines on and off", (s) => s.update({ outlines: !s.state.outlines })],
   [["i"], "i  what lies in the middle of the view", (s) => void s.leader.tellMiddle()],
+  [["T"], "T  table of regions on and off", (s) => s.table.toggle()],
+  [["N"], "N, P  next, previous region of the table", (s) => void s.table.step("next")],
+  [["P"], "", (s) => void s.table.step("previous")],
   [["PageUp"], "page up, page down  previous, next slide of the list", (s) => void goToNeighbor(s, "previous")],
   [["PageDown"], "", (s) => void goToNeighbor(s, "next")],
   [["?"], "?  this help", (s) => s.help.showModal()],
@@ -82,11 +86,12 @@ export function listen(screen) {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const { target } = event;
     if (target instanceof HTMLSelectElement) return;
-    if (target instanceof HTMLInputElement && target.type === "text") {
+    if (target instanceof HTMLInputElement && ["text", "number"].includes(target.type)) {
       if (event.key === "Enter" || event.key === "Escape") target.blur();
       return;
     }
     if (target instanceof HTMLInputElement && target.type === "range" && event.key.startsWith("Arrow")) return;
+    if (target instanceof Element && target.closest("tbody") && ROW_KEYS.includes(event.key)) return; // of the table
     const act = actionOf(screen, event.key, target instanceof HTMLButtonElement || target instanceof HTMLInputElement || target instanceof HTMLAnchorElement);
     if (!act) return;
     event.preventDefault();

@@ -5,7 +5,11 @@ import { h, say } from "./dom.js";
 import { newState, writeState } from "./state.js";
 
 /** @typedef {import("./screen.js").SlideScreen} Screen */
-/** @typedef {{previous: string | null, next: string | null, position: number | null, total: number}} Neighbors */
+/**
+ * The place of one in a list.
+ * @template T
+ * @typedef {{previous: T | null, next: T | null, position: number | null, total: number}} Place
+ */
 
 /**
  * Show the slide before or after this one; layers and colors stay as they are.
@@ -14,13 +18,13 @@ import { newState, writeState } from "./state.js";
  */
 export async function goToNeighbor(screen, which) {
   try {
-    /** @type {Neighbors} */
+    /** @type {Place<string>} */
     const found = await api(slidePath(screen.slide.id, `/neighbors?${listQuery(screen.state.list)}`));
     const id = found[which];
     if (screen.left) return;
     if (id === null) return say(which === "next" ? "This is the last slide of the list." : "This is the first slide of the list.");
-    const { opacity, outlines, safe, minimap, brightness, contrast, gray, list } = screen.state;
-    screen.go({ ...newState(id), opacity, outlines, safe, minimap, brightness, contrast, gray, list });
+    const { opacity, outlines, safe, minimap, brightness, contrast, gray, table, list } = screen.state;
+    screen.go({ ...newState(id), opacity, outlines, safe, minimap, brightness, contrast, gray, table: table && { ...table, from: 0 }, list });
   } catch (error) {
     say(error instanceof Error ? error.message : String(error));
   }

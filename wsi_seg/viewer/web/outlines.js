@@ -7,7 +7,7 @@ import { fitCanvas } from "./turn.js";
 /** @typedef {import("./geometry.js").View} View */
 /** @typedef {import("./outlines_worker.js").Order} Order */
 /** @typedef {import("./outlines_worker.js").Found} Found */
-/** @typedef {{sources: Order["sources"], selected: Order["selected"]}} Content */
+/** @typedef {Pick<Order, "sources" | "selected" | "marked">} Content */
 
 const REST_MS = 50; // a view that has not changed for so long is drawn exactly
 const MOVING_MS = 150; // while it moves, a picture comes so often: between them the last one is moved along
@@ -31,7 +31,7 @@ export class Outlines {
     /** @type {View | null} */
     this.view = null;
     /** @type {Content} */
-    this.content = { sources: [], selected: null };
+    this.content = { sources: [], selected: null, marked: null };
     /** @type {{bitmap: ImageBitmap, view: View} | null} */
     this.picture = null;
     this.ordered = ""; // what the last picture was ordered for

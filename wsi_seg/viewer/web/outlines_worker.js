@@ -13,6 +13,7 @@ import { pack, regionAt, touching } from "./regions.js";
  * @property {[number, number]} size of the slide
  * @property {{url: string, colors: Record<string, string>}[]} sources where regions come from, and the line of each group that is shown
  * @property {{source: number, index: number} | null} selected the region that is drawn heavily
+ * @property {number | null} marked the region of the first source that is marked, shown or not
  */
 /** @typedef {{type: "draw", order: Order} | {type: "find", x: number, y: number, number: number}} ToWorker */
 /** @typedef {{source: number, index: number, group: string, area: number, bbox: import("./geometry.js").Box}} Found */
@@ -25,6 +26,7 @@ const KEPT = 8; // fetched areas
 const BATCH = 400; // regions a path: longer ones take the rasterizer more than linear time
 const SETTLE_MS = 40; // scales that are only passed on the way are not fetched
 const LINE = 1.5, HEAVY = 3.5; // CSS pixels
+const MARK = "#1d1b20";
 const CASING = 1; // white next to a line on each side: lines are dark enough for white, and so are seen on dark tissue too
 
 /** @type {Order | null} */
@@ -57,16 +59,17 @@ function draw(order) {
   if (!context) throw new Error("no 2d canvas");
   context.lineJoin = "round";
   let complete = true;
+  /** @type {Seen[]} */
   const seen = order.sources.flatMap(({ url, colors }, number) => {
     const { regions, exact } = request(url, order);
     complete &&= exact;
     if (!regions) return [];
     const selected = order.selected?.source === number ? order.selected.index : null;
-    return [{ regions, selected, byColor: inColors(regions, colors, view) }];
+    return [{ regions, selected, marked: number === 0 ? order.marked : null, byColor: inColors(regions, colors, view) }];
   });
   // All casings below all lines: where regions meet, none hides the line of its neighbor.
   for (const casing of [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
-  for (const one of seen) drawSelected(context, one, order);
+  for (const one of seen) drawHeavy(context, one, order);
   const count = seen.flatMap(({ byColor }) => [...byColor.values()]).reduce((sum, numbers) => sum + numbers.length, 0);
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
@@ -137,7 +140,7 @@ async function load(url, query, box, scale) {
 
 /**
  * Regions of a source in a view, by the color of their lines.
- * @typedef {{regions: Regions, selected: number | null, byColor: Map<string, number[]>}} Seen
+ * @typedef {{regions: Regions, selected: number | null, marked: number | null, byColor: Map<string, number[]>}} Seen
  */
 
 /**
@@ -181,14 +184,15 @@ function drawRegions(context, { regions, byColor }, casing, { view, ratio }) {
  * @param {Seen} seen
  * @param {Order} order
  */
-function drawSelected(context, { regions, selected, byColor }, { view, ratio }) {
-  if (selected === null) return;
-  for (const [color, numbers] of byColor) {
-    const heavy = numbers.find((number) => regions.index[number] === selected);
-    if (heavy === undefined) continue;
+function drawHeavy(context, { regions, selected, marked, byColor }, { view, ratio }) {
+  const pointed = selected === null ? -1 : regions.index.indexOf(selected);
+  const color = [...byColor.keys()].find((each) => byColor.get(each)?.includes(pointed));
+  const heavy = /** @type {[number, string | undefined][]} */ ([[pointed, color], [marked === null ? -1 : regions.index.indexOf(marked), MARK]]);
+  for (const [number, line] of heavy) {
+    if (number < 0 || !line) continue;
     context.beginPath();
-    trace(context, regions, heavy, view, ratio);
-    for (const [style, width] of /** @type {[string, number][]} */ ([["#ffffff", HEAVY + 2 * CASING], [color, HEAVY]])) {
+    trace(context, regions, number, view, ratio);
+    for (const [style, width] of /** @type {[string, number][]} */ ([["#ffffff", HEAVY + 2 * CASING], [line, HEAVY]])) {
       context.strokeStyle = style;
       context.lineWidth = width * ratio;
       context.stroke();

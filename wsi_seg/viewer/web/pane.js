@@ -89,6 +89,12 @@ export class Pane {
     this.viewer.viewport.fitBounds(new OpenSeadragon.Rect(x / full - w / 2, y / full - hh / 2, w, hh), immediately);
   }
 
+  /** Show a box with some room around it. @param {import("./geometry.js").Box} box */
+  moveToBox([x0, y0, x1, y1]) {
+    const { width, height } = this.view();
+    this.moveTo([(x0 + x1) / 2, (y0 + y1) / 2, Math.max((1.6 * (x1 - x0)) / width, (1.6 * (y1 - y0)) / height, 0.25)]);
+  }
+
   /** @param {boolean} [immediately] */
   home(immediately = false) {
     const [x, y, w, hh] = this.slide.bounds ?? [0, 0, ...this.slide.size];
@@ -124,7 +130,7 @@ export class Pane {
       const text = query.toString();
       layer.show((z, x, y) => `${base}${name}/${z}/${x}_${y}.png?${text}`, `${name}?${text}`, state.opacity[name] ?? 0);
     }
-    this.outlines.setContent(state.outlines ? this.content(state) : { sources: [], selected: null });
+    this.outlines.setContent(state.outlines ? this.content(state) : { sources: [], selected: null, marked: null });
   }
 
   /**
@@ -144,7 +150,7 @@ export class Pane {
       const query = new URLSearchParams({ channel: of, threshold: String(state.threshold) });
       sources.push({ url: `${base}contours?${query}&${live}`, colors: { [of]: lineColor(colorOf(group, state.safe)) } });
     }
-    return { sources, selected };
+    return { sources, selected, marked: state.marked };
   }
 
   onDrawn() {
@@ -245,7 +251,7 @@ export class Pane {
     const facts = await this.facts(index);
     const uncertainty = facts.measurements["Mean uncertainty"];
     return [
-      `region area ${formatArea(facts.area_um2)}`,
+      ...(facts.area_um2 === undefined ? [] : [`region area ${formatArea(facts.area_um2)}`]),
       ...(facts.mean_probability === undefined ? [] : [`mean probability ${(100 * facts.mean_probability).toFixed(0)} %`]),
       ...(uncertainty === undefined ? [] : [`mean uncertainty ${(100 * uncertainty).toFixed(0)} %`]),
     ];

@@ -167,11 +167,14 @@ function outlines(screen) {
   const of = select("Threshold of", stored.map((group) => [group.name, title(group.name)]),
     (value) => screen.update({ of: value, threshold: screen.state.threshold ?? slide.threshold ?? 0.5 }));
   const reset = h("button", { type: "button", className: "small", onclick: () => screen.update({ threshold: null, of: null }) }, "As the run traced them");
+  const table = h("button", { type: "button", className: "small", "aria-label": "Table of regions (T)", title: "Table of regions (T)", onclick: () => screen.table.toggle() }, "Table");
   return {
-    element: h("section", { hidden: slide.groups.length === 0 }, h("h2", {}, "Outlines"), h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`),
+    element: h("section", { hidden: slide.groups.length === 0 }, h("h2", {}, "Outlines"),
+      h("div", { className: "line" }, h("label", { className: "line" }, show, `Regions (${slide.regions.toLocaleString("en")})`), table),
       ...(stored.length ? [h("label", { className: "slider" }, h("span", { className: "name" }, "Threshold"), range, shown), of.element, reset] : [])),
     sync: (state) => {
       show.checked = state.outlines;
+      table.setAttribute("aria-pressed", String(state.table !== null));
       range.value = String(state.threshold ?? slide.threshold ?? 0.5);
       shown.textContent = state.threshold === null ? "as run" : state.threshold.toFixed(2);
       of.input.value = state.of ?? stored[0]?.name ?? "";

@@ -171,8 +171,7 @@ export class ReviewScreen {
       const found = onward.index === null && after !== null ? await this.review.next(this.queue, null, step) : onward; // around the end
       if (found.index === null || !found.bbox) return say("Every region of the queue has a verdict.");
       this.place = found;
-      const [x0, y0, x1, y1] = found.bbox, { width, height } = this.pane.view();
-      this.pane.moveTo([(x0 + x1) / 2, (y0 + y1) / 2, Math.max((1.6 * (x1 - x0)) / width, (1.6 * (y1 - y0)) / height, 0.25)]);
+      this.pane.moveToBox(found.bbox);
       const facts = await this.pane.facts(found.index);
       await this.select({ index: found.index }, facts.group);
     });
@@ -264,7 +263,6 @@ export class ReviewScreen {
 
   /** @param {Geometry} geometry */
   moveTo(geometry) {
-    const [x0, y0, x1, y1] = boundsOf(geometry), { width, height } = this.pane.view();
-    this.pane.moveTo([(x0 + x1) / 2, (y0 + y1) / 2, Math.max((1.6 * (x1 - x0)) / width, (1.6 * (y1 - y0)) / height, 0.25)]);
+    this.pane.moveToBox(boundsOf(geometry));
   }
 }

@@ -8,6 +8,7 @@ import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
 import { ReviewScreen } from "./review_screen.js";
+import { RegionTable } from "./region_table.js";
 import { OPACITY, writeState } from "./state.js";
 import { statusText, unfinished } from "./status.js";
 import { Toolbar } from "./toolbar.js";
@@ -39,9 +40,10 @@ export class SlideScreen {
     this.reviewing = null;
     this.measure = new Measure(this);
     this.toolbar = new Toolbar(this);
+    this.table = new RegionTable(this);
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
-    root.replaceChildren(stages, this.panel.element, this.help);
+    root.replaceChildren(stages, this.table.element, this.panel.element, this.help);
     const onProblem = (/** @type {string} */ text) => { say(text); void this.look(); };
     const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem, onSelect: this.onSelect.bind(this) };
     const shown = other ? [slide, other] : [slide];
@@ -69,12 +71,18 @@ export class SlideScreen {
     pane.turnTo(this.state.turn);
     if (this.state.at) pane.moveTo(this.state.at, true);
     else pane.home(true);
-    pane.show(this.state);
+    this.showIn(pane);
     this.sync();
+  }
+
+  /** The region that is marked is one of the first pane. @param {Pane} pane */
+  showIn(pane) {
+    pane.show(pane === this.panes[0] ? this.state : { ...this.state, marked: null });
   }
 
   sync() {
     this.panel.sync(this.state);
+    this.table.sync(this.state);
     this.toolbar.sync(this.state);
   }
 
@@ -87,7 +95,7 @@ export class SlideScreen {
   }
 
   // Sliders speak faster than tiles and contours can be had.
-  showSoon = debounce(60, () => { if (!this.closed) this.panes.forEach((pane) => pane.show(this.state)); });
+  showSoon = debounce(60, () => { if (!this.closed) this.panes.forEach((pane) => this.showIn(pane)); });
 
   /** @param {number} degrees clockwise */
   turnBy(degrees) {
@@ -193,7 +201,7 @@ export class SlideScreen {
         if (this.left) return;
         if (now.version !== shown.version) {
           if (!unfinished(shown.status)) say(`The results of ${shown.name} were replaced: these are the new ones.`);
-          return this.go(this.state);
+          return this.go({ ...this.state, marked: null }); // numbers are others there
         }
         if (shown === this.slide && unfinished(now.status)) this.progressed(now);
       }
@@ -208,7 +216,7 @@ export class SlideScreen {
     this.tell(statusText(now.status, now));
     if (now.blocks_done !== this.blocks) {
       this.panes[0].looks++;
-      this.panes[0].show(this.state);
+      this.showIn(this.panes[0]);
     }
     this.blocks = now.blocks_done;
   }
@@ -216,6 +224,7 @@ export class SlideScreen {
   close() {
     this.closed = true;
     this.stopListening();
+    this.root.classList.remove("tabled");
     this.panes.forEach((pane) => pane.close());
   }
 }

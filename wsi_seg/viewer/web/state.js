@@ -17,7 +17,17 @@
  * @property {number} brightness of the slide, percent
  * @property {number} contrast of the slide, percent
  * @property {boolean} gray the slide without color
+ * @property {RegionQuery | null} table of regions; null: it is not shown
+ * @property {number | null} marked number of the region that is marked, from 0
  * @property {ListQuery} list where in the list it is, or from where a slide was opened
+ */
+/**
+ * Which regions of a slide the table holds, and in which order.
+ * @typedef {object} RegionQuery
+ * @property {string} group "": any
+ * @property {number} area least area, µm²
+ * @property {string} sort see `RegionQuery` of the server
+ * @property {number} from regions to leave out at the start of the table
  */
 /**
  * Which results are listed, and in which order.
@@ -35,12 +45,15 @@
 /** All results by name. @type {Readonly<ListQuery>} */
 export const LIST = Object.freeze({ find: "", status: "", model: "", since: "", until: "", regions: 0, sort: "name", from: 0 });
 
+/** All regions, the largest first. @type {Readonly<RegionQuery>} */
+export const TABLE = Object.freeze({ group: "", area: 0, sort: "-area", from: 0 });
+
 /** Layers that are shown unless the address says otherwise, and how strongly. */
 export const OPACITY = Object.freeze({ classes: 0.3, probability: 0, uncertainty: 0, tissue: 0, coverage: 0.6, artifacts: 0.6 });
 
 /** @param {string | null} [slide] @returns {State} */
 export function newState(slide = null) {
-  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, brightness: 100, contrast: 100, gray: false, list: { ...LIST } };
+  return { slide, other: null, at: null, opacity: { ...OPACITY }, channel: null, outlines: true, off: [], threshold: null, of: null, safe: false, turn: 0, minimap: true, brightness: 100, contrast: 100, gray: false, table: null, marked: null, list: { ...LIST } };
 }
 
 /**
@@ -67,6 +80,8 @@ export function readState(fragment) {
   state.brightness = percent(values.get("brightness"));
   state.contrast = percent(values.get("contrast"));
   state.gray = values.get("gray") === "1";
+  state.table = values.has("table") ? readTable(values.get("table") ?? "") : null;
+  state.marked = /^\d{1,9}$/.test(values.get("region") ?? "") ? Number(values.get("region")) : null;
   return state;
 }
 
@@ -95,6 +110,8 @@ export function writeState(state) {
   put("brightness", state.brightness !== 100 && state.brightness);
   put("contrast", state.contrast !== 100 && state.contrast);
   put("gray", state.gray && "1");
+  put("table", state.table && (writeChanged(state.table, TABLE) || "all"));
+  put("region", state.marked);
   put("list", list);
   return "#" + values.toString().replaceAll("%2C", ",");
 }
@@ -108,14 +125,27 @@ function readList(from) {
   return { ...list, since: day("since"), until: day("until"), regions: count("regions"), from: count("from") };
 }
 
+/** @param {string} text @returns {RegionQuery} */
+function readTable(text) {
+  const values = new URLSearchParams(text), area = Number(values.get("area"));
+  return { group: values.get("group") ?? TABLE.group, area: area > 0 && area < Infinity ? area : 0, sort: values.get("sort") || TABLE.sort,
+    from: Math.max(0, Math.floor(Number(values.get("from")) || 0)) };
+}
+
 /** Return the fragment of a list, without its #; only what differs from the defaults. @param {ListQuery} list */
 export function writeList(list) {
-  const values = new URLSearchParams();
-  for (const [name, usual] of Object.entries(LIST)) {
-    const value = list[/** @type {keyof ListQuery} */ (name)];
-    if (value !== usual) values.set(name, String(value));
-  }
-  return values.toString();
+  return writeChanged(list, LIST);
+}
+
+/**
+ * Return what differs from the defaults as a query.
+ * @template {object} Query
+ * @param {Query} query
+ * @param {Readonly<Query>} usual
+ */
+export function writeChanged(query, usual) {
+  const changed = Object.entries(query).filter(([name, value]) => value !== Reflect.get(usual, name));
+  return new URLSearchParams(changed.map(([name, value]) => [name, String(value)])).toString();
 }
 
 /** @param {string | null} text @returns {number[]} finite numbers only, or none */
