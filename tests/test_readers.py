@@ -491,3 +491,16 @@ def test_url_without_the_package_for_it() -> None:
 def test_unreachable_url() -> None:
     with pytest.raises(SlideError, match=r"^http://127\.0\.0\.1:1/slide\.svs: "):
         open_slide("http://127.0.0.1:1/slide.svs")
+
+
+def test_openslide_facts_that_make_no_sense_are_a_slide_error(
+    sample_svs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("level 0 has stored tiles of 70000 × 70000 px")
+
+    monkeypatch.setattr("wsi_seg.slides.readers.openslide.read_tile_sizes", fail)
+    for reader in ("openslide", "tiff"):
+        with pytest.raises(SlideError, match="stored tiles of 70000") as error:
+            open_slide(sample_svs, reader=reader)
+        assert str(error.value).startswith(f"{sample_svs}: ")

@@ -788,3 +788,24 @@ def test_outlines_have_a_casing_that_is_seen_on_dark_tissue(viewer: Viewer, resu
     line = int(near.argmin()) if near.min() < 100 else 8
     assert near[line:].max() > 230, near
     assert near[-1] < 130, near
+
+
+def test_labels_are_fetched_only_when_asked_for(viewer: Viewer, results: Results, sample_svs: Path) -> None:
+    page = viewer.page
+    settings = RunSettings(tissue="none", plan=PlanSettings(block=4096))
+    segment_slide(sample_svs, results.out, darkness_model(2.0, tile=1024), settings)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    viewer.open(viewer.identity(sample_svs.stem))
+    page.get_by_role("button", name="Stored images").click()
+    thumbnail = page.get_by_alt_text("Thumbnail of")
+    thumbnail.wait_for()
+    assert thumbnail.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 574
+    assert not [url for url in asked if "label.jpg" in url or "macro.jpg" in url]
+    assert "not kept by the browser" in page.locator(".associated").inner_text()
+    page.get_by_role("button", name="Show the label").click()
+    label = page.get_by_alt_text("Label of")
+    assert label.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 387
+    assert len([url for url in asked if "label.jpg" in url]) == 1
+    page.get_by_role("button", name="Hide the label").click()
+    assert label.count() == 0

@@ -33,6 +33,10 @@ def view(
         bool, typer.Option("--allow-review", help="Let the browser accept, reject and correct regions.")
     ] = False,
     reviews: ReviewsOption = None,
+    no_labels: Annotated[
+        bool,
+        typer.Option("--no-labels", help="Never show label and macro of a slide, which may name a patient."),
+    ] = False,
 ) -> int:
     """Show slides, classes, probabilities and regions in the browser; Ctrl-C ends it.
 
@@ -48,7 +52,7 @@ def view(
     if folder is not None:
         say(f"reviews are kept in {folder}", err=True)
     serve(
-        Places(out, slides=slides, runs=allow_run, reviews=folder),
+        Places(out, slides=slides, runs=allow_run, reviews=folder, labels=not no_labels),
         Address(host, port),
         say,
         browser=not no_browser,

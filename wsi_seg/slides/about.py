@@ -76,7 +76,10 @@ class StainHint:
 
 @dataclass(frozen=True, slots=True)
 class AssociatedImage:
-    """A picture that is stored with a slide, such as its label; none is ever exported."""
+    """A picture that is stored with a slide, such as its label; none is ever exported.
+
+    Read one with `LevelReader.read_associated`.
+    """
 
     name: str
     size: Size

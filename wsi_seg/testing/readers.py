@@ -14,12 +14,14 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Size
+from wsi_seg.slides.readers.base import LevelReader
 from wsi_seg.slides.slide import WHITE, Slide
 
 Opener = Callable[[], Slide]
@@ -136,14 +138,35 @@ def check_bad_level(open_slide: Opener) -> None:
     """A level that is not there raises SlideError."""
     with open_slide() as slide:
         for level in (-1, len(slide.info.levels)):
-            assert _raises_slide_error(slide, level)
+            assert _raises_slide_error(slide, partial(slide.read_level, level, Box(0, 0, 4, 4)))
+
+
+def check_associated(open_slide: Opener) -> None:
+    """Pictures that a `LevelReader` lists are read within the side that is asked for, and no others are."""
+    with open_slide() as slide:
+        if not isinstance(slide, LevelReader):  # others list none
+            return
+        for one in slide.about.associated:
+            for most in (10_000, 40):
+                factor = min(1.0, most / max(one.size.width, one.size.height))
+                try:
+                    pixels = slide.read_associated(one.name, most)
+                except SlideError:
+                    assert "://" in slide.info.path, "only behind a URL a picture may be out of reach"
+                    continue
+                height, width = pixels.shape[:2]
+                assert pixels.dtype == np.uint8 and pixels.shape == (height, width, 3)
+                assert abs(width - factor * one.size.width) <= 1
+                assert abs(height - factor * one.size.height) <= 1
+        assert _raises_slide_error(slide, lambda: slide.read_associated("../label", 40))
+    assert _raises_slide_error(slide, lambda: slide.read_associated("label", 40))
 
 
 def check_close(open_slide: Opener) -> None:
     """A slide is a context manager; closing twice is fine; reading afterwards raises SlideError."""
     with open_slide() as slide:
         slide.read_level(0, Box(0, 0, 4, 4))
-    assert _raises_slide_error(slide, 0)
+    assert _raises_slide_error(slide, partial(slide.read_level, 0, Box(0, 0, 4, 4)))
     slide.close()
     assert slide.info.size.width > 0
 
@@ -157,6 +180,7 @@ CHECKS: tuple[Callable[[Opener], None], ...] = (
     check_pieces,
     check_threads,
     check_bad_level,
+    check_associated,
     check_close,
 )
 
@@ -174,9 +198,9 @@ def _assemble(slide: Slide, level: int, box: Box, side: int) -> NDArray[np.uint8
     return out
 
 
-def _raises_slide_error(slide: Slide, level: int) -> bool:
+def _raises_slide_error(slide: Slide, read: Callable[[], object]) -> bool:
     try:
-        slide.read_level(level, Box(0, 0, 4, 4))
+        read()
     except SlideError as error:
         return slide.info.path in str(error) and "\n" not in str(error)
     return False

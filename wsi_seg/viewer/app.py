@@ -9,6 +9,7 @@
     GET /api/models                                models of all results, "name version"
     GET /api/slides/{id}                           one result: geometry, classes, groups, layers
     GET /api/slides/{id}/thumbnail.jpg
+    GET /api/slides/{id}/associated                pictures stored with the slide   …/{name}.jpg   one of them
     GET /api/slides/{id}/tiles/{z}/{x}_{y}.jpg     Deep Zoom tile of the slide, 512 px, no overlap
     GET /api/slides/{id}/layers/{layer}/{z}/{x}_{y}.png
                                                    the same tile of a layer: classes (?codes=1,2), tissue,
@@ -57,7 +58,7 @@ from starlette.routing import Mount, Route
 
 import wsi_seg
 from wsi_seg.core.errors import WsiSegError
-from wsi_seg.viewer import layer_routes, query, region_routes
+from wsi_seg.viewer import associated_routes, layer_routes, query, region_routes
 from wsi_seg.viewer.listing import list_results, models_in_use, neighbors, read_list_query, same_slide
 from wsi_seg.viewer.payloads import describe_result
 from wsi_seg.viewer.responses import (
@@ -212,6 +213,7 @@ _WORK: dict[str, Work] = {
     f"{_RESULT}/same": _same,
     f"{_RESULT}/neighbors": _neighbors,
     f"{_RESULT}/report.html": _report,
+    **{f"{_RESULT}/{path}": work for path, work in associated_routes.WORK.items()},
     **{f"{_RESULT}/{path}": work for path, work in layer_routes.WORK.items()},
     **{f"{_RESULT}/{path}": work for path, work in region_routes.WORK.items()},
 }

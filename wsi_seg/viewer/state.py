@@ -58,6 +58,8 @@ class Places:
     """Slides that may be run; None: no runs."""
     reviews: Path | None = None
     """Folder of reviews, see `review.places`; None: none. Without it and `runs` the server only reads."""
+    labels: bool = True
+    """Pictures that show a slide's label may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,8 @@ class ViewerState:
         self.rows: LRUCache[ResultRow] = LRUCache(MOST_ROWS)
         self.tracing = threading.Lock()
         """Held while a file of regions is traced."""
+        self.decoding = threading.Lock()
+        """Held while a picture that is stored with a slide is decoded, which takes memory."""
         self.pieces: LRUCache[str] = LRUCache(CACHE_BYTES, piece_bytes)
         self.blocks: LRUCache[NDArray[Any]] = LRUCache(BLOCK_CACHE_BYTES, _weight_of_array)
         self.traced: LRUCache[NDArray[np.object_]] = LRUCache(MOST_TRACED)

@@ -26,6 +26,8 @@ SAMPLE_BYTES = 65_536
 SAMPLE_COUNT = 16
 # Of a stored tile that is larger than its level.
 MOST_TILE_PIXELS = 2**26
+# Of a picture that is stored with a slide: three times those of scanners, and 128 MiB once decoded.
+MOST_ASSOCIATED_PIXELS = 2**25
 NOTHING_STATED = SlideAbout()
 
 
@@ -124,6 +126,46 @@ class LevelReader(ABC):
     @abstractmethod
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Read a non-empty box that lies inside the level, uint8 RGB (box.height, box.width, 3)."""
+
+    def read_associated(self, name: str, most_side: int) -> NDArray[np.uint8]:
+        """Read a picture that is stored with the slide.
+
+        Args:
+            name: of one of `about.associated`. A label names the patient as a rule, and a macro shows it.
+            most_side: longest side of what is returned; a larger picture is reduced.
+
+        Returns:
+            uint8 RGB (h, w, 3).
+
+        Raises:
+            SlideError: the slide was closed; it has no such picture; that is damaged, or too large to be
+                decoded.
+        """
+        path = self._info.path
+        if self._closed:
+            raise SlideError(f"{path}: the slide was closed; open it again to read from it")
+        sizes = {one.name: one.size for one in self._about.associated}
+        size = sizes.get(name)
+        if size is None:
+            held = ", ".join(sizes) or "none"
+            raise SlideError(f"{path}: no associated image {name[:40]!r}; it holds {held}")
+        if size.width * size.height > MOST_ASSOCIATED_PIXELS:
+            most = f"{MOST_ASSOCIATED_PIXELS / 1e6:.0f} million"
+            raise SlideError(
+                f"{path}: its {name}, of {size} px, is larger than {most} pixels; it is not read"
+            )
+        image = self._load_associated(name, size)
+        if image.size != (size.width, size.height):
+            raise SlideError(
+                f"{path}: its {name} is damaged: {image.width} × {image.height} px, not {size} px"
+            )
+        image = image.convert("RGB")
+        image.thumbnail((most_side, most_side))
+        return np.array(image)
+
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        """Read a picture of `about.associated`, whose size is bounded; raises SlideError."""
+        raise SlideError(f"{self._info.path}: the reader {self._info.reader} reads no associated images")
 
     @abstractmethod
     def _release(self) -> None:

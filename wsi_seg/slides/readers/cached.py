@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsi_seg.core.errors import SlideError
-from wsi_seg.core.geometry import Box
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers.base import NOTHING_STATED, LevelReader
 from wsi_seg.slides.slide import Slide, UnreadableError, default_name
@@ -41,6 +42,14 @@ class CachedSlide(LevelReader):
             return self._slide.read_level(level, box)
         except UnreadableError as error:
             raise UnreadableError(f"{self._info.path}: {error}", error.box_level, error.tile) from error
+        except SlideError as error:
+            raise SlideError(f"{self._info.path}: {error}") from error
+
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        if not isinstance(self._slide, LevelReader):
+            return super()._load_associated(name, size)
+        try:
+            return Image.fromarray(self._slide.read_associated(name, max(size.width, size.height)))
         except SlideError as error:
             raise SlideError(f"{self._info.path}: {error}") from error
 

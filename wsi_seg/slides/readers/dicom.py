@@ -144,6 +144,16 @@ class DicomReader(LevelReader):
             for point, known in kept.items():
                 yield point, stored.image.blank_tile if known is None else known
 
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        try:
+            if name == "thumbnail":
+                return Image.fromarray(self._slide.read_thumbnail((size.width, size.height), as_array=True))
+            read = self._slide.read_label if name == "label" else self._slide.read_overview
+            return Image.fromarray(read(as_array=True))
+        except DAMAGE as error:
+            reason = self._client_error(error)
+            raise SlideError(f"{self._info.path}: its {name} cannot be read: {reason}") from error
+
     def _release(self) -> None:
         self._kept = _cache(0)
         self._slide.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsi_seg.core.errors import SlideError
 from wsi_seg.core.geometry import Box, Scale, Size
@@ -85,6 +86,9 @@ class OpenSlideReader(LevelReader):
                 out[part.within(box)] = self._read_at(handle, stored, from_corner)[part.within(from_corner)]
         return out
 
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        return load_associated(self._info.path, name)
+
     def _release(self) -> None:
         if self._handle is not None:
             self._handle.close()
@@ -113,13 +117,29 @@ def read_openslide_info(path: str, mpp: Scale | None = None, image: FileImage = 
     Raises:
         SlideError: OpenSlide does not open the file.
     """
-    with _opened(path) as handle, handle:
-        return _facts(path, handle, mpp, image)
+    with _opened(path) as handle:
+        facts = _facts(path, handle, mpp, image)
+    handle.close()
+    return facts
+
+
+def load_associated(path: str, name: str) -> Image.Image:
+    """Return a picture that is stored with a slide, RGB.
+
+    Raises:
+        SlideError: there is none of this name, or it is damaged.
+    """
+    with _opened(path) as handle:
+        if name not in handle.associated_images:
+            raise SlideError(f"{path}: no associated image {name[:40]!r}")
+        image = Image.fromarray(over(handle.associated_images[name]))
+    handle.close()
+    return image
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[openslide.OpenSlide]:
-    """Open a file, and close it again where what it says of itself raises.
+    """Open a file, and close it again where what is read of it raises.
 
     Raises:
         SlideError: it is damaged, or OpenSlide does not know it.

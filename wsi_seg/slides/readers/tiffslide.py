@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_seg.core.errors import SlideError
-from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.storage import is_remote
 from wsi_seg.core.storage_errors import reason_of, storage_errors
-from wsi_seg.slides.about import describe_file
+from wsi_seg.slides.about import AssociatedImage, describe_file
 from wsi_seg.slides.mpp import resolve_mpp
 from wsi_seg.slides.readers.base import (
     ONLY_IMAGE,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PHOTOMETRICS = ("RGB", "YCBCR")
 BRIGHTFIELD = "brightfield"
+ASSOCIATED = ("label", "macro", "thumbnail")
 
 
 class _OneImage(tiffslide.TiffSlide):
@@ -92,9 +94,8 @@ class TiffSlideReader(LevelReader):
         except SlideError:
             self._handle.close()
             raise
-        super().__init__(
-            info, describe_file(properties, info.vendor, info.name, images=1 + len(image.others))
-        )
+        about = describe_file(properties, info.vendor, info.name, images=1 + len(image.others))
+        super().__init__(info, replace(about, associated=_associated_images(self._handle, info.vendor)))
 
     def _read_inside(self, level: int, box: Box) -> NDArray[np.uint8]:
         try:
@@ -109,6 +110,12 @@ class TiffSlideReader(LevelReader):
             if not part.empty:
                 out[part.within(box)] = pixels[part.within(box)]
         return out
+
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        try:
+            return Image.fromarray(self._handle.associated_images.series_map[name].asarray())
+        except _errors() as error:
+            raise SlideError(f"{self._info.path}: its {name} cannot be read: {reason_of(error)}") from error
 
     def _to_rgb(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Lay what is transparent over white; leave an empty fourth channel out."""
@@ -149,6 +156,18 @@ def _open(path: str) -> _OneImage:
 def _errors() -> tuple[type[BaseException], ...]:
     """Return what tifffile, its codecs, TiffSlide, zarr and the network raise on bad data."""
     return (*TIFF_ERRORS, *storage_errors())
+
+
+def _associated_images(handle: _OneImage, vendor: str) -> tuple[AssociatedImage, ...]:
+    """Return label, macro and thumbnail where tifffile tells them from other images, sorted by name."""
+    if vendor != "aperio":
+        return ()
+    found = handle.associated_images.series_map.items()
+    return tuple(
+        AssociatedImage(name, Size(series.shape[1], series.shape[0]))
+        for name, series in sorted(found)
+        if name in ASSOCIATED and series.axes == "YXS" and series.dtype == np.uint8 and series.shape[2] == 3
+    )
 
 
 def _refuse_unfit(path: str, handle: _OneImage, properties: Mapping[str, str]) -> None:

@@ -18,13 +18,14 @@ from typing import IO
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsi_seg.core.errors import SlideError
-from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.core.storage import Piece, is_remote
 from wsi_seg.slides.readers.base import ONLY_IMAGE, FileImage, LevelReader, make_levels
-from wsi_seg.slides.readers.openslide import OTHER_IMAGE, OpenSlideInfo, read_openslide_info
-from wsi_seg.slides.readers.remote import HASHED_BYTES, Head, open_head
+from wsi_seg.slides.readers.openslide import OTHER_IMAGE, OpenSlideInfo, load_associated, read_openslide_info
+from wsi_seg.slides.readers.remote import CACHE_HINT, HASHED_BYTES, Head, open_head
 from wsi_seg.slides.readers.tiff import TIFF_ERRORS, check_whole
 from wsi_seg.slides.readers.tiff_codecs import CODEC_ERRORS, is_subsampled
 from wsi_seg.slides.readers.tiff_levels import VENDORS, NotUnderstoodError, TiledLevel, find_levels
@@ -114,6 +115,11 @@ class TiledTiffReader(LevelReader):
         size = sum(map(len, self._fetched.values()))
         while size > FETCH_BYTES and len(self._fetched) > len(pieces):
             size -= len(self._fetched.popitem(last=False)[1])
+
+    def _load_associated(self, name: str, size: Size) -> Image.Image:
+        if self._head is not None:
+            raise SlideError(f"{self._info.path}: its {name} is not read behind a URL; {CACHE_HINT}")
+        return load_associated(self._info.path, name)
 
     def _release(self) -> None:
         self._tile.cache_clear()

@@ -65,6 +65,7 @@
 /** @typedef {{index: number, group: string, area_um2?: number, mean_probability?: number, mean_uncertainty?: number}} RegionRow */
 /** @typedef {{status: string, version: string, blocks_done: number, blocks_failed: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
 /** @typedef {{id: string, name: string, folder: string}} Place of a result */
+/** @typedef {{images: {name: string, size: [number, number], shows_label: boolean}[], labels: boolean}} Associated `labels`: those that show a label may be asked for */
 /** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[], traced: string[]}[], threshold: number, job: string | null}} RunOptions */
 /** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
 

@@ -4,6 +4,7 @@ import { api, slidePath, title } from "./api.js";
 import { h } from "./dom.js";
 import { formatMm2 } from "./geometry.js";
 import { buildNeighbors } from "./neighbors.js";
+import { buildAssociated } from "./associated.js";
 import { colorOf, hasFaults } from "./palette.js";
 import { buildLook } from "./look.js";
 import { paint } from "./pane.js";
@@ -20,7 +21,7 @@ const LAYER_NAMES = Object.freeze({ classes: "Class map", probability: "Probabil
 
 /** @param {Screen} screen @returns {Section} */
 export function buildPanel(screen) {
-  const sections = [buildReview(screen), legend(screen), layers(screen), outlines(screen), buildLook(screen), comparison(screen), actions(screen)];
+  const sections = [buildReview(screen), legend(screen), layers(screen), outlines(screen), buildLook(screen), comparison(screen), buildAssociated(screen), actions(screen)];
   const element = h("aside", { className: "panel", "aria-label": "Layers and classes" }, header(screen), ...sections.map((s) => s.element),
     h("p", { className: "notice" }, screen.slide.notice));
   return { element, sync: (state) => sections.forEach((section) => section.sync(state)) };
