@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from wsi_seg.evaluation.section import ImageTally, Section, count
 from wsi_seg.evaluation.tally import PredictedBlock
 from wsi_seg.review.entries import ReviewEntry
 from wsi_seg.review.places import review_folder
+from wsi_seg.review.results import slides_with_review
 from wsi_seg.review.store import ReviewStore
 from wsi_seg.slides.readers import open_slide
 
@@ -114,6 +116,17 @@ def test_a_slide_that_moved_is_found_and_another_one_refused(tmp_path: Path) -> 
     make_landmark_slide(moved / "one.tiff", Size(400, 300), Scale(0.5, 0.5), [Box(9, 9, 99, 99)])
     with pytest.raises(DataError, match="is another slide"):
         targets(results, slides=tmp_path / "elsewhere")
+
+
+def test_of_several_results_of_a_slide_those_that_were_reviewed_count(tmp_path: Path) -> None:
+    accepted = {"verdict": "accepted", "geometry": box(0, 0, 50, 50), "class_name": "tumor", "model": "m"}
+    results = reviewed(tmp_path, accepted)
+    first = results / "by-another-model" / "one"  # comes first by its name
+    shutil.copytree(results / "one", first)
+    stated = json.loads((first / "manifest.json").read_text())
+    (first / "manifest.json").write_text(json.dumps(stated | {"model": {**stated["model"], "digest": "n"}}))
+    (one,) = slides_with_review(results, review_folder(results))
+    assert (one.name, one.folder) == ("one", results / "one")
 
 
 def test_results_without_a_review_are_an_error(tmp_path: Path) -> None:

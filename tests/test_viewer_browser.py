@@ -642,6 +642,27 @@ def contrast(one: str, other: str) -> float:
     return max(values) / min(values)
 
 
+def test_filters_are_folded_away_on_phones(browser: Browser, results: Results) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    with viewer_page.tab(context, results.address) as viewer:
+        page = viewer.page
+        page.goto(f"{results.address}#sort=-name")
+        fold = page.get_by_role("button", name="Filters")
+        fold.wait_for()
+        assert fold.inner_text() == "Filters (1)" and not page.get_by_label("Status").is_visible()
+        row = page.locator(".filters").bounding_box()
+        assert row is not None and row["height"] < 60 and row["width"] <= 390
+        fold.click()
+        assert fold.get_attribute("aria-expanded") == "true"
+        page.get_by_label("Status").select_option("interrupted")
+        assert fold.inner_text() == "Filters (2)"
+        page.get_by_text("No result fits").wait_for()
+        fold.click()
+        assert not page.get_by_label("Order").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
 def test_touch_pinches_and_taps(browser: Browser, results: Results) -> None:
     context = browser.new_context(viewport={"width": 420, "height": 800}, has_touch=True, is_mobile=True)
     viewer = Viewer(context.new_page(), results.address)

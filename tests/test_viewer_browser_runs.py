@@ -41,6 +41,7 @@ def runs(chromium: str, quick_model: Path, tmp_path_factory: pytest.TempPathFact
     read_card(quick_model).model_copy(update={"mpp": 1.0}).write(models / "quick")  # as far.svs has it
     make_slide(folder / "tiny.svs", SlideSpec(Size(700, 600), 0.5, tissue=1.0))
     made_far_apart(folder / "far.svs")
+    Image.new("RGB", (64, 64), "white").save(folder / "plain.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSI_SEG_MODELS", str(models))
         with viewer_page.server(out, "--allow-run", folder) as address:
@@ -69,17 +70,35 @@ def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> N
     page = viewer.page
     page.goto(viewer.address)
     page.get_by_role("button", name="Segment a slide").click()
-    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "tiny.svs"]
+    assert page.get_by_label("Slide").inner_text().split() == ["far.svs", "plain.png", "tiny.svs"]
     assert "quick" in page.get_by_label("Model").inner_text().split()
     assert "not for clinical use" in page.get_by_role("dialog").inner_text()
     page.get_by_label("Slide").select_option("tiny.svs")
     page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_label("Preset").select_option("quick look")
+    assert "--overlap 0 Overlap of neighboring tiles" in page.get_by_role("dialog").inner_text()
+    page.wait_for_selector("input[placeholder^='0.5, as the slide says']")
+    page.get_by_label("µm/px").fill("0.4")
     page.get_by_role("button", name="Start").click()
     page.get_by_role("link", name="Look at it").click(timeout=60_000)
     viewer.settle()
     assert page.inner_text("h1") == "tiny"
     manifest = json.loads((runs.out / "tiny" / "manifest.json").read_text())
     assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+    assert manifest["settings"]["plan"]["overlap"] == 0
+    assert manifest["slide"]["mpp"] == {"x": 0.4, "y": 0.4}  # and not the slide's 0.5
+    page.get_by_role("link", name="All slides").click()
+    page.get_by_role("button", name="Segment a slide").click()
+    page.get_by_label("Slide").select_option("tiny.svs")
+    page.get_by_text("There are results of this slide (bcss-demo 3").wait_for()
+    page.get_by_role("button", name="Start").click()  # other settings, and nothing says to replace them
+    refused = page.locator(".run [role=status]", has_text="--overwrite")
+    refused.wait_for(timeout=60_000)
+    assert refused.inner_text().startswith(str(runs.out / "tiny"))
+    assert json.loads((runs.out / "tiny" / "manifest.json").read_text()) == manifest
+    page.get_by_label("Slide").select_option("plain.png")
+    page.get_by_text("The slide does not say it: type the microns per pixel").wait_for()
+    assert not page.get_by_label("Replace the results").is_visible()
 
 
 def test_a_run_is_watched_stopped_and_goes_on(viewer: Viewer, runs: Runs) -> None:

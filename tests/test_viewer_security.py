@@ -23,6 +23,7 @@ from tests.made.results import make_results, renamed
 from tests.viewer_server import LOCAL, client, only_id
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.lru import LRUCache
+from wsi_seg.inference.models.registry import BUNDLED
 from wsi_seg.viewer.limits import ThreadLimiter
 from wsi_seg.viewer.responses import Refused
 from wsi_seg.viewer.security import MOST_BODY, Access
@@ -47,7 +48,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asking(home: Path) -> TestClient:
-    return client(home / "out", static=home / "static", runs=home / "out")
+    places = {"runs": home / "out", "reviews": home / "out-review"}
+    return client(home / "out", static=home / "static", **places)
 
 
 def encodings(path: str) -> Iterator[str]:
@@ -244,6 +246,7 @@ def test_only_names_of_this_machine_are_answered(asking: TestClient, host: str) 
     assert own or set(json.loads(answer.body)) == {"error"}
 
 
+RETRAIN = {"model": "bcss-demo", "name": "new", "steps": 1}
 START = {"slide": "slide.tiff", "model": "bcss-demo", "groups": ["tumor"], "threshold": 0.5}
 
 
@@ -260,8 +263,16 @@ START = {"slide": "slide.tiff", "model": "bcss-demo", "groups": ["tumor"], "thre
     ],
 )
 def test_pages_of_other_sites_get_nothing(asking: TestClient, headers: dict[str, str]) -> None:
-    for method, path in (("POST", "/api/run"), ("DELETE", "/api/run/x"), ("GET", "/api/slides")):
-        answer = asking.request(method, path, headers=headers, json=START if method == "POST" else None)
+    for method, path, body in (
+        ("POST", "/api/run", START),
+        ("DELETE", "/api/run/x", None),
+        ("GET", "/api/slides", None),
+        ("POST", "/api/retrain", RETRAIN),
+        ("POST", "/api/retrain/run", {"name": "new"}),
+        ("DELETE", "/api/retrain/x", None),
+        ("GET", "/api/retrain/options", None),
+    ):
+        answer = asking.request(method, path, headers=headers, json=body)
         assert answer.status_code == 403, (method, headers)
     # But a link to the page may stand anywhere.
     assert asking.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
@@ -269,8 +280,13 @@ def test_pages_of_other_sites_get_nothing(asking: TestClient, headers: dict[str,
 
 def test_forms_cannot_start_a_run(asking: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
-        answer = asking.post("/api/run", content=json.dumps(START), headers={"Content-Type": kind})
-        assert answer.status_code == 415
+        for path, body in (
+            ("/api/run", START),
+            ("/api/retrain", RETRAIN),
+            ("/api/retrain/run", {"name": "a"}),
+        ):
+            answer = asking.post(path, content=json.dumps(body), headers={"Content-Type": kind})
+            assert answer.status_code == 415
 
 
 @pytest.mark.parametrize(
@@ -291,6 +307,12 @@ def test_forms_cannot_start_a_run(asking: TestClient) -> None:
         {"threshold": "0.5; rm -rf"},
         {"threshold": float("nan")},
         {"threshold": 1e300},
+        {"preset": "--overwrite"},
+        {"mpp": 0},
+        {"mpp": -0.25},
+        {"mpp": float("inf")},
+        {"mpp": "0.25 --overwrite"},
+        {"overwrite": "yes"},
         {"more": 1},
         {"slide": "x" * 5000},
         {"slide": None},
@@ -304,9 +326,68 @@ def test_runs_take_only_what_is_in_their_tables(asking: TestClient, change: dict
     assert "\n" not in answer.json()["error"]
 
 
-def test_nothing_can_be_changed_without_allow_run(home: Path) -> None:
-    reading = client(home / "out", static=home / "static")
-    for method, path in (("POST", "/api/run"), ("GET", "/api/run/options"), ("DELETE", "/api/run/x")):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "/tmp/model"},
+        {"model": "hf://evil/model"},
+        {"model": "../bcss-demo"},
+        {"model": "os:system"},
+        {"name": "../new"},
+        {"name": "new/../../up"},
+        {"name": "/tmp/new"},
+        {"name": "--resume"},
+        {"name": "new\n"},
+        {"name": "new\0"},
+        {"name": "．．"},
+        {"name": "x" * 5000},
+        {"name": None},
+        {"steps": 0},
+        {"steps": 1.5},
+        {"steps": 10**9},
+        {"whose": "(a+)+$"},
+        {"held_out": "all"},
+        {"held_out": ["a"] * 1001},
+        {"more": 1},
+    ],
+)
+def test_trainings_take_only_what_is_in_their_tables(
+    asking: TestClient, home: Path, change: dict[str, Any]
+) -> None:
+    before = sorted(path.name for path in home.iterdir())
+    for path, body in (("/api/retrain", RETRAIN), ("/api/retrain/run", {"name": "new"})):
+        answer = asking.post(
+            path, content=json.dumps({**body, **change}), headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 400 and set(answer.json()) == {"error"}
+        assert "\n" not in answer.json()["error"]
+    assert sorted(path.name for path in home.iterdir()) == before
+
+
+def test_a_link_in_place_of_a_trained_model_is_not_followed(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(home / "out", out)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(BUNDLED / "bcss-demo", elsewhere)
+    models = tmp_path / "out-models"
+    (models / "file").mkdir(parents=True)
+    (models / "file" / "card.json").symlink_to(elsewhere / "card.json")
+    (models / "folder").symlink_to(elsewhere)
+    asking = client(out, runs=out, reviews=tmp_path / "out-review")
+    assert [one["name"] for one in asking.get("/api/run/options").json()["models"]] == ["bcss-demo"]
+    for name in ("file", "folder"):
+        answer = asking.post("/api/retrain/run", json={"name": name})
+        assert answer.status_code == 400, answer.text
+        assert asking.post("/api/retrain", json={**RETRAIN, "name": name}).status_code == 409
+
+
+@pytest.mark.parametrize("allowed", [(), ("runs",), ("reviews",)])
+def test_nothing_can_be_changed_without_what_allows_it(home: Path, allowed: tuple[str, ...]) -> None:
+    reading = client(home / "out", static=home / "static", **dict.fromkeys(allowed, home / "out"))
+    closed = [("POST", "/api/retrain"), ("POST", "/api/retrain/run"), ("GET", "/api/retrain/options")]
+    if "runs" not in allowed:
+        closed += [("POST", "/api/run"), ("GET", "/api/run/options"), ("DELETE", "/api/run/x")]
+    for method, path in closed:
         assert reading.request(method, path, json=START).status_code == 404
     base = f"/api/slides/{only_id(reading)}"
     for method in ("PUT", "PATCH", "POST", "DELETE", "TRACE", "CONNECT", "OPTIONS", "EVIL"):

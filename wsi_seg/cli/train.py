@@ -110,7 +110,8 @@ def _train(options: TrainOptions, config: Path) -> int:
 def _retrain(options: TrainOptions, model: str) -> int:
     from wsi_seg.core.yaml_config import validated
     from wsi_seg.evaluation.comparison import comparison_lines
-    from wsi_seg.training.retrain import COMPARISON, RetrainSettings, retrain
+    from wsi_seg.training.retrain import retrain
+    from wsi_seg.training.settings import COMPARISON, RetrainSettings
 
     if options.config is not None:
         raise UsageError(f"{options.config}: give a YAML file or --from, not both; --replay names old data")

@@ -27,11 +27,9 @@ from wsi_seg.datasets.slide_region import SlideRegion, companions
 from wsi_seg.execution.tasks import SlideRecipe
 from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.regions.settings import RegionSettings
-from wsi_seg.results.files import MANIFEST, read_record
 from wsi_seg.review.places import journals_of, review_folder
-from wsi_seg.review.results import find_reviewed
-from wsi_seg.review.state import ReviewState, fold
-from wsi_seg.review.store import ReviewStore
+from wsi_seg.review.results import slides_with_review
+from wsi_seg.review.state import ReviewState
 from wsi_seg.slides.readers import reopen_slide
 from wsi_seg.slides.slide import SlideInfo, map_frame
 
@@ -91,7 +89,7 @@ class ReviewedSlides(Dataset, NamedClasses):
         return self.patients.finder(folder if self.slides is None else folder / self.slides)
 
     def _reviewed(self, folder: Path) -> Iterator[_Reviewed]:
-        """Yield the results that have a review; of several of one slide the first."""
+        """Yield the slides that have a review, see `slides_with_review`."""
         try:
             given = None if self.reviews is None else folder / self.reviews
             reviews = review_folder(folder, given)
@@ -100,23 +98,15 @@ class ReviewedSlides(Dataset, NamedClasses):
                     f"{reviews}: no such folder of reviews; review the results first: "
                     f"wsi-seg view {folder} --allow-review"
                 )
-            store, seen = ReviewStore(reviews), set()
-            for results in find_reviewed(folder):
-                manifest = read_record(results / MANIFEST)
-                slide: SlideInfo = manifest_part(SlideInfo, manifest, results, "slide")
-                state = fold(store.read(slide).entries)
-                if slide.fingerprint in seen or not (state.decisions or state.areas):
-                    continue
-                seen.add(slide.fingerprint)
-                inner = results.relative_to(folder).as_posix()
+            for one in slides_with_review(folder, reviews):
                 yield _Reviewed(
-                    slide.name if inner == "." else inner,
-                    self._find_slide(slide, folder),
-                    slide,
-                    manifest_part(ModelCard, manifest, results, "model", "card"),
-                    _traced(manifest, results),
-                    state,
-                    tuple(journals_of(reviews, slide)),
+                    one.name,
+                    self._find_slide(one.slide, folder),
+                    one.slide,
+                    manifest_part(ModelCard, one.manifest, one.folder, "model", "card"),
+                    _traced(one.manifest, one.folder),
+                    one.state,
+                    tuple(journals_of(reviews, one.slide)),
                 )
         except (OutputError, UsageError) as error:
             raise DataError(str(error)) from error

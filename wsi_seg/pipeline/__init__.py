@@ -8,5 +8,5 @@ QuPath start runs and import their results.
 
 __all__ = [
     "batch", "batch_table", "export", "finders", "gpu_workers", "inputs", "join", "models", "qupath",
-    "report", "result", "run", "settings", "shares", "summary", "trace",
+    "report", "rerun", "result", "run", "settings", "shares", "summary", "trace",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from wsi_seg.results.files import MANIFEST, POLYGONS, read_record
 from wsi_seg.results.region_files import Regions
 from wsi_seg.results.saved_regions import open_regions
 from wsi_seg.review.entries import geometry_hash, snapped
+from wsi_seg.review.state import ReviewState, fold
+from wsi_seg.review.store import ReviewStore
 from wsi_seg.slides.slide import SlideInfo
 
 
@@ -34,6 +37,19 @@ class ReviewedResults:
     """Groups of the model, then its classes: what a reviewer may call a region."""
     regions: Regions
     """In the order of the file of regions."""
+
+
+@dataclass(frozen=True)
+class SlideWithReview:
+    """A slide that was reviewed, and those of its results that the review is about."""
+
+    name: str
+    """Place of the results in the folder of all results; the slide's name where they are that folder."""
+    folder: Path
+    """The results."""
+    slide: SlideInfo
+    manifest: dict[str, Any]
+    state: ReviewState
 
 
 def region_id(regions: Regions, index: int) -> str:
@@ -104,3 +120,31 @@ def find_reviewed(results: Path) -> Iterator[Path]:
     if not found:
         raise OutputError(f"{results}: holds no finished results; run wsi-seg run SLIDE -o {results} first")
     yield from found
+
+
+def slides_with_review(results: Path, reviews: Path) -> list[SlideWithReview]:
+    """Return the reviewed slides of a folder of results, in the order of their folders.
+
+    Of several results of one slide those are meant whose model most verdicts were given on, or the first.
+
+    Args:
+        results: folder of all results, or that of one slide.
+        reviews: folder of the reviews, see `places.review_folder`.
+
+    Raises:
+        OutputError: there are no finished results, or results or journals are damaged.
+    """
+    store, found = ReviewStore(reviews), dict[str, list[tuple[int, SlideWithReview]]]()
+    for folder in find_reviewed(results):
+        manifest = read_record(folder / MANIFEST)
+        slide: SlideInfo = manifest_part(SlideInfo, manifest, folder, "slide")
+        entries = store.read(slide).entries
+        state = fold(entries)
+        if not (state.decisions or state.areas):
+            continue
+        inner = folder.relative_to(results).as_posix()
+        one = SlideWithReview(slide.name if inner == "." else inner, folder, slide, manifest, state)
+        models = Counter(entry.model for entry in entries)
+        digest: str = manifest_part(str, manifest, folder, "model", "digest")
+        found.setdefault(slide.fingerprint, []).append((models[digest], one))
+    return [max(several, key=lambda known: known[0])[1] for several in found.values()]

@@ -4,4 +4,4 @@
 feed it, `augment` varies, `losses` judge.
 """
 
-__all__ = ["config", "retrain", "train"]
+__all__ = ["config", "progress", "retrain", "settings", "train"]

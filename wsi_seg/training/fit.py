@@ -32,8 +32,9 @@ from wsi_seg.training.config import TrainConfig
 from wsi_seg.training.crops import training_loader, validation_loader
 from wsi_seg.training.data import TrainingData, class_weights, load_data
 from wsi_seg.training.depthwise import depthwise_in_float32
-from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, LOG, TrainingFolder
+from wsi_seg.training.folder import BEST, CHECKPOINTS, LAST, TrainingFolder
 from wsi_seg.training.prior import PriorShift, log_ratios, move_logits, prior_shift
+from wsi_seg.training.progress import LEAST_WRITES, LOG, METRICS
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,9 @@ def fit(
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no notes on hardware, no tips
     earlier = [] if checkpoint is None else logged_until(out / LOG, checkpoint)
-    table = CSVLogger(out, LOG, version="")  # starts a new table
+    # Starts a new table, which is written often enough to be watched.
+    batches = config.epochs * data.crops_per_epoch // config.batch
+    table = CSVLogger(out, LOG, version="", flush_logs_every_n_steps=max(1, batches // LEAST_WRITES))
     trainer = _trainer(config, out, table, _callbacks(config, out, bool(data.validation), report))
     if trainer.is_global_zero:
         table.experiment.metrics.extend(earlier)
@@ -208,7 +211,7 @@ def _trainer(config: TrainConfig, out: Path, table: Any, callbacks: list[Any]) -
 
 def logged_until(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:
     """Return the rows of an interrupted run's `metrics.csv` up to a checkpoint."""
-    path = folder / "metrics.csv"
+    path = folder / METRICS
     if not path.is_file():
         return []
     last = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])

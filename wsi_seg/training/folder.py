@@ -20,6 +20,7 @@ from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
+from wsi_seg.training.progress import LOG
 
 CONFIG = "train.yaml"
 DATA = "data.json"
@@ -27,7 +28,6 @@ ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
-LOG = "log"
 OWN = (CONFIG, DATA, ENVIRONMENT, CHECKPOINTS, LOG, WEIGHTS_NAME, CARD_NAME)
 
 # In the folders of checkpoints and logs.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_seg.core.card import ModelCard, read_card
 from wsi_seg.core.classes import IGNORED_CODES
@@ -34,11 +33,11 @@ from wsi_seg.training.config import OptimizerConfig, TrainConfig, read_train_con
 from wsi_seg.training.data import NOTHING_HELD_OUT
 from wsi_seg.training.fit import Report, train
 from wsi_seg.training.folder import DATA
+from wsi_seg.training.settings import COMPARISON, RetrainSettings
 from wsi_seg.training.train import EVALUATION, write_metrics
 
 log = logging.getLogger(__name__)
 
-COMPARISON = "comparison.json"
 REVIEW = "review"
 # Of the patients or slides with a review: the share that is held out for the comparison, from how many on it
 # is at least as many as an interval takes, and from how many left over another one stops the training early.
@@ -48,28 +47,6 @@ ENOUGH_TO_STOP = 3
 STOP_SHARE = 0.15
 PATIENCE = 3
 LARGEST_CROP = 256
-
-
-class RetrainSettings(BaseModel):
-    """Settings of a retraining; see the options of `wsi-seg train --from`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slides: Path | None = None
-    """Folder in or below which the slides lie now."""
-    review_folder: Path | None = None
-    """Folder of the reviews; None: that next to the results."""
-    replay: Path | None = None
-    """Training configuration of the old data; None: that in the model's folder, if there is one."""
-    patients: str | None = None
-    """Regular expression with one group: the patient in a slide's name."""
-    held_out: tuple[str, ...] = ()
-    """Patients, or slides of unknown patients, to compare on; none: drawn at random."""
-    epochs: int = Field(default=8, ge=1)
-    steps: int = Field(default=25, ge=1)
-    """Steps of an epoch."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@
     GET /api/compare?a={id}&b={id}                 whether two results are of one slide, else 409
     /api/run…                                      see `run_routes`; only where runs are allowed
     /api/slides/{id}/review…                       see `review_routes`; only where reviews are
+    /api/retrain…                                  see `retrain_routes`; only where both are
 
 A refusal is JSON {"error": "one line"} with its status. Pictures and outlines may be kept by the browser for
 good where the address holds `v=` and the result's `version`; an address with another version than that of the
@@ -59,6 +60,7 @@ from starlette.routing import Mount, Route
 import wsi_seg
 from wsi_seg.core.errors import WsiSegError
 from wsi_seg.viewer import associated_routes, layer_routes, query, region_routes
+from wsi_seg.viewer.jobs import JobSlot
 from wsi_seg.viewer.listing import list_results, models_in_use, neighbors, read_list_query, same_slide
 from wsi_seg.viewer.payloads import describe_result
 from wsi_seg.viewer.responses import (
@@ -70,6 +72,8 @@ from wsi_seg.viewer.responses import (
     json_text,
     tagged_reply,
 )
+from wsi_seg.viewer.retrain_routes import retrain_routes
+from wsi_seg.viewer.retrainings import Retrainings
 from wsi_seg.viewer.review_routes import review_routes
 from wsi_seg.viewer.reviews import Reviews
 from wsi_seg.viewer.run_routes import run_routes
@@ -84,13 +88,13 @@ Work = Callable[[ViewerState, Request], Response]
 def create_app(places: Places, access: Access | None = None) -> Starlette:
     """Return the server's application."""
     state = ViewerState(places)
-    runs = Runs(places.out, places.runs) if places.runs is not None else None
+    slot = JobSlot()
+    runs = Runs(places.out, places.runs, slot) if places.runs is not None else None
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        if runs is not None:
-            await state.workers.run(runs.close)
+        await state.workers.run(slot.close)
         state.close()
 
     routes = [Route(path, _in_thread(state, work), methods=["GET"]) for path, work in _WORK.items()]
@@ -98,6 +102,8 @@ def create_app(places: Places, access: Access | None = None) -> Starlette:
         routes += run_routes(state, runs)
     if places.reviews is not None:
         routes += review_routes(state, Reviews(places.reviews))
+    if runs is not None and places.reviews is not None:
+        routes += retrain_routes(state, Retrainings(state, runs, places.reviews))
     if places.static is not None:
         routes += [
             Route("/", _in_thread(state, _page), methods=["GET"]),

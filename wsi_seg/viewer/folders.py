@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,10 +117,10 @@ class ResultFolders:
             raise Refused(404, "no such result; it may have been moved or removed")
         return found
 
-    def at(self, folder: Path) -> ResultEntry | None:
-        """Return the result that is in this folder now, None where there is none."""
-        wanted = folder.resolve()
-        return next((entry for entry in self.all(fresh=True) if entry.folder == wanted), None)
+    def at(self, folders: Sequence[Path]) -> list[ResultEntry | None]:
+        """Return the result that is in each of these folders now, None where there is none."""
+        there = {entry.folder: entry for entry in self.all(fresh=True)}
+        return [there.get(folder.resolve()) for folder in folders]
 
 
 def find_results(out: Path) -> list[ResultEntry]:

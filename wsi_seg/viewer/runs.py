@@ -1,28 +1,23 @@
-"""Runs that are started from the browser: the command line's own, in a process of its own, one at a time."""
+"""Runs that are started from the browser, of slides and models that are in tables of the server."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
-from wsi_seg.core.card import ModelCard
+from wsi_seg.core.card import CARD_NAME, ModelCard, read_card
 from wsi_seg.core.errors import ModelError
-from wsi_seg.core.folders import dicom_files, walk_folders
+from wsi_seg.core.folders import dicom_files, is_passed_over, walk_folders
 from wsi_seg.core.formats import SLIDE_ENDINGS
 from wsi_seg.inference.models.registry import list_installed, list_models
 from wsi_seg.slides.slide import default_name
+from wsi_seg.viewer.jobs import Command, Job, JobSlot
+from wsi_seg.viewer.presets import PRESETS
 from wsi_seg.viewer.responses import Refused
 
 log = logging.getLogger(__name__)
@@ -31,162 +26,145 @@ log = logging.getLogger(__name__)
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 DEEPEST = 8
 MOST_SLIDES = 10_000
-# A stopped run may finish the batch it is at; after so many seconds it is ended.
-PATIENCE_SECONDS = 20.0
-MOST_OUTPUT = 2**20
-MOST_MESSAGE = 500
-
-State = Literal["running", "done", "failed", "stopped"]
+# Added to the name of the folder of results: models that were made of its reviews.
+MODELS_SUFFIX = "-models"
 
 
 @dataclass
-class Job:
-    """One run."""
+class RunJob(Job):
+    """A run of one slide or several."""
 
-    id: str
-    process: subprocess.Popen[bytes]
-    output: IO[bytes]
-    """Standard output: JSON of the results."""
-    messages: IO[bytes]
-    """Standard error."""
-    final: Path
-    """Folder that the results will be in."""
-    stopped_at: float | None = None
+    finals: Sequence[Path]
+    """Folders that the results will be in."""
+    olds: Sequence[str] = ()
+    """For each the id of other results of the slide, to be compared with."""
 
-    @property
-    def state(self) -> State:
-        code = self.process.poll()
-        if code is None:
-            return "running"
-        if self.results():
-            return "done"
-        return "failed" if self.stopped_at is None else "stopped"
+    def succeeded(self) -> bool:
+        return bool(self.results())
 
     def results(self) -> list[dict[str, Any]]:
         """Return what the run has printed of slides that have results."""
         try:
-            printed = json.loads(_read(self.output) or b"[]")
+            printed = json.loads(self.command.printed() or b"[]")
         except ValueError:  # it was ended while it printed
             return []
         return [one for one in printed if one.get("folder")]
 
-    def message(self) -> str:
-        """Return the error of a run that failed, else what it said last."""
-        lines = _read(self.messages).decode("utf-8", "replace").replace("\r", "\n").splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        said = errors or [line for line in lines if line.strip()]
-        return said[-1].strip()[:MOST_MESSAGE] if said else ""
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that may be run."""
+
+    card: ModelCard
+    reference: str
+    """Its name, or its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunChoice:
+    """Choices of somebody who starts a run."""
+
+    slide: str
+    """Its place in the folder."""
+    model: str
+    groups: tuple[str, ...]
+    threshold: float
+    preset: str
+    """Name of one of `PRESETS`."""
+    mpp: float | None
+    """Microns per level-0 pixel; None: those of the slide."""
+    overwrite: bool
+    """Replace results of the slide with other settings, models or versions."""
 
 
 class Runs:
-    """Starts runs on the slides of one folder, and stops them as Ctrl-C does."""
+    """Starts runs on the slides of one folder, and with models that are known here."""
 
-    def __init__(self, out: Path, folder: Path) -> None:
-        self._out, self._folder = out.resolve(), folder.resolve()
-        self._lock = threading.Lock()
-        self._job: Job | None = None
+    def __init__(self, out: Path, folder: Path, slot: JobSlot) -> None:
+        self.out, self.folder, self.slot = out.resolve(), folder.resolve(), slot
+        self.models_folder = self.out.with_name(f"{self.out.name}{MODELS_SUFFIX}")
+        """Where models are that were made of the reviews of these results."""
 
     def slides(self) -> dict[str, Path]:
         """Return the slides in the folder: by their place in it, the file or the folder of a DICOM series."""
-        return dict(sorted(islice(_find_slides(self._folder).items(), MOST_SLIDES)))
+        return dict(sorted(islice(_find_slides(self.folder).items(), MOST_SLIDES)))
 
-    def models(self) -> dict[str, ModelCard]:
-        """Return the models of tissue classes that are bundled or installed, by name."""
-        found = {card.name: card for card in list_models()}
+    def models(self) -> dict[str, KnownModel]:
+        """Return models of tissue classes: bundled, installed, and made of these reviews, by name."""
+        found = {card.name: KnownModel(card, card.name) for card in list_models()}
         try:
-            found |= {card.name: card for card in list_installed()}
+            found |= {card.name: KnownModel(card, card.name) for card in list_installed()}
         except ModelError as error:  # bundled ones run all the same
             log.warning("%s", error)
-        return {name: card for name, card in found.items() if card.task == "segmentation" and card.groups}
+        for name, card in _cards_in(self.models_folder).items():
+            found.setdefault(name, KnownModel(card, str(self.models_folder / name)))
+        return {
+            name: known
+            for name, known in found.items()
+            if known.card.task == "segmentation" and known.card.groups
+        }
 
-    def start(self, slide: str, model: str, groups: tuple[str, ...], threshold: float) -> Job:
+    def slide(self, name: str) -> Path:
+        """Return a slide in the folder by its place; raises Refused, 400, where there is none."""
+        path = self.slides().get(name)
+        if path is None:
+            raise Refused(400, f"no slide {name[:80]!r} in the folder of --allow-run")
+        return path
+
+    def final(self, path: Path) -> Path:
+        """Return the folder that the results of a slide will be in."""
+        return self.out / (path.name if path.is_dir() else default_name(str(path)))
+
+    def start(self, asked: RunChoice) -> RunJob:
         """Start a run.
 
         Raises:
-            Refused: 400, the slide, model or a group is not among those that may be run; 409, one runs.
+            Refused: 400, the slide, model, preset or a group is none that may be run; 409, a job runs.
         """
-        path, card = self.slides().get(slide), self.models().get(model)
-        if path is None:
-            raise Refused(400, f"no slide {slide[:80]!r} in the folder of --allow-run")
-        if card is None:
-            raise Refused(400, f"no model {model[:80]!r}")
-        known = [group.name for group in card.groups]
-        if not groups or not set(groups) <= set(known):
-            raise Refused(400, f"groups must be one or more of {', '.join(known)}")
-        with self._lock:
-            if self._job is not None and self._job.process.poll() is None:
-                raise Refused(409, "a run is on its way; wait for it or stop it")
-            self._forget()
-            self._job = self._launch(path, model, groups, threshold)
-            return self._job
-
-    def _launch(self, path: Path, model: str, groups: tuple[str, ...], threshold: float) -> Job:
-        command = [
-            sys.executable, "-m", "wsi_seg.cli", "run", str(path),
-            f"--output={self._out}", f"--model={model}",
-            f"--groups={','.join(groups)}", f"--threshold={threshold:g}", "--json",
-        ]  # fmt: skip
-        output, messages = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - in _forget
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, start_new_session=True
+        path, known, preset = (
+            self.slide(asked.slide),
+            self.models().get(asked.model),
+            PRESETS.get(asked.preset),
         )
-        name = path.name if path.is_dir() else default_name(str(path))
-        return Job(secrets.token_hex(8), process, output, messages, self._out / name)
+        if known is None:
+            raise Refused(400, f"no model {asked.model[:80]!r}")
+        if preset is None:
+            raise Refused(400, f"no preset {asked.preset[:80]!r}; there are {', '.join(PRESETS)}")
+        names = [group.name for group in known.card.groups]
+        if not asked.groups or not set(asked.groups) <= set(names):
+            raise Refused(400, f"groups must be one or more of {', '.join(names)}")
+        arguments = [
+            "run", str(path), f"--output={self.out}", f"--model={known.reference}",
+            f"--groups={','.join(asked.groups)}", f"--threshold={asked.threshold:g}", *preset.flags, "--json",
+            *([] if asked.mpp is None else [f"--mpp={asked.mpp!r}"]),
+            *(["--overwrite"] if asked.overwrite else []),
+        ]  # fmt: skip
+        return self.slot.start(lambda: RunJob(Command.started(arguments), [self.final(path)]))
 
-    def under_way(self) -> str | None:
-        """Return the id of the run that is on its way, None where there is none."""
-        job = self._job
-        return job.id if job is not None and job.process.poll() is None else None
+    def table_job(self, table: Path, out: Path, model: KnownModel, olds: Mapping[Path, str]) -> RunJob:
+        """Launch a run of a table of slides, for `JobSlot.start`.
 
-    def get(self, identity: str) -> Job:
-        """Return the run of an id.
-
-        Raises:
-            Refused: 404, there is none, or another was started since.
+        Args:
+            table: see `pipeline.rerun.write_table`.
+            out: folder of its results.
+            model: that all slides are run with.
+            olds: folder of the results of each slide to the id of older ones of that slide.
         """
-        job = self._job
-        if job is None or job.id != identity:
-            raise Refused(404, "no such run")
-        if job.stopped_at is not None and time.monotonic() - job.stopped_at > PATIENCE_SECONDS:
-            _signal(job, signal.SIGTERM)
-        return job
-
-    def stop(self, job: Job) -> None:
-        """Ask a run to stop, as Ctrl-C does: finished blocks are kept, and it can be resumed."""
-        if job.process.poll() is None and job.stopped_at is None:
-            job.stopped_at = time.monotonic()
-            _signal(job, signal.SIGINT)
-
-    def close(self) -> None:
-        """Stop what runs and wait for it."""
-        with self._lock:
-            if self._job is not None:
-                self.stop(self._job)
-                for number in (signal.SIGTERM, signal.SIGKILL):
-                    try:
-                        self._job.process.wait(PATIENCE_SECONDS)
-                        break
-                    except subprocess.TimeoutExpired:
-                        _signal(self._job, number)
-                self._job.process.wait()
-                self._forget()
-
-    def _forget(self) -> None:
-        if self._job is not None:
-            self._job.output.close()
-            self._job.messages.close()
-            self._job = None
+        arguments = ["run", str(table), f"--output={out}", f"--model={model.reference}", "--json"]
+        return RunJob(Command.started(arguments), list(olds), list(olds.values()))
 
 
-def _signal(job: Job, number: int) -> None:
-    """Send a signal to a run and its children, as a terminal does."""
-    if job.process.poll() is None:
-        os.killpg(job.process.pid, number)
-
-
-def _read(file: IO[bytes]) -> bytes:
-    # At a place, for the position in the file is that of the process that writes.
-    return os.pread(file.fileno(), MOST_OUTPUT, max(0, os.fstat(file.fileno()).st_size - MOST_OUTPUT))
+def _cards_in(folder: Path) -> dict[str, ModelCard]:
+    """Return the cards of the models in a folder, by the names of theirs; links are passed over."""
+    found = {}
+    for path in sorted(folder.glob(f"*/{CARD_NAME}")):
+        if path.is_symlink() or path.parent.is_symlink() or is_passed_over(path.parent.name):
+            continue
+        try:
+            found[path.parent.name] = read_card(path.parent)
+        except ModelError as error:  # the others can be run all the same
+            log.warning("%s", error)
+    return found
 
 
 def _find_slides(root: Path) -> dict[str, Path]:

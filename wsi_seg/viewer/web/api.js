@@ -66,8 +66,16 @@
 /** @typedef {{status: string, version: string, blocks_done: number, blocks_failed: number, blocks_total: number, tiles_done: number, tiles_total: number}} Progress */
 /** @typedef {{id: string, name: string, folder: string}} Place of a result */
 /** @typedef {{images: {name: string, size: [number, number], shows_label: boolean}[], labels: boolean}} Associated `labels`: those that show a label may be asked for */
-/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[], traced: string[]}[], threshold: number, job: string | null}} RunOptions */
-/** @typedef {{state: string, stopping: boolean, tiles_done: number, tiles_total: number, message: string | null, result: string | null}} Job */
+/** @typedef {{slides: string[], models: {name: string, notice: string, groups: string[], traced: string[]}[], threshold: number, presets: {name: string, about: string, flags: string[], meanings: string[]}[], job: string | null}} RunOptions */
+/** @typedef {{mpp: [number, number] | null, estimated: boolean, problem: string | null, results: {id: string, status: string, model: string, date: number, regions: number | null} | null}} SlideToRun */
+/** @typedef {{allow_run: boolean, allow_review: boolean}} About */
+/** @typedef {{state: "running" | "done" | "failed" | "stopped", stopping: boolean, message: string}} Job */
+/** @typedef {Job & {tiles_done: number, tiles_total: number, slides_done: number, slides_total: number, result: string | null, pairs: [string, string][]}} RunJob */
+/** @typedef {{old: number | null, new: number | null, difference: number | null, interval: [number, number] | null}} Score */
+/** @typedef {{name: string, patients: number | null, images: number, overall: {mean_dice: Score}}} ComparedData */
+/** @typedef {{verdict: "better" | "worse" | "no difference shown" | "cannot be told", sentence: string, bootstrap?: {level: number}, data_sets: ComparedData[]}} Comparison */
+/** @typedef {Job & {name: string, step: number, steps: number, loss: number | null, validation_loss: number | null, validation_dice: number | null, command: string, comparison: Comparison | null}} TrainJob */
+/** @typedef {{slides: {names: string, slides: string, known: boolean}[], models: {name: string, notice: string}[], model: string | null, steps: number, name: string, job: string | null}} RetrainOptions */
 
 /**
  * Fetch JSON.
@@ -79,6 +87,11 @@
  */
 export async function api(path, options) {
   return (await ask(path, options)).value;
+}
+
+/** Return the options of a request that sends JSON. @param {unknown} body @returns {RequestInit} */
+export function send(body) {
+  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
 /**

@@ -2,9 +2,11 @@
 
 import { api } from "./api.js";
 import { debounce, h, say } from "./dom.js";
+import { LIST } from "./state.js";
 
 /** @typedef {import("./state.js").ListQuery} ListQuery */
 
+const SET = /** @type {const} */ (["status", "model", "since", "until", "regions", "sort"]);
 const STATUSES = Object.freeze({ "": "any", done: "done", incomplete: "incomplete", running: "running", interrupted: "interrupted", damaged: "damaged" });
 const SORTS = Object.freeze({
   name: "name", "-name": "name, Z first", "-date": "newest first", date: "oldest first", "-regions": "most regions first", regions: "fewest regions first",
@@ -14,9 +16,13 @@ const SORTS = Object.freeze({
 /**
  * Return the controls; what they say is passed on as soon as it is said.
  * @param {Readonly<ListQuery>} list as it is now
- * @param {(change: Partial<ListQuery>) => void} onChange
+ * @param {(change: Partial<ListQuery>) => void} onListChange
  */
-export function buildFilters(list, onChange) {
+export function buildFilters(list, onListChange) {
+  const onChange = (/** @type {Partial<ListQuery>} */ change) => {
+    onListChange(change);
+    fold.textContent = foldText({ ...list, ...change });
+  };
   const search = h("input", { type: "search", value: list.find, placeholder: "Name or folder", "aria-label": "Find results by name or folder",
     oninput: debounce(200, () => onChange({ find: search.value.trim() })) });
   const status = pick(STATUSES, list.status, (value) => onChange({ status: value }));
@@ -47,8 +53,18 @@ export function buildFilters(list, onChange) {
     if (!input.hasAttribute("aria-label")) input.setAttribute("aria-label", text);
     return h("label", {}, h("span", {}, text), input);
   };
-  return h("form", { className: "filters", role: "search", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, line("Find", search), line("Status", status),
-    line("Segmented by", model), line("From", day("since")), line("To", day("until")), line("Regions, at least", regions), line("Order", sort));
+  const rest = h("div", { className: "more", id: "filters" }, line("Status", status), line("Segmented by", model), line("From", day("since")), line("To", day("until")),
+    line("Regions, at least", regions), line("Order", sort));
+  // Only phones show it: there the other filters are folded away.
+  const fold = h("button", { type: "button", className: "fold", "aria-expanded": "false", "aria-controls": "filters",
+    onclick: () => fold.setAttribute("aria-expanded", String(rest.classList.toggle("open"))) }, foldText(list));
+  return h("form", { className: "filters", role: "search", onsubmit: (/** @type {Event} */ event) => event.preventDefault() }, line("Find", search), fold, rest);
+}
+
+/** Name the button that unfolds filters, with how many are set. @param {Readonly<ListQuery>} list */
+function foldText(list) {
+  const set = SET.filter((name) => list[name] !== LIST[name]).length;
+  return set ? `Filters (${set})` : "Filters";
 }
 
 /**

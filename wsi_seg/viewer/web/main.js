@@ -26,17 +26,17 @@ async function route() {
   const state = readState(location.hash);
   try {
     if (!state.slide) {
-      const stop = await showSlides(root, state);
+      const stop = await showSlides(root, state, await api(""));
       if (mine === turn) leave = stop;
       else stop();
       return;
     }
-    /** @type {[Slide, {allow_review: boolean}]} */
+    /** @type {[Slide, import("./api.js").About]} */
     const [slide, about] = await Promise.all([api(slidePath(state.slide)), api("")]);
     /** @type {Slide | null} */
     const other = state.other ? await otherSlide(state.slide, state.other) : null;
     if (mine !== turn) return;
-    const screen = new SlideScreen(root, state, { slide, other, review: about.allow_review }, (next) => {
+    const screen = new SlideScreen(root, state, { slide, other, about }, (next) => {
       if (writeState(next) !== location.hash) history.pushState(null, "", writeState(next));
       void route();
     });

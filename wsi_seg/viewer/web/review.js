@@ -1,6 +1,6 @@
 // A review: what was said of the regions of a slide, and the requests that say more.
 
-import { api, slidePath } from "./api.js";
+import { api, send, slidePath } from "./api.js";
 
 /** @typedef {import("./api.js").Slide} Slide */
 /** @typedef {import("./geometry.js").Box} Box */
@@ -154,11 +154,6 @@ export class Review {
     const { parts } = await api(this.path("/edit"), send(edit));
     return parts;
   }
-}
-
-/** @param {unknown} body @returns {RequestInit} */
-function send(body) {
-  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
 /** @param {Geometry} geometry @returns {Rings[]} the polygons of a geometry */

@@ -55,7 +55,7 @@ function who(reviewing) {
   const count = h("p", { className: "facts", role: "status" });
   return {
     element: h("div", { className: "part" }, h("label", { className: "pick" }, h("span", {}, "Reviewer"), name), bar, count,
-      reviewing.screen.other && h("p", { className: "facts" }, "The results on the left are reviewed; those on the right are shown beside them.")),
+      reviewing.screen.other && h("p", { className: "facts" }, "The results on the left are reviewed; those on the right are shown beside them."), reviewing.screen.retrain?.button()),
     sync: () => {
       const { progress, areas, reviewer } = reviewing.review;
       if (document.activeElement !== name) name.value = reviewer;

@@ -2,36 +2,37 @@
 
 import { api, title } from "./api.js";
 import { h } from "./dom.js";
+import { jobControls } from "./job.js";
 import { newState, writeState } from "./state.js";
 
 /** @typedef {import("./api.js").RunOptions} RunOptions */
-/** @typedef {import("./api.js").Job} Job */
-
-const POLL_MS = 1000;
 
 /**
+ * @param {boolean} allowed
  * @param {() => void} onChange a run has started or ended
  * @returns {Promise<{button: HTMLElement, dialog: HTMLElement, close: () => void} | null>} null: not allowed here
  */
-export async function runDialog(onChange) {
-  /** @type {{allow_run: boolean}} */
-  const server = await api("");
-  if (!server.allow_run) return null;
+export async function runDialog(allowed, onChange) {
+  if (!allowed) return null;
   /** @type {RunOptions} */
   const options = await api("run/options");
-  const slide = h("select", {}, ...options.slides.map((name) => h("option", { value: name }, name)));
+  const slide = h("select", { onchange: () => void showSlide() }, ...options.slides.map((name) => h("option", { value: name }, name)));
   const model = h("select", { onchange: () => showModel() }, ...options.models.map(({ name }) => h("option", { value: name }, name)));
   const threshold = h("input", { type: "number", min: "0", max: "1", step: "0.05", value: String(options.threshold) });
   const groups = h("fieldset", {});
   const notice = h("p", { className: "notice" });
-  const status = h("p", { role: "status", className: "progress" });
-  const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Share of tiles done" });
-  const start = h("button", { type: "button", className: "primary", onclick: () => void follow(begin) }, "Start");
-  const stop = h("button", { type: "button", disabled: true, onclick: () => void halt() }, "Stop");
+  const mpp = h("input", { type: "number", min: "0", max: "1000", step: "any" });
+  const scale = h("p", { className: "notice" });
+  const preset = h("select", { onchange: () => showPreset() }, ...options.presets.map(({ name }) => h("option", { value: name }, title(name))));
+  const means = h("div", { className: "notice" });
+  const overwrite = h("input", { type: "checkbox" });
+  const replaced = h("p", { className: "notice" });
+  const replace = h("div", { hidden: true }, h("label", { className: "line" }, overwrite, "Replace the results that are there"), replaced);
+  const job = jobControls({ path: "run", label: "Share of tiles done", body: asked, tell: tellRun, onChange: (now) => { onChange(); if (now) void showSlide(); } });
   const close = h("button", { type: "button", onclick: () => dialog.close() }, "Close");
   const line = (/** @type {string} */ text, /** @type {HTMLElement} */ input) => h("label", { className: "pick" }, h("span", {}, text), input);
-  const dialog = h("dialog", { className: "run", "aria-label": "Run" }, h("h2", {}, "Segment a slide"), line("Slide", slide), line("Model", model),
-    groups, line("Threshold", threshold), notice, bar, status, h("div", { className: "actions" }, start, stop, close));
+  const dialog = h("dialog", { className: "run", "aria-label": "Run" }, h("h2", {}, "Segment a slide"), line("Slide", slide), line("µm/px", mpp), scale,
+    line("Model", model), groups, line("Threshold", threshold), line("Preset", preset), means, replace, notice, job.bar, job.status, h("div", { className: "actions" }, job.start, job.stop, close));
 
   function showModel() {
     const chosen = chosenModel();
@@ -44,57 +45,55 @@ export async function runDialog(onChange) {
     return options.models.find(({ name }) => name === model.value);
   }
 
-  /** @type {string | null} */
-  let job = null;
-  let closed = false;
-
-  /** @returns {Promise<string>} the run's id */
-  async function begin() {
-    const chosen = [...groups.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value);
-    const body = { slide: slide.value, model: model.value, groups: chosen, threshold: Number(threshold.value) };
-    /** @type {{job: string}} */
-    const answer = await api("run", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    return answer.job;
+  function showPreset() {
+    const chosen = options.presets.find(({ name }) => name === preset.value);
+    const settings = (chosen?.flags ?? []).map((flag, i) => h("li", {}, h("code", {}, flag.replace("=", " ")), ` ${chosen?.meanings[i]}`));
+    means.replaceChildren(h("p", {}, chosen?.about ?? ""), h("ul", {}, ...settings));
   }
 
-  /** @param {() => Promise<string>} begun gives the id of a run that was begun */
-  async function follow(begun) {
-    start.disabled = true;
+  /** Say the scale of the slide, and what a run of it would replace. */
+  async function showSlide() {
+    const wanted = slide.value;
+    [mpp.value, mpp.placeholder, scale.textContent, replaced.textContent] = ["", "", "", ""];
+    replace.hidden = true;
+    overwrite.checked = false;
+    if (!wanted) return;
     try {
-      job = await begun();
-      stop.disabled = false;
-      await watch(job);
+      /** @type {import("./api.js").SlideToRun} */
+      const found = await api(`run/slide?${new URLSearchParams({ slide: wanted })}`);
+      if (slide.value !== wanted) return; // another one was chosen since
+      mpp.placeholder = found.mpp ? `${Number(found.mpp[0].toPrecision(4))}, as the slide says` : "";
+      scale.textContent = found.problem ?? (found.estimated ? "Estimated from the objective power; type it if you know better." : found.mpp ? "" : "The slide does not say it: type the microns per pixel of its full resolution.");
+      replace.hidden = !found.results;
+      if (found.results) replaced.textContent = `There are results${of(found.results)}. Without this they are kept. Reviews are kept in any case.`;
     } catch (error) {
-      status.textContent = error instanceof Error ? error.message : String(error);
-    } finally {
-      start.disabled = false;
-      stop.disabled = true;
+      scale.textContent = error instanceof Error ? error.message : String(error);
     }
   }
 
-  /** @param {string} id */
-  async function watch(id) {
-    bar.hidden = false;
-    onChange();
-    while (!closed) {
-      /** @type {Job} */
-      const now = await api(`run/${encodeURIComponent(id)}`);
-      bar.value = now.tiles_total ? now.tiles_done / now.tiles_total : 0;
-      const text = now.stopping ? "stopping …" : now.state === "running" ? `${now.tiles_done} of ${now.tiles_total} tiles` : now.message || now.state;
-      status.replaceChildren(text, " ", now.result ? h("a", { href: writeState(newState(now.result)) }, now.state === "running" ? "Watch" : "Look at it") : "");
-      if (now.state !== "running") return onChange();
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    }
+  /** @param {NonNullable<import("./api.js").SlideToRun["results"]>} results */
+  function of({ status, model: by, date, regions }) {
+    const count = regions === null ? "" : `, ${regions.toLocaleString("en")} region${regions === 1 ? "" : "s"}`;
+    return ` of this slide (${[status === "done" ? "" : status, by, date ? new Date(1000 * date).toLocaleDateString("sv") : ""].filter(Boolean).join(", ")}${count})`;
   }
 
-  async function halt() {
-    stop.disabled = true;
-    if (job !== null) await api(`run/${encodeURIComponent(job)}`, { method: "DELETE" });
+  function asked() {
+    const chosen = [...groups.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value);
+    return { slide: slide.value, model: model.value, groups: chosen, threshold: Number(threshold.value), preset: preset.value, mpp: mpp.value ? Number(mpp.value) : null, overwrite: overwrite.checked };
   }
 
   showModel();
-  const { job: underWay } = options; // begun before this page was opened
-  if (underWay) void follow(async () => underWay);
-  const button = h("button", { type: "button", className: "primary", onclick: () => dialog.showModal() }, "Segment a slide …");
-  return { button, dialog, close: () => { closed = true; } };
+  showPreset();
+  if (options.job) void job.follow(options.job); // begun before this page was opened
+  const button = h("button", { type: "button", className: "primary", onclick: () => { dialog.showModal(); void showSlide(); } }, "Segment a slide …");
+  return { button, dialog, close: job.close };
+}
+
+/** Say how far a run is, with what is there to look at. @param {import("./api.js").RunJob} now */
+export function tellRun({ state, tiles_done: done, tiles_total: total, slides_done: slides, slides_total: all, message, result }) {
+  const running = state === "running", several = all > 1 && `slide ${Math.min(slides + 1, all)} of ${all}: `;
+  const now = running && total ? done / total : 0; // results that are replaced are there already
+  const share = !running ? 1 : all > 1 ? (slides + now) / all : now;
+  const more = result ? h("a", { href: writeState(newState(result)) }, running ? "Watch" : "Look at it") : undefined;
+  return { share, text: running ? `${several || ""}${done} of ${total} tiles` : message || state, more };
 }

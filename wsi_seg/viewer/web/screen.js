@@ -7,6 +7,7 @@ import { Measure } from "./measure.js";
 import { buildPanel, placeOf } from "./panel.js";
 import { Pane } from "./pane.js";
 import { savePicture } from "./picture.js";
+import { RetrainDialog } from "./retrain.js";
 import { ReviewScreen } from "./review_screen.js";
 import { RegionTable } from "./region_table.js";
 import { OPACITY, writeState } from "./state.js";
@@ -24,17 +25,18 @@ export class SlideScreen {
   /**
    * @param {HTMLElement} root
    * @param {State} state
-   * @param {{slide: Slide, other: Slide | null, review: boolean}} facts `review`: the server keeps reviews
+   * @param {{slide: Slide, other: Slide | null, about: import("./api.js").About}} facts `about` the server
    * @param {(state: State) => void} go leave for another slide or comparison
    */
-  constructor(root, state, { slide, other, review }, go) {
+  constructor(root, state, { slide, other, about }, go) {
     this.root = root;
     this.state = state;
     this.slide = slide;
     this.other = other;
     this.go = go;
     this.progress = h("p", { className: "progress", role: "status", hidden: true });
-    this.help = helpDialog(review);
+    this.help = helpDialog(about.allow_review);
+    this.retrain = about.allow_review && about.allow_run ? new RetrainDialog(slide.id, () => {}) : null;
     this.saveSoon = debounce(200, () => this.save());
     /** @type {ReviewScreen | null} */
     this.reviewing = null;
@@ -43,7 +45,7 @@ export class SlideScreen {
     this.table = new RegionTable(this);
     this.panel = buildPanel(this);
     const stages = h("main", { className: other ? "stages two" : "stages", "aria-label": "Slide" });
-    root.replaceChildren(stages, this.table.element, this.panel.element, this.help);
+    root.replaceChildren(stages, this.table.element, this.panel.element, this.help, ...(this.retrain ? [this.retrain.element] : []));
     const onProblem = (/** @type {string} */ text) => { say(text); void this.look(); };
     const listeners = { onView: this.onView.bind(this), onHover: this.onHover.bind(this), onProblem, onSelect: this.onSelect.bind(this) };
     const shown = other ? [slide, other] : [slide];
@@ -56,7 +58,7 @@ export class SlideScreen {
     }
     this.panes.forEach((pane) => this.measure.attach(pane));
     stages.append(this.toolbar.element);
-    if (review && !unfinished(slide.status)) this.reviewing = new ReviewScreen(this, () => this.panel.sync(this.state));
+    if (about.allow_review && !unfinished(slide.status)) this.reviewing = new ReviewScreen(this, () => this.panel.sync(this.state));
     this.stopListening = listen(this);
     this.address = location.hash; // as it was when last written or read
     this.closed = false;
@@ -225,6 +227,7 @@ export class SlideScreen {
     this.closed = true;
     this.stopListening();
     this.root.classList.remove("tabled");
+    this.retrain?.close();
     this.panes.forEach((pane) => pane.close());
   }
 }

@@ -5,6 +5,7 @@ import { h, say } from "./dom.js";
 import { buildFilters } from "./filters.js";
 import { formatMm2 } from "./geometry.js";
 import { paint } from "./pane.js";
+import { RetrainDialog } from "./retrain.js";
 import { runDialog } from "./run.js";
 import { newState, writeList, writeState } from "./state.js";
 import { statusText } from "./status.js";
@@ -17,9 +18,10 @@ const PAGE = 60; // results at a time
  * Show the list, a page of it at a time, and keep it up to date while runs are under way.
  * @param {HTMLElement} root
  * @param {import("./state.js").State} state where in the list
+ * @param {import("./api.js").About} about the server
  * @returns {Promise<() => void>} what stops it
  */
-export async function showSlides(root, state) {
+export async function showSlides(root, state, about) {
   document.title = "Slides – wsi-seg view";
   const list = h("ul", { className: "slides" }), empty = h("p", {});
   const place = { ...state.list };
@@ -53,17 +55,19 @@ export async function showSlides(root, state) {
     await refresh().catch((error) => say(error.message));
   }
 
-  const run = await runDialog(() => void refresh());
+  const run = await runDialog(about.allow_run, () => void refresh());
+  const retrain = about.allow_run && about.allow_review ? new RetrainDialog(null, () => void refresh()) : null;
   await refresh();
-  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), pages, run?.button), filters,
+  root.replaceChildren(h("main", { className: "list" }, h("header", {}, h("h1", {}, "Slides"), pages, h("div", { className: "jobs" }, retrain?.button(), run?.button)), filters,
     h("p", { className: "facts" }, "Areas are those of the class map, where each pixel counts for its most likely class. Regions are counted as the run traced them."),
-    empty, list, run?.dialog));
+    empty, list, run?.dialog, retrain?.element));
   // Where the server was stopped, what was shown stays.
   const timer = setInterval(() => { if (!document.hidden) refresh().catch(() => {}); }, 5000);
   return () => {
     closed = true;
     clearInterval(timer);
     run?.close();
+    retrain?.close();
   };
 }
 
