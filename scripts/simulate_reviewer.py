@@ -7,7 +7,8 @@ The model was trained without the patient. It segments the left half of the pati
 looks at the most uncertain regions of the result and says what the annotation says: accepts, relabels, or
 redraws and adds. `wsi_seg.training.retrain` trains on that and replays the other patients, and both models
 are scored on the right half. Both halves are of one patient and one slide: the curve says what reviewing a
-slide does for that slide, not for other patients.
+slide does for that slide, not for other patients. With --control the same number of steps is also taken on
+the other patients alone, which tells what the reviews add to more training.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ from wsi_seg.review.places import review_folder
 from wsi_seg.review.results import ReviewedResults, open_reviewed, region_values
 from wsi_seg.review.store import ReviewStore
 from wsi_seg.training.config import TrainConfig, read_train_config, resolved
-from wsi_seg.training.retrain import RetrainSettings, retrain
+from wsi_seg.training.fit import train
+from wsi_seg.training.retrain import REVIEW, retrain, retrain_config
+from wsi_seg.training.settings import RetrainSettings
 
 SIZES = (20, 50, 100)
 # A region of which so much is of one class is accepted or relabeled as a whole; of a mixed one each part that
@@ -146,6 +149,13 @@ def without(config: TrainConfig, name: str, path: Path) -> Path:
     return path
 
 
+def train_without_reviews(model: Path, results: Path, out: Path, steps: RetrainSettings) -> Path:
+    """Take the steps of a retraining on the replayed data alone; return the folder of the model."""
+    config, _ = retrain_config(str(model), results, steps)
+    old = tuple(dataset for dataset in config.datasets if dataset.name != REVIEW)
+    return train(config.model_copy(update={"datasets": old}), out, report=print)
+
+
 def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Namespace, path: Path) -> None:
     """Write the curve of one seed, again after each of its points."""
     source = next(dataset for dataset in config.datasets if dataset.name == name)
@@ -189,6 +199,13 @@ def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Name
         curve.append(point | score(done.folder, right, config.ignored_codes))
         print(f"{name}, seed {seed}: {curve[-1]}", flush=True)
         path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
+    if arguments.control:
+        started = time.monotonic()
+        alone = train_without_reviews(model, results.parent, out / "model-control", steps)
+        facts["control"] = {"seconds": round(time.monotonic() - started)}
+        facts["control"] |= score(alone, right, config.ignored_codes)
+        print(f"{name}, seed {seed}, without reviews: {facts['control']}", flush=True)
+        path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
 
 
 def table(runs: list[dict[str, Any]], sizes: Sequence[int]) -> str:
@@ -223,6 +240,7 @@ def main() -> None:
     parser.add_argument("--patient", default="A0D2", help="data set of kind bcss that was left out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--control", action="store_true", help="as many steps without reviews, too")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -231,7 +249,8 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in arguments.seeds:
-        path = results / f"{arguments.patient}-seed{seed}.json"
+        ending = "-control" if arguments.control else ""
+        path = results / f"{arguments.patient}-seed{seed}{ending}.json"
         if not path.is_file():
             run_seed(config, arguments.patient, seed, arguments, path)
         runs.append(json.loads(path.read_text(encoding="utf-8")))
