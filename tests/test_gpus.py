@@ -14,6 +14,7 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.gpus import cores_near, environment_of_one, format_cores, given_gpus, parse_cores
 from wsi_seg.core.system import usable_memory
+from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.planning.gpu_processes import (
     CORES_PER_PROCESS,
     MEMORY_SHARE,
@@ -172,4 +173,6 @@ def test_gpus_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 2
         assert result.stderr == f"error: settings: gpus: must be all|0,1 (got {asked!r})\n"
+        with pytest.raises(UsageError, match=rf"^gpus: must be all\|0,1 \(got '{asked}'\)$"):
+            WorkerSettings(gpus=asked)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -15,12 +16,15 @@ from wsi_seg.cli import app
 from wsi_seg.core.errors import UsageError
 from wsi_seg.core.geometry import Scale
 from wsi_seg.core.settings import CONFIG, Bytes, checked, find_settings, from_flat, setting
+from wsi_seg.core.yaml_config import validated
+from wsi_seg.execution.settings import WorkerSettings
 from wsi_seg.pipeline.run_inputs import _deciding
 from wsi_seg.pipeline.settings import KEYS, SETTINGS, RunSettings, make_settings
 from wsi_seg.pipeline.summary import settings_json
 from wsi_seg.planning.settings import PlanSettings
 from wsi_seg.planning.stitch_settings import StitchSettings
 from wsi_seg.regions.settings import RegionSettings, TraceSettings
+from wsi_seg.training.config import LossConfig
 
 
 @checked
@@ -132,3 +136,38 @@ def test_maps_are_stitched_as_planned_by_default() -> None:
     for field in ("blend", "probability_downsample", "probability_dtype", "uncertainty"):
         assert StitchSettings.__dataclass_fields__[field].default == getattr(plan, field)
     assert RunSettings().regions.trace == TraceSettings()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WorkerSettings(gpus=("GPU-5f2c",)), "gpus: must be all|0,1 (got 'GPU-5f2c')"),
+        (lambda: RunSettings(workers={"gpus": 0}), "workers.gpus: must be all|0,1 (got 0)"),
+        (lambda: make_settings({"gpus": 0}), "settings: gpus: must be all|0,1 (got 0)"),
+        (lambda: PlanSettings(probabilities=3), "probabilities: must be all|groups|none|NAMES (got 3)"),
+        (
+            lambda: make_settings({"probabilities": 3}),
+            "settings: probabilities: must be all|groups|none|NAMES (got 3)",
+        ),
+        (
+            lambda: validated(LossConfig, {"class_weights": "even"}, "a.yaml"),
+            "a.yaml: class_weights: must be table or equal or balanced (got 'even')",
+        ),
+        (
+            lambda: validated(LossConfig, {"class_weights": {"tumor": "much"}}, "a.yaml"),
+            "a.yaml: class_weights: must be table or equal or balanced (got {'tumor': 'much'})",
+        ),
+    ],
+)
+def test_a_value_of_several_types_is_refused_in_our_words(make: Callable[[], Any], message: str) -> None:
+    """Pydantic tells of one of the types, under a key of its own."""
+    with pytest.raises(UsageError) as refused:
+        make()
+    assert str(refused.value) == message
+
+
+def test_no_message_of_a_setting_names_a_python_type() -> None:
+    for name, declared in SETTINGS.items():
+        if len(declared.types) > 1:
+            with pytest.raises(UsageError, match=rf"^settings: {name}: must be [\w|,]+ \(got <object"):
+                make_settings({name: object()})

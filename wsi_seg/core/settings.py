@@ -14,8 +14,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -31,6 +31,7 @@ else:
 Scope = Literal["slide", "run", "command"]
 CONFIG = ConfigDict(allow_inf_nan=False, validate_default=False)
 SIGNS = {"gt": "> ", "ge": "≥ ", "lt": "< ", "le": "≤ "}
+SERIES = {tuple: "list", dict: "table"}
 TYPE_NAMES = {
     int: "integer",
     float: "number",
@@ -82,7 +83,7 @@ def checked(cls: type[T]) -> type[T]:
         try:
             make(self, **values)
         except ValidationError as error:
-            raise UsageError(describe_error(error.errors()[0])) from error
+            raise UsageError(describe_error(error.errors()[0], cls)) from error
 
     cls.__init__ = __init__  # type: ignore[method-assign]
     return cls
@@ -124,8 +125,7 @@ class Setting:
     @property
     def types(self) -> tuple[Any, ...]:
         """Types that its value may have, without None."""
-        united = () if get_origin(self.type) in (tuple, Literal) else get_args(self.type)
-        return tuple(kind for kind in united or (self.type,) if kind is not NoneType)
+        return _types(self.type)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -140,9 +140,7 @@ class Setting:
     @property
     def type_text(self) -> str:
         """Type in words."""
-        items = ["list" if get_origin(k) is tuple else TYPE_NAMES.get(k, "number") for k in self.types
-                 if get_origin(k) is not Literal]  # fmt: skip
-        return " or ".join([*items, *self.words])
+        return _type_text(self.types)
 
     @property
     def default_text(self) -> str:
@@ -159,6 +157,21 @@ class Setting:
             if isinstance(value, float)
             else str(value)
         )
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that a union names, without None, or the only one."""
+    united = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    return tuple(kind for kind in united or (annotation,) if kind is not NoneType)
+
+
+def _type_text(types: Iterable[Any]) -> str:
+    """Return types in words; those of `Literal` come last."""
+    kinds = [(get_origin(kind), kind) for kind in types]
+    items = [
+        SERIES.get(origin) or TYPE_NAMES.get(k, "number") for origin, k in kinds if origin is not Literal
+    ]
+    return " or ".join([*items, *(str(w) for origin, k in kinds if origin is Literal for w in get_args(k))])
 
 
 def find_settings(cls: Any, path: tuple[str, ...] = ()) -> Iterator[Setting]:
@@ -221,11 +234,9 @@ def from_flat(cls: type[T], settings: Mapping[str, Setting], values: Mapping[str
         named = next((s for s in settings.values() if s.path == loc[: len(s.path)]), None)
         if named is None:
             raise UsageError(f"{where}: {describe_error(first)}") from error
-        if named.words and len(named.types) > 1:  # pydantic tells of one of the types, in words of its own
-            wrong = values[named.name]
-            raise UsageError(
-                f"{where}: {named.name}: must be {named.metavar or named.type_text} (got {wrong!r:.80})"
-            ) from error
+        if len(named.types) > 1:
+            message = _not_of_types(named.name, named.metavar, named.types, values[named.name])
+            raise UsageError(f"{where}: {message}") from error
         keys = (named.name, *loc[len(named.path) :])
         raise UsageError(f"{where}: {describe_error({**first, 'loc': keys})}") from error
 
@@ -253,14 +264,37 @@ def _split(declared: Setting, value: Any) -> Any:
     return [part.strip() for part in inside.split(",") if part.strip()]
 
 
-def describe_error(error: Mapping[str, Any]) -> str:
-    """Return one of pydantic's errors in one line: key, message and wrong value."""
+def describe_error(error: Mapping[str, Any], cls: Any = None) -> str:
+    """Return one of pydantic's errors in one line: key, message and wrong value.
+
+    Args:
+        error: one of `ValidationError.errors()`.
+        cls: pydantic class whose values were wrong; of a field that takes several types, pydantic tells of
+            one of these, in words of its own.
+    """
+    place, field = list[str](), None
+    for part in error["loc"]:
+        fields = getattr(cls, "__pydantic_fields__", {})
+        if part not in fields:
+            break
+        place.append(str(part))
+        field = fields[part]
+        cls = next((kind for kind in _types(field.annotation) if hasattr(kind, "__pydantic_fields__")), None)
+    types = () if field is None or cls is not None else _types(field.annotation)
+    if field is not None and len(types) > 1 and len(error["loc"]) > len(place):
+        extra = field.json_schema_extra
+        metavar = extra["metavar"] if isinstance(extra, dict) else ""
+        return _not_of_types(".".join(place), metavar, types, error["input"])
     key = ".".join(str(part) for part in error["loc"])
     message = " ".join(error["msg"].removeprefix("Value error, ").split())
     if isinstance(error["input"], Mapping):
         return f"{key}: {message}" if key else message
     quotes = "; put it in quotes" if error["type"] == "string_type" and key else ""
     return f"{key or 'configuration'}: {message} (got {error['input']!r:.80}){quotes}"
+
+
+def _not_of_types(key: str, metavar: str, types: Iterable[Any], value: Any) -> str:
+    return f"{key}: must be {metavar or _type_text(types)} (got {value!r:.80})"
 
 
 def absolute_path(value: Any) -> Any:

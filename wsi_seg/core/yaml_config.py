@@ -148,7 +148,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {key!r}{did_you_mean(location[-1], _keys_at(cls, location[:-1]))}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
-    return describe_error(first)
+    return describe_error(first, cls)
 
 
 def _keys_at(cls: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -62,7 +62,7 @@ class PlanSettings:
         "all",
         "Probabilities to store: of all classes, of the model card's groups, none, or names of groups and "
         "classes, separated by commas.",
-        metavar="NAMES",
+        metavar="all|groups|none|NAMES",
     )
     probability_downsample: int = setting(
         4,
