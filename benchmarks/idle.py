@@ -1,6 +1,6 @@
 """Idle share of the lanes of worker processes over a batch of slides, and over its last part.
 
-    python benchmarks/idle.py [--slides 4] [--workers 2] [--before FOLDER] [--output FILE]
+    python benchmarks/idle.py [--slides 4] [--workers 2] [--source labels] [--before FOLDER] [--output FILE]
 
 Made slides go through worker processes of one thread each, with a stand-in in NumPy in place of the network,
 so that what the cores do besides predicting is all there is. A lane is a thread that does tasks, and idle
@@ -63,7 +63,7 @@ def main():
         def block_done(self, record): pass
         def stage(self, name): pass
 
-    slides, out, log, workers = sys.argv[1:]
+    slides, out, log, workers, source = sys.argv[1:]
     execute = cluster.Cluster.execute
     def noting(self, work):
         tasks = [(key, (key, task)) for key, task in work.tasks]
@@ -71,7 +71,7 @@ def main():
         function = partial(noted, work.function, log)
         execute(self, replace(work, function=function, tasks=tasks, on_killed=killed))
     cluster.Cluster.execute = noting
-    settings = make_settings({"workers": int(workers), "threads": 1, "block": 1024})
+    settings = make_settings({"workers": int(workers), "threads": 1, "block": 1024, "source": source})
     settings = settings.for_workers(())
     model = darkness_model(0.5, 512)
     tasks = [SlideTask(slide, model, settings) for slide in find_slides([slides], KEYS)]
@@ -82,7 +82,7 @@ if __name__ == "__main__":
 """
 
 
-def measure(tree: Path, slides: Path, workers: int) -> dict[str, Any]:
+def measure(tree: Path, slides: Path, workers: int, source: str) -> dict[str, Any]:
     """Run the batch with the package in `tree` and return what its lanes did."""
     with tempfile.TemporaryDirectory() as folder:
         script, out, log = (Path(folder) / name for name in ("batch.py", "out", "log"))
@@ -93,7 +93,7 @@ def measure(tree: Path, slides: Path, workers: int) -> dict[str, Any]:
             "PYTHONPATH": os.pathsep.join([str(tree), folder]),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-c", "import batch; batch.main()", slides, out, log, str(workers)]
+        command = [sys.executable, "-c", "import batch; batch.main()", slides, out, log, str(workers), source]
         subprocess.run(list(map(str, command)), cwd=tree, env=environment, check=True)
         lanes = [
             [json.loads(line) for line in lane.read_text().splitlines()] for lane in sorted(log.iterdir())
@@ -129,12 +129,13 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=4)
     parser.add_argument("--size", type=int, default=16_384, help="pixels a side, at 0.5 µm/px")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--source", default="probabilities", help="of the regions: or labels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", type=Path, help="checkout of another version")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     trees = {"now": REPOSITORY} | ({"before": given.before.resolve()} if given.before else {})
-    result = begin(slides=given.slides, size=given.size, workers=given.workers)
+    result = begin(slides=given.slides, size=given.size, workers=given.workers, source=given.source)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         spec = SlideSpec(Size(given.size, given.size), mpp=0.5, tissue=0.5)
@@ -143,7 +144,7 @@ def main() -> None:
             (Path(folder) / f"slide{number}.svs").hardlink_to(first)
         for _ in range(given.rounds):
             for version, tree in trees.items():
-                rows.append({"version": version, **measure(tree, Path(folder), given.workers)})
+                rows.append({"version": version, **measure(tree, Path(folder), given.workers, given.source)})
                 print(rows[-1], flush=True)
     medians = {
         version: {

@@ -79,7 +79,7 @@ def _one(folder: Path) -> dict[str, float]:
         "tile_side": manifest["plan"]["stitch"]["grid"]["tile"],
         "read": busy["read"] + busy["resample"],
         "predict": busy["predict"] / manifest["plan"].get("passes", 1),
-        "write": busy["stitch"] + busy["write"],
+        "write": busy["stitch"] + busy["write"] + busy.get("contours", 0.0),
         # As if the level that is read were read whole, once.
         "read_mb": slide.stat().st_size / 1e6 * pixels / sum(levels),
         "read_requests": pixels / STORED_TILE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +19,21 @@ import wsi_seg.pipeline.tracing
 from tests.made.landmarks import darkness_model, exact_settings, landmark_slide
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, ClassGroup
 from wsi_seg.core.errors import Interrupted
-from wsi_seg.core.geometry import Scale, Size
-from wsi_seg.exporters.geojson import write_geojson
+from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.exporters.geojson import export, write_geojson
 from wsi_seg.exporters.overview import outline_tolerance
 from wsi_seg.maps.maps import Maps, create_maps
+from wsi_seg.pipeline.export import export_source
 from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.stages import Stages
 from wsi_seg.pipeline.tracing import JoinTask, TraceTask
-from wsi_seg.planning.grid import cut_blocks
+from wsi_seg.planning.grid import Block, cut_blocks
 from wsi_seg.planning.map_layout import MapLayout
+from wsi_seg.regions.block_contours import ContourRecipe, TracedBlocks
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import TraceSettings
-from wsi_seg.results.files import JOURNAL, POLYGONS, TRACED
+from wsi_seg.results.files import CONTOURS, JOURNAL, MANIFEST, POLYGONS, TRACED
 from wsi_seg.slides.slide import Level, SlideInfo, map_frame
 
 BLOCK = 64
@@ -65,7 +68,8 @@ def test_groups_that_are_traced_apart_make_the_file_of_all(
     width: int, height: int, seed: int, source: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("maps")
-    maps = made_maps(folder / "maps.zarr", Size(width, height), seed)
+    maps_size = Size(width, height)
+    maps = made_maps(folder / "maps.zarr", maps_size, seed)
     l0 = Size(2 * width, 2 * height)
     slide = SlideInfo(
         "a", "a", "image", None, l0, (Level(l0, Scale(1, 1)),), Scale(0.25, 0.25), "image", None, "00"
@@ -84,8 +88,16 @@ def test_groups_that_are_traced_apart_make_the_file_of_all(
         (slide, frame, str(maps.path)),
         [str(folder / TRACED / str(n)) for n in range(len(GROUPS))],
     )
+    contours, blocks = ContourRecipe(str(folder / CONTOURS), GROUPS, chosen), [*cut_blocks(maps_size, BLOCK)]
+    for block in blocks:
+        small = Box(block.box.x0 // 2, block.box.y0 // 2, -(-block.box.x1 // 2), -(-block.box.y1 // 2))
+        labels, probabilities = maps.labels[block.box.slices], maps.probabilities[(..., *small.slices)]
+        contours.write(maps, block, labels, probabilities)
+    of_blocks = TracedBlocks(contours.folder, BLOCK, tuple((block.ix, block.iy) for block in blocks))
     tasks = [
-        TraceTask(*of_slide, group, chosen, "bounds", part, (parts[0],) if part == parts[2] else ())
+        TraceTask(
+            *of_slide, group, chosen, "bounds", of_blocks, part, (parts[0],) if part == parts[2] else ()
+        )
         for group, part in zip(GROUPS, parts, strict=True)
     ]
     traced = [task.run() for task in tasks]
@@ -134,11 +146,11 @@ def test_a_group_that_is_traced_is_not_traced_again(
     """Unless a block is repeated, for its group may have changed."""
     traced: list[str] = []
 
-    def noting(maps: Maps, groups: Sequence[ClassGroup], chosen: TraceSettings) -> Any:
+    def noting(maps: Maps, groups: Sequence[ClassGroup], chosen: TraceSettings, blocks: TracedBlocks) -> Any:
         traced.extend(group.name for group in groups)
         if len(traced) == 2:
             raise Interrupted("interrupted")
-        return iter_regions(maps, groups, chosen)
+        return iter_regions(maps, groups, chosen, blocks)
 
     monkeypatch.setattr(wsi_seg.pipeline.tracing, "iter_regions", noting)
     with pytest.raises(Interrupted):
@@ -151,6 +163,38 @@ def test_a_group_that_is_traced_is_not_traced_again(
     result = segment_slide(slide, tmp_path, darkness_model(), SETTINGS)
     assert sorted(traced[2:]) == (["stroma", "tumor"] if cut else first[1:])
     assert outcome(Path(result.folder)) == quiet
+
+
+@pytest.mark.parametrize("source", ["labels", "probabilities"])
+def test_contours_of_finished_blocks_are_kept_by_a_run_that_resumes(
+    source: Any, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the regions are those that an export traces of the maps."""
+    trace = replace(SETTINGS.regions.trace, source=source)
+    chosen = replace(SETTINGS, formats=(), regions=replace(SETTINGS.regions, trace=trace))
+    written: list[tuple[int, int]] = []
+    write = ContourRecipe.write
+
+    def noting(recipe: ContourRecipe, maps: Maps, block: Block, *arrays: Any) -> None:
+        if len(written) == 2:
+            written.append((-1, -1))
+            raise Interrupted("interrupted")
+        written.append((block.ix, block.iy))
+        write(recipe, maps, block, *arrays)
+
+    monkeypatch.setattr(ContourRecipe, "write", noting)
+    with pytest.raises(Interrupted):
+        segment_slide(slide, tmp_path, darkness_model(), chosen)
+    left = tmp_path / ".case.partial" / CONTOURS
+    assert {path.name for path in left.iterdir()} == {f"{iy}-{ix}.npz" for ix, iy in written[:2]}
+    result = segment_slide(slide, tmp_path, darkness_model(), chosen)
+    plan = json.loads((Path(result.folder) / MANIFEST).read_text())["plan"]
+    assert len(written) == len({*written}) and len(written) - 1 == len(plan["blocks"])
+    assert not {CONTOURS, TRACED} & {path.name for path in Path(result.folder).iterdir()}
+    source_of_maps = export_source(Path(result.folder), chosen.regions)
+    export(source_of_maps, tmp_path / "again.geojson")
+    regions = (Path(result.folder) / POLYGONS).read_bytes()
+    assert (tmp_path / "again.geojson").read_bytes() == regions and regions.count(b'"Feature"') > 2
 
 
 def test_stages_follow_each_other_and_have_all_of_the_time() -> None:

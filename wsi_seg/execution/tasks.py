@@ -30,6 +30,7 @@ from wsi_seg.inference.failures import device_errors
 from wsi_seg.maps.maps import Maps
 from wsi_seg.planning.grid import Block
 from wsi_seg.planning.map_layout import ShardRef
+from wsi_seg.regions.block_contours import ContourRecipe
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.slides.readers import open_slide
 from wsi_seg.slides.slide import Slide
@@ -77,6 +78,8 @@ class BlockTask:
     predictor: PredictorRecipe
     settings: BlockSettings
     maps_path: str
+    contours: ContourRecipe | None = None
+    """Left besides the maps; None: of no group."""
     stage: ClassVar = "blocks"
 
     def run(self) -> BlockRecord:
@@ -189,7 +192,8 @@ def run_block(task: BlockTask) -> BlockRecord:
         fewer_tiles = _fewer_tiles(predictor, task)
         start = time.perf_counter()
         artifacts = task.tissue.sample_artifacts(task.settings.frame, block.box)
-        _maps(task.maps_path).write_block(
+        store = _maps(task.maps_path)
+        store.write_block(
             block,
             labels=maps.labels,
             tissue=maps.tissue,
@@ -197,6 +201,9 @@ def run_block(task: BlockTask) -> BlockRecord:
             coverage=maps.coverage,
             artifacts=artifacts,
         )
+        written = time.perf_counter()
+        if task.contours is not None:
+            task.contours.write(store, block, maps.labels, maps.probabilities)
     coverage = np.bincount([0] if maps.coverage is None else maps.coverage.ravel(), minlength=UNREADABLE + 1)
     return BlockRecord(
         ix=block.ix,
@@ -205,7 +212,7 @@ def run_block(task: BlockTask) -> BlockRecord:
         counts=_counts(maps.labels),
         artifacts={} if artifacts is None else _counts(artifacts),
         tissue_pixels=int(np.count_nonzero(maps.tissue)),
-        seconds={**maps.seconds, "write": time.perf_counter() - start},
+        seconds={**maps.seconds, "write": written - start, "contours": time.perf_counter() - written},
         other_level_pixels=int(coverage[OTHER_LEVEL]),
         unread_pixels=int(coverage[UNREADABLE]),
         error=maps.faults[0].reason if maps.faults else None,

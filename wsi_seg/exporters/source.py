@@ -12,7 +12,8 @@ from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.threads import cancellation, raise_if_cancelled
 from wsi_seg.exporters.placed import PlacedRegion, placed_regions
 from wsi_seg.maps.maps import Maps
-from wsi_seg.regions.polygons import MapArrays, Region, iter_regions
+from wsi_seg.regions.group_fields import MapArrays
+from wsi_seg.regions.polygons import Region, iter_regions
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.slides.slide import MapFrame, SlideInfo
 

@@ -29,7 +29,7 @@ Array = TypeVar("Array")
 # What the time of a block goes into. `read` is file access and decoding, `predict` the network with softmax,
 # summed over passes at a time; on a GPU, the network with the copy of tiles to it, as the GPU's clock says.
 # `wait` is for the next of them to end, and on a GPU for all that is computed there.
-STAGES = ("read", "resample", "wait", "predict", "stitch", "write")
+STAGES = ("read", "resample", "wait", "predict", "stitch", "write", "contours")
 
 
 class Predictor(Protocol):
@@ -156,7 +156,7 @@ class BlockMaps:
     """(C, ⌈h/d⌉, ⌈w/d⌉) uint8 or float32; C + 1 where the uncertainty is stored too"""
     tiles: int
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time per stage of `STAGES`, but for `write`."""
+    """Wall time per stage of `STAGES`, but for `write` and `contours`."""
     coverage: NDArray[np.uint8] | None = None
     """(h, w): `faults.OTHER_LEVEL`, `faults.UNREADABLE`, or 0; None where it is 0 all over."""
     faults: tuple[Fault, ...] = ()

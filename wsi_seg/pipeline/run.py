@@ -277,7 +277,8 @@ class _SlideRun:
     def _graph(self, done: Sequence[BlockRecord]) -> tuple[list[tuple[str, SlideTask]], dict[str, list[str]]]:
         """Return all tasks that are left, and what each waits for."""
         card, regions = self.model.facts.card, self.settings.regions
-        blocks = self.tasks.blocks(self.tissue, self.model.predictor, done)
+        contours = self.tasks.contours(self.groups, regions)
+        blocks = self.tasks.blocks(self.tissue, self.model.predictor, done, contours)
         if blocks:
             self.folder.discard_traced()
         self.folder.discard_exports()

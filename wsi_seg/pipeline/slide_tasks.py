@@ -1,7 +1,7 @@
 """The tasks of one slide, with their keys in Dask's graph and what each waits for.
 
 blocks ──▶ shards of the pyramids ──▶ picture ──▶ overview
-       └─▶ regions of each group ──▶ file of all regions, overview
+       └─▶ regions of each group, of the contours of blocks ──▶ file of all regions, overview
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from wsi_seg.maps.maps import Maps
 from wsi_seg.pipeline.tracing import JoinTask, OverviewTask, PictureTask, TraceTask
 from wsi_seg.planning.map_layout import ShardRef
 from wsi_seg.planning.plan import SegmentationPlan
+from wsi_seg.regions.block_contours import ContourRecipe, TracedBlocks
 from wsi_seg.regions.settings import RegionSettings
-from wsi_seg.results.files import OVERVIEW, POLYGONS, TRACED
+from wsi_seg.results.files import CONTOURS, OVERVIEW, POLYGONS, TRACED
 from wsi_seg.slides.local_copies import SlideCache
 from wsi_seg.tissue.mask import TissueMask
 
@@ -44,9 +45,13 @@ class SlideTasks:
         self.slide = SlideRecipe(slide.path, slide.reader, slide.mpp, slide.fingerprint, cache, slide.series)
 
     def blocks(
-        self, tissue: TissueMask, predictor: PredictorRecipe, done: Sequence[BlockRecord]
+        self,
+        tissue: TissueMask,
+        predictor: PredictorRecipe,
+        done: Sequence[BlockRecord],
+        contours: ContourRecipe | None = None,
     ) -> list[tuple[str, BlockTask]]:
-        """Return the tasks that fill level 0 of the maps, but for the blocks in `done`."""
+        """Return the tasks that fill level 0 of the maps, but for the blocks in `done`; see `BlockTask`."""
         plan, finished = self.plan, {(record.ix, record.iy) for record in done}
         settings = BlockSettings(
             plan.frame, plan.stitch, plan.codes, plan.level, plan.batch, plan.passes, self.stain
@@ -67,9 +72,18 @@ class SlideTasks:
                     predictor=predictor,
                     settings=settings,
                     maps_path=self.store_path,
+                    contours=contours,
                 )
                 tasks.append((self._block_key(block.ix, block.iy), task))
         return tasks
+
+    def contours(self, groups: Sequence[ClassGroup], settings: RegionSettings) -> ContourRecipe:
+        """Return the recipe of what blocks leave for `regions`."""
+        return ContourRecipe(self.contour_folder, tuple(dict.fromkeys(groups)), settings.trace)
+
+    @property
+    def contour_folder(self) -> str:
+        return str(Path(self.store_path).parent / CONTOURS)
 
     def pyramids(self) -> tuple[list[tuple[str, ShardTask]], dict[str, list[str]]]:
         """Return the tasks that build what no block has written, finer levels first.
@@ -126,9 +140,10 @@ class SlideTasks:
         tasks: list[tuple[str, SlideTask]] = []
         after: dict[str, list[str]] = {}
         of_name: dict[str, tuple[str, ...]] = {}
+        blocks = TracedBlocks(self.contour_folder, plan.layout.block, self._places)
         for part, group in parts.items():
             before = of_name.get(group.name, ())
-            task = TraceTask(*of_slide, group, settings.trace, settings.origin, part, before)
+            task = TraceTask(*of_slide, group, settings.trace, settings.origin, blocks, part, before)
             tasks.append((keys[part], task))
             after[keys[part]] = [*self.block_keys, *(keys[other] for other in before)]
             of_name[group.name] = (*before, part)
@@ -148,7 +163,11 @@ class SlideTasks:
     @property
     def block_keys(self) -> list[str]:
         """Keys of the tasks of all blocks of the plan."""
-        return [self._block_key(planned.block.ix, planned.block.iy) for planned in self.plan.blocks]
+        return [self._block_key(*place) for place in self._places]
+
+    @property
+    def _places(self) -> tuple[tuple[int, int], ...]:
+        return tuple((planned.block.ix, planned.block.iy) for planned in self.plan.blocks)
 
     def _block_key(self, ix: int, iy: int) -> str:
         return f"block-{self.token}-{iy}-{ix}"

@@ -1,7 +1,8 @@
 """Regions and picture of one slide as tasks: the regions of each group, the file of all, the overview.
 
-The regions of a group wait in a folder of the partial results until those of all groups are there. A group
-that an interrupted run has traced is not traced again.
+The contours of a group are there by then, as each block has left its own. The regions of a group wait in a
+folder of the partial results until those of all groups are there. A group that an interrupted run has traced
+is not traced again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from wsi_seg.execution.tasks import SlideRecipe, slide_of
 from wsi_seg.exporters.geojson import join_parts, write_part
 from wsi_seg.exporters.overview import Overview, TintedSlide, outline_tolerance, tinted_slide, write_overview
 from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.block_contours import TracedBlocks
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import TraceSettings
@@ -50,6 +52,8 @@ class TraceTask:
     group: ClassGroup
     settings: TraceSettings
     origin: Origin
+    blocks: TracedBlocks
+    """That hold the contours."""
     part: str
     """Path of two files, without ending: `.features`, see `write_part`, and then `.npz`, coarse outlines."""
     namesakes: tuple[str, ...] = ()
@@ -73,7 +77,7 @@ class TraceTask:
         tolerance = outline_tolerance(self.frame)
         with writing(features):
             features.parent.mkdir(exist_ok=True)
-        regions = iter_regions(Maps.open(Path(self.maps_path)), [self.group], self.settings)
+        regions = iter_regions(Maps.open(Path(self.maps_path)), [self.group], self.settings, self.blocks)
         vanished = write_part(
             _until_cancelled(regions),
             features,

@@ -4,4 +4,4 @@ Contours are traced, joined to rings, simplified, and measured in one pass; `joi
 regions and measures their distances to borders. Nothing here knows a file format.
 """
 
-__all__ = ["contours", "group_outlines", "joining", "polygons", "settings"]
+__all__ = ["block_contours", "contours", "group_fields", "group_outlines", "joining", "polygons", "settings"]

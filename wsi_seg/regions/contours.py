@@ -16,7 +16,7 @@ nodes), hence rings neither cross nor touch themselves or each other, and fillin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -109,7 +109,7 @@ def stream_contours(
     limits: RingLimits | None = None,
     reach: float = 0.0,
 ) -> Iterator[NDArray[np.object_]]:
-    """Yield the polygons of `trace_contours` while the field is read: memory holds what is not whole yet.
+    """Return the polygons of `trace_contours` while the field is read: memory holds what is not whole yet.
 
     Polygons that lie no further than `reach` field pixels apart come together, so that each batch can be
     changed by half as much without a look at the others. Other arguments are those of `trace_contours`.
@@ -118,22 +118,39 @@ def stream_contours(
         (n,) polygons, once or more after each row of blocks. How they are batched depends on `block`; nothing
         else does.
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold must be above zero, got {threshold}")
-    height, width = field.shape
-    extent = (float(width), float(height)) if extent is None else extent
-    grid = _NodeGrid(_nodes(width, extent[0]), _nodes(height, extent[1]))
-    if np.issubdtype(field.dtype, np.integer):
-        threshold = math.ceil(threshold)
-    limits = limits or RingLimits()
+    height = field.shape[0]
+    level = contour_level(field, threshold, extent, limits or RingLimits())
+
+    def rows() -> Iterator[ContourRow]:
+        for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
+            parts = map_ahead(lambda found: level.lines(*found), blocks)
+            closed, others = (concatenate(lines) for lines in zip(*parts, strict=True))
+            yield ContourRow(closed, others, level.y[y0 + block] if y0 + block < height else math.inf)
+
+    return polygons_of_rows(rows(), level.limits, reach)
+
+
+@dataclass(frozen=True, slots=True)
+class ContourRow:
+    """Contours of one row of blocks."""
+
+    rings: Lines
+    """Those that are whole and neither too small nor straight anywhere."""
+    others: Lines
+    """Those that end on a border of a block."""
+    border: float
+    """Position y of the lower border, in field pixels; infinite for the last row."""
+
+
+def polygons_of_rows(
+    rows: Iterable[ContourRow], limits: RingLimits, reach: float
+) -> Iterator[NDArray[np.object_]]:
+    """Join contours of rows of blocks, from top to bottom, to what `stream_contours` yields."""
     rings, open_lines = NO_LINES, NO_LINES
-    for y0, blocks in groupby(_blocks(field, block), key=lambda found: found[2]):
-        parts = map_ahead(lambda found: _block_lines(*found, threshold, grid, limits), blocks)
-        closed, others = (concatenate(lines) for lines in zip(*parts, strict=True))
-        joined, open_lines = join(concatenate([open_lines, others]))
-        rings = concatenate([rings, closed, without_straight(large_enough(joined, limits))])
-        border = grid.y[y0 + block] if y0 + block < height else math.inf
-        together, waiting = _coupled(rings, open_lines, border, reach)
+    for row in rows:
+        joined, open_lines = join(concatenate([open_lines, row.others]))
+        rings = concatenate([rings, row.rings, without_straight(large_enough(joined, limits))])
+        together, waiting = _coupled(rings, open_lines, row.border, reach)
         for lot in _lots(together, ~waiting):
             yield nest(rings.pick(lot))
         rings = rings.pick(waiting)
@@ -193,11 +210,47 @@ def _are_near(
 
 
 @dataclass(frozen=True, slots=True)
-class _NodeGrid:
-    """Positions of the nodes' columns and rows in field pixels; the first and last are the rim."""
+class ContourLevel:
+    """The level at which contours run through a field, its nodes, and what is kept of the contours."""
 
+    threshold: float
     x: NDArray[np.float64]
+    """Positions of the nodes' columns in field pixels; the first and last are the rim."""
     y: NDArray[np.float64]
+    """The same of their rows."""
+    limits: RingLimits
+
+    def lines(self, nodes: NDArray[Any], column: int, row: int) -> tuple[Lines, Lines]:
+        """Return the rings in a rectangle of cells and its other lines; the inside is left of each step.
+
+        Rings come without those that are too small and without vertices on straight lines.
+
+        Args:
+            nodes: (rows, columns) values, two at least along each axis.
+            column: of the first node; that of the first pixel is 1.
+            row: of the first node.
+        """
+        inside = nodes >= self.threshold
+        crossings = _crossings(inside)
+        if not len(crossings.near):
+            return NO_LINES, NO_LINES
+        xy, edge = _exact(crossings, nodes, self, (column, row))
+        order, offsets, is_ring = chains(_following(crossings, inside, nodes, self.threshold))
+        lines = Lines(xy[order], edge[order], offsets)
+        return without_straight(large_enough(lines.pick(is_ring), self.limits)), lines.pick(~is_ring)
+
+
+def contour_level(
+    field: Field, threshold: float, extent: tuple[float, float] | None, limits: RingLimits
+) -> ContourLevel:
+    """Return the level of a field; arguments are those of `trace_contours`."""
+    if not threshold > 0:
+        raise ValueError(f"threshold must be above zero, got {threshold}")
+    height, width = field.shape
+    across, down = (float(width), float(height)) if extent is None else extent
+    if np.issubdtype(field.dtype, np.integer):
+        threshold = math.ceil(threshold)
+    return ContourLevel(threshold, _nodes(width, across), _nodes(height, down), limits)
 
 
 def _nodes(count: int, extent: float) -> NDArray[np.float64]:
@@ -236,23 +289,6 @@ def _blocks(field: Field, block: int) -> Iterator[tuple[NDArray[Any], int, int]]
             below[x0 + 1 : x1 + 1] = values[-1]
             yield nodes, x0, y0
         above = below
-
-
-def _block_lines(
-    nodes: NDArray[Any], x0: int, y0: int, threshold: float, grid: _NodeGrid, limits: RingLimits
-) -> tuple[Lines, Lines]:
-    """Return the rings of one block and its other lines, with the inside where +y is of a step along +x.
-
-    Rings come without those that are too small and without vertices on straight lines.
-    """
-    inside = nodes >= threshold
-    crossings = _crossings(inside)
-    if not len(crossings.near):
-        return NO_LINES, NO_LINES
-    xy, edge = _exact(crossings, nodes, threshold, grid, (x0, y0))
-    order, offsets, is_ring = chains(_following(crossings, inside, nodes, threshold))
-    lines = Lines(xy[order], edge[order], offsets)
-    return without_straight(large_enough(lines.pick(is_ring), limits)), lines.pick(~is_ring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +356,7 @@ def _heights(values: NDArray[Any], threshold: float) -> NDArray[np.float64]:
 
 
 def _exact(
-    crossings: _Crossings, nodes: NDArray[Any], threshold: float, grid: _NodeGrid, corner: tuple[int, int]
+    crossings: _Crossings, nodes: NDArray[Any], level: ContourLevel, corner: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return field positions and grid edge numbers of crossings.
 
@@ -328,15 +364,15 @@ def _exact(
     crossing next to the rim lies on the field's edge.
     """
     across = crossings.across
-    here, there = (_heights(nodes.ravel()[end], threshold) for end in (crossings.near, crossings.far))
+    here, there = (_heights(nodes.ravel()[end], level.threshold) for end in (crossings.near, crossings.far))
     part = here / (here - there)
     row, column = np.divmod(crossings.near, crossings.shape[1])
     column, row = column + corner[0], row + corner[1]
-    last_column, last_row = len(grid.x) - 2, len(grid.y) - 2
+    last_column, last_row = len(level.x) - 2, len(level.y) - 2
     part[(across & (column == 0)) | (~across & (row == 0))] = 0.0
     part[(across & (column == last_column)) | (~across & (row == last_row))] = 1.0
-    x0, y0 = grid.x[column], grid.y[row]
+    x0, y0 = level.x[column], level.y[row]
     xy = np.empty((len(part), 2))
-    xy[:, 0] = np.where(across, x0 + part * (grid.x[column + across] - x0), x0)
-    xy[:, 1] = np.where(across, y0, y0 + part * (grid.y[row + ~across] - y0))
-    return xy, 2 * (row * len(grid.x) + column) + across
+    xy[:, 0] = np.where(across, x0 + part * (level.x[column + across] - x0), x0)
+    xy[:, 1] = np.where(across, y0, y0 + part * (level.y[row + ~across] - y0))
+    return xy, 2 * (row * len(level.x) + column) + across

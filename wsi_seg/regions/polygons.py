@@ -7,22 +7,22 @@ bytes of each, outlines that are not yet whole with what lies in their boxes, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
-from wsi_seg.core.classes import ClassGroup, TissueClass, find_channels, not_stored
-from wsi_seg.core.errors import UsageError
+from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.threads import map_ahead
-from wsi_seg.maps.fields import FULL, ChannelSum, LabelField, Unknown
-from wsi_seg.regions.contours import Field, stream_contours
+from wsi_seg.maps.fields import ChannelSum, LabelField
+from wsi_seg.regions.block_contours import TracedBlocks
+from wsi_seg.regions.contours import stream_contours
+from wsi_seg.regions.group_fields import MapArrays, group_probability, traced_field
 from wsi_seg.regions.measurements import measure_regions
-from wsi_seg.regions.rings import RingLimits, are_near, connected, near_pairs
+from wsi_seg.regions.rings import are_near, connected, near_pairs
 from wsi_seg.regions.settings import TraceSettings
 from wsi_seg.regions.spool import PolygonSpool
 
@@ -32,40 +32,6 @@ PART = 256
 # Bytes of traced polygons, as WKB, that are measured together: some 70,000 small ones, or a single large one.
 # Blocks of maps that two of these lots meet are read twice.
 WINDOW = 16 * 2**20
-
-
-class MapArrays(Protocol):
-    """The maps of one slide, as far as tracing needs them; arrays may be NumPy or Zarr."""
-
-    @property
-    def mpp(self) -> float:
-        """Microns per map pixel."""
-
-    @property
-    def classes(self) -> tuple[TissueClass, ...]:
-        """Classes of the labels."""
-
-    @property
-    def channels(self) -> tuple[ClassGroup, ...]:
-        """Content of each probability channel: a class, the sum of several, or something else."""
-
-    @property
-    def labels(self) -> Any:
-        """uint8 (y, x): class codes at full map resolution, 0 = not analyzed."""
-
-    @property
-    def probabilities(self) -> Any:
-        """(c, y, x): uint8 (value / 255) or float32; pixel i covers map pixels [ds * i, ds * (i + 1)). Only
-        asked for where there are `channels`.
-        """
-
-    @property
-    def probability_downsample(self) -> int:
-        """Map pixels per probability pixel, the `ds` above; the last pixel may be only partly inside."""
-
-    @property
-    def uncertainty(self) -> ChannelSum | None:
-        """Uncertainty in the frame of the probabilities; None where it was not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +69,14 @@ def trace(
 
 
 def iter_regions(
-    maps: MapArrays, groups: Sequence[ClassGroup], settings: TraceSettings | None = None
+    maps: MapArrays,
+    groups: Sequence[ClassGroup],
+    settings: TraceSettings | None = None,
+    blocks: TracedBlocks | None = None,
 ) -> Iterator[Region]:
     """Return an iterator over the regions of `trace`, which holds few of them in memory.
+
+    Where `blocks` hold their contours, traced with the same settings, the maps are read for measuring alone.
 
     Raises:
         UsageError: a group has no class of these maps, or it is to be traced by its probability and that is
@@ -113,16 +84,19 @@ def iter_regions(
         OutputError: there is no room for a temporary file of outlines; raised by the iterator.
     """
     unique, settings = tuple(dict.fromkeys(groups)), settings or TraceSettings()
-    fields = [_group_field(maps, group, settings) for group in unique]
-    return _regions(maps, unique, fields, settings)
+    fields = [group_probability(maps, group, settings) for group in unique]
+    return _regions(maps, dict(zip(unique, fields, strict=True)), settings, blocks)
 
 
 def _regions(
-    maps: MapArrays, groups: Sequence[ClassGroup], fields: Sequence[ChannelSum], settings: TraceSettings
+    maps: MapArrays,
+    fields: Mapping[ClassGroup, ChannelSum],
+    settings: TraceSettings,
+    blocks: TracedBlocks | None,
 ) -> Iterator[Region]:
     labels = LabelField(maps.labels, maps.classes)
-    for group, field in zip(groups, fields, strict=True):
-        for polygons in _outlines(maps, group, field, settings):
+    for group, field in fields.items():
+        for polygons in _outlines(maps, group, settings, blocks):
             areas = (shapely.area(polygons) * maps.mpp**2).tolist()
             lengths = (shapely.length(polygons) * maps.mpp).tolist()
             measured = measure_regions(polygons, labels, field, maps.uncertainty)
@@ -131,75 +105,32 @@ def _regions(
                 yield Region(polygon, group, area, length, mean, inside.shares, uncertainty)
 
 
-@dataclass(frozen=True, slots=True)
-class _GroupLabels:
-    """1 where the label belongs to the group, else 0."""
-
-    labels: Any
-    codes: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        return np.dtype(np.uint8)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.labels.shape)
-
-    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
-        labels: NDArray[np.uint8] = np.asarray(self.labels[key])
-        inside = np.zeros(labels.shape, bool)
-        for code in self.codes:  # a group has few, and comparing is quicker than a table
-            inside |= labels == code
-        return inside.view(np.uint8)
-
-
-def _group_field(maps: MapArrays, group: ClassGroup, settings: TraceSettings) -> ChannelSum:
-    codes = {c.code for c in maps.classes}.intersection(group.codes)
-    if not codes:
-        names = ", ".join(c.name for c in maps.classes)
-        raise UsageError(f"group {group.name!r} has no class of these maps; they hold {names}")
-    channels = find_channels((channel.codes for channel in maps.channels), codes)
-    downsample = maps.probability_downsample
-    if channels is not None:
-        return ChannelSum(maps.probabilities, channels, downsample)
-    if settings.source == "probabilities":
-        raise UsageError(f"{not_stored(group.name, maps.channels)}, or trace labels (--source labels)")
-    height, width = (-(-side // downsample) for side in maps.labels.shape)
-    return ChannelSum(Unknown((1, height, width)), (0,), downsample)
-
-
 def _outlines(
-    maps: MapArrays, group: ClassGroup, probability: ChannelSum, settings: TraceSettings
+    maps: MapArrays, group: ClassGroup, settings: TraceSettings, blocks: TracedBlocks | None
 ) -> Iterator[NDArray[np.object_]]:
     """Yield the simplified polygons of one group in map pixels, sorted by top, then left, some at a time."""
-    height, width = maps.labels.shape
-    field: Field
-    if settings.source == "labels":
-        field, threshold, scale = _GroupLabels(maps.labels, group.codes), 1.0, 1
+    traced = traced_field(maps, group, settings)
+    tolerance, scale = settings.tolerance_um / maps.mpp, traced.scale
+    reach = 2 * tolerance / scale
+    if blocks is None:
+        batches = stream_contours(
+            traced.field,
+            traced.level.threshold,
+            extent=traced.extent,
+            limits=traced.level.limits,
+            reach=reach,
+        )
     else:
-        field, scale = probability, maps.probability_downsample
-        # A hair less, so that 0.6 of 255 means 153 whatever its floating-point product.
-        threshold = settings.threshold * (FULL - 1e-9 if probability.dtype == np.uint8 else 1)
-    um2_per_pixel = (maps.mpp * scale) ** 2
-    limits = RingLimits(settings.min_area_um2 / um2_per_pixel, settings.min_hole_um2 / um2_per_pixel)
-    tolerance = settings.tolerance_um / maps.mpp
-    batches = stream_contours(
-        field,
-        threshold,
-        extent=(width / scale, height / scale),
-        limits=limits,
-        reach=2 * tolerance / scale,
-    )
+        batches = blocks.polygons(group, traced, reach)
     bounds = []
     with PolygonSpool() as spool:
         for batch in batches:
-            traced = shapely.transform(shapely.normalize(batch), lambda xy: xy * scale)
-            traced = traced[_order(shapely.bounds(traced))]
-            simplified = simplify_together(traced, tolerance)
+            whole = shapely.transform(shapely.normalize(batch), lambda xy: xy * scale)
+            whole = whole[_order(shapely.bounds(whole))]
+            simplified = simplify_together(whole, tolerance)
             large = shapely.area(simplified) * maps.mpp**2 >= settings.min_area_um2
             spool.add(simplified[large])
-            bounds.append(shapely.bounds(traced[large]))
+            bounds.append(shapely.bounds(whole[large]))
         yield from spool.read(_order(np.concatenate(bounds)), WINDOW)
 
 

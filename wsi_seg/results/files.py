@@ -37,7 +37,9 @@ LONGEST_REASON = 500
 RESULTS = (MAPS, POLYGONS, f"{POLYGONS}.gz", OVERVIEW, THUMBNAIL, REPORT, SUMMARY, MANIFEST)
 # Folder of regions that are traced and not joined yet, see `pipeline.tracing`.
 TRACED = "traced"
-WORKING = (PLAN, JOURNAL, CONTENT, TRACED)
+# Folder of the contours in each block, see `regions.block_contours`.
+CONTOURS = "contours"
+WORKING = (PLAN, JOURNAL, CONTENT, TRACED, CONTOURS)
 # In the folder of all results.
 BATCH = "batch.csv"
 FAILED = "failed.csv"

@@ -8,6 +8,7 @@ OUT/.<slide>.partial/     the same while it is being made, and after an interrup
     plan.json             what is being done; a run with another plan does not mix with it
     blocks.jsonl          one line for each finished block
     content.json          the slide's files, and their hash once it is known, see `identity`
+    contours/             contours in each block, see `regions.block_contours`
     traced/               regions of the groups that are traced, see `pipeline.tracing`
 OUT/.<slide>.claim        the owner of both, see `claims`
 
@@ -35,6 +36,7 @@ from wsi_seg.planning.plan import SegmentationPlan
 from wsi_seg.results import matching
 from wsi_seg.results.files import (
     CONTENT,
+    CONTOURS,
     EXPORTS,
     JOURNAL,
     LEFT_OUT,
@@ -350,6 +352,7 @@ class ResultsFolder:
         self._discard(self._old)
         confirm()
         self.discard_traced()
+        self._remove(CONTOURS)
         for name in WORKING:
             (self.partial / name).unlink(missing_ok=True)
         if before is not None:

@@ -133,7 +133,7 @@ class MostProbable:
 
 @dataclass(frozen=True, slots=True)
 class ForeignMaps:
-    """A map as `regions.polygons.MapArrays` has it."""
+    """A map as `regions.group_fields.MapArrays` has it."""
 
     mpp: float
     classes: tuple[TissueClass, ...]

@@ -54,6 +54,7 @@ LIMITS = {
     "resample": "resampling to the model's resolution",
     "stitch": "stitching of tiles",
     "write": "writing of the maps",
+    "contours": "tracing of contours in blocks",
     "plan": "finding tissue and planning",
     "pyramids": "building the maps' pyramids",
     "polygons": "tracing of regions",
