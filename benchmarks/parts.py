@@ -35,12 +35,17 @@ PARTS: dict[str, Part] = {
     "roofline": Part(
         140, ("--rounds", "7"), ("--tiles", "256", "--batches", "1", "--rounds", "1"), keeps=True
     ),
-    "end_to_end": Part(240, ("--rounds", "3"), ("--rounds", "1", "--size", "2048"), keeps=True),
+    "end_to_end": Part(200, ("--rounds", "3"), ("--rounds", "1", "--size", "2048"), keeps=True),
     "beside": Part(170, ("--rounds", "2"), ("--size", "4096", "--rounds", "1"), keeps=True),
     "stored": Part(60, ("--rounds", "7"), ("--models", "bundled", "--rounds", "2"), keeps=True),
-    "memory": Part(250, ("--tissue", "0.05"), ("--sizes", "2048", "4096")),
+    "memory": Part(160, ("--tissue", "0.05"), ("--sizes", "2048", "4096")),
     "allocator": Part(100, ("--size", "6144", "--rounds", "3"), ("--size", "2048", "--rounds", "1")),
     "flight": Part(60, (), ("--blocks", "16")),
+    "idle": Part(
+        120,
+        ("--slides", "4", "--size", "8192", "--rounds", "2", "--source", "labels"),
+        ("--slides", "1", "--size", "2048", "--rounds", "1"),
+    ),
     "resume": Part(270, ("--rounds", "3"), ("--slides", "4", "--rounds", "1")),
     "throughput": Part(
         140,

@@ -221,6 +221,21 @@ def beside(result: Result) -> str:
     return f"{markdown(head, rows, 0)}\n\n{note}"
 
 
+def idle(result: Result) -> str:
+    head = ("version", "s", "idle", "tail s", "idle in the tail")
+    rows = [
+        (version, f"{row['wall_seconds']:.1f}", f"{row['idle_share']:.0%}", f"{row['tail_seconds']:.1f}",
+         f"{row['tail_idle_share']:.0%}")
+        for version, row in result["median"].items()
+    ]  # fmt: skip
+    note = (
+        f"{result['slides']} slides of {result['size']}², 0.5 µm/px, on {result['workers']} worker processes "
+        "of one thread; a stand-in in NumPy takes the place of the network. Regions are those of "
+        f"{result['source']}. The tail begins with the end of the last block of all slides."
+    )
+    return f"{markdown(head, rows)}\n\n{note}"
+
+
 def stored(result: Result) -> str:
     head = ("model", "classes", "µm/px", "stored", "channels", "empty chunks", "ms of cores a tile",
             "KiB a tile")  # fmt: skip
@@ -272,6 +287,7 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "memory": ("Memory against slide size", memory),
     "allocator": ("Memory that the C library keeps", allocator),
     "flight": ("Blocks in flight behind a slow writer", flight),
+    "idle": ("Idle worker processes", idle),
     "resume": ("A finished batch, run again", resume),
     "startup": ("Start-up", startup),
     "polygons": ("Polygons", polygons),

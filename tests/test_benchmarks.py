@@ -165,6 +165,8 @@ def made_results() -> dict[str, Any]:
             {"write_seconds": seconds, "blocks": 506, "peak_in_flight": 8, "limit": 8,
              "worker_mib_after": {"50": 190.0}, "peak_worker_mib": peak, "blocks_seconds": 9.0}
             for seconds, peak in ((0.0, 200.0), (0.2, 221.0))]},
+        "idle": {"slides": 4, "size": 8192, "workers": 2, "source": "labels", "median": {"now": {
+            "wall_seconds": 9.0, "idle_share": 0.1, "tail_seconds": 1.5, "tail_idle_share": 0.3}}},
         "resume": {"slides": 1000, "first_seconds": 90.0, "again_seconds": 9.9, "one_again_seconds": 3.0,
                    "ms_a_slide": 6.9, "part_seconds": 12.3,
                    "pairs": [{"what": "a batch", "to": "import torch",
