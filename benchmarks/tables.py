@@ -228,10 +228,11 @@ def idle(result: Result) -> str:
          f"{row['tail_idle_share']:.0%}")
         for version, row in result["median"].items()
     ]  # fmt: skip
+    source = result.get("source", "probabilities")
     note = (
         f"{result['slides']} slides of {result['size']}², 0.5 µm/px, on {result['workers']} worker processes "
         "of one thread; a stand-in in NumPy takes the place of the network. Regions are those of "
-        f"{result['source']}. The tail begins with the end of the last block of all slides."
+        f"{source}. The tail begins with the end of the last block of all slides."
     )
     return f"{markdown(head, rows)}\n\n{note}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from wsi_seg.regions.block_contours import ContourRecipe, TracedBlocks
 from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import TraceSettings
-from wsi_seg.results.files import CONTOURS, JOURNAL, MANIFEST, POLYGONS, TRACED
+from wsi_seg.results.files import CONTOURS, JOURNAL, POLYGONS, TRACED
 from wsi_seg.slides.slide import Level, SlideInfo, map_frame
 
 BLOCK = 64
@@ -171,7 +170,8 @@ def test_contours_of_finished_blocks_are_kept_by_a_run_that_resumes(
 ) -> None:
     """And the regions are those that an export traces of the maps."""
     trace = replace(SETTINGS.regions.trace, source=source)
-    chosen = replace(SETTINGS, formats=(), regions=replace(SETTINGS.regions, trace=trace))
+    plan = replace(SETTINGS.plan, block=256)
+    chosen = replace(SETTINGS, formats=(), plan=plan, regions=replace(SETTINGS.regions, trace=trace))
     written: list[tuple[int, int]] = []
     write = ContourRecipe.write
 
@@ -188,8 +188,7 @@ def test_contours_of_finished_blocks_are_kept_by_a_run_that_resumes(
     left = tmp_path / ".case.partial" / CONTOURS
     assert {path.name for path in left.iterdir()} == {f"{iy}-{ix}.npz" for ix, iy in written[:2]}
     result = segment_slide(slide, tmp_path, darkness_model(), chosen)
-    plan = json.loads((Path(result.folder) / MANIFEST).read_text())["plan"]
-    assert len(written) == len({*written}) and len(written) - 1 == len(plan["blocks"])
+    assert len(written) == len({*written}) and len(written) - 1 == result.summary["blocks"]
     assert not {CONTOURS, TRACED} & {path.name for path in Path(result.folder).iterdir()}
     source_of_maps = export_source(Path(result.folder), chosen.regions)
     export(source_of_maps, tmp_path / "again.geojson")

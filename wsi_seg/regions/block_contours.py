@@ -4,6 +4,10 @@ A block leaves in a file the contours between its own pixels, and its outermost 
 neighbors for that. The cells between blocks, one pixel wide, are traced of the outermost pixels when all is
 joined, which so takes the time of reading these files and not of reading the maps. Of a block without a file,
 as where nothing could be written of it, the maps are traced.
+
+After the last block of a map of 8192² with 8,000 outlines of labels 0.7 core-seconds are left of 1.9; both
+ways take as much in all. Tracing the maps took 5.5 of 10.6 core-seconds of the regions of a slide of 30,000²
+by labels, and 0.8 of 1.9 by probabilities.
 """
 
 from __future__ import annotations
