@@ -43,6 +43,8 @@ from wsi_seg.slides.slide import map_frame
 
 SIDE = 32_768
 GROUPS = (ClassGroup("tumor", (1,), (200, 0, 0)), ClassGroup("stroma", (2,), (150, 200, 150)))
+# l0 px per screen px at which all in sight is marked as reviewed: some thousand regions.
+MARKED = 5.0
 # Positions of clicks on the screen, in columns and rows of made regions from the middle.
 CLICKS = [(column, row) for row in range(-2, 3) for column in range(-2, 3)]
 # Gives the time from the next release of the button, or press of a key, to the end of the frame in which
@@ -152,15 +154,16 @@ def review(viewer: Viewer) -> dict[str, Any]:
     viewer.page.keyboard.press("Enter")
     for scale in (8.0, 1.0):
         result[f"{scale:g} l0 px per screen px"] = reactions(viewer, scale)
-    viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},34", classes=0.3)
+    viewer.open(viewer.identity("many"), at=f"{SIDE / 2},{SIDE / 2},{MARKED:g}", classes=0.3)
     viewer.until("!wsiSegScreen.reviewing.busy")
     started = time.perf_counter()
     viewer.page.keyboard.press("g")
     viewer.until("wsiSegScreen.reviewing.review.areas.length === 1 && !wsiSegScreen.reviewing.busy", 120)
     result["seconds_to_mark_all_in_sight"] = round(time.perf_counter() - started, 2)
     result["regions_reviewed"] = viewer.page.evaluate("wsiSegScreen.reviewing.review.progress.reviewed")
-    result["34 l0 px per screen px, all reviewed"] = {"pan_ms": frames(viewer, pan)}
-    result["8 l0 px per screen px, all reviewed"] = reactions(viewer, 8.0) | {"pan_ms": frames(viewer, pan)}
+    result[f"{MARKED:g} l0 px per screen px, all reviewed"] = reactions(viewer, MARKED) | {
+        "pan_ms": frames(viewer, pan)
+    }
     return result
 
 
