@@ -192,3 +192,40 @@ def test_regions_are_selected_drawn_and_edited_with_the_mouse(viewer: Viewer, re
     assert {key: one.final.verdict for key, one in back.items()} == {
         key: one.final.verdict for key, one in decisions.items()
     }
+
+
+def test_what_is_drawn_on_a_turned_slide_lies_where_it_was_drawn(viewer: Viewer, reviewed: Reviewed) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    page.get_by_label("Reviewer").fill("Cleo")
+    x0, y0, x1, y1 = RECTANGLES[2]
+    viewer.open(viewer.identity("made"), at=f"{(x0 + x1) / 2},{(y0 + y1) / 2},1.5", turn=90)
+    page.get_by_label("Reviewer").wait_for()
+    corners = [(x0 + 40, y1 + 60), (x0 + 200, y1 + 60), (x0 + 200, y1 + 160)]
+    keys.press("d")
+    for place in corners:
+        page.mouse.click(*viewer.to_screen(*place))
+    keys.press("Enter")
+    viewer.until("wsiSegScreen.reviewing.tools.draft.geometry !== null")
+    keys.press("Enter")
+    viewer.until("wsiSegScreen.reviewing.review.drawn.length === 1 && !wsiSegScreen.reviewing.busy")
+    (added,) = [d.final for d in reviewed.state().decisions.values() if d.final.verdict == "added"]
+    drawn = np.asarray(shapely.get_coordinates(added.geometry))[:-1]
+    assert np.abs(drawn[:, None] - np.array(corners)).max(axis=2).min(axis=0).max() < 1.5  # a screen pixel
+    # A click on it selects it, and a cut through its middle gives two parts in one step.
+    page.mouse.click(*viewer.to_screen(x0 + 170, y1 + 80))
+    said(viewer, "Added region")
+    keys.press("s")
+    drag(viewer, (x0 + 150, y1 + 40), (x0 + 150, y1 + 180))
+    viewer.until("wsiSegScreen.reviewing.parts.length === 1 && !wsiSegScreen.reviewing.busy")
+    steps = page.evaluate("wsiSegScreen.reviewing.review.done.length")
+    keys.press("Enter")
+    viewer.until(f"wsiSegScreen.reviewing.review.done.length === {steps + 1} && !wsiSegScreen.reviewing.busy")
+    parts = [d.final.geometry for d in reviewed.state().decisions.values() if d.final.reviewer == "Cleo"]
+    assert len(parts) == 2 and sum(map(area_of, parts)) == pytest.approx(area_of(added.geometry), rel=0.01)
+    assert sorted(shapely.bounds(part)[0] for part in parts)[1] == pytest.approx(x0 + 150, abs=2)
+    keys.press("u")
+    viewer.until(f"wsiSegScreen.reviewing.review.done.length === {steps} && !wsiSegScreen.reviewing.busy")
+    (whole,) = [d.final for d in reviewed.state().decisions.values() if d.final.reviewer == "Cleo"]
+    assert area_of(whole.geometry) == pytest.approx(area_of(added.geometry))
+    keys.press("u")
+    viewer.until("wsiSegScreen.reviewing.review.drawn.length === 0 && !wsiSegScreen.reviewing.busy")
