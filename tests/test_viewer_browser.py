@@ -502,6 +502,10 @@ def test_two_runs_move_together(viewer: Viewer) -> None:
     viewer.settle()
     assert viewer.view(0) == pytest.approx(viewer.view(1), abs=0.05)
     assert page.locator(".pane").first.locator(".cross").is_visible()
+    page.keyboard.press("r")  # both are turned
+    viewer.settle()
+    assert viewer.view(0)["turn"] == viewer.view(1)["turn"] == 90
+    assert viewer.view(0) == pytest.approx(viewer.view(1), abs=0.05)
     viewer.until("location.hash.includes('with=') && location.hash.includes('at=')")
     address = page.evaluate("location.href")
     page.goto(address.replace(viewer.identity("made", "second"), viewer.identity("bounds")))
