@@ -423,7 +423,7 @@ def test_ctrl_c_stops_a_run_and_the_next_goes_on(made_svs: Path, quick_model: Pa
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + MAIN
     arguments = [sys.executable, "-c", code, "run", str(made_svs), "-o",
                  str(tmp_path), "--model", str(quick_model), "--precision", "float32", "--threads", "1",
-                 "--set", "block=256", "--set", "overlap=64"]  # fmt: skip
+                 "--set", "block=512", "--set", "overlap=32"]  # fmt: skip
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / ".made.partial" / "blocks.jsonl"
     deadline = time.monotonic() + 120
