@@ -101,7 +101,9 @@ def settle(page: Page) -> None:
 
 def show_list(page: Page, address: str) -> None:
     page.goto(address + "#")
-    page.locator("main li, main tr").first.wait_for()
+    page.locator(".slides li").first.wait_for()
+    while not page.evaluate("[...document.images].every((one) => one.complete)"):
+        time.sleep(0.1)
     time.sleep(0.5)
 
 
