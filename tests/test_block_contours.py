@@ -123,3 +123,5 @@ def test_the_maps_are_not_read_for_contours_that_blocks_have_left(tmp_path: Path
         [*iter_regions(maps, GROUPS, chosen, traced)]
     first.unlink()
     assert [*iter_regions(maps, GROUPS, chosen, traced)] == expected
+    others = (ClassGroup("both", (1, 2), (3, 3, 3)), *GROUPS)  # of the first no block has left anything
+    assert [*iter_regions(maps, others, chosen, traced)] == [*iter_regions(maps, others, chosen)]

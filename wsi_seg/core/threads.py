@@ -114,3 +114,10 @@ def raise_if_cancelled(cancelled: Signal | None) -> None:
     """Raise Interrupted if the signal is set."""
     if cancelled is not None and cancelled.is_set():
         raise Interrupted("interrupted")
+
+
+def until_cancelled(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items; raises Interrupted once this thread's work is cancelled, see `cancellable`."""
+    for item in items:
+        raise_if_cancelled(cancellation())
+        yield item

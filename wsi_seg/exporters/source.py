@@ -9,9 +9,10 @@ from pathlib import Path
 
 from wsi_seg.core.card import ModelCard
 from wsi_seg.core.classes import ClassGroup
-from wsi_seg.core.threads import cancellation, raise_if_cancelled
+from wsi_seg.core.threads import until_cancelled
 from wsi_seg.exporters.placed import PlacedRegion, placed_regions
 from wsi_seg.maps.maps import Maps
+from wsi_seg.regions.block_contours import TracedBlocks
 from wsi_seg.regions.group_fields import MapArrays
 from wsi_seg.regions.polygons import Region, iter_regions
 from wsi_seg.regions.settings import RegionSettings
@@ -40,9 +41,7 @@ class RegionSource:
 
         In a run that is cancelled it raises Interrupted, see `cancellable`.
         """
-        for region in iter_regions(self.maps, self.groups, self.settings.trace):
-            raise_if_cancelled(cancellation())
-            yield region
+        return until_cancelled(iter_regions(self.maps, self.groups, self.settings.trace))
 
     def regions(self) -> Iterator[PlacedRegion]:
         """Trace the regions and yield them as files hold them, group by group.
@@ -63,6 +62,12 @@ class ExportSource(RegionSource):
     maps: Maps
     mpp: float | None = None
     """Microns per pixel to write, for formats that take it; None: as the maps have."""
+    blocks: TracedBlocks | None = None
+    """That hold the contours of these groups with these settings; None: the maps are traced."""
+
+    def traced(self) -> Iterator[Region]:
+        """See `RegionSource.traced`."""
+        return until_cancelled(iter_regions(self.maps, self.groups, self.settings.trace, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)

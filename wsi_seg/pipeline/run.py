@@ -295,6 +295,7 @@ class _SlideRun:
             regions,
             self.folder.partial,
             [*self.tasks.block_keys, *pyramids],
+            self.tasks.traced_blocks,
         )
         return [*blocks, *shards, *traced, *exports], of_shards | of_traced | of_exports
 

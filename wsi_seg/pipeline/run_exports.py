@@ -26,6 +26,7 @@ from wsi_seg.maps.maps import Maps
 from wsi_seg.maps.resampling import check_picture_mpp
 from wsi_seg.pipeline.export import export_source
 from wsi_seg.pipeline.settings import RunSettings
+from wsi_seg.regions.block_contours import TracedBlocks
 from wsi_seg.regions.settings import RegionSettings
 from wsi_seg.results.claims import claimed
 from wsi_seg.results.files import EXPORTS, MAPS, short_name
@@ -56,6 +57,8 @@ class ExportTask:
     frame: MapFrame
     card: ModelCard
     regions: RegionSettings
+    blocks: TracedBlocks | None
+    """That hold the contours of the regions, where the run that leaves them is not at its end."""
     stage: ClassVar = "exports"
 
     @property
@@ -75,7 +78,7 @@ class ExportTask:
             path.parent.mkdir(parents=True, exist_ok=True)
         regions = replace(self.regions, origin=form.origin)
         maps = Maps.open(Path(self.maps_path))
-        source = ExportSource(self.slide, self.frame, self.card, maps, regions, self.choice.mpp)
+        source = ExportSource(self.slide, self.frame, self.card, maps, regions, self.choice.mpp, self.blocks)
         try:
             form.load()(source, path)
         except FormatLimitError as error:
@@ -112,6 +115,7 @@ def export_tasks(
     regions: RegionSettings,
     results: Path,
     maps: Sequence[str] = (),
+    blocks: TracedBlocks | None = None,
 ) -> tuple[list[tuple[str, ExportTask]], dict[str, list[str]]]:
     """Return the tasks that write formats, with their keys, and what each waits for.
 
@@ -126,12 +130,13 @@ def export_tasks(
         regions: to write.
         results: their folder.
         maps: keys of the tasks that make the maps.
+        blocks: that hold the contours of the regions by then.
     """
     place = str(results.absolute())
     tasks = [
         (
             f"export-{choice.name}-{uuid.uuid4().hex}",
-            ExportTask(choice, place, path, slide, frame, card, regions),
+            ExportTask(choice, place, path, slide, frame, card, regions, blocks),
         )
         for path, choice in choices.items()
     ]

@@ -79,11 +79,13 @@ class SlideTasks:
 
     def contours(self, groups: Sequence[ClassGroup], settings: RegionSettings) -> ContourRecipe:
         """Return the recipe of what blocks leave for `regions`."""
-        return ContourRecipe(self.contour_folder, tuple(dict.fromkeys(groups)), settings.trace)
+        return ContourRecipe(self.traced_blocks.folder, tuple(dict.fromkeys(groups)), settings.trace)
 
     @property
-    def contour_folder(self) -> str:
-        return str(Path(self.store_path).parent / CONTOURS)
+    def traced_blocks(self) -> TracedBlocks:
+        """Blocks of the plan, with the contours that they have left once they are done."""
+        folder = str(Path(self.store_path).parent / CONTOURS)
+        return TracedBlocks(folder, self.plan.layout.block, self._places)
 
     def pyramids(self) -> tuple[list[tuple[str, ShardTask]], dict[str, list[str]]]:
         """Return the tasks that build what no block has written, finer levels first.
@@ -140,7 +142,7 @@ class SlideTasks:
         tasks: list[tuple[str, SlideTask]] = []
         after: dict[str, list[str]] = {}
         of_name: dict[str, tuple[str, ...]] = {}
-        blocks = TracedBlocks(self.contour_folder, plan.layout.block, self._places)
+        blocks = self.traced_blocks
         for part, group in parts.items():
             before = of_name.get(group.name, ())
             task = TraceTask(*of_slide, group, settings.trace, settings.origin, blocks, part, before)

@@ -8,18 +8,17 @@ is not traced again.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.geometry import Origin
-from wsi_seg.core.threads import cancellation, raise_if_cancelled
+from wsi_seg.core.threads import until_cancelled
 from wsi_seg.execution.tasks import SlideRecipe, slide_of
 from wsi_seg.exporters.geojson import join_parts, write_part
 from wsi_seg.exporters.overview import Overview, TintedSlide, outline_tolerance, tinted_slide, write_overview
@@ -29,8 +28,6 @@ from wsi_seg.regions.group_outlines import GroupOutlines, note_outline
 from wsi_seg.regions.polygons import iter_regions
 from wsi_seg.regions.settings import TraceSettings
 from wsi_seg.slides.slide import MapFrame, SlideInfo
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class TraceTask:
             features.parent.mkdir(exist_ok=True)
         regions = iter_regions(Maps.open(Path(self.maps_path)), [self.group], self.settings, self.blocks)
         vanished = write_part(
-            _until_cancelled(regions),
+            until_cancelled(regions),
             features,
             slide=self.slide,
             frame=self.frame,
@@ -195,9 +192,3 @@ class OverviewTask:
         return write_overview(
             Path(self.path), tinted, [found for found in groups if found.count], notice=self.notice
         )
-
-
-def _until_cancelled(items: Iterable[Item]) -> Iterator[Item]:
-    for item in items:
-        raise_if_cancelled(cancellation())
-        yield item
