@@ -26,6 +26,7 @@ const KEPT = 8; // fetched areas
 const BATCH = 400; // regions a path: longer ones take the rasterizer more than linear time
 const SETTLE_MS = 40; // scales that are only passed on the way are not fetched
 const LINE = 1.5, HEAVY = 3.5; // CSS pixels
+const MOST_CASED = 2000; // regions in one view: casings of more would hide the slide, and take longer than their lines
 const MARK = "#1d1b20";
 const CASING = 1; // white next to a line on each side: lines are dark enough for white, and so are seen on dark tissue too
 
@@ -67,10 +68,10 @@ function draw(order) {
     const selected = order.selected?.source === number ? order.selected.index : null;
     return [{ regions, selected, marked: number === 0 ? order.marked : null, byColor: inColors(regions, colors, view) }];
   });
-  // All casings below all lines: where regions meet, none hides the line of its neighbor.
-  for (const casing of [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
-  for (const one of seen) drawHeavy(context, one, order);
   const count = seen.flatMap(({ byColor }) => [...byColor.values()]).reduce((sum, numbers) => sum + numbers.length, 0);
+  // All casings below all lines: where regions meet, none hides the line of its neighbor.
+  for (const casing of count > MOST_CASED ? [false] : [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
+  for (const one of seen) drawHeavy(context, one, order);
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
 }
