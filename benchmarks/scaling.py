@@ -194,8 +194,9 @@ def _startup(out: Path, small: Path, given: argparse.Namespace, workers: int) ->
     """Return the seconds of a run on a slide of one block beyond those of its stages: imports, weights."""
     wall = _wall(out, [small], given, workers)
     summary = json.loads((out / small.stem / "summary.json").read_text(encoding="utf-8"))
-    stages = (sum(summary["seconds"].get(stage, 0.0) for stage in SERIAL), *summary["worker_seconds"].values())
-    return wall - sum(stages)
+    # A run without other formats has no stage "exports".
+    serial = sum(summary["seconds"].get(stage, 0.0) for stage in SERIAL)
+    return wall - serial - sum(summary["worker_seconds"].values())
 
 
 def _wall(out: Path, slides: Sequence[Path], given: argparse.Namespace, workers: int) -> float:
