@@ -363,6 +363,7 @@ def test_slurm_without_its_package_names_the_way_to_it(monkeypatch: pytest.Monke
         open_workers(WorkerSettings("slurm"))
 
 
+@pytest.mark.long
 def test_two_processes_give_the_same_bytes_as_threads(quick_model: Path, tmp_path: Path) -> None:
     """Also of two slides that are the same but for their names: each is done."""
     scans = tmp_path / "scans"

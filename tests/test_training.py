@@ -415,6 +415,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_a_killed_process_is_resumed(made_data, tmp_path, threads):
     config = made_config(made_data, epochs=5, keep="last", threads=threads)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
