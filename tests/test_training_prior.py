@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from tests.test_training import made_config, write_region
 from wsi_seg.core.card import read_card
 from wsi_seg.inference.models.network import build_network, read_weights
+from wsi_seg.training.config import OptimizerConfig
 from wsi_seg.training.crops import CropBatch, TrainingCrops
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import train
 from wsi_seg.training.prior import CROPS, crop_shares, log_ratios, move_logits
 from wsi_seg.training.task import SegmentationTask
 
+BIAS = "segmentation_head.0.bias"
 NAMES = ("tumor", "stroma", "necrosis_or_debris")
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(np.array)
 
@@ -110,7 +112,7 @@ def test_a_training_with_a_prior_ends_with_the_moved_bias(regions, tmp_path):
     for changes in ({}, {"prior": prior}):
         of_run = config.model_copy(update=changes)
         out = train(of_run, tmp_path / f"prior-{bool(changes)}")
-        biases.append(read_weights(out / "model.safetensors")["segmentation_head.0.bias"].float())
+        biases.append(read_weights(out / "model.safetensors")[BIAS].float())
     data = load_data(config)
     shares = crop_shares(data.crops, config, None)
     added = torch.from_numpy(log_ratios(shares, config.model_copy(update={"prior": prior}))).float()
@@ -119,6 +121,24 @@ def test_a_training_with_a_prior_ends_with_the_moved_bias(regions, tmp_path):
     told = read_card(out).metrics["training"]["crop_shares"]
     assert told == {name: round(share, 4) for name, share in zip(NAMES, shares.tolist(), strict=True)}
     assert "crop_shares" not in read_card(tmp_path / "prior-False").metrics["training"]
+
+
+def test_given_shares_of_crops_stay_so_that_only_learning_moves_the_weights(regions, tmp_path):
+    prior, shares = {"tumor": 0.3, "stroma": 0.6}, {"tumor": 0.5, "stroma": 0.2, "necrosis_or_debris": 0.3}
+    first = train(made_config(regions, epochs=1, prior=prior), tmp_path / "first")
+    card = read_card(first)
+    told = {**card.metrics, "training": {**card.metrics["training"], "crop_shares": shares}}
+    card.model_copy(update={"metrics": told}).write(first)
+    careful = OptimizerConfig(learning_rate=1e-12, weight_decay=0)
+    again = made_config(
+        regions, epochs=1, prior=prior, start_from=str(first), crop_shares=shares, optimizer=careful
+    )
+    second = train(again, tmp_path / "second")
+    before, after = (read_weights(folder / "model.safetensors")[BIAS].float() for folder in (first, second))
+    assert torch.allclose(before, after, atol=0.02)  # rounded twice to bfloat16
+    assert read_card(second).metrics["training"]["crop_shares"] == shares
+    moved = train(again.model_copy(update={"crop_shares": None}), tmp_path / "moved")
+    assert not torch.allclose(before, read_weights(moved / "model.safetensors")[BIAS].float(), atol=0.1)
 
 
 def test_a_prior_of_another_class_is_refused(tmp_path):

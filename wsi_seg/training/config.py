@@ -124,6 +124,10 @@ class TrainConfig(_ConfigPart):
     more often; the finished model's logits are moved by the difference, see
     `wsi_seg.training.prior`. A model of `start_from` whose card tells the shares in its crops is taken to
     have been moved to the same prior, and starts as it was before. None: they are not moved."""
+    crop_shares: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """Shares of classes, by name, in the crops, which `prior` is set against. None: counted in crops of this
+    training. A short training from another model keeps the shares of that one: a few steps hardly teach a
+    network how frequent classes are in other crops, so that without a step nothing moves."""
     temperature: float | None = Field(default=None, gt=0)
     """Number by which the model divides its logits. None: fitted on the validation part; 1 without one."""
     sampling: Literal["classes", "regions"] = "classes"
@@ -171,7 +175,7 @@ class TrainConfig(_ConfigPart):
         known = {canonical_name(c.name) for c in self.model.classes}
         tables = self.loss.class_weights if isinstance(self.loss.class_weights, dict) else ()
         glass = () if self.glass is None else (self.glass.class_name, *self.glass.wide_classes)
-        named = (*glass, *tables, *(self.prior or ()))
+        named = (*glass, *tables, *(self.prior or ()), *(self.crop_shares or ()))
         for name in (*(d.known_class for d in self.datasets), self.blank_excludes, *named):
             if name is not None and canonical_name(name) not in known:
                 raise ValueError(f"class {name!r} is none of the model's classes")

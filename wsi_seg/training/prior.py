@@ -34,15 +34,18 @@ class PriorShift:
 
 
 def prior_shift(source: CropSource, config: TrainConfig, channels: tuple[int, ...] | None) -> PriorShift:
-    """Return the shift to `config.prior`.
+    """Return the shift to `config.prior`, from `config.crop_shares` where they are given.
 
     Args:
         source: of the crops.
         config: of the run.
         channels: output channels that take part; None: all.
     """
-    shares = crop_shares(source, config, channels)
     names = [c.name for c in config.model.classes]
+    if config.crop_shares is not None:
+        shares = np.array([config.crop_shares.get(name, 0.0) for name in names])
+    else:
+        shares = crop_shares(source, config, channels)
     told = {name: round(share, 4) for name, share in zip(names, shares.tolist(), strict=True) if share}
     return PriorShift(told, log_ratios(shares, config))
 

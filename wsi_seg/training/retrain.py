@@ -140,6 +140,7 @@ def _config(
     told = f"{card.training_data} Trained further on reviewed results.".strip()
     fresh = {"metrics": {}, "held_out": "", "training_data": told, "name": f"{card.name}-retrained"}
     values: dict[str, Any] = {} if old is None else resolved(old)
+    shares = card.metrics.get("training", {}).get("crop_shares")
     early = any(dataset.split.validation for dataset in datasets)
     crop = min(LARGEST_CROP, card.tile - card.tile % 32) if old is None else old.crop
     return validated(
@@ -153,6 +154,9 @@ def _config(
             "allow_missing_classes": True,
             "keep_assessed": True,
             "temperature": card.temperature,
+            # The shift to the prior stays the old one: another moves scores more than reviews do.
+            "prior": values.get("prior") if shares else None,
+            "crop_shares": shares,
             "sampling": "classes",
             "crop": crop,
             "epochs": settings.epochs,
