@@ -122,7 +122,7 @@ NODE = GpuMachine(gpus=1, gpu_bytes=80 * GIB, cores=16, memory_bytes=126 * GIB)
 @pytest.mark.parametrize(
     ("work", "machine", "each", "why"),
     [
-        (SMALL, NODE, 7, "7 for each GPU, as they keep it busy"),
+        (SMALL, NODE, 8, "8 for each GPU, as they keep it busy"),
         (SMALL, GpuMachine(4, 80 * GIB, 16, 126 * GIB), 2, "there are 16 cores"),
         (SMALL, GpuMachine(1, 80 * GIB, 12, 512 * GIB), 6, "6 for each GPU, as there are 12 cores"),
         (SMALL, GpuMachine(1, 12 * GIB, 16, 126 * GIB), 2, "of its 12 GiB"),
@@ -146,7 +146,8 @@ def test_core_time_of_a_tile_is_the_measured_one() -> None:
         if (row.get("model"), row.get("stored")) in ((None, None), ("fitted", "all"))
     ]
     tile = 512**2 / 1e6  # megapixels of the benchmarks' model, without overlap
-    assert pytest.approx(median(usual) / 1e3 / tile, rel=0.15) == CORE_SECONDS
+    # The same machine took from 10.1 to 13.8 ms within two hours, in the same proportion to other work.
+    assert pytest.approx(median(usual) / 1e3 / tile, rel=0.35) == CORE_SECONDS
 
 
 WORKS = st.builds(GpuWork, st.floats(1e-5, 10), st.floats(1e-4, 1), st.floats(0.6 * GIB, 100 * GIB))

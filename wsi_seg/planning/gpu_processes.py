@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Seconds of a core for a megapixel of the map, besides the network: decoding, compression, pyramids, polygons
 # and picture of a slide at the map's resolution with 21 classes (`benchmarks/results/beside.json`).
-CORE_SECONDS = 0.040
+CORE_SECONDS = 0.045
 # Cores that one process keeps busy, as Python does one thing at a time: 1.7 of two were seen without a
 # network (`beside.json`), 1.3 each with eight processes on 16 cores (`throughput_gpu.json`).
 CORES_PER_PROCESS = 2
