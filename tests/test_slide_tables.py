@@ -18,6 +18,7 @@ from tests.viewer_server import client, only_id
 from wsi_seg.cli import app
 from wsi_seg.pipeline.inputs import find_slides
 from wsi_seg.pipeline.settings import make_settings, read_values
+from wsi_seg.viewer.jobs import JobSlot
 from wsi_seg.viewer.runs import Runs
 
 REGION = [[[20, 20], [200, 20], [200, 200], [20, 200], [20, 20]]]
@@ -94,7 +95,7 @@ def test_what_is_found_and_cannot_be_run_has_a_row_a_line_and_an_exit_code(
         "case/ct": "failed",
     }  # fmt: skip
     assert set(by_name(out / "failed.csv")) == {"b", "gone", "unmounted", "case/ct"}
-    assert set(Runs(out, scans).slides()) == {"a.tif", "case/he.tif"}  # as the browser offers them
+    assert set(Runs(out, scans, JobSlot()).slides()) == {"a.tif", "case/he.tif"}  # as the browser offers them
     (out / "a" / "._polygons.geojson").write_bytes(b"\0\5\x16\7AppleDouble")
     assert call("validate", out).exit_code == 0
 
