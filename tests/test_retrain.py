@@ -34,6 +34,8 @@ from wsi_seg.review.places import review_folder
 from wsi_seg.review.results import slides_with_review
 from wsi_seg.review.store import ReviewStore
 from wsi_seg.slides.readers import open_slide
+from wsi_seg.training.retrain import retrain_config
+from wsi_seg.training.settings import RetrainSettings
 
 FULL = LabelScheme(BCSS, 0.5, ignored_codes=IGNORED_CODES)
 CHANNEL = {tissue.name: i for i, tissue in enumerate(BCSS)}
@@ -257,6 +259,25 @@ def test_retraining_replays_old_data_and_compares_on_held_out_patients(start: Pa
     assert config["optimizer"]["learning_rate"] < 1e-3
     # No weight may be left as it was: the network did train.
     assert (out / "model.safetensors").read_bytes() != (start / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_retraining_keeps_the_shift_to_the_prior(start: Path, tmp_path: Path, known: bool) -> None:
+    make_reviews(tmp_path / "new")
+    model = tmp_path / "shifted"
+    shutil.copytree(start, model)
+    card = read_card(model)
+    names = [one.name for one in card.classes][:2]
+    shares = dict(zip(names, (0.7, 0.3), strict=True))
+    training = {"crop_shares": shares} if known else {}
+    card.model_copy(update={"metrics": {**card.metrics, "training": training}}).write(model)
+    values = yaml.safe_load((model / "train.yaml").read_text())
+    prior = dict(zip(names, (0.4, 0.6), strict=True))
+    (model / "train.yaml").write_text(yaml.safe_dump({**values, "prior": prior}))
+    config, _ = retrain_config(
+        str(model), tmp_path / "new" / "results", RetrainSettings(patients="(slide-.)")
+    )
+    assert (config.prior, config.crop_shares) == ((prior, shares) if known else (None, None))
 
 
 def test_retraining_on_one_slide_trains_and_claims_nothing(start: Path, tmp_path: Path) -> None:
