@@ -8,8 +8,7 @@ looks at the most uncertain regions of the result and says what the annotation s
 redraws and adds. `wsi_seg.training.retrain` trains on that and replays the other patients, and both models
 are scored on the right half. Both halves are of one patient and one slide: the curve says what reviewing a
 slide does for that slide, not for other patients. With --control the same number of steps is also taken on
-the other patients alone, which tells what the reviews add to more training; and the old weights are scored
-with the shift to the prior that this training has worked out, which tells what the shift does by itself.
+the other patients alone, which tells what the reviews add to more training.
 """
 
 from __future__ import annotations
@@ -31,12 +30,10 @@ from PIL import Image
 from shapely import MultiPolygon, Polygon
 
 from wsi_seg.annotations.drawing import Drawing
-from wsi_seg.core.card import read_card
 from wsi_seg.core.geometry import Box
 from wsi_seg.datasets.bcss import BcssRegions
-from wsi_seg.evaluation.config import TRAIN_CONFIG, EvaluateConfig
+from wsi_seg.evaluation.config import EvaluateConfig
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model
-from wsi_seg.inference.models.network import load_network, save_network
 from wsi_seg.pipeline.models import load_model
 from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.pipeline.settings import RegionSettings, RunSettings
@@ -49,7 +46,6 @@ from wsi_seg.review.results import ReviewedResults, open_reviewed, region_values
 from wsi_seg.review.store import ReviewStore
 from wsi_seg.training.config import TrainConfig, read_train_config, resolved
 from wsi_seg.training.fit import train
-from wsi_seg.training.prior import log_ratios, move_logits
 from wsi_seg.training.retrain import REVIEW, retrain, retrain_config
 from wsi_seg.training.settings import RetrainSettings
 
@@ -160,18 +156,6 @@ def train_without_reviews(model: Path, results: Path, out: Path, steps: RetrainS
     return train(config.model_copy(update={"datasets": old}), out, report=print)
 
 
-def shifted(model: Path, trained: Path, out: Path) -> Path:
-    """Move the logits of a model as those of one trained on from it were moved; return its folder."""
-    config = read_train_config(trained / TRAIN_CONFIG)
-    names = [one.name for one in config.model.classes]
-    tables = [read_card(folder).metrics["training"]["crop_shares"] for folder in (model, trained)]
-    old, new = (log_ratios(np.array([one.get(name, 0.0) for name in names]), config) for one in tables)
-    network = load_network(model)
-    move_logits(network, new - old)
-    save_network(network, read_card(model), out)
-    return out
-
-
 def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Namespace, path: Path) -> None:
     """Write the curve of one seed, again after each of its points."""
     source = next(dataset for dataset in config.datasets if dataset.name == name)
@@ -220,8 +204,6 @@ def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Name
         alone = train_without_reviews(model, results.parent, out / "model-control", steps)
         facts["control"] = {"seconds": round(time.monotonic() - started)}
         facts["control"] |= score(alone, right, config.ignored_codes)
-        moved = shifted(model, alone, out / "model-shifted")
-        facts["shift_alone"] = score(moved, right, config.ignored_codes)
         print(f"{name}, seed {seed}: {facts}", flush=True)
         path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
 

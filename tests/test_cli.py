@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from tests.made.slides import half_tissue
 from wsi_seg.cli import app
+from wsi_seg.core import versions as core_versions
 from wsi_seg.inference.models.predictor import load_predictor
 from wsi_seg.maps.maps import Maps
 from wsi_seg.testing.geojson import assert_geojson
@@ -83,6 +84,7 @@ def test_packages_without_metadata_do_not_end_a_run(
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", as_conda_has_it)
+    monkeypatch.setattr(core_versions, "package_version", core_versions.package_version.__wrapped__)
     monkeypatch.setitem(sys.modules, "tiffslide", None)
     result = call("run", small_png, "-o", tmp_path, "--model", tiny_model, "--mpp", 0.5)
     assert result.exit_code == 0, result.output

@@ -96,6 +96,15 @@ def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> N
     refused.wait_for(timeout=60_000)
     assert refused.inner_text().startswith(str(runs.out / "tiny"))
     assert json.loads((runs.out / "tiny" / "manifest.json").read_text()) == manifest
+    page.get_by_label("Model").select_option("quick")
+    page.get_by_label("Replace the results").check()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Look at it").wait_for(timeout=60_000)
+    new = json.loads((runs.out / "tiny" / "manifest.json").read_text())
+    assert new["model"]["digest"] != manifest["model"]["digest"] and new["slide"]["mpp"] == {
+        "x": 0.5,
+        "y": 0.5,
+    }
     page.get_by_label("Slide").select_option("plain.png")
     page.get_by_text("The slide does not say it: type the microns per pixel").wait_for()
     assert not page.get_by_label("Replace the results").is_visible()

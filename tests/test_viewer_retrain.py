@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.made.datasets import make_reviews
-from tests.viewer_server import client
+from tests.viewer_server import client, ended
 from wsi_seg.core.errors import OutputError
 from wsi_seg.core.geometry import Scale
 from wsi_seg.inference.models.registry import model_hash
@@ -59,16 +58,6 @@ def refusal(asking: TestClient, status: int, **change: Any) -> str:
     answer = asking.post("/api/retrain", json={**ASK, **change})
     assert answer.status_code == status, answer.text
     return str(answer.json()["error"])
-
-
-def wait(asking: TestClient, job: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        state: dict[str, Any] = asking.get(f"/api/retrain/{job}").json()
-        if state["state"] != "running":
-            return state
-        time.sleep(0.1)
-    raise AssertionError("the training does not end")
 
 
 def test_the_options_are_the_reviewed_slides_and_models_that_can_be_trained(
@@ -118,7 +107,7 @@ def test_a_training_that_fails_says_why_and_one_runs_at_a_time(asking: TestClien
     assert asking.post("/api/run", json=run).status_code == 409
     job = first.json()["job"]
     assert asking.get(f"/api/run/{job}").status_code == 404  # it is no run
-    state = wait(asking, job)
+    state = ended(asking, f"/api/retrain/{job}")
     assert (state["state"], state["step"], state["steps"]) == ("failed", 0, 2)
     assert state["message"].startswith("--held-out: nobody is left to train on")
     assert not (home / "results-models").exists()
@@ -126,7 +115,7 @@ def test_a_training_that_fails_says_why_and_one_runs_at_a_time(asking: TestClien
     assert asking.get("/api/retrain/options").json()["job"] == second
     told = asking.delete(f"/api/retrain/{second}").json()
     assert told["stopping"] or told["state"] == "stopped", told
-    stopped = wait(asking, second)
+    stopped = ended(asking, f"/api/retrain/{second}")
     assert stopped["state"] == "stopped" and stopped["comparison"] is None
     assert "'--patients=(.+)'" in stopped["command"] and stopped["command"].endswith(" --resume")
 

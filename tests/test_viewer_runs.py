@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.testclient import TestClient
 from tests.dicom_heads import WHOLE_SLIDE, write_dicom
 from tests.made.pyramids import make_landmark_slide
 from tests.made.results import make_results
-from tests.viewer_server import client, only_id
+from tests.viewer_server import client, ended, only_id
 from wsi_seg.core.folders import models_folder
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.pipeline.settings import make_settings
@@ -61,16 +60,6 @@ def runs(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Test
     (folder / "out").mkdir()
     with client(folder / "out", runs=folder / "slides") as asking:
         yield asking
-
-
-def wait(asking: TestClient, job: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        state: dict[str, Any] = asking.get(f"/api/run/{job}").json()
-        if state["state"] != "running":
-            return state
-        time.sleep(0.1)
-    raise AssertionError("the run does not end")
 
 
 ASK = {"slide": "day one/marks.tiff", "model": "bcss-demo", "groups": ["tumor", "stroma"], "threshold": 0.4}
@@ -158,7 +147,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_no_error(
     told = runs.get(f"/api/run/{job}").json()
     assert told["state"] == "running" and told["blocks_total"] == 0 and told["result"] == gone.id
     runs.delete(f"/api/run/{job}")
-    assert wait(runs, job)["state"] == "stopped"
+    assert ended(runs, f"/api/run/{job}")["state"] == "stopped"
 
 
 def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
@@ -171,12 +160,12 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
     assert runs.get("/api/run/options").json()["job"] == job
     told = runs.delete(f"/api/run/{job}").json()
     assert told["stopping"] or told["state"] == "stopped", told  # a process that just starts ends at once
-    stopped = wait(runs, job)
+    stopped = ended(runs, f"/api/run/{job}")
     assert stopped["state"] == "stopped", stopped
     assert runs.get("/api/run/options").json()["job"] is None
     second = runs.post("/api/run", json=ASK).json()["job"]
     assert runs.get(f"/api/run/{job}").status_code == 404
-    state = wait(runs, second)
+    state = ended(runs, f"/api/run/{second}")
     assert (state["state"], "marks: no tissue was found" in state["message"]) == ("done", True), state
     facts = runs.get(f"/api/slides/{state['result']}").json()
     assert (facts["name"], facts["status"], facts["threshold"]) == ("marks", "done", 0.4)
@@ -185,7 +174,7 @@ def test_a_run_is_started_stopped_and_taken_up_again(runs: TestClient) -> None:
 
 def test_a_run_that_fails_says_why(runs: TestClient) -> None:
     job = runs.post("/api/run", json={**ASK, "slide": "series"}).json()["job"]
-    state = wait(runs, job)
+    state = ended(runs, f"/api/run/{job}")
     assert state["state"] == "failed" and "series" in state["message"] and state["result"] is None
 
 

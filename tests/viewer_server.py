@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def only_id(asking: TestClient) -> str:
     """Return the id of the only result."""
     (one,) = asking.get("/api/slides").json()
     return str(one["id"])
+
+
+def ended(asking: TestClient, job: str) -> dict[str, Any]:
+    """Return the last state of a run or a training, by its address, once it has ended."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        state: dict[str, Any] = asking.get(job).json()
+        if state["state"] != "running":
+            return state
+        time.sleep(0.1)
+    raise AssertionError(f"{job} does not end")
 
 
 def picture(asking: TestClient, url: str, mode: str = "RGBA") -> NDArray[Any]:

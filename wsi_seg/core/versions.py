@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 
 import wsi_seg
 
@@ -16,6 +17,7 @@ UNKNOWN = "unknown"
 MODULES = {"openslide-python": "openslide", "pillow": "PIL"}
 
 
+@cache  # reading metadata takes milliseconds, and a run asks for each of its slides
 def package_version(name: str) -> str:
     """Return the version of an installed package: that of its metadata, else what its module says.
 

@@ -7,6 +7,7 @@ import { ExactDrawer } from "./drawer.js";
 import { formatArea, formatLength, roundLength } from "./geometry.js";
 import { Layer, tileSource } from "./layer.js";
 import { applyFilter, canFilter, filterOf } from "./look.js";
+import { POWERS, scaleAt } from "./magnification.js";
 import { Outlines } from "./outlines.js";
 import { colorOf, hasFaults, shownCodes, shownGroups } from "./palette.js";
 import { quarter, toScreen, toSlide } from "./turn.js";
@@ -92,7 +93,13 @@ export class Pane {
   /** Show a box with some room around it. @param {import("./geometry.js").Box} box */
   moveToBox([x0, y0, x1, y1]) {
     const { width, height } = this.view();
-    this.moveTo([(x0 + x1) / 2, (y0 + y1) / 2, Math.max((1.6 * (x1 - x0)) / width, (1.6 * (y1 - y0)) / height, 0.25)]);
+    this.moveTo([(x0 + x1) / 2, (y0 + y1) / 2, Math.max((1.6 * (x1 - x0)) / width, (1.6 * (y1 - y0)) / height, this.closest)]);
+  }
+
+  /** Up to which scale a view goes to a region by itself, in l0 pixels per CSS pixel: that of the highest power, or 1:1. */
+  get closest() {
+    const { mpp } = this.slide;
+    return mpp ? scaleAt(mpp, POWERS[POWERS.length - 1]) : 1;
   }
 
   /** @param {boolean} [immediately] */
@@ -284,7 +291,7 @@ export class Pane {
     if (!found) return;
     const [x0, y0, x1, y1] = found.source === 0 ? (await this.facts(found.index)).bbox : found.bbox;
     const { scale, width, height } = this.view();
-    const fit = Math.max((1.5 * (x1 - x0)) / width, (1.5 * (y1 - y0)) / height, 0.25);
+    const fit = Math.max((1.5 * (x1 - x0)) / width, (1.5 * (y1 - y0)) / height, this.closest);
     const [x, y] = this.toL0(css);
     // A region that already fills the view: closer to where the click was.
     this.moveTo(fit < scale ? [(x0 + x1) / 2, (y0 + y1) / 2, fit] : [x, y, Math.max(scale / 2, 0.25)]);
