@@ -7,8 +7,8 @@ The model was trained without the patient. It segments the left half of the pati
 looks at the most uncertain regions of the result and says what the annotation says: accepts, relabels, or
 redraws and adds. `wsi_seg.training.retrain` trains on that and replays the other patients, and both models
 are scored on the right half. Both halves are of one patient and one slide: the curve says what reviewing a
-slide does for that slide, not for other patients. With --control the same number of steps is also taken on
-the other patients alone, which tells what the reviews add to more training.
+slide does for that slide, not for other patients. As many steps on the other patients alone tell what the
+reviews add to more training.
 """
 
 from __future__ import annotations
@@ -199,13 +199,12 @@ def run_seed(config: TrainConfig, name: str, seed: int, arguments: argparse.Name
         curve.append(point | score(done.folder, right, config.ignored_codes))
         print(f"{name}, seed {seed}: {curve[-1]}", flush=True)
         path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
-    if arguments.control:
-        started = time.monotonic()
-        alone = train_without_reviews(model, results.parent, out / "model-control", steps)
-        facts["control"] = {"seconds": round(time.monotonic() - started)}
-        facts["control"] |= score(alone, right, config.ignored_codes)
-        print(f"{name}, seed {seed}: {facts}", flush=True)
-        path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
+    started = time.monotonic()
+    alone = train_without_reviews(model, results.parent, out / "model-control", steps)
+    facts["control"] = {"seconds": round(time.monotonic() - started)}
+    facts["control"] |= score(alone, right, config.ignored_codes)
+    print(f"{name}, seed {seed}: {facts}", flush=True)
+    path.write_text(json.dumps(facts | {"curve": curve}, indent=1) + "\n", encoding="utf-8")
 
 
 def table(runs: list[dict[str, Any]], sizes: Sequence[int]) -> str:
@@ -216,13 +215,15 @@ def table(runs: list[dict[str, Any]], sizes: Sequence[int]) -> str:
     classes = list(runs[0]["curve"][0]["dice"])
     lines = [f"| reviewed | seeds | mean Dice | {' | '.join(classes)} | calibration error |"]
     lines.append("|" + "---|" * (4 + len(classes)))
-    for size in (0, *sizes):
-        points = [p for r in runs for p in r["curve"] if p["reviewed"] == min(size, r["annotated"])]
+    rows = [(str(size), [p for r in runs for p in r["curve"] if p["reviewed"] == min(size, r["annotated"])])
+            for size in (0, *sizes)]  # fmt: skip
+    rows.insert(1, ("0, as many steps", [r["control"] for r in runs]))
+    for name, points in rows:
         if points:
             values = [[p["mean_dice"] for p in points]]
-            values += [[p["dice"].get(name, 0.0) for p in points] for name in classes]
+            values += [[p["dice"].get(one, 0.0) for p in points] for one in classes]
             values.append([p["calibration_error"] for p in points])
-            lines.append(f"| {size} | {len(points)} | {' | '.join(map(_spread, values))} |")
+            lines.append(f"| {name} | {len(points)} | {' | '.join(map(_spread, values))} |")
     return "\n".join(lines)
 
 
@@ -240,7 +241,6 @@ def main() -> None:
     parser.add_argument("--patient", default="A0D2", help="data set of kind bcss that was left out")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--control", action="store_true", help="as many steps without reviews, too")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -249,8 +249,7 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in arguments.seeds:
-        ending = "-control" if arguments.control else ""
-        path = results / f"{arguments.patient}-seed{seed}{ending}.json"
+        path = results / f"{arguments.patient}-seed{seed}.json"
         if not path.is_file():
             run_seed(config, arguments.patient, seed, arguments, path)
         runs.append(json.loads(path.read_text(encoding="utf-8")))
