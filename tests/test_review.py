@@ -106,6 +106,8 @@ def test_drawn_outlines_are_cut_snapped_and_made_valid() -> None:
         (ring([[-9, -9], [-5, -9], [-5, -5]]), "no area on the slide"), (ring([[1, 1], [5, 5]]), "no area"),
         (ring(np.random.default_rng(0).uniform(0, 999, (3000, 2))), "cross each other too often"),
         (ring(np.random.default_rng(0).uniform(0, 999, (MOST_CORNERS + 1, 2))), "corners, at most"),
+        (ring(np.random.default_rng(0).uniform(0, 999, (30_000, 2))), "cross each other too often"),
+        (ring([[0, 0], [1e300, 5], [5, 5]]), "reaches beyond"),
         ({"type": "Polygon", "coordinates": [[[["a"] * 50] * 3]]}, "no GeoJSON"),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.geometry import Box, Scale
 from wsi_seg.exporters.check import check_geojson
 from wsi_seg.results.files import POLYGONS
+from wsi_seg.review.agreement import agreement
 from wsi_seg.review.entries import ReviewEntry
 from wsi_seg.review.exchange import Edits, read_edits, write_review
 from wsi_seg.review.places import review_folder
@@ -152,6 +153,49 @@ def test_files_of_regions_say_what_was_relabeled_or_deleted(tmp_path: Path) -> N
     ):
         with pytest.raises(kind, match=said):
             edits_of(path, other, [])
+
+
+def test_a_second_reviewer_says_for_himself_what_the_first_has_said(tmp_path: Path) -> None:
+    """Else only where they differ would count, and two who agree on all would agree on nothing."""
+
+    def feature(i: int, label: str) -> dict[str, Any]:
+        moved = shapely.affinity.translate(REGIONS.shapes[i], -BOUNDS.x0, -BOUNDS.y0)
+        return {"type": "Feature", "id": REGIONS.ids[i], "geometry": json.loads(shapely.to_geojson(moved)),
+                "properties": {"classification": {"name": label}}}  # fmt: skip
+
+    labels = ("Tumor", "Necrosis", "Ignore*")
+    document = {"type": "FeatureCollection", "features": [feature(i, name) for i, name in enumerate(labels)]}
+    path = tmp_path / "regions.geojson"
+    ada = [
+        verdict_on(REGIONS, 0),
+        verdict_on(REGIONS, 1, "relabeled", class_name="necrosis"),
+        verdict_on(REGIONS, 2, "rejected"),
+    ]
+    bob = edits_of(path, document, ada, accept_unchanged=True).entries
+    assert [entry.verdict for entry in bob] == ["accepted", "relabeled", "rejected"]
+    both = agreement(fold([*ada, *bob], "Ada"), fold([*ada, *bob], "Bob"))
+    assert (both.regions, both.same, both.kappa) == (3, 3, 1.0)
+    assert edits_of(path, document, [*ada, *bob], accept_unchanged=True).entries == []
+    # What differs from the results is his own word, also where he does not accept the rest.
+    assert [one.verdict for one in edits_of(path, document, ada).entries] == ["relabeled", "rejected"]
+
+
+def test_an_exported_review_is_confirmed_and_lacks_only_what_was_deleted(tmp_path: Path) -> None:
+    added = ReviewEntry(
+        verdict="added", slide=REVIEWED.slide.fingerprint, reviewer="Ada", region=str(uuid.uuid4()),
+        class_name="tumor", geometry=box(1000, 1000, 1100, 1100),
+    )  # fmt: skip
+    ada = [verdict_on(REGIONS, 0), verdict_on(REGIONS, 1, "rejected"), added]
+    path = tmp_path / "review.geojson"
+    write_review(fold(ada), REVIEWED, path)
+    document = saved_in_qupath(path)
+    bob = edits_of(path, document, ada, accept_unchanged=True).entries
+    assert {entry.region: entry.verdict for entry in bob} == {entry.region: entry.verdict for entry in ada}
+    # Region 2 has no verdict, so that the file never held it, and it was not deleted.
+    deleted = {**document, "features": [one for one in document["features"] if one["id"] != added.region]}
+    edits = edits_of(path, deleted, ada, reject_missing=True)
+    assert [(one.region, one.verdict) for one in edits.entries] == [(added.region, "rejected")]
+    assert edits.missing == 1 and edits_of(path, document, ada, reject_missing=True).entries == []
 
 
 # --- the commands ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.viewer_server import LOCAL, client, only_id
 from wsi_seg.cli import app
 from wsi_seg.core.geometry import Scale
 from wsi_seg.regions.polygons import TraceSettings
+from wsi_seg.review.entries import MOST_CORNERS
 from wsi_seg.viewer.security import MOST_BODY, MOST_REVIEW_BODY
 
 # x0, y0, x1, y1 of dark rectangles, which are tumor; larger ones first.
@@ -263,7 +265,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
 
 def test_large_and_tangled_outlines_are_refused(ada: Reviewing, tmp_path: Path) -> None:
     assert MOST_BODY < MOST_REVIEW_BODY
-    turn = np.linspace(0, 2 * np.pi, 30_000)
+    turn = np.linspace(0, 2 * np.pi, MOST_CORNERS)
     around = np.column_stack([200 + 90 * np.cos(turn), 150 + 90 * np.sin(turn)]).round(1)
 
     def polygon(points: Any) -> dict[str, Any]:
@@ -277,13 +279,53 @@ def test_large_and_tangled_outlines_are_refused(ada: Reviewing, tmp_path: Path) 
     million = b'{"geometry": [' + b"[1.5,2.5]," * 10**5 + b"]}"
     json_kind = {"Content-Type": "application/json"}
     url = f"{ada.base}?v={ada.version}"
-    assert ada.http.post(url, content=million * 2, headers=json_kind).status_code == 413
+    assert ada.http.post(url, content=million * 9, headers=json_kind).status_code == 413
     nested = b'{"geometry": ' + b"[" * 500_000
     assert ada.http.post(url, content=nested, headers=json_kind).status_code == 400
     assert not (tmp_path / "reviews").exists()
     bow = polygon([[10, 10], [100, 100], [10, 100], [100, 10]])
     crossed = ada.post(**drawn, geometry=bow)["regions"]["0"]["geometry"]
     assert shapely.geometry.shape(crossed).area == pytest.approx(90 * 90 / 2)
+
+
+def test_a_region_of_many_corners_is_edited_as_others(ada: Reviewing) -> None:
+    """A tumor of 5 mm² has 40,000 corners, and nobody can draw it coarser."""
+    x = np.arange(0.0, 400.0, 0.01)
+    ragged = np.column_stack([x, 150 + np.round(20 * np.sin(x), 2)])
+    ring = [*ragged.tolist(), [399.99, 300.0], [0.0, 300.0], ragged[0].tolist()]
+    region = {"type": "Polygon", "coordinates": [ring]}
+    assert len(ring) > 40_000
+    (less,) = ada.edit(action="erase", geometry=region, line=[[200.0, 250.0]], radius=10.0)["parts"]
+    areas = [shapely.geometry.shape(one).area for one in (region, less)]
+    assert areas[0] - areas[1] == pytest.approx(np.pi * 10**2, rel=0.05)
+    assert ada.post(verdict="redrawn", index=0, geometry=less)["regions"]["0"]["verdict"] == "redrawn"
+
+
+def test_a_stroke_to_and_fro_is_painted_and_a_tangle_is_refused(ada: Reviewing) -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 2, (4000, 2)), axis=0)
+    line = (np.clip(walk, -90, 90) + 150).round(2)
+    begun = time.process_time()
+    (part,) = ada.edit(action="add", line=line.tolist(), radius=24)["parts"]
+    assert time.process_time() - begun < 5  # a minute and more, where all of it was surrounded at once
+    painted = shapely.union_all(shapely.buffer(shapely.points(line), 24))
+    assert shapely.geometry.shape(part).symmetric_difference(painted).area < 0.02 * painted.area
+    anywhere = np.random.default_rng(0).uniform(0, 300, (4000, 2)).round(2).tolist()
+    whole = square(0, 0, 300, 300)
+    combs = [shapely.box(10, y, 290, y + 0.5) for y in range(0, 290)]
+    across = [shapely.affinity.rotate(one, 90, origin=(150, 150)) for one in combs]
+    comb, other = (dict(shapely.geometry.mapping(shapely.MultiPolygon(one))) for one in (combs, across))
+    for body in (
+        {"action": "add", "line": anywhere, "radius": 0.5},
+        {"action": "split", "geometry": whole, "line": anywhere},
+        {"action": "erase", "geometry": comb, "other": other},
+    ):
+        begun = time.process_time()
+        assert "too often" in ada.edit(code=400, **body)["error"]
+        assert time.process_time() - begun < 5
+    for far in (1e300, "NaN", "1e999"):
+        body = json.dumps({"action": "add", "line": [[5, "FAR"], [9, 9]]}).replace('"FAR"', str(far))
+        answer = ada.http.post(f"{ada.base}/edit", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, answer.text
 
 
 def test_names_are_text_and_lead_nowhere(ada: Reviewing, tmp_path: Path) -> None:

@@ -162,10 +162,10 @@ def import_(
     reviewer: Annotated[str, typer.Option(help="Name of who made the changes.")],
     reviews: ReviewsOption = None,
     accept_unchanged: Annotated[
-        bool, typer.Option("--accept-unchanged", help="Accept regions that are as in the results.")
+        bool, typer.Option("--accept-unchanged", help="Accept regions that were not changed.")
     ] = False,
     reject_missing: Annotated[
-        bool, typer.Option("--reject-missing", help="Reject regions of the results that FILE lacks.")
+        bool, typer.Option("--reject-missing", help="Reject regions that were deleted from FILE.")
     ] = False,
 ) -> int:
     """Add what was changed in QuPath to the review of a slide.
@@ -198,7 +198,7 @@ def import_(
         lines.append(f"{edits.unclassified} without a class, or new ones of class Ignore*, are left out")
     if edits.missing and not reject_missing:
         lines.append(
-            f"{edits.missing} regions of the results are not in the file; "
+            f"{edits.missing} regions are not in the file; "
             "--reject-missing rejects them, as for regions that were deleted in QuPath"
         )
     say("\n  ".join(lines))

@@ -18,6 +18,8 @@ from typing import Literal
 
 # Positions closer than this to a whole pixel count as whole (1e-6 of a pixel is far below any reader).
 WHOLE_TOLERANCE = 1e-6
+# Coordinates beyond this, in l0 pixels, belong to no slide.
+MOST_L0 = 1e8
 
 Origin = Literal["bounds", "level0"]
 """Start of the coordinates in a file with outlines: the slide's bounds, as in QuPath, or l0 (0, 0)."""

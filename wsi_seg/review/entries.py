@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from shapely import MultiPolygon, Polygon
 
 from wsi_seg.annotations.annotation import polygonal_part
 from wsi_seg.core.errors import UsageError
-from wsi_seg.core.geometry import Size
+from wsi_seg.core.geometry import MOST_L0, Size
 from wsi_seg.exporters.placed import GRID
 
 Verdict = Literal["accepted", "rejected", "relabeled", "redrawn", "added", "reviewed-area", "revoked"]
@@ -36,12 +37,19 @@ MARKED: tuple[Verdict, ...] = ("accepted", *CORRECTED)
 
 MOST_NAME = 100
 MOST_COMMENT = 2000
-# Corners of an outline that somebody draws; outlines of results may have more.
-MOST_CORNERS = 20_000
+# Corners of an outline that somebody changes: as many as a connected region of 25 mm² has in the results of the
+# bundled model. An edit of it takes seconds. Outlines of results may have more.
+MOST_CORNERS = 200_000
+# Corners beyond which an outline is looked at for edges near each other before anything else is done with it.
+MANY_CORNERS = 20_000
 # Of an outline that crosses itself, corners, and pairs of edges near each other besides those of neighbors:
 # making it valid takes time and memory for each crossing.
 MOST_TANGLED_CORNERS = 5000
 MOST_PAIRS = 10_000
+# Pairs for each corner: three of traced outlines, where an edge is near itself and its neighbors.
+PAIRS_PER_CORNER = 4
+# Of coordinates on the grid.
+DECIMALS = round(-math.log10(GRID))
 # Edges that are looked at together.
 EDGES = 256
 
@@ -151,8 +159,7 @@ def later_than(times: Iterable[datetime]) -> datetime:
 
 def geometry_hash(shape: Polygon | MultiPolygon) -> str:
     """Return a SHA-256 of an outline, l0 pixels on the grid of our GeoJSON, wherever its rings begin."""
-    decimals = round(-math.log10(GRID))
-    rounded = shapely.transform(shape, lambda xy: np.round(xy, decimals) + 0.0)
+    rounded = shapely.transform(shape, lambda xy: np.round(xy, DECIMALS) + 0.0)
     return hashlib.sha256(shapely.to_wkb(shapely.normalize(rounded), byte_order=1)).hexdigest()
 
 
@@ -177,15 +184,23 @@ def drawn_shape(geometry: Any, size: Size) -> Polygon | MultiPolygon:
     corners = int(shapely.get_num_coordinates(shape))
     if corners > MOST_CORNERS:
         raise UsageError(f"geometry: has {corners:,} corners, at most {MOST_CORNERS:,}; draw it coarser")
-    if not shapely.is_valid(shape) and (
-        corners > MOST_TANGLED_CORNERS or _is_tangle(shape, MOST_PAIRS + 4 * corners)
+    if corners and not np.all(np.abs(shapely.get_coordinates(shape)) <= MOST_L0):
+        raise UsageError(f"geometry: reaches beyond {MOST_L0:g} pixels; draw it on the slide")
+    most = MOST_PAIRS + PAIRS_PER_CORNER * corners
+    if (corners > MANY_CORNERS and near_pairs_exceed(shape, shape, 2 * most)) or (
+        not shapely.is_valid(shape)
+        and (corners > MOST_TANGLED_CORNERS or near_pairs_exceed(shape, shape, most))
     ):
         raise UsageError(f"geometry: its {corners:,} edges cross each other too often; draw it again")
-    return snapped(shapely.intersection(_area(shape), shapely.box(0, 0, size.width, size.height)))
+    whole = shapely.box(0, 0, size.width, size.height)
+    return snapped(shape if shapely.covers(whole, shape) else shapely.intersection(_area(shape), whole))
 
 
 def snapped(shape: shapely.Geometry) -> Polygon | MultiPolygon:
     """Return the area of a shape on the grid of our GeoJSON, valid; UsageError where nothing is left."""
+    xy = shapely.get_coordinates(shape)
+    if len(xy) and shapely.is_valid(shape) and np.array_equal(xy, np.round(xy, DECIMALS)):
+        return _area(shape)  # as it was; to snap 100,000 corners again would take seconds
     return _area(shapely.set_precision(_area(shape), GRID, mode="valid_output"))
 
 
@@ -196,15 +211,20 @@ def _area(shape: shapely.Geometry) -> Polygon | MultiPolygon:
     return area
 
 
-def _is_tangle(shape: Polygon | MultiPolygon, most: int) -> bool:
-    """Return whether more than `most` pairs of edges might meet; it stops counting there."""
-    rings = shapely.get_rings(shapely.get_parts(shape))
-    xy, ring = shapely.get_coordinates(rings, return_index=True)
-    same = np.flatnonzero(ring[:-1] == ring[1:])
-    edges = np.asarray(shapely.linestrings(np.stack([xy[same], xy[same + 1]], axis=1)), object)
-    tree, pairs = shapely.STRtree(edges), 0
+def near_pairs_exceed(one: shapely.Geometry, other: shapely.Geometry, most: int) -> bool:
+    """Return whether more than `most` pairs of edges of two shapes or lines might meet; it stops there."""
+    edges, tree, pairs = _edges_of(one), shapely.STRtree(_edges_of(other)), 0
     for at in range(0, len(edges), EDGES):
         pairs += tree.query(edges[at : at + EDGES]).shape[1]
         if pairs > most:
             return True
     return False
+
+
+def _edges_of(shape: shapely.Geometry) -> NDArray[np.object_]:
+    """Return each edge of polygons or lines as a line, (n,)."""
+    parts = shapely.get_parts(shape)
+    lines = parts if shapely.get_dimensions(shape) == 1 else shapely.get_rings(parts)
+    xy, line = shapely.get_coordinates(lines, return_index=True)
+    same = np.flatnonzero(line[:-1] == line[1:])
+    return np.asarray(shapely.linestrings(np.stack([xy[same], xy[same + 1]], axis=1)), object)

@@ -11,7 +11,7 @@ import gzip
 import json
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.files import atomic_path, read_plain
 from wsi_seg.core.geometry import Origin
 from wsi_seg.exporters.placed import GRID, ID_NAMESPACE, origin_l0
-from wsi_seg.review.entries import ReviewEntry, Verdict, geometry_hash, snapped
+from wsi_seg.review.entries import MARKED, ReviewEntry, Verdict, geometry_hash, snapped
 from wsi_seg.review.results import ReviewedResults, group_named, region_id, region_values
 from wsi_seg.review.state import ReviewState
 
@@ -136,7 +136,7 @@ class Edits:
     unclassified: int = 0
     """New annotations without a class, or to be ignored: left out."""
     missing: int = 0
-    """Regions of the results that the file does not hold."""
+    """Regions that the file does not hold: of the results, or of the review where the file is one."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,10 @@ def read_edits(
         reviewed: the results.
         state: of the review so far.
         reviewer: of the new entries.
-        accept_unchanged: regions that are as in the results were looked at and are right.
-        reject_missing: regions of the results that the file lacks were deleted, so they are rejected.
+        accept_unchanged: regions that nobody changed were looked at and are right, as the results or, in a
+            file that is an exported review, other reviewers have them.
+        reject_missing: regions that the file lacks were deleted, so they are rejected: those of the results,
+            or in an exported review, which holds no others, those with a verdict.
 
     Raises:
         MaskError: the file cannot be read, or is damaged.
@@ -180,12 +182,11 @@ def read_edits(
     """
     document = _document(path)
     _check_slide(document, path, reviewed)
-    comparison = _Comparison(path, reviewed, state, accept_unchanged)
+    comparison = _Comparison(path, reviewed, state, reviewer, accept_unchanged)
     base = {"slide": reviewed.slide.fingerprint, "model": reviewed.model, "reviewer": reviewer}
     edits = Edits()
-    seen = set()
-    for drawn in _drawn(document, path, reviewed):
-        seen.add(comparison.index.get(drawn.id))
+    annotations = list(_drawn(document, path, reviewed))
+    for drawn in annotations:
         values = comparison.values_of(drawn)
         if values is not None:
             edits.entries.append(state.new_entry(**base, **values))
@@ -193,12 +194,11 @@ def read_edits(
             edits.unclassified += 1
         else:
             edits.unchanged += 1
-    missing = [i for i in range(len(reviewed.regions.ids)) if i not in seen]
+    missing = comparison.missing(annotations)
     edits.missing = len(missing)
-    for i in missing if reject_missing else ():
-        values = {**region_values(reviewed.regions, i), "verdict": "rejected"}
-        if not _is_said(state, values):
-            edits.entries.append(state.new_entry(**base, **values))
+    if reject_missing:
+        rejected = (values for values in missing if not comparison.is_said(values, by_anybody=False))
+        edits.entries += [state.new_entry(**base, **values) for values in rejected]
     return edits
 
 
@@ -246,9 +246,10 @@ class _Comparison:
     """Comparison of the annotations of a file with results and review."""
 
     def __init__(
-        self, path: Path, reviewed: ReviewedResults, state: ReviewState, accept_unchanged: bool
+        self, path: Path, reviewed: ReviewedResults, state: ReviewState, reviewer: str, accept_unchanged: bool
     ) -> None:
-        self._path, self._reviewed, self._state, self._accept = path, reviewed, state, accept_unchanged
+        self._path, self._reviewed, self._state = path, reviewed, state
+        self._reviewer, self._accept = reviewer, accept_unchanged
         regions = reviewed.regions
         self.index = {_uuid(region_id(regions, i)): i for i in range(len(regions.ids))}
         """Number of each region of the results by its id in files."""
@@ -258,18 +259,42 @@ class _Comparison:
         """Return the values of the entry that an annotation amounts to; None where it says nothing new."""
         if is_named(drawn.label, (AREA,)):
             return self._area(drawn)
-        facts = self._facts(drawn)
+        facts = self._facts(drawn.id)
         if facts is None:
             if drawn.label is None or is_named(drawn.label, (IGNORE,)):
                 return None
             name = self._class_of(drawn, None)
             return {"verdict": "added", "region": drawn.id, "class_name": name, "geometry": drawn.shape}
         values = self._judged(drawn, facts)
-        return None if values is None or _is_said(self._state, values) else values
+        # An exported review that is as it was says what others said; what differs from results is one's own.
+        by_anybody = drawn.verdict is not None and not self._accept
+        return None if values is None or self.is_said(values, by_anybody) else values
 
-    def _facts(self, drawn: _Drawn) -> dict[str, Any] | None:
-        """Return what is known of the region of this id; None where there is none."""
-        index, final = self.index.get(drawn.id), self._decided.get(drawn.id)
+    def missing(self, annotations: Sequence[_Drawn]) -> list[dict[str, Any]]:
+        """Return the values of entries that reject what a file lacks, see `read_edits`."""
+        seen = {drawn.id for drawn in annotations}
+        if any(drawn.verdict for drawn in annotations):  # an exported review
+            ids = [region for region, final in self._decided.items() if final.verdict in MARKED]
+        else:
+            ids = list(self.index)
+        known = (self._facts(identity) for identity in ids if identity not in seen)
+        return [{**facts, "verdict": "rejected"} for facts in known if facts is not None]
+
+    def is_said(self, values: dict[str, Any], by_anybody: bool) -> bool:
+        """Return whether a region has the same class and outline by what decides, or by the reviewer."""
+        decision = self._state.decisions.get(values["region"])
+        if decision is None:
+            return False
+        own = [entry for entry in decision.entries if entry.reviewer == self._reviewer]
+        said = decision.final if by_anybody else own[-1] if own else None
+        if said is None or said.class_name != values.get("class_name"):
+            return False
+        rejected = values["verdict"] == "rejected"
+        return rejected or geometry_hash(_shape(said)) == geometry_hash(values["geometry"])
+
+    def _facts(self, identity: str) -> dict[str, Any] | None:
+        """Return what is known of the region of an id; None where there is none."""
+        index, final = self.index.get(identity), self._decided.get(identity)
         if index is not None:
             return region_values(self._reviewed.regions, index)
         if final is None:
@@ -316,17 +341,6 @@ class _Comparison:
             "geometry": drawn.shape,
             "supersedes": tuple(area.entry for area in before),
         }
-
-
-def _is_said(state: ReviewState, values: dict[str, Any]) -> bool:
-    """Return whether what decides on a region now has the same class and outline."""
-    decision = state.decisions.get(values["region"])
-    if decision is None:
-        return False
-    final = decision.final
-    same_class = final.class_name == values.get("class_name")
-    rejected = values["verdict"] == "rejected"
-    return same_class and (rejected or geometry_hash(_shape(final)) == geometry_hash(values["geometry"]))
 
 
 def _shape(entry: ReviewEntry) -> Polygon | MultiPolygon:

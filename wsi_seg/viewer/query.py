@@ -10,12 +10,11 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from wsi_seg.core.geometry import MOST_L0
 from wsi_seg.viewer.responses import Refused
 
 # Most screen pixels along a side of what one request asks for: more than any screen has.
 MOST_SCREEN = 16_384
-# Coordinates beyond this, in l0 pixels, belong to no slide.
-MOST_L0 = 1e8
 MOST_SCALE = 1e6
 MOST_CODES = 256
 

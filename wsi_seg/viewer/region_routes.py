@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from wsi_seg.core.classes import ClassGroup
+from wsi_seg.core.geometry import MOST_L0
 from wsi_seg.exporters.geojson import write_geojson
 from wsi_seg.maps.maps import Maps
 from wsi_seg.regions.polygons import iter_regions
@@ -48,7 +49,7 @@ def _kept(request: Request, result: OpenResult, make: Callable[[], str]) -> Resp
 
 def _region_at(state: ViewerState, request: Request) -> Response:
     result, params = state.asked(request), request.query_params
-    x, y = (query.number(params, name, -query.MOST_L0, query.MOST_L0) for name in ("x", "y"))
+    x, y = (query.number(params, name, -MOST_L0, MOST_L0) for name in ("x", "y"))
     regions = result.outlines().regions
     index = regions.at(x, y)
     if index is None:

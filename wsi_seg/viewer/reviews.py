@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import shapely
@@ -16,6 +16,7 @@ from shapely import MultiPolygon, Polygon
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import UsageError
+from wsi_seg.core.geometry import MOST_L0
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.results.region_files import Regions
 from wsi_seg.review.carry import Carried, CarriedReview, RegionKeys, carry_over
@@ -35,6 +36,7 @@ first, or by class and then largest first."""
 MOST_ACCEPTED = 5000
 # Points of a stroke of the brush, or of a line that splits.
 MOST_POINTS = 5000
+Coordinate = Annotated[float, Field(ge=-MOST_L0, le=MOST_L0)]
 # Results of which what is known of regions and reviews is held.
 MOST_HELD = 8
 
@@ -70,14 +72,14 @@ class UndoRequest(BaseModel):
 class EditRequest(BaseModel):
     """An edit of an outline; nothing is stored."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     action: Literal["add", "erase", "split"]
     geometry: dict[str, Any] | None = None
     """GeoJSON of the outline in l0 pixels; None: of nothing yet, to be added to."""
     other: dict[str, Any] | None = None
     """GeoJSON of what is added or erased; else what a brush along `line` covers."""
-    line: list[tuple[float, float]] = Field([], max_length=MOST_POINTS)
+    line: list[tuple[Coordinate, Coordinate]] = Field([], max_length=MOST_POINTS)
     """l0 pixels: the way of the brush, or the line that splits."""
     radius: float = Field(1.0, gt=0, le=1e5)
     """Of the brush, l0 pixels."""

@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from wsi_seg.viewer.responses import error_reply
 
 MOST_BODY = 64 * 1024
-# Of what is drawn in a review.
-MOST_REVIEW_BODY = 2**20
+# Of what is drawn in a review: outlines of `MOST_CORNERS` in `wsi_seg.review.entries`.
+MOST_REVIEW_BODY = 8 * 2**20
 REVIEW = re.compile(r"/api/slides/[0-9a-f]+/review(/\w+)?")
 MOST_ADDRESS = 4096
 REPORT = re.compile(r"/api/slides/[0-9a-f]+/report\.html")
