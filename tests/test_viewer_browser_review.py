@@ -229,3 +229,142 @@ def test_what_is_drawn_on_a_turned_slide_lies_where_it_was_drawn(viewer: Viewer,
     assert area_of(whole.geometry) == pytest.approx(area_of(added.geometry))
     keys.press("u")
     viewer.until("wsiSegScreen.reviewing.review.drawn.length === 0 && !wsiSegScreen.reviewing.busy")
+
+
+def other_tab(browser: Browser, reviewed: Reviewed, name: str) -> Any:
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    page = Viewer(context.new_page(), reviewed.address)
+    page.open(page.identity("made"))
+    page.page.get_by_label("Reviewer").fill(name)
+    page.page.get_by_label("Reviewer").press("Enter")
+    return page
+
+
+IDLE = "!wsiSegScreen.reviewing.busy"
+
+
+def test_verdicts_of_others_are_seen_without_loading_the_page(
+    viewer: Viewer, browser: Browser, reviewed: Reviewed
+) -> None:
+    """Two people at once: what one has said is on the other's screen, and both have the same progress."""
+    viewer.page.get_by_label("Reviewer").fill("Dan")
+    viewer.page.get_by_label("Reviewer").press("Enter")
+    other = other_tab(browser, reviewed, "Eve")
+
+    def judge(one: Viewer, index: int, key: str) -> None:
+        choose = f"() => wsiSegScreen.reviewing.select({{index: {index}}}, 'tumor')"
+        one.page.evaluate(f"wsiSegScreen.reviewing.attempt({choose})")
+        one.until(f"wsiSegScreen.reviewing.selected?.target.index === {index}")
+        one.page.keyboard.press(key)
+        one.until(f"{IDLE} && wsiSegScreen.reviewing.review.reviewer === "
+                  f"wsiSegScreen.reviewing.review.verdicts.get({index})?.reviewer")  # fmt: skip
+
+    judge(other, 5, "x")
+    judge(viewer, 4, "a")  # its answer says that there was something before
+    viewer.until("wsiSegScreen.reviewing.review.verdicts.get(5)?.reviewer === 'Eve'")
+    # Who only looks sees it a few seconds later.
+    other.until("wsiSegScreen.reviewing.review.verdicts.get(4)?.reviewer === 'Dan'")
+    counts = [
+        one.page.locator(".review [role=status]").first.inner_text().split(",")[0] for one in (viewer, other)
+    ]
+    assert counts[0] == counts[1]
+    for one in (viewer, other):
+        one.page.keyboard.press("u")
+        one.until(IDLE)
+    assert other.problems == []
+    other.page.context.close()
+
+
+def test_what_is_drawn_is_not_lost_and_is_undone_by_steps(viewer: Viewer, reviewed: Reviewed) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    page.get_by_label("Reviewer").fill("Fay")
+    page.get_by_label("Reviewer").press("Enter")
+    x0, y0, x1, y1 = RECTANGLES[4]
+    viewer.open(viewer.identity("made"), at=f"{(x0 + x1) / 2},{(y0 + y1) / 2},1")
+    page.get_by_label("Reviewer").wait_for()
+    keys.press("t")
+    said(viewer, "Region")
+    keys.press("b")
+    keys.press("n")  # nothing was changed, so nothing is lost
+    viewer.until(f"{IDLE} && !wsiSegScreen.reviewing.drawing")
+    viewer.open(viewer.identity("made"), at=f"{(x0 + x1) / 2},{(y0 + y1) / 2},1")
+    viewer.settle()
+    keys.press("t")
+    viewer.until(f"{IDLE} && wsiSegScreen.reviewing.selected !== null")
+    keys.press("b")
+    area = "JSON.stringify(wsiSegScreen.reviewing.tools.draft.geometry)"
+    shapes = [page.evaluate(area)]
+    stored = len(reviewed.state().decisions)
+    for step in (1, 2):
+        drag(viewer, (x1, y0 + 60 * step), (x1 + 60, y0 + 60 * step))
+        viewer.until(f"{IDLE} && wsiSegScreen.reviewing.before.length === {step}")
+        shapes.append(page.evaluate(area))
+    assert len(set(shapes)) == 3
+    for key in ("n", "p", "a", "x", "PageDown", "w", "Delete"):
+        keys.press(key)
+        viewer.until(IDLE)
+        viewer.until("document.getElementById('message').textContent.startsWith('The outline is not saved')")
+        page.evaluate("document.getElementById('message').textContent = ''")
+        assert page.evaluate(area) == shapes[2], key
+    for key, shape in (("u", shapes[1]), ("u", shapes[0]), ("y", shapes[1]), ("y", shapes[2])):
+        keys.press(key)
+        viewer.until(IDLE)
+        assert page.evaluate(area) == shape, key
+    assert len(reviewed.state().decisions) == stored, "undo took back a verdict and not the stroke"
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.evaluate("setTimeout(() => location.reload(), 0)")
+    viewer.until("wsiSegScreen.reviewing.drawing")
+    page.wait_for_timeout(300)
+    assert asked == ["beforeunload"] and page.evaluate(area) == shapes[2]
+    keys.press("Escape")
+    viewer.until("!wsiSegScreen.reviewing.drawing")
+
+
+def test_verdicts_and_areas_from_before_the_page_was_loaded_are_taken_back(
+    viewer: Viewer, reviewed: Reviewed
+) -> None:
+    """A reviewed area by mistake would teach a model that all in it is background."""
+    page, keys = viewer.page, viewer.page.keyboard
+    page.get_by_label("Reviewer").fill("Gil")
+    page.get_by_label("Reviewer").press("Enter")
+    x0, y0, x1, y1 = RECTANGLES[3]
+    place = f"{(x0 + x1) / 2},{(y0 + y1) / 2},1"
+    viewer.open(viewer.identity("made"), at=place)
+    viewer.settle()
+
+    def mine() -> list[str]:
+        state = reviewed.state()
+        entries = [*state.areas, *(one.final for one in state.decisions.values())]
+        return sorted(entry.verdict for entry in entries if entry.reviewer == "Gil")
+
+    page.get_by_label("and accept regions there").uncheck()
+    keys.press("t")
+    viewer.until(f"{IDLE} && wsiSegScreen.reviewing.selected !== null")
+    keys.press("x")
+    viewer.until(IDLE)
+    keys.press("g")
+    viewer.until(IDLE)
+    assert mine() == ["rejected", "reviewed-area"]
+    page.reload()
+    page.get_by_label("Reviewer").wait_for()
+    viewer.settle()
+    keys.press("Delete")  # nothing is selected
+    viewer.until(IDLE)
+    assert mine() == ["rejected"]
+    keys.press("t")
+    viewer.until(f"{IDLE} && wsiSegScreen.reviewing.selected !== null")
+    page.get_by_role("button", name="Take back").click()
+    viewer.until(IDLE)
+    assert mine() == []
+    keys.press("u")
+    viewer.until(IDLE)
+    assert mine() == ["rejected"]
+    keys.press("u")
+    keys.press("u")  # nothing more
+    viewer.until(IDLE)
+    assert mine() == ["rejected", "reviewed-area"]
+    for _ in range(2):
+        keys.press("y")
+        viewer.until(IDLE)
+    assert mine() == []

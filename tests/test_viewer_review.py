@@ -120,6 +120,7 @@ def test_verdicts_are_shown_and_taken_back(ada: Reviewing, out: Path, tmp_path: 
     assert relabeled["regions"]["0"] == {
         "verdict": "relabeled", "class_name": "stroma", "reviewer": "Ada", "comment": "", "disputed": False,
         "entry": relabeled["entries"][0], "geometry": None, "iou": 1.0, "bbox": boxes(ada)[0],
+        "at": [100.0, 80.0],
     }  # fmt: skip
     undone = ada.undo(*relabeled["entries"])
     assert undone["regions"]["0"]["verdict"] == "accepted" and undone["regions"]["0"]["comment"] == "fine"
@@ -176,6 +177,39 @@ def test_two_reviewers_are_disputed_and_take_back_only_their_own(ada: Reviewing)
     assert second["regions"]["3"]["disputed"] and second["progress"]["reviewers"] == ["Ada", "Bob"]
     assert "only its reviewer" in ada.undo(*first["entries"], code=409, reviewer="Bob")["error"]
     assert ada.undo(*second["entries"], reviewer="Bob")["regions"]["3"]["verdict"] == "accepted"
+
+
+def test_an_area_of_a_second_reviewer_agrees_with_what_stands_there(ada: Reviewing) -> None:
+    """Else two who agree on a region that one of them judged by itself would differ about it."""
+    ada.post(verdict="accepted", index=0)
+    ada.post(verdict="rejected", index=1)
+    everything = square(0, 0, 400, 300)
+    area: dict[str, Any] = {"verdict": "reviewed-area", "geometry": everything, "accept_rest": True}
+    assert len(ada.post(**area)["entries"]) == 1 + 2
+    found = ada.post(**area, reviewer="Bob")
+    assert len(found["entries"]) == 1 + 3  # not the rejected one
+    assert len(ada.post(**area, reviewer="Bob")["entries"]) == 1
+
+
+def test_what_others_say_is_told_by_the_count_of_entries(ada: Reviewing) -> None:
+    first = ada.post(verdict="accepted", index=0)
+    assert (first["before"], first["count"]) == (0, 1)
+    other = ada.post(verdict="rejected", index=1, reviewer="Bob")
+    assert (other["before"], other["count"]) == (1, 2)
+    assert ada.http.get(ada.base, params={"count": 2}).json() == {"count": 2}
+    assert set(ada.http.get(ada.base, params={"count": 1}).json()["regions"]) == {"0", "1"}
+    assert ada.http.get(ada.base, params={"count": "x"}).status_code == 400
+
+
+def test_the_sign_of_a_verdict_lies_in_its_region(ada: Reviewing) -> None:
+    crescent = shapely.box(20, 20, 180, 140) - shapely.box(20, 30, 170, 130)
+    drawn = dict(shapely.geometry.mapping(crescent))
+    shown = ada.post(verdict="redrawn", index=0, geometry=drawn)["regions"]["0"]
+    assert crescent.contains(shapely.Point(shown["at"]))
+    assert not crescent.contains(crescent.centroid)
+    assert shapely.box(*DARK[1]).contains(
+        shapely.Point(ada.post(verdict="accepted", index=1)["regions"]["1"]["at"])
+    )
 
 
 def test_outlines_are_edited(ada: Reviewing) -> None:
@@ -323,8 +357,10 @@ def test_a_stroke_to_and_fro_is_painted_and_a_tangle_is_refused(ada: Reviewing) 
         assert "too often" in ada.edit(code=400, **body)["error"]
         assert time.process_time() - begun < 5
     for far in (1e300, "NaN", "1e999"):
-        body = json.dumps({"action": "add", "line": [[5, "FAR"], [9, 9]]}).replace('"FAR"', str(far))
-        answer = ada.http.post(f"{ada.base}/edit", content=body, headers={"Content-Type": "application/json"})
+        content = json.dumps({"action": "add", "line": [[5, "FAR"], [9, 9]]}).replace('"FAR"', str(far))
+        answer = ada.http.post(
+            f"{ada.base}/edit", content=content, headers={"Content-Type": "application/json"}
+        )
         assert answer.status_code == 400, answer.text
 
 

@@ -37,7 +37,7 @@ MARKED: tuple[Verdict, ...] = ("accepted", *CORRECTED)
 
 MOST_NAME = 100
 MOST_COMMENT = 2000
-# Corners of an outline that somebody changes: as many as a connected region of 25 mm² has in the results of the
+# Corners of an outline that somebody changes: a connected region of 25 mm² has as many in the results of the
 # bundled model. An edit of it takes seconds. Outlines of results may have more.
 MOST_CORNERS = 200_000
 # Corners beyond which an outline is looked at for edges near each other before anything else is done with it.

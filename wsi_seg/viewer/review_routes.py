@@ -1,13 +1,14 @@
 """Reviews from the browser, only where `--allow-review` was given.
 
-GET  /api/slides/{id}/review            {regions: verdicts by number, drawn: added ones, areas, progress,
-                                        notes}
+GET  /api/slides/{id}/review?count=     {regions: verdicts by number, drawn: added ones, areas, progress,
+                                        notes, count: of entries}; {count} where it is the one that is given
 GET  /api/slides/{id}/review/next?order=uncertainty|threshold|size|class&after=&step=1|-1&group=&all=0|1
                                         {index, place, total, bbox}: what to look at next
 GET  /api/slides/{id}/review/outline?index=&v=
                                         {geometry, bbox}: the whole outline of a region
 POST /api/slides/{id}/review/edit       an `EditRequest` → {parts}: brush, eraser, holes, splitting, merging
-POST /api/slides/{id}/review?v=         a `VerdictRequest` → 201 {entries: their ids, and what has changed}
+POST /api/slides/{id}/review?v=         a `VerdictRequest` → 201 {entries: their ids, before: count of entries
+                                        before them, and what they have changed}
 POST /api/slides/{id}/review/undo       an `UndoRequest` → the same; an undo of an undo is a redo
 
 What is answered with 201 is on the disk. `v` is the version of the results whose region is meant by its
@@ -25,16 +26,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from wsi_seg.viewer import query
+from wsi_seg.viewer.outline_edits import EditRequest, edit
 from wsi_seg.viewer.responses import Refused, json_reply
-from wsi_seg.viewer.reviews import (
-    EditRequest,
-    Order,
-    Reviews,
-    UndoRequest,
-    VerdictRequest,
-    edit,
-    outline,
-)
+from wsi_seg.viewer.reviews import Order, Reviews, UndoRequest, VerdictRequest, outline
 from wsi_seg.viewer.state import ViewerState
 
 BASE = "/api/slides/{id}/review"
@@ -51,7 +45,9 @@ def review_routes(state: ViewerState, reviews: Reviews) -> list[Route]:
         return endpoint
 
     def show(request: Request) -> Response:
-        return json_reply(reviews.show(state.asked(request)))
+        count = request.query_params.get("count")
+        known = query.whole("count", count, 0, 10**9 - 1) if count else None
+        return json_reply(reviews.show(state.asked(request), known))
 
     def follow(request: Request) -> Response:
         params = request.query_params

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import shapely
@@ -16,11 +16,9 @@ from shapely import MultiPolygon, Polygon
 
 from wsi_seg.core.classes import ClassGroup
 from wsi_seg.core.errors import UsageError
-from wsi_seg.core.geometry import MOST_L0
 from wsi_seg.core.lru import LRUCache
 from wsi_seg.results.region_files import Regions
 from wsi_seg.review.carry import Carried, CarriedReview, RegionKeys, carry_over
-from wsi_seg.review.editing import brush, divided, united, without
 from wsi_seg.review.entries import CORRECTED, ReviewEntry, Reviewer, drawn_shape, own_region, snapped
 from wsi_seg.review.results import group_named, nameable, region_values
 from wsi_seg.review.state import Decision, ReviewState, fold
@@ -34,9 +32,6 @@ first, or by class and then largest first."""
 
 # Regions without a verdict that one reviewed area may accept at once.
 MOST_ACCEPTED = 5000
-# Points of a stroke of the brush, or of a line that splits.
-MOST_POINTS = 5000
-Coordinate = Annotated[float, Field(ge=-MOST_L0, le=MOST_L0)]
 # Results of which what is known of regions and reviews is held.
 MOST_HELD = 8
 
@@ -69,22 +64,6 @@ class UndoRequest(BaseModel):
     entries: list[str] = Field(min_length=1, max_length=MOST_ACCEPTED + 1)
 
 
-class EditRequest(BaseModel):
-    """An edit of an outline; nothing is stored."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    action: Literal["add", "erase", "split"]
-    geometry: dict[str, Any] | None = None
-    """GeoJSON of the outline in l0 pixels; None: of nothing yet, to be added to."""
-    other: dict[str, Any] | None = None
-    """GeoJSON of what is added or erased; else what a brush along `line` covers."""
-    line: list[tuple[Coordinate, Coordinate]] = Field([], max_length=MOST_POINTS)
-    """l0 pixels: the way of the brush, or the line that splits."""
-    radius: float = Field(1.0, gt=0, le=1e5)
-    """Of the brush, l0 pixels."""
-
-
 @dataclass(frozen=True)
 class _Standing:
     """A review as it stands for some results."""
@@ -105,14 +84,20 @@ class Reviews:
         self._standings: LRUCache[_Standing] = LRUCache(MOST_HELD)
         self._orders: LRUCache[NDArray[np.intp]] = LRUCache(MOST_HELD)
 
-    def show(self, result: OpenResult) -> dict[str, Any]:
+    def show(self, result: OpenResult, known: int | None = None) -> dict[str, Any]:
         """Return the whole review of a result in the words of the API.
+
+        Args:
+            result: whose review is shown.
+            known: entries that a page has seen; where there are no others, their count alone is returned.
 
         Raises:
             Refused: 404, it has no regions; 409, its run is not finished.
             OutputError: regions or journals are damaged.
         """
         regions, standing = _regions(result), self._standing(result)
+        if known == len(standing.entries):
+            return {"count": known}
         verdicts = {str(i): _verdict(one, regions, i) for i, one in sorted(standing.carried.verdicts.items())}
         return {**_rest(standing, regions), "regions": verdicts}
 
@@ -196,7 +181,8 @@ class Reviews:
             if old.get(i) != new.get(i)
         }
         rest = _rest(after, regions)
-        return {**rest, "regions": changed, "entries": [entry.entry for entry in entries]}
+        ids = [entry.entry for entry in entries]
+        return {**rest, "regions": changed, "entries": ids, "before": len(before.entries)}
 
     def _standing(self, result: OpenResult) -> _Standing:
         regions = _regions(result)
@@ -255,34 +241,6 @@ class Reviews:
         return state.new_entry(**base, **facts, verdict="accepted", class_name=facts["region_class"])
 
 
-def edit(result: OpenResult, asked: EditRequest) -> dict[str, Any]:
-    """Return the parts that an edit of an outline gives, as GeoJSON; several only where it was split.
-
-    Raises:
-        Refused: 400, the request does not fit together, or nothing is left.
-    """
-    size = result.facts.slide.size
-    try:
-        shape = None if asked.geometry is None else drawn_shape(asked.geometry, size)
-        if asked.action == "split":
-            if shape is None or len(asked.line) < 2:
-                raise Refused(400, "split needs a geometry and a line of two points or more")
-            parts = divided(shape, asked.line)
-        else:
-            if (asked.other is None) != bool(asked.line):
-                raise Refused(400, f"{asked.action} needs either other or a line")
-            other = brush(asked.line, asked.radius) if asked.line else drawn_shape(asked.other, size)
-            if shape is None and asked.action == "erase":
-                raise Refused(400, "erase needs a geometry")
-            parts = [
-                without(shape, other) if shape is not None and asked.action == "erase"
-                else united(shape if shape is not None else other, other, size)
-            ]  # fmt: skip
-    except UsageError as error:
-        raise Refused(400, str(error)) from error
-    return {"parts": [shapely.geometry.mapping(part) for part in parts]}
-
-
 def outline(result: OpenResult, index: int) -> dict[str, Any]:
     """Return the whole outline of a region of the results as GeoJSON in l0 pixels; Refused, 404, without."""
     regions = _regions(result)
@@ -338,10 +296,15 @@ def _facts(
 
 
 def _undecided_in(area: ReviewEntry, regions: Regions, standing: _Standing) -> list[int]:
-    """Return the regions without a verdict whose inner point lies in an area."""
+    """Return the regions without a verdict whose inner point lies in an area.
+
+    Those that others have accepted count, too: else the reviewer would say that there is background.
+    """
     assert area.geometry is not None
-    near = regions.in_box(area.geometry.bounds)
-    free = np.array([i for i in near.tolist() if i not in standing.carried.verdicts], np.intp)
+    verdicts, near = standing.carried.verdicts, regions.in_box(area.geometry.bounds).tolist()
+    free = np.array(
+        [i for i in near if i not in verdicts or _others_accept(verdicts[i], area.reviewer)], np.intp
+    )
     points = shapely.point_on_surface(regions.shapes[free])
     shapely.prepare(area.geometry)
     found: list[int] = free[shapely.covers(area.geometry, points)].tolist()
@@ -350,9 +313,18 @@ def _undecided_in(area: ReviewEntry, regions: Regions, standing: _Standing) -> l
     return found
 
 
+def _others_accept(carried: Carried, reviewer: str) -> bool:
+    entries = carried.decision.entries
+    accepted = carried.iou == 1 and carried.decision.final.verdict == "accepted"
+    return accepted and all(entry.reviewer != reviewer for entry in entries)
+
+
 def _verdict(carried: Carried, regions: Regions, index: int) -> dict[str, Any]:
     bbox = [round(value, 2) for value in regions.bounds[index].tolist()]
-    return {**_said(carried.decision), "iou": round(carried.iou, 3), "bbox": bbox}
+    final = carried.decision.final
+    inner = shapely.point_on_surface(final.geometry if final.verdict == "redrawn" else regions.shapes[index])
+    at = shapely.get_coordinates(inner)[0].round(2).tolist()
+    return {**_said(carried.decision), "iou": round(carried.iou, 3), "bbox": bbox, "at": at}
 
 
 def _said(decision: Decision) -> dict[str, Any]:
@@ -389,4 +361,7 @@ def _rest(standing: _Standing, regions: Regions) -> dict[str, Any]:
         "not_carried": len(carried.lost),
         "reviewers": list(state.reviewers),
     }
-    return {"drawn": drawn, "areas": areas, "progress": progress, "notes": list(standing.found.notes)}
+    notes = list(standing.found.notes)
+    return {
+        "drawn": drawn, "areas": areas, "progress": progress, "notes": notes, "count": len(standing.entries)
+    }  # fmt: skip

@@ -56,6 +56,7 @@ const REVIEW_KEYS = [
   [["c"], "c  comment", () => document.getElementById("comment")?.focus()],
   [["u"], "u, y  undo, redo", (r) => r.undo()],
   [["y"], "", (r) => r.redo()],
+  [["Delete"], "Delete  take back your verdict on the region, or the reviewed area in the middle", (r) => void r.takeBack()],
   ...TOOLS.map(([tool, name, key]) => /** @type {[string[], string, (review: ReviewScreen) => void]} */ ([[key], `${key}  ${name.toLowerCase()}`, (r) => r.use(tool)])),
   [[" "], "space  draw in the middle of the view: a corner, a dot of the brush", (r) => r.tools.addMiddle()],
   [["Backspace"], "backspace  take the last corner back", (r) => r.tools.removePoint()],

@@ -18,6 +18,7 @@ import { newState, writeState } from "./state.js";
  */
 export async function goToNeighbor(screen, which) {
   try {
+    screen.reviewing?.refuseUnsaved();
     /** @type {Place<string>} */
     const found = await api(slidePath(screen.slide.id, `/neighbors?${listQuery(screen.state.list)}`));
     const id = found[which];

@@ -16,11 +16,11 @@ import { api, send, slidePath } from "./api.js";
  * @property {boolean} disputed
  * @property {Geometry | null} geometry of what was drawn
  */
-/** @typedef {Verdict & {iou: number, bbox: Box}} RegionVerdict of a region of the results */
+/** @typedef {Verdict & {iou: number, bbox: Box, at: [number, number]}} RegionVerdict of a region of the results; `at` lies in it */
 /** @typedef {Verdict & {region: string}} DrawnVerdict of a region that a reviewer has added */
 /** @typedef {{entry: string, reviewer: string, geometry: Geometry}} Area */
 /** @typedef {{regions: number, reviewed: number, disputed: number, not_carried: number, reviewers: string[]}} Progress */
-/** @typedef {{regions: Record<string, RegionVerdict | null>, drawn: DrawnVerdict[], areas: Area[], progress: Progress, notes: string[], entries?: string[]}} Answer */
+/** @typedef {{regions: Record<string, RegionVerdict | null>, drawn: DrawnVerdict[], areas: Area[], progress: Progress, notes: string[], count: number, before?: number, entries?: string[]}} Answer `count`: entries of all reviewers; `before`: those before a request */
 /** @typedef {{index: number | null, place: number | null, total: number, bbox: Box | null}} Next */
 /** @typedef {{index: number} | {region: string}} Target a region of the results, or one that was added */
 
@@ -43,6 +43,7 @@ export class Review {
     this.done = [];
     /** @type {string[][]} entries that revoke what was undone */
     this.undone = [];
+    this.count = -1; // of entries that are shown
     this.reviewer = localStorage.getItem(NAME) ?? "";
   }
 
@@ -52,7 +53,15 @@ export class Review {
   }
 
   async load() {
-    this.take(await api(this.path("")));
+    const answer = await api(this.path(""));
+    this.verdicts.clear();
+    this.take(answer);
+  }
+
+  /** Show what other reviewers have said meanwhile. */
+  async refresh() {
+    const { count } = await api(this.path("", { count: String(Math.max(0, this.count)) }));
+    if (count !== this.count) await this.load();
   }
 
   /** @param {Answer} answer */
@@ -64,6 +73,7 @@ export class Review {
     this.drawn = answer.drawn;
     this.areas = answer.areas;
     this.progress = answer.progress;
+    this.count = answer.count;
     this.onChange();
   }
 
@@ -101,6 +111,13 @@ export class Review {
     return true;
   }
 
+  /** Take entries back, also those from before the page was loaded; an undo brings them back. @param {string[]} entries */
+  async takeBack(entries) {
+    const answer = await this.post("/undo", { entries });
+    this.done.push(answer.entries ?? []);
+    this.undone = [];
+  }
+
   /** Do again what was undone last; return whether there was anything. */
   async redo() {
     const last = this.undone.at(-1);
@@ -114,8 +131,9 @@ export class Review {
   /** @param {string} rest @param {Record<string, unknown>} body @returns {Promise<Answer>} */
   async post(rest, body) {
     /** @type {Answer} */
-    const answer = await api(this.path(rest), send({ reviewer: this.reviewer, ...body }));
+    const answer = await api(this.path(rest), send({ reviewer: this.reviewer, ...body })), seen = this.count;
     this.take(answer);
+    if (answer.before !== seen) await this.load(); // others have said something meanwhile
     return answer;
   }
 

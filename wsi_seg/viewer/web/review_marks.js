@@ -51,10 +51,10 @@ export class ReviewMarks {
   signs(pen, view, review) {
     const [x0, y0, x1, y1] = viewBox(view);
     let count = 0;
-    for (const { bbox, verdict, disputed } of review.verdicts.values()) {
+    for (const { bbox, at, verdict, disputed } of review.verdicts.values()) {
       if (bbox[0] > x1 || bbox[2] < x0 || bbox[1] > y1 || bbox[3] < y0 || Math.max(bbox[2] - bbox[0], bbox[3] - bbox[1]) < 8 * view.scale) continue;
       if (++count > MOST_SIGNS) return;
-      pen.sign((bbox[0] + bbox[2]) / 2, (bbox[1] + bbox[3]) / 2, disputed ? "?" : SIGNS[verdict], COLORS[verdict]);
+      pen.sign(at[0], at[1], disputed ? "?" : SIGNS[verdict], COLORS[verdict]);
     }
   }
 }

@@ -99,7 +99,8 @@ function verdicts(reviewing) {
     element: h("div", { className: "part" }, now,
       h("div", { className: "buttons" }, button("✓ Accept", "Accept the region (a)", () => void reviewing.give("accepted")),
         button("✕ Reject", "Reject the region (x)", () => void reviewing.give("rejected")),
-        button("↶", "Undo (u)", () => reviewing.undo()), button("↷", "Redo (y)", () => reviewing.redo())),
+        button("↶", "Undo (u)", () => reviewing.undo()), button("↷", "Redo (y)", () => reviewing.redo()),
+        button("Take back", "Take back the verdict on the region, or the reviewed area in the middle of the view (Delete)", () => void reviewing.takeBack())),
       h("div", { className: "buttons classes", role: "group", "aria-label": "Class of the region, or of what is drawn" }, ...classes),
       h("label", { className: "pick" }, h("span", {}, "Comment"), comment)),
     sync: () => {

@@ -2,7 +2,7 @@
 
 import { title } from "./api.js";
 import { say } from "./dom.js";
-import { Review, boundsOf, covers } from "./review.js";
+import { Review, covers } from "./review.js";
 import { ReviewMarks } from "./review_marks.js";
 import { Tools } from "./review_tools.js";
 
@@ -11,6 +11,10 @@ import { Tools } from "./review_tools.js";
 /** @typedef {import("./review.js").Target} Target */
 /** @typedef {import("./review_tools.js").Tool} Tool */
 /** @typedef {{target: Target, group: string, outline: Geometry}} Selected */
+/** @typedef {{geometry: Geometry | null, parts: Geometry[]}} Drawn */
+
+const UNSAVED = "The outline is not saved: Enter saves it, Escape drops it.";
+const MOST_STEPS = 20; // of drawing, that can be undone
 
 export class ReviewScreen {
   /** @param {Screen} screen its first pane is reviewed @param {() => void} onChange */
@@ -22,6 +26,7 @@ export class ReviewScreen {
     this.marks = new ReviewMarks(this.pane.viewer.canvas);
     this.tools = new Tools(this.pane, {
       onDraft: () => this.draw(),
+      onMove: () => this.remember(structuredClone(this.tools.draft.geometry)), // which is changed where it is
       onStroke: (action, line, radius) => void this.attempt(() => this.stroke(action, line, radius)),
       onShape: (geometry) => void this.attempt(() => this.closed(geometry)),
     });
@@ -29,6 +34,10 @@ export class ReviewScreen {
     this.selected = null;
     /** @type {Geometry[]} the other parts of a region that was split */
     this.parts = [];
+    /** @type {Drawn[]} the outline before each step of drawing it, and after those that were undone */
+    this.before = [];
+    /** @type {Drawn[]} */
+    this.after = [];
     this.className = screen.slide.groups[0]?.name ?? "";
     this.comment = "";
     this.queue = { order: "uncertainty", group: "", all: false };
@@ -78,9 +87,10 @@ export class ReviewScreen {
 
   /** @param {Target} target @param {string} group */
   async select(target, group) {
+    this.refuseUnsaved();
     const outline = await this.review.outline(target);
+    this.forget();
     this.selected = { target, group, outline };
-    this.tools.setGeometry(null);
     this.tools.choose(null);
     this.comment = this.said?.comment ?? "";
     say(this.describe());
@@ -89,10 +99,22 @@ export class ReviewScreen {
   clear() {
     this.selected = null;
     this.comment = "";
-    this.parts = [];
-    this.tools.setGeometry(null);
+    this.forget();
     this.tools.choose(null);
     this.onChange();
+  }
+
+  /** Drop what is drawn. */
+  forget() {
+    this.parts = [];
+    this.before = [];
+    this.after = [];
+    this.tools.setGeometry(null);
+  }
+
+  /** Throw where something is drawn that would be lost. */
+  refuseUnsaved() {
+    if (this.unsaved) throw new Error(UNSAVED);
   }
 
   /** What was said of the selected region. */
@@ -126,6 +148,7 @@ export class ReviewScreen {
   /** @param {"accepted" | "rejected" | "relabeled"} verdict @param {string} [class_name] */
   async judge(verdict, class_name) {
     if (!this.selected) throw new Error("Select a region first: click it, or press n for the next one.");
+    this.refuseUnsaved();
     const { target, group } = this.selected;
     await this.store({ verdict, comment: this.comment, ...target, ...(class_name && { class_name }) });
     say(this.describe());
@@ -152,12 +175,41 @@ export class ReviewScreen {
     void this.attempt(() => (same ? this.judge("accepted") : this.judge("relabeled", group.name)));
   }
 
+  /** Take the last step of drawing back, or where nothing is drawn the last action. */
   undo() {
-    void this.attempt(async () => say((await this.review.undo()) ? "Taken back." : "There is nothing to take back."));
+    void this.attempt(async () => {
+      if (this.tools.draft.line.length) return this.tools.removePoint();
+      if (this.drawing) return this.step(this.before, this.after);
+      say((await this.review.undo()) ? "Taken back." : "There is nothing to take back.");
+    });
   }
 
   redo() {
-    void this.attempt(async () => say((await this.review.redo()) ? "Done again." : "There is nothing to do again."));
+    void this.attempt(async () => {
+      if (this.drawing || this.after.length) return this.step(this.after, this.before);
+      say((await this.review.redo()) ? "Done again." : "There is nothing to do again.");
+    });
+  }
+
+  /** Take back what the reviewer said of the selected region, or without one the reviewed area in the middle. */
+  takeBack() {
+    return this.attempt(async () => {
+      this.refuseUnsaved();
+      if (this.selected) {
+        const said = this.said;
+        if (!said) throw new Error("This region has no verdict.");
+        await this.review.takeBack([said.entry]);
+        const { target, group } = this.selected;
+        if (this.said || "index" in target) return this.select(target, group); // as it was before
+        this.clear();
+        return say("The added region is taken back.");
+      }
+      const [x, y] = this.pane.at();
+      const area = this.review.areas.filter((one) => covers(one.geometry, x, y)).at(-1);
+      if (!area) throw new Error("Select a region, or move a reviewed area into the middle of the view.");
+      await this.review.takeBack([area.entry]);
+      say("The reviewed area is taken back; verdicts on regions in it stay.");
+    });
   }
 
   // --- the queue ---
@@ -165,6 +217,7 @@ export class ReviewScreen {
   /** @param {1 | -1} step */
   next(step) {
     return this.attempt(async () => {
+      this.refuseUnsaved();
       const target = this.selected?.target;
       const after = target && "index" in target ? target.index : null;
       const onward = await this.review.next(this.queue, after, step);
@@ -182,6 +235,7 @@ export class ReviewScreen {
   /** @param {Tool} tool */
   use(tool) {
     if (this.tools.tool === tool) return this.tools.choose(null);
+    if (tool === "box" && this.unsaved) return say(UNSAVED);
     const { measure } = this.screen;
     if (measure.tool) measure.use(measure.tool); // one tool at a time
     const edits = ["brush", "eraser", "split", "corners"].includes(tool);
@@ -195,6 +249,7 @@ export class ReviewScreen {
   /** @param {"add" | "erase" | "split"} action @param {number[][]} line @param {number} radius l0 */
   async stroke(action, line, radius) {
     const parts = await this.review.edit({ action, geometry: this.tools.draft.geometry, line, ...(radius && { radius }) });
+    this.remember();
     this.parts = parts.slice(1);
     this.tools.setGeometry(parts[0]);
     if (this.parts.length) say(`Split into ${parts.length} parts; save keeps all of them.`);
@@ -205,8 +260,24 @@ export class ReviewScreen {
     if (this.tools.tool === "box") return this.markReviewed(geometry);
     const before = this.tools.draft.geometry;
     const [whole] = await this.review.edit({ action: this.hole && before ? "erase" : "add", geometry: before, other: geometry });
+    this.remember();
     this.tools.setGeometry(whole);
     say("Enter saves the outline, Escape drops it.");
+  }
+
+  /** Keep the outline as it is before it changes. @param {Geometry | null} [geometry] */
+  remember(geometry = this.tools.draft.geometry) {
+    this.before = [...this.before, { geometry, parts: this.parts }].slice(-MOST_STEPS);
+    this.after = [];
+  }
+
+  /** Go back or on by one step of drawing. @param {Drawn[]} from @param {Drawn[]} to */
+  step(from, to) {
+    const drawn = from.pop();
+    if (!drawn) return say("There is no other step of drawing; Escape drops the outline.");
+    to.push({ geometry: this.tools.draft.geometry, parts: this.parts });
+    this.parts = drawn.parts;
+    this.tools.setGeometry(drawn.geometry);
   }
 
   hole = false; // closed lines cut a hole instead of adding
@@ -261,8 +332,8 @@ export class ReviewScreen {
     return geometry !== null || line.length > 0;
   }
 
-  /** @param {Geometry} geometry */
-  moveTo(geometry) {
-    this.pane.moveToBox(boundsOf(geometry));
+  /** Whether something is drawn that is not as it was stored. */
+  get unsaved() {
+    return this.before.length > 0 || this.tools.draft.line.length > 0;
   }
 }

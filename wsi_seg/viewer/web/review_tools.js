@@ -13,6 +13,7 @@ import { boundsOf, polygonsOf } from "./review.js";
 /**
  * @typedef {object} Listeners
  * @property {() => void} onDraft the draft has changed and is to be drawn
+ * @property {() => void} onMove a corner is about to be moved
  * @property {(action: "add" | "erase" | "split", line: number[][], radius: number) => void} onStroke of brush, eraser or split
  * @property {(geometry: Geometry) => void} onShape a polygon, freehand line or box was closed
  */
@@ -167,10 +168,14 @@ export class Tools {
     const rings = polygonsOf(geometry).flat();
     for (const ring of rings) ring[ring.length - 1] = ring[0];
     const corner = rings.flat().reduce((/** @type {number[] | null} */ best, one) => (distance(one, at) < (best ? distance(best, at) : near) ? one : best), null);
-    if (corner) return corner;
+    if (corner) {
+      this.listeners.onMove();
+      return corner;
+    }
     for (const ring of rings) {
       const edge = ring.findIndex((one, i) => i > 0 && toSegment(at, ring[i - 1], one) < near);
       if (edge > 0) {
+        this.listeners.onMove();
         ring.splice(edge, 0, [...at]);
         return ring[edge];
       }

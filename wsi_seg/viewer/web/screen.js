@@ -62,6 +62,7 @@ export class SlideScreen {
     this.stopListening = listen(this);
     this.address = location.hash; // as it was when last written or read
     this.closed = false;
+    addEventListener("beforeunload", this.onUnload);
     document.title = `${slide.name} – wsi-seg view`;
     if (slide.status !== "done") this.tell(statusText(slide.status, slide.progress));
     this.blocks = slide.progress?.blocks_done ?? 0;
@@ -207,6 +208,8 @@ export class SlideScreen {
         }
         if (shown === this.slide && unfinished(now.status)) this.progressed(now);
       }
+      const { reviewing } = this;
+      if (reviewing && !reviewing.busy) await reviewing.attempt(() => reviewing.review.refresh());
     } catch (error) {
       const gone = error instanceof ApiError && error.status === 404;
       if (!this.left && (gone || unfinished(this.slide.status))) this.tell(error instanceof Error ? error.message : String(error));
@@ -223,8 +226,12 @@ export class SlideScreen {
     this.blocks = now.blocks_done;
   }
 
+  /** Have the browser ask before what is drawn is lost. @param {BeforeUnloadEvent} event */
+  onUnload = (event) => { if (this.reviewing?.unsaved) event.preventDefault(); };
+
   close() {
     this.closed = true;
+    removeEventListener("beforeunload", this.onUnload);
     this.stopListening();
     this.root.classList.remove("tabled");
     this.retrain?.close();
