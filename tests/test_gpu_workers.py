@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.made.slides import SlideSpec, make_slide
+from tests.processes import seen_here
 from tests.test_chaos import differing, stored_bytes
 from wsi_seg.cli import app
 from wsi_seg.core.errors import ClusterError, DeviceError, DeviceMemoryError
@@ -103,12 +103,6 @@ def test_entries_that_cuda_does_not_take_are_said(
     entries = len(mask.split(","))
     said = [f"CUDA_VISIBLE_DEVICES='{mask}': CUDA takes {count} of {entries} entries"]
     assert caplog.messages == (said if count < entries else [])
-
-
-def seen_here(_: int) -> tuple[int, str | None, str | None, frozenset[int]]:
-    time.sleep(0.2)
-    masks = (os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
-    return os.getpid(), *masks, frozenset(own_cores())
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from tests.made.pyramids import write_pyramid
 from tests.made.slides import SlideSpec, make_slide
+from tests.processes import corner
 from tests.servers import BUCKET, Traffic, s3_server, web_server
 from tests.test_tiled_tiff import MAKERS
 from wsi_seg.cli import app
@@ -178,17 +179,12 @@ def test_a_run_from_s3_reads_little_and_gives_the_bytes_of_a_local_one(
     assert len(s3.requests) < 60
 
 
-def _corner(url: str) -> bytes:
-    with open_slide(url) as slide:
-        return slide.read_level(0, Box(5000, 5000, 5200, 5200)).tobytes()
-
-
 def test_other_processes_open_the_same_url(s3: Traffic, glass: Path) -> None:
     url = put(glass, "glass.tiff")
-    expected = _corner(str(glass))
-    assert _corner(url) == expected  # the parent has connections open, too
+    expected = corner(str(glass))
+    assert corner(url) == expected  # the parent has connections open, too
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        assert list(pool.map(_corner, [url, url])) == [expected, expected]
+        assert list(pool.map(corner, [url, url])) == [expected, expected]
 
 
 def test_another_file_under_the_same_url_is_seen(web: tuple[str, Traffic], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import time
@@ -17,25 +16,24 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.made.slides import SlideSpec, make_slide
+from tests.processes import NAMES, SIZE, abandon, content, use_in_turn
 from tests.servers import Traffic, web_server
 from tests.test_remote import DARKNESS, SETTINGS, tree
 from wsi_seg.cli import app
 from wsi_seg.core.errors import OutputError, SlideError
-from wsi_seg.core.geometry import Box
+from wsi_seg.core.geometry import Box, Size
 from wsi_seg.pipeline.run import segment_slide
 from wsi_seg.results.files import MAPS, POLYGONS
 from wsi_seg.slides.local_copies import LOCK, OWN, SlideCache
 from wsi_seg.slides.readers import open_slide
 
-SIZE = 200_000
-NAMES = ("a.bin", "b.bin", "c.bin", "d.bin")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
-    for seed, name in enumerate(NAMES):
-        (folder / name).write_bytes(np.random.default_rng(seed).bytes(SIZE))
+    for number, name in enumerate(NAMES):
+        (folder / name).write_bytes(content(number))
     return folder
 
 
@@ -127,25 +125,13 @@ def test_a_cut_fetch_leaves_nothing(web: tuple[str, Traffic], tmp_path: Path) ->
     touch(cache, f"{web[0]}/a.bin")
 
 
-def _abandon(cache: SlideCache, url: str) -> None:
-    """Die in the middle of a fetch, as by SIGKILL."""
-    from wsi_seg.core import storage as remote
-
-    def stream(self: remote.RemoteFile) -> Iterator[bytes]:
-        yield b"half"
-        os._exit(9)
-
-    remote.RemoteFile.stream = stream  # type: ignore[method-assign,assignment]
-    touch(cache, url)
-
-
 def test_the_rest_of_a_killed_fetch_is_taken_over_or_makes_room(
     web: tuple[str, Traffic], folder: Path, tmp_path: Path
 ) -> None:
     cache = SlideCache(str(tmp_path), SIZE)
     context = multiprocessing.get_context("spawn")
     for url in (f"{web[0]}/b.bin", f"{web[0]}/a.bin"):
-        process = context.Process(target=_abandon, args=(cache, f"{web[0]}/a.bin"))
+        process = context.Process(target=abandon, args=(cache, f"{web[0]}/a.bin"))
         process.start()
         process.join()
         assert process.exitcode == 9 and kept(tmp_path) == ["a.bin.part"]
@@ -154,25 +140,12 @@ def test_the_rest_of_a_killed_fetch_is_taken_over_or_makes_room(
             assert kept(tmp_path) == [url[-5:]]
 
 
-def _use_in_turn(cache: SlideCache, address: str, seed: int) -> list[str]:
-    """Lease files in a random order and return what is wrong with them."""
-    wrong = []
-    for number in np.random.default_rng(seed).integers(0, len(NAMES), 25):
-        name = NAMES[number]
-        with cache.lease(f"{address}/{name}") as path:
-            time.sleep(0.002)
-            expected = hashlib.sha256(np.random.default_rng(int(number)).bytes(SIZE)).hexdigest()
-            if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                wrong.append(name)
-    return wrong
-
-
 def test_two_processes_share_a_cache_that_never_grows_too_large(
     web: tuple[str, Traffic], tmp_path: Path
 ) -> None:
     cache = SlideCache(str(tmp_path), 5 * SIZE // 2)  # two of the four files
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        users = [pool.submit(_use_in_turn, cache, web[0], seed) for seed in (1, 2)]
+        users = [pool.submit(use_in_turn, cache, web[0], seed) for seed in (1, 2)]
         largest = 0
         while not all(user.done() for user in users):
             largest = max(largest, total(tmp_path))
@@ -217,16 +190,17 @@ def test_slides_of_several_files_are_refused(web: tuple[str, Traffic], folder: P
 
 
 def test_a_run_from_the_cache_gives_the_bytes_of_a_local_one(
-    web: tuple[str, Traffic], folder: Path, sample_svs: Path, tmp_path: Path
+    web: tuple[str, Traffic], folder: Path, tmp_path: Path
 ) -> None:
-    (folder / "sample.svs").write_bytes(sample_svs.read_bytes())
-    url = f"{web[0]}/sample.svs"
-    near = segment_slide(folder / "sample.svs", tmp_path / "near", DARKNESS, SETTINGS)
+    make_slide(folder / "small.svs", SlideSpec(Size(1024, 768), 0.5, tissue=0.6))
+    url = f"{web[0]}/small.svs"
+    near = segment_slide(folder / "small.svs", tmp_path / "near", DARKNESS, SETTINGS)
     web[1].ranges = False
     web[1].reset()
     cached = replace(SETTINGS, cache=SlideCache(str(tmp_path / "cache"), 10**7))
     far = segment_slide(url, tmp_path / "far", DARKNESS, cached)
     assert tree(far.folder / MAPS) == tree(near.folder / MAPS)
+    assert near.summary["regions"]["tumor"]["count"] > 0
     assert (far.folder / POLYGONS).read_bytes() == (near.folder / POLYGONS).read_bytes()
     assert segment_slide(url, tmp_path / "far", DARKNESS, cached).status == "skipped"
 
