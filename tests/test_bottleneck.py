@@ -152,18 +152,18 @@ def test_nothing_predicted_is_no_speed() -> None:
 
 
 def test_a_run_says_where_its_time_went(
-    tiny_model: Path, sample_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, made_svs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
         "wsi_seg.inference.models.predictor.cpu_threads", lambda: 4
     )  # so many passes at a time
     out = tmp_path / "out"
-    command = ["run", str(sample_svs), "-o", str(out), "-m", str(tiny_model)]
+    command = ["run", str(made_svs), "-o", str(out), "-m", str(tiny_model)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     (line,) = (line for line in done.stdout.splitlines() if "forward passes (4 at a time)" in line)
-    results = out / sample_svs.stem
+    results = out / made_svs.stem
     summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
     report = summary["bottleneck"]

@@ -304,8 +304,8 @@ def test_an_image_that_does_not_say_its_resolution(smooth_model: Path, image: Pa
 
 
 def test_what_is_too_large_is_to_be_cut(smooth_model: Path, made_svs: Path) -> None:
-    large = call(smooth_model, made_svs, "--mpp", 0.3, "--class", "tumor")
-    refused(large, 2, "1844 × 1844", "--box", "up to 2500")
+    large = call(smooth_model, made_svs, "--mpp", 0.4, "--class", "tumor")
+    refused(large, 2, "1844 × 1844", "--box", "up to 1900")
 
 
 def test_without_captum_the_extra_is_named(
