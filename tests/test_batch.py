@@ -396,17 +396,17 @@ def test_finished_slides_are_skipped_unopened(
     scans.mkdir()
     os.link(slides / "a.svs", scans / "s0.svs")
     assert call("run", scans, "-o", out, *arguments).exit_code == 0
-    for number in range(1, 200):
+    for number in range(1, 40):
         os.link(slides / "a.svs", scans / f"s{number}.svs")
     manifest = json.loads((out / "s0" / "manifest.json").read_text())
     # Of each name, as its own run would have written it.
     task = _task_of(arguments)
     assert _inputs_key(scans / "s0.svs", *task) == manifest["request"]
-    for number in range(1, 200):
+    for number in range(1, 40):
         shutil.copytree(out / "s0", out / f"s{number}")
         own = {**manifest, "request": _inputs_key(scans / f"s{number}.svs", *task)}
         (out / f"s{number}" / "manifest.json").write_text(json.dumps(own))
-    os.link(slides / "a.svs", scans / "s200.svs")
+    os.link(slides / "a.svs", scans / "s40.svs")
     opened: list[str] = []
 
     def opening(path: str | Path, *arguments: Any, **settings: Any) -> Slide:
@@ -416,8 +416,8 @@ def test_finished_slides_are_skipped_unopened(
     monkeypatch.setattr("wsi_seg.slides.readers.open_slide", opening)
     result = call("run", scans, "-o", out, *arguments)
     assert result.exit_code == 0, result.output
-    assert "201 slides: 200 skipped, 1 done" in result.stdout
-    assert set(opened) == {"s200.svs"}
+    assert "41 slides: 40 skipped, 1 done" in result.stdout
+    assert set(opened) == {"s40.svs"}
 
 
 def test_a_request_knows_every_file_that_decides_the_results(

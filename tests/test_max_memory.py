@@ -22,11 +22,11 @@ from wsi_seg.slides.slide import Level, SlideInfo
 from wsi_seg.tissue.mask import TissueMask
 
 MODEL = ModelFacts(ModelCard(name="test", tile=1024, overlap=256), "digest", 20_000_000, 400)
-SIZE = Size(40_000, 40_000)
+SIZE = Size(20_000, 20_000)
 SLIDE = SlideInfo(
     "a.svs", "a", "tiff", "aperio", SIZE, (Level(SIZE, Scale(1, 1)),), Scale(0.25, 0.25), "tiff", None, "f"
 )
-TISSUE = TissueMask(np.eye(8, dtype=bool), Scale(5000, 5000), "test")
+TISSUE = TissueMask(np.eye(8, dtype=bool), Scale(2500, 2500), "test")
 
 
 def plan(max_memory: int | None = None, **settings: Any) -> SegmentationPlan:

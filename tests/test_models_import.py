@@ -23,6 +23,9 @@ from wsi_seg.inference.models.registry import find_model
 from wsi_seg.testing.models import random_model, some_tiles
 
 CLASSES = ("--class", "tumor", "--class", "stroma=#00ff00", "--class", "other")
+SMALL = {
+    "encoder": "tu-test_resnet", "architecture_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+}  # fmt: skip
 ALL = (*CLASSES, "--mpp", "0.25", "--normalization", "imagenet", "--group", "tumor=tumor", "--tile", "64")
 
 
@@ -149,8 +152,7 @@ def test_folder_of_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.safetensors"])
 def test_state_dicts(name: str, tmp_path: Path) -> None:
-    made = random_model(tmp_path / "made", encoder="resnet18", architecture_options={"encoder_depth": 3,
-                        "decoder_channels": [16, 8, 8]})  # fmt: skip
+    made = random_model(tmp_path / "made", **SMALL)
     card = read_card(made)
     weights = build_network(card).state_dict()
     if name.endswith("safetensors"):
@@ -164,8 +166,8 @@ def test_state_dicts(name: str, tmp_path: Path) -> None:
     assert read_card(tmp_path / "mine") == card.model_copy(update={"name": "mine"})
     out = tmp_path / "other"
     assert "everything; give --architecture; --encoder" in refused(tmp_path / name, out, *ALL)
-    wrong = refused(tmp_path / name, out, "--card", str(made / "card.json"), "--encoder", "resnet34")
-    assert "the weights do not fit Unet with encoder resnet34" in wrong
+    wrong = refused(tmp_path / name, out, "--card", str(made / "card.json"), "--encoder", "resnet18")
+    assert "the weights do not fit Unet with encoder resnet18" in wrong
 
 
 class Pickled:
@@ -174,7 +176,7 @@ class Pickled:
 
 
 def test_pickles_only_with_trust(tmp_path: Path) -> None:
-    made = random_model(tmp_path / "made", encoder="resnet18")
+    made = random_model(tmp_path / "made", **SMALL)
     network = build_network(read_card(made))
     torch.save(network, tmp_path / "whole.pth")
     card = ("--card", str(made / "card.json"))

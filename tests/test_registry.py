@@ -24,7 +24,12 @@ from wsi_seg.testing.models import random_model, some_tiles
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    return random_model(tmp_path_factory.mktemp("model") / "tiny")
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return random_model(
+        folder,
+        encoder="tu-test_resnet",
+        architecture_options={"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+    )
 
 
 def test_registry_is_free_of_torch():
