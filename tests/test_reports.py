@@ -207,6 +207,22 @@ def test_a_report_says_how_far_the_review_is(named: Path, tmp_path: Path) -> Non
     assert "3 slides · 37 of 120 regions reviewed" in Reader(batch).text
 
 
+def test_a_slide_counts_once_in_how_far_the_review_is(named: Path, tmp_path: Path) -> None:
+    """Results of a retrained model lie below those that were reviewed."""
+    shutil.copytree(named, tmp_path / "out" / "HE")
+    reviewed = open_reviewed(named)
+    entry = verdict_on(reviewed.regions, 0, slide=reviewed.slide.fingerprint, model=reviewed.model)
+    ReviewStore(tmp_path / "out-review").append(reviewed.slide, [entry])
+    said = f"1 of {len(reviewed.regions.ids)} regions reviewed"
+    assert describe_review(tmp_path / "out") == said
+    below = tmp_path / "out" / "A" / "HE"
+    shutil.copytree(named, below)
+    manifest = json.loads((below / MANIFEST).read_text(encoding="utf-8"))
+    manifest["model"]["digest"] = "0" * 64
+    (below / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert describe_review(tmp_path / "out") == said
+
+
 def test_reports_that_cannot_be_written_say_why(
     named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,20 @@ def test_what_others_append_is_read_and_a_cut_line_is_left_out_and_said(tmp_path
         reader.read(slide)
 
 
+@pytest.mark.parametrize("change", [{"verdict": "questioned"}, {"confidence": 3}])
+def test_a_journal_of_a_newer_version_is_no_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    slide, store = slide_info(), ReviewStore(tmp_path)
+    store.append(slide, [verdict_on(REGIONS, 0)])
+    (journal,) = tmp_path.rglob("*.jsonl")
+    journal.write_bytes(b"\n" + journal.read_bytes() + b"\n")  # an editor has added blank lines
+    assert len(store.read(slide).entries) == len(ReviewStore(tmp_path).read(slide).entries) == 1
+    line = json.loads(verdict_on(REGIONS, 1).to_line())
+    with journal.open("a") as file:
+        file.write(json.dumps({**line, **change}) + "\n")
+    with pytest.raises(OutputError, match="line 4 is of a newer version of wsi-seg"):
+        store.read(slide)
+
+
 def test_a_full_disk_is_said_and_what_was_acknowledged_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

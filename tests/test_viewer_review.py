@@ -161,6 +161,17 @@ def test_drawn_regions_and_areas(ada: Reviewing) -> None:
     assert [d["verdict"] for d in moved["drawn"]] == ["redrawn"] and moved["drawn"][0][
         "class_name"
     ] == "stroma"
+    for judged in ({"verdict": "relabeled", "class_name": "tumor"}, {"verdict": "accepted"}):
+        # An added region that is judged stays where it is.
+        (kept,) = ada.post(**judged, region=one["region"], reviewer="Bob")["drawn"]
+        assert (kept["verdict"], kept["reviewer"]) == ("redrawn", "Bob")
+        assert shapely.geometry.shape(kept["geometry"]).bounds == (350, 210, 390, 250)
+    other = ada.post(verdict="added", geometry=square(200, 150, 240, 190), class_name="stroma")
+    (name,) = {d["region"] for d in other["drawn"]} - {one["region"]}
+    for verdict in ("accepted", "rejected"):
+        shown = ada.post(verdict=verdict, region=name, reviewer="Bob")["drawn"]
+        (kept,) = [d for d in shown if d["region"] == name]
+        assert kept["verdict"] == verdict and shapely.geometry.shape(kept["geometry"]).area == 1600
     redrawn = ada.post(verdict="redrawn", index=2, geometry=square(30, 180, 120, 270))
     assert redrawn["regions"]["2"]["geometry"]["type"] == "Polygon"
     area = ada.post(verdict="reviewed-area", geometry=square(0, 0, 400, 150), accept_rest=True)
@@ -189,6 +200,24 @@ def test_an_area_of_a_second_reviewer_agrees_with_what_stands_there(ada: Reviewi
     found = ada.post(**area, reviewer="Bob")
     assert len(found["entries"]) == 1 + 3  # not the rejected one
     assert len(ada.post(**area, reviewer="Bob")["entries"]) == 1
+
+
+def test_a_corrected_outline_and_a_corrected_class_stay_when_the_other_is_judged(ada: Reviewing) -> None:
+    ada.post(verdict="relabeled", index=0, class_name="stroma")
+    less = square(30, 30, 150, 120)
+    redrawn = ada.post(verdict="redrawn", index=0, geometry=less)["regions"]["0"]
+    assert redrawn["class_name"] == "stroma"  # as she had said before
+
+    def stands(**body: Any) -> tuple[str, str, str, float]:
+        one = ada.post(index=0, **body)["regions"]["0"]
+        area = 0.0 if one["geometry"] is None else shapely.geometry.shape(one["geometry"]).area
+        return one["verdict"], one["class_name"], one["reviewer"], area
+
+    # Who accepts or relabels it sees the outline that was redrawn, and means that one.
+    assert stands(verdict="accepted", reviewer="Bob") == ("redrawn", "stroma", "Bob", 120 * 90)
+    assert stands(verdict="relabeled", class_name="tumor") == ("redrawn", "tumor", "Ada", 120 * 90)
+    assert stands(verdict="rejected")[0] == "rejected"
+    assert stands(verdict="accepted")[:2] == ("accepted", "tumor")  # that of the results, after a rejection
 
 
 def test_what_others_say_is_told_by_the_count_of_entries(ada: Reviewing) -> None:
@@ -420,7 +449,7 @@ def test_a_full_disk_is_said_and_nothing_is_acknowledged(
 
 def test_bodies_without_an_end_are_refused(ada: Reviewing) -> None:
     def endless() -> Iterator[bytes]:
-        for _ in range(400):
+        for _ in range(MOST_REVIEW_BODY // 4096 + 2):
             yield b" " * 4096
 
     kind = {"Content-Type": "application/json"}

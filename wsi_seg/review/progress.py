@@ -15,6 +15,9 @@ from wsi_seg.review.store import ReviewStore
 def describe_review(results: Path, reviews: Path | str | None = None) -> str:
     """Return how many regions were reviewed, such as "37 of 120 regions reviewed"; "" where none was begun.
 
+    Of several results of one slide, as those of a retrained model in a folder below, those count whose model
+    most verdicts were given on, else the ones nearest to the top.
+
     Args:
         results: folder of the results of a slide, or of many, which are counted together.
         reviews: folder of the reviews; None: that next to the results, if there is one.
@@ -28,12 +31,16 @@ def describe_review(results: Path, reviews: Path | str | None = None) -> str:
         if reviews is not None:
             raise OutputError(f"{folder}: no such folder of reviews")
         return ""
-    store = ReviewStore(folder)
-    begun, done, total = False, 0, 0
-    for one in find_reviewed(results):
+    store, begun = ReviewStore(folder), False
+    counted: dict[str, tuple[int, int, int]] = {}
+    for one in sorted(find_reviewed(results), key=lambda folder: len(folder.parts)):
         reviewed = open_reviewed(one)
         entries = store.read(reviewed.slide).entries
+        here = sum(entry.model == reviewed.model for entry in entries)
+        before = counted.get(reviewed.slide.fingerprint)
+        if before is None or here > before[0]:
+            done = len(carry_over(fold(entries), RegionKeys(reviewed.regions)).verdicts)
+            counted[reviewed.slide.fingerprint] = here, done, len(reviewed.regions.ids)
         begun = begun or bool(entries)
-        done += len(carry_over(fold(entries), RegionKeys(reviewed.regions)).verdicts)
-        total += len(reviewed.regions.ids)
+    done, total = (sum(count[i] for count in counted.values()) for i in (1, 2))
     return f"{done:,} of {total:,} regions reviewed" if begun else ""

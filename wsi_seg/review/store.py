@@ -42,6 +42,7 @@ class _Parsed:
 
     end: int
     entries: tuple[ReviewEntry, ...]
+    lines: int = 0
 
 
 class ReviewStore:
@@ -99,9 +100,10 @@ class ReviewStore:
             file.seek(known.end)
             content = file.read()
         whole = whole_lines(content)
-        first = len(known.entries) + 1
-        found = [_parse(line, path, number) for number, line in enumerate(whole.splitlines(), first)]
-        known = _Parsed(known.end + len(whole), (*known.entries, *found))
+        first = known.lines + 1
+        lines = whole.splitlines()
+        found = [_parse(line, path, number) for number, line in enumerate(lines, first) if line.strip()]
+        known = _Parsed(known.end + len(whole), (*known.entries, *found), known.lines + len(lines))
         self._parsed[path] = known
         return known.entries, len(content) - len(whole)
 
@@ -112,6 +114,10 @@ def _parse(line: bytes, path: Path, number: int) -> ReviewEntry:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("extra_forbidden", "literal_error"):
+            raise OutputError(
+                f"{path}: line {number} is of a newer version of wsi-seg ({where}); use that version"
+            ) from error
         raise OutputError(
             f"{path}: line {number} is damaged ({f'{where}: ' if where else ''}{first['msg']}); "
             "move that line elsewhere, the others are good"

@@ -209,14 +209,19 @@ class Reviews:
         drawn = asked.verdict in ("redrawn", "added", "reviewed-area")
         if drawn != (asked.geometry is not None):
             raise Refused(400, f"{asked.verdict} {'needs a' if drawn else 'has no'} geometry")
+        verdict, final = asked.verdict, None if decision is None else decision.final
         if drawn:
             facts["geometry"] = drawn_shape(asked.geometry, result.facts.slide.size)
+        elif final is not None and final.verdict == "redrawn" and verdict in ("accepted", "relabeled"):
+            # Of the outline that is on the screen, which is not that of the results any more.
+            verdict, facts["geometry"] = "redrawn", final.geometry
         if asked.class_name is not None and asked.verdict not in CORRECTED:
             raise Refused(400, f"{asked.verdict} has no class_name; relabeled gives a region another class")
         if asked.class_name is not None:
             facts["class_name"] = group_named(asked.class_name, _nameable(result)).name
-        elif asked.verdict in ("accepted", "redrawn"):
-            facts["class_name"] = facts.get("region_class") or (decision and decision.final.class_name)
+        elif verdict in ("accepted", "redrawn"):
+            stands, was = final and final.class_name, facts.get("region_class")
+            facts["class_name"] = (stands or was) if verdict == "redrawn" else (was or stands)
         base = {
             "slide": result.facts.slide.fingerprint,
             "model": result.facts.model_digest,
@@ -224,7 +229,7 @@ class Reviews:
         }
         own = () if decision is None else decision.entries
         entry = standing.state.new_entry(
-            **base, **facts, verdict=asked.verdict, comment=asked.comment,
+            **base, **facts, verdict=verdict, comment=asked.comment,
             supersedes=tuple(one.entry for one in own if one.reviewer == asked.reviewer),
         )  # fmt: skip
         if asked.verdict in ("added", "reviewed-area"):
@@ -349,7 +354,10 @@ def _rest(standing: _Standing, regions: Regions) -> dict[str, Any]:
     """Return what is no verdict on a region of the results: drawn regions, areas, and the progress."""
     carried, state = standing.carried, standing.state
     decisions = [one.decision for one in carried.verdicts.values()]
-    drawn = [{"region": one.final.region, **_said(one)} for one in carried.drawn]
+    drawn = [
+        {"region": one.final.region, **_said(one), "geometry": _plain(one.final.geometry)}
+        for one in carried.drawn
+    ]  # whatever the verdict: nothing else has their outline
     areas = [
         {"entry": area.entry, "reviewer": area.reviewer, "geometry": _plain(area.geometry)}
         for area in state.areas

@@ -78,7 +78,7 @@ export class ReviewScreen {
 
   /** @param {[number, number]} at l0 @returns {Promise<void>} */
   async selectAt([x, y]) {
-    const drawn = this.review.drawn.find((one) => one.geometry && covers(one.geometry, x, y));
+    const drawn = this.review.drawn.find((one) => one.geometry && one.verdict !== "rejected" && covers(one.geometry, x, y));
     if (drawn) return this.select({ region: drawn.region }, drawn.class_name ?? "");
     const found = await this.pane.outlines.find(x, y);
     if (found && found.source === 0) await this.select({ index: found.index }, found.group);
@@ -171,7 +171,7 @@ export class ReviewScreen {
       return;
     }
     const { target, group: was } = this.selected;
-    const same = "index" in target && group.name === was;
+    const same = "index" in target && group.name === was && this.said?.verdict !== "redrawn";
     void this.attempt(() => (same ? this.judge("accepted") : this.judge("relabeled", group.name)));
   }
 
@@ -303,7 +303,7 @@ export class ReviewScreen {
       const geometry = this.tools.draft.geometry; // with strokes that were under way when it was asked for
       if (!geometry) return;
       const target = this.selected?.target;
-      const class_name = this.selected?.group || this.className;
+      const class_name = this.said?.class_name || this.selected?.group || this.className; // as it was relabeled
       const whole = target ? { verdict: "redrawn", ...target } : { verdict: "added", class_name: this.className };
       await this.store({ ...whole, geometry, comment: this.comment }, ...this.parts.map((part) => ({ verdict: "added", geometry: part, class_name })));
       this.clear();
