@@ -180,6 +180,21 @@ def test_a_second_reviewer_says_for_himself_what_the_first_has_said(tmp_path: Pa
     assert [one.verdict for one in edits_of(path, document, ada).entries] == ["relabeled", "rejected"]
 
 
+def test_a_region_whose_id_was_lost_is_known_by_its_outline(exported: Path) -> None:
+    """Other software than QuPath drops ids: what it hands on is no new region for that."""
+    document = saved_in_qupath(exported)
+    first, *_ = document["features"]
+    for feature in document["features"]:
+        del feature["id"], feature["properties"]["metadata"]
+    document["features"] = [first]
+    assert edits_of(exported, document, []).entries == []
+    (entry,) = edits_of(exported, document, [], accept_unchanged=True).entries
+    assert (entry.verdict, entry.region) == ("accepted", REGIONS.ids[0])
+    first["properties"]["classification"]["name"] = "Stroma"
+    (entry,) = edits_of(exported, document, []).entries
+    assert (entry.verdict, entry.region, entry.class_name) == ("relabeled", REGIONS.ids[0], "stroma")
+
+
 def test_an_exported_review_is_confirmed_and_lacks_only_what_was_deleted(tmp_path: Path) -> None:
     added = ReviewEntry(
         verdict="added", slide=REVIEWED.slide.fingerprint, reviewer="Ada", region=str(uuid.uuid4()),

@@ -368,3 +368,18 @@ def test_verdicts_and_areas_from_before_the_page_was_loaded_are_taken_back(
         keys.press("y")
         viewer.until(IDLE)
     assert mine() == []
+
+
+def test_a_server_that_is_gone_is_said_in_plain_words(viewer: Viewer, reviewed: Reviewed) -> None:
+    page, keys = viewer.page, viewer.page.keyboard
+    page.get_by_label("Reviewer").fill("Hal")
+    page.get_by_label("Reviewer").press("Enter")
+    keys.press("t")
+    keys.press("n")
+    viewer.until(f"{IDLE} && wsiSegScreen.reviewing.selected !== null")
+    page.route("**/review?*", lambda route: route.abort())
+    keys.press("x")
+    viewer.until("document.getElementById('message').textContent.startsWith('The server does not answer')")
+    page.unroute("**/review?*")
+    assert "Hal" not in reviewed.state().reviewers
+    viewer.problems.clear()  # the browser has told of the request that failed

@@ -33,6 +33,7 @@ from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.files import atomic_path, read_plain
 from wsi_seg.core.geometry import Origin
 from wsi_seg.exporters.placed import GRID, ID_NAMESPACE, origin_l0
+from wsi_seg.results.region_files import Regions
 from wsi_seg.review.entries import MARKED, ReviewEntry, Verdict, geometry_hash, snapped
 from wsi_seg.review.results import ReviewedResults, group_named, region_id, region_values
 from wsi_seg.review.state import ReviewState
@@ -219,7 +220,11 @@ def _check_slide(document: Any, path: Path, reviewed: ReviewedResults) -> None:
 
 
 def _drawn(document: Any, path: Path, reviewed: ReviewedResults) -> Iterator[_Drawn]:
-    """Yield the annotations of a file that have an area; raises MaskError."""
+    """Yield the annotations of a file that have an area; raises MaskError.
+
+    One without an id is the region of the results that has its outline, if there is one.
+    """
+    by_outline: dict[str, str] | None = None
     shift = subtracted_of(document, path) or origin_l0(reviewed.slide, "bounds")
     whole = shapely.box(0, 0, reviewed.slide.size.width, reviewed.slide.size.height)
     for number, feature in enumerate(features_of(document, path), start=1):
@@ -236,10 +241,17 @@ def _drawn(document: Any, path: Path, reviewed: ReviewedResults) -> Iterator[_Dr
         properties = feature.get("properties")
         said = properties.get("metadata") if isinstance(properties, dict) else None
         metadata = said if isinstance(said, dict) else {}
-        key = f"{reviewed.slide.fingerprint}/{geometry_hash(placed)}"
-        identity = _uuid(str(feature.get("id") or key))
+        identity = str(feature.get("id") or "")
+        if not identity:
+            by_outline = _ids_by_outline(reviewed.regions) if by_outline is None else by_outline
+            outline = geometry_hash(placed)
+            identity = by_outline.get(outline, f"{reviewed.slide.fingerprint}/{outline}")
         label = classification_name(properties)
-        yield _Drawn(identity, placed, label, metadata.get("group"), metadata.get("verdict"))
+        yield _Drawn(_uuid(identity), placed, label, metadata.get("group"), metadata.get("verdict"))
+
+
+def _ids_by_outline(regions: Regions) -> dict[str, str]:
+    return {geometry_hash(snapped(shape)): region_id(regions, i) for i, shape in enumerate(regions.shapes)}
 
 
 class _Comparison:

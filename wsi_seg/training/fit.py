@@ -158,7 +158,9 @@ def fit(
     # Starts a new table, which is written often enough to be watched.
     batches = config.epochs * data.crops_per_epoch // config.batch
     table = CSVLogger(out, LOG, version="", flush_logs_every_n_steps=max(1, batches // LEAST_WRITES))
-    trainer = _trainer(config, out, table, _callbacks(config, out, bool(data.validation), report))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available", module="lightning")  # not meant
+        trainer = _trainer(config, out, table, _callbacks(config, out, bool(data.validation), report))
     if trainer.is_global_zero:
         table.experiment.metrics.extend(earlier)
     if config.unfreeze_epoch is not None and trainer.world_size > 1:

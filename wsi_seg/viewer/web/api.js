@@ -133,7 +133,9 @@ export class ApiError extends Error {
 
 /** @param {string} path @param {RequestInit} [options] */
 async function ask(path, options) {
-  const response = await fetch(path ? `api/${path}` : "api", options);
+  const response = await fetch(path ? `api/${path}` : "api", options).catch(() => {
+    throw new ApiError("The server does not answer, so nothing is stored; start wsi-seg view again.", 0);
+  });
   const text = await response.text();
   if (response.ok) return { value: JSON.parse(text), headers: response.headers };
   throw new ApiError(problem(text) ?? `${response.status} ${response.statusText}`, response.status);
