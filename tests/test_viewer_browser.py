@@ -66,6 +66,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(
         viewport={"width": 1100, "height": 760}, accept_downloads=True, reduced_motion="reduce"
     )
+    context.new_page()  # keeps the window, whose own parts Chromium makes again for the first tab of each
     yield context
     context.close()
 
