@@ -22,7 +22,7 @@ from wsi_seg.core.card import ModelCard
 
 UNKNOWN = "images of unknown patients: not independent"
 NETWORK = {
-    "encoder": "resnet18",
+    "encoder": "tu-test_resnet",
     "architecture_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
 }
 SIDE = 96

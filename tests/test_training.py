@@ -41,7 +41,10 @@ CLASSES = (
     CardClass(code=2, name="stroma", color=(150, 200, 150)),
     CardClass(code=4, name="necrosis_or_debris", color=(50, 50, 50)),
 )
-SMALL = {"encoder": "resnet18", "architecture_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}}
+SMALL = {
+    "encoder": "tu-test_resnet",
+    "architecture_options": {"encoder_depth": 3, "decoder_channels": [16, 8, 8]},
+}
 
 
 def write_region(folder: Path, seed: int, partial: bool = False, shape: tuple[int, int] = (6, 10)) -> None:
@@ -251,12 +254,12 @@ def test_the_mean_of_the_last_epochs_is_kept(made_data, tmp_path):
             assert torch.allclose(tensor.float(), expected, rtol=0, atol=rounding[tensor.dtype] * largest), (
                 name
             )
-    name = "encoder.bn1.running_mean"
+    name = "encoder.model.bn1.running_mean"
     assert (two[name] - three[name]).abs().max() > 1e-3  # the test would see the one instead of the mean
 
 
 def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(made_data, tmp_path):
-    config = made_config(made_data, freeze_encoder=True, epochs=2)
+    config = made_config(made_data, freeze_encoder=True, epochs=2, keep="last")
     torch.manual_seed(config.seed)
     save_network(start_network(config), config.model, tmp_path / "before")
 
@@ -268,14 +271,15 @@ def test_a_frozen_encoder_stays_as_it_was_until_it_is_unfrozen(made_data, tmp_pa
     frozen = encoder(train(config, tmp_path / "frozen"))
     assert all(torch.equal(frozen[name], tensor) for name, tensor in before.items())
     unfrozen = encoder(train(config.model_copy(update={"unfreeze_epoch": 1}), tmp_path / "unfrozen"))
-    for name in ("encoder.conv1.weight", "encoder.bn1.running_mean"):
+    for name in ("encoder.model.conv1.0.weight", "encoder.model.bn1.running_mean"):
         assert not torch.equal(unfrozen[name], before[name])
 
 
 def test_the_encoder_can_start_from_a_file_and_learn_more_slowly(made_data, tmp_path):
     from safetensors.torch import save_file
 
-    config = made_config(made_data)
+    card = ModelCard(name="made", classes=CLASSES, groups=(), tile=64, encoder="resnet18")
+    config = made_config(made_data, model=card)
     weights = {
         name: torch.full_like(tensor, 0.25)
         for name, tensor in start_network(config).get_submodule("encoder").state_dict().items()
