@@ -27,7 +27,6 @@ MODELS = [
     *((architecture, LITE) for architecture in ARCHITECTURES),
     ("DeepLabV3Plus", "resnet18"),
     ("FPN", "mobilenet_v2"),
-    ("Unet", "resnet34"),
 ]
 
 
