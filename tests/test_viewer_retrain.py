@@ -98,6 +98,24 @@ def test_what_cannot_be_retrained_is_refused_in_one_line(asking: TestClient, hom
     assert answer.status_code == 400 and "was trained here" in answer.json()["error"]
 
 
+def test_nothing_is_written_into_the_results_of_one_slide(home: Path) -> None:
+    """The page may be opened on one slide; its model goes where those of the others go."""
+    before = sorted((home / "results" / "slide-0").rglob("*"))
+    with client(
+        home / "results" / "slide-0", runs=home / "slides", reviews=home / "results-review"
+    ) as asking:
+        run = {"slide": "slide-0.tiff", "model": "mine", "groups": ["tumor"], "threshold": 0.5}
+        answer = asking.post("/api/run", json=run)
+        assert answer.status_code == 409 and "folder of all results" in answer.json()["error"]
+        started = asking.post("/api/retrain", json={**ASK, "held_out": ["slide-0.tiff"]})
+        assert started.status_code == 202, started.text
+        job = f"/api/retrain/{started.json()['job']}"
+        assert str(home / "results-models" / "better") in asking.get(job).json()["command"]
+        ended(asking, job)
+    assert sorted((home / "results" / "slide-0").rglob("*")) == before
+    assert not list((home / "results").glob("*-models"))
+
+
 def test_a_training_that_fails_says_why_and_one_runs_at_a_time(asking: TestClient, home: Path) -> None:
     everybody = [f"slide-{i}.tiff" for i in range(4)]
     first = asking.post("/api/retrain", json={**ASK, "held_out": everybody})

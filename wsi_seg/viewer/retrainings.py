@@ -15,7 +15,7 @@ from wsi_seg.datasets.patients import patient_by_name
 from wsi_seg.inference.models.registry import find_model, model_hash
 from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.pipeline.rerun import settings_texts, write_table
-from wsi_seg.results.files import MANIFEST, read_record
+from wsi_seg.results.files import read_record
 from wsi_seg.review.results import SlideWithReview, slides_with_review
 from wsi_seg.training.progress import TrainingProgress, read_progress
 from wsi_seg.training.settings import COMPARISON, RetrainSettings
@@ -144,8 +144,7 @@ class Retrainings:
             raise Refused(400, f"no model {name[:80]!r} was trained here")
         out = self.runs.out / name
         table = out / TABLE
-        if (self.runs.out / MANIFEST).exists():
-            raise Refused(409, "the results of one slide are open; open the folder of all results instead")
+        self.runs.refuse_in_results()
         if out.is_symlink() or (out.exists() and not table.is_file()):
             raise Refused(409, f"{name}: is there already, and nothing in it is overwritten")
         entries = {entry.folder: entry.id for entry in self.state.folders.all()}

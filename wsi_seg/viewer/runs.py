@@ -15,6 +15,7 @@ from wsi_seg.core.errors import ModelError
 from wsi_seg.core.folders import dicom_files, is_passed_over, walk_folders
 from wsi_seg.core.formats import SLIDE_ENDINGS
 from wsi_seg.inference.models.registry import list_installed, list_models
+from wsi_seg.results.files import MANIFEST
 from wsi_seg.slides.slide import default_name
 from wsi_seg.viewer.jobs import Command, Job, JobSlot
 from wsi_seg.viewer.presets import PRESETS
@@ -82,8 +83,17 @@ class Runs:
 
     def __init__(self, out: Path, folder: Path, slot: JobSlot) -> None:
         self.out, self.folder, self.slot = out.resolve(), folder.resolve(), slot
-        self.models_folder = self.out.with_name(f"{self.out.name}{MODELS_SUFFIX}")
+        whole = self.out.parent if self._of_one_slide() else self.out
+        self.models_folder = whole.with_name(f"{whole.name}{MODELS_SUFFIX}")
         """Where models are that were made of the reviews of these results."""
+
+    def _of_one_slide(self) -> bool:
+        return (self.out / MANIFEST).is_file()
+
+    def refuse_in_results(self) -> None:
+        """Raise Refused, 409, where a run would write into the results of one slide."""
+        if self._of_one_slide():
+            raise Refused(409, "the results of one slide are open; open the folder of all results instead")
 
     def slides(self) -> dict[str, Path]:
         """Return the slides in the folder: by their place in it, the file or the folder of a DICOM series."""
@@ -119,8 +129,10 @@ class Runs:
         """Start a run.
 
         Raises:
-            Refused: 400, the slide, model, preset or a group is none that may be run; 409, a job runs.
+            Refused: 400, the slide, model, preset or a group is none that may be run; 409, a job runs, or the
+                results of one slide are open.
         """
+        self.refuse_in_results()
         path, known, preset = (
             self.slide(asked.slide),
             self.models().get(asked.model),
