@@ -395,7 +395,7 @@ def test_the_command_that_resumes_a_training_is_shown_as_it_is_typed(viewer: Vie
         "comparison": None,
     }  # fmt: skip
     for path, value in (("", about), ("/retrain/options", options), ("/retrain/1", job)):
-        page.route(f"{viewer.address}api{path}", lambda route, value=value: route.fulfill(json=value))
+        page.route(f"{viewer.address}api{path}", lambda route, *, value=value: route.fulfill(json=value))
     page.reload()
     page.get_by_role("button", name="Retrain …").click()
     code = page.get_by_role("dialog", name="Retrain").locator("code")
