@@ -13,6 +13,7 @@ const SIGNS = Object.freeze({ accepted: "✓", rejected: "✕", relabeled: "≠"
 const COLORS = Object.freeze({ accepted: "#0b5d3b", rejected: "#9c1c1c", relabeled: "#5b2a6f", redrawn: "#5b2a6f", added: "#5b2a6f" });
 const AREA = "#1f3fa8", SELECTED = "#000000", DRAFT = "#b5006a";
 const MOST_SIGNS = 2000; // in one view; more would hide the slide
+const SIGN = 22; // side of a sign's picture, CSS pixels
 const CORNER = 4; // half the side of a corner's handle, CSS pixels
 
 export class ReviewMarks {
@@ -135,20 +136,33 @@ class Pen {
 
   /** @param {number} x @param {number} y l0 @param {string} text @param {string} color */
   sign(x, y, text, color) {
-    const [left, top] = this.place([x, y]);
-    this.context.beginPath();
-    this.context.arc(left, top, 9, 0, 2 * Math.PI);
-    this.context.fillStyle = "#ffffff";
-    this.context.fill();
-    this.context.strokeStyle = color;
-    this.context.lineWidth = 2;
-    this.context.stroke();
-    this.context.fillStyle = color;
-    Object.assign(this.context, { font: "600 12px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
-    this.context.save();
-    this.context.translate(left, top);
-    this.context.rotate((-(this.view.turn ?? 0) * Math.PI) / 180); // upright on the screen
-    this.context.fillText(text, 0, 0.5);
-    this.context.restore();
+    const [left, top] = this.place([x, y]), ratio = window.devicePixelRatio || 1;
+    const whole = (/** @type {number} */ css) => Math.round((css - SIGN / 2) * ratio) / ratio;
+    this.context.drawImage(signPicture(text, color, ratio, this.view.turn ?? 0), whole(left), whole(top), SIGN, SIGN);
   }
+}
+
+/** @type {Map<string, HTMLCanvasElement>} */
+const pictures = new Map(); // to draw 2,000 of them again takes longer than a frame
+
+/** @param {string} text @param {string} color @param {number} ratio device pixels per CSS pixel @param {number} turn of the view in degrees */
+function signPicture(text, color, ratio, turn) {
+  const key = [text, color, ratio, turn].join(), known = pictures.get(key);
+  if (known) return known;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = Math.ceil(SIGN * ratio);
+  const context = canvas.getContext("2d");
+  if (!context) return canvas;
+  context.setTransform(canvas.width / SIGN, 0, 0, canvas.width / SIGN, 0, 0);
+  context.translate(SIGN / 2, SIGN / 2);
+  context.beginPath();
+  context.arc(0, 0, 9, 0, 2 * Math.PI);
+  Object.assign(context, { fillStyle: "#ffffff", strokeStyle: color, lineWidth: 2 });
+  context.fill();
+  context.stroke();
+  Object.assign(context, { fillStyle: color, font: "600 12px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
+  context.rotate((-turn * Math.PI) / 180); // upright on the screen
+  context.fillText(text, 0, 0.5);
+  pictures.set(key, canvas);
+  return canvas;
 }
