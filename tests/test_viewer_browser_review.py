@@ -300,8 +300,11 @@ def test_what_is_drawn_is_not_lost_and_is_undone_by_steps(viewer: Viewer, review
         viewer.until(f"{IDLE} && wsiSegScreen.reviewing.before.length === {step}")
         shapes.append(page.evaluate(area))
     assert len(set(shapes)) == 3
-    for key in ("n", "p", "a", "x", "PageDown", "w", "Delete"):
-        keys.press(key)
+    for key in ("n", "p", "a", "x", "PageDown", "w", "Delete", "All slides"):
+        if key == "All slides":
+            page.get_by_role("link", name=key).click()
+        else:
+            keys.press(key)
         viewer.until(IDLE)
         viewer.until("document.getElementById('message').textContent.startsWith('The outline is not saved')")
         page.evaluate("document.getElementById('message').textContent = ''")

@@ -122,14 +122,17 @@ class ReviewedSlides(Dataset, NamedClasses):
                 [path for path in walk_files(within) if path.name == stated.name] if within.is_dir() else []
             )
             found = [*direct, *below, *found]
-        problems = [f"{slide.path}: the slide is not there; say where it is by slides"]
+        problems = [
+            f"{slide.path}: the slide is not there; --slides DIR (slides of a data set) says where it is"
+        ]
         for path in dict.fromkeys(found):
             try:
                 with reopen_slide(slide, path) as opened:
                     if opened.info.fingerprint == slide.fingerprint:
                         return path
                 problems.append(
-                    f"{path}: is another slide than the one that was reviewed; give the folder by slides"
+                    f"{path}: is another slide than the one that was reviewed; --slides DIR (slides of a "
+                    "data set) says where that one is"
                 )
             except SlideError as error:
                 problems.append(str(error))

@@ -35,7 +35,13 @@ export async function goToNeighbor(screen, which) {
 export function buildNeighbors(screen) {
   const button = (/** @type {string} */ text, /** @type {string} */ label, /** @type {"previous" | "next"} */ which) =>
     h("button", { type: "button", className: "small", "aria-label": label, title: label, onclick: () => void goToNeighbor(screen, which) }, text);
+  const back = (/** @type {Event} */ event) => {
+    const { reviewing } = screen;
+    if (!reviewing?.unsaved) return;
+    event.preventDefault();
+    void reviewing.attempt(async () => reviewing.refuseUnsaved());
+  };
   return h("nav", { className: "line", "aria-label": "Slides" },
-    h("a", { href: writeState({ ...newState(), list: screen.state.list }) || "#", className: "back" }, "‹ All slides"),
+    h("a", { href: writeState({ ...newState(), list: screen.state.list }) || "#", className: "back", onclick: back }, "‹ All slides"),
     button("‹", "Previous slide (page up)", "previous"), button("›", "Next slide (page down)", "next"));
 }
