@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= results
 ARGS ?=
-JOBS ?= 4
+JOBS ?= 3
 PARTS ?=
 
 BIN := $(VENV)/bin
