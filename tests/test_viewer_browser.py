@@ -240,6 +240,10 @@ def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, resu
     assert max((x1 - x0) / view["width"], (y1 - y0) / view["height"]) / view["scale"] > 0.4
     page.mouse.move(5, 400)
     viewer.until("document.querySelector('.card').hidden")
+    page.evaluate("wsiSegScreen.panes[0].moveToBox([100, 100, 102, 102])")  # of a speck
+    viewer.settle()
+    power = page.get_by_role("status", name="Magnification", exact=True)
+    assert power.inner_text() == "40×"
 
 
 def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Results) -> None:
