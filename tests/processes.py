@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -60,3 +61,13 @@ def use_in_turn(cache: SlideCache, address: str, seed: int) -> list[str]:
             if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
                 wrong.append(name)
     return wrong
+
+
+def peak_memory(function: Callable[..., object], *args: object) -> int:
+    """Return the most bytes that Python held at a time in a call, beyond those held before it."""
+    tracemalloc.start()
+    try:
+        function(*args)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
