@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import shapely
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.signal import fftconvolve
 
@@ -29,7 +30,7 @@ from wsi_seg.viewer.palette import scale_table
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests import viewer_page
 from tests.viewer_page import Viewer, assert_drawn, edges, features
@@ -75,6 +76,10 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def viewer(context: BrowserContext, results: Results) -> Iterator[Viewer]:
     with viewer_page.tab(context, results.address) as viewer:
         yield viewer
+
+
+# Screen pixels for each pixel of a tile.
+TILE_ZOOM = "({ tile }) => tile.size.x / tile.sourceBounds.width"
 
 
 def stored(results: Results, folder: str) -> list[tuple[dict[str, Any], Any]]:
@@ -250,6 +255,7 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
     page = viewer.page
     viewer.open(viewer.identity("made", "first"), classes=0)
     (properties, shape), *_ = found = stored(results, "first/made")
+    inside = shape.representative_point().coords[0]
     for turn in (90, 180):
         page.keyboard.press("r")
         viewer.settle()
@@ -259,13 +265,15 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
         assert_drawn(np.rot90(viewer.outlines(), turn // 90), [one for _, one in found], view)
         page.keyboard.press("o")
         viewer.settle()
+        found_hidden = f"wsiSegScreen.panes[0].outlines.find({', '.join(map(str, inside))})"
+        assert page.evaluate(found_hidden) is None
         slide = np.rot90(viewer.picture(), turn // 90)
         for rectangle in RECTANGLES:
             place = (np.array(rectangle) - [view["x"], view["y"]] * 2) / view["scale"]
             np.testing.assert_allclose(edges(slide, place), place, atol=1)
         page.keyboard.press("o")
         viewer.settle()
-        x, y = shape.representative_point().coords[0]
+        x, y = inside
         page.mouse.move(*viewer.to_screen(x, y))
         text = f"{float(format(properties['measurements']['Area µm^2'], '.3g')):g} µm²"
         viewer.until(f"document.querySelector('.card').innerText.includes('{text}')")
@@ -284,6 +292,8 @@ def test_a_turned_slide_has_everything_in_its_place(viewer: Viewer, results: Res
     page.get_by_role("button", name="Magnification 20×").click()
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(2) and viewer.view()["turn"] == 0
+    drawn = f"wsiSegScreen.panes[0].viewer.world.getItemAt(0).getTilesToDraw().map({TILE_ZOOM})"
+    assert set(page.evaluate(drawn)) == {1.0}  # pixel by pixel
     page.keyboard.press(".")
     viewer.settle()
     assert viewer.view()["scale"] == pytest.approx(1)
@@ -552,17 +562,26 @@ def test_what_can_be_taken_away(viewer: Viewer, results: Results, tmp_path: Path
         page.get_by_role("link", name="GeoJSON").click()
     written = results.out / "first" / "made" / "polygons.geojson"
     assert Path(download.value.path()).read_bytes() == written.read_bytes()
-    shown = viewer.picture()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Picture").click()
-    assert download.value.suggested_filename == "made.png"
-    saved = np.asarray(Image.open(download.value.path()).convert("RGB"), np.float64)
+    shown, saved = viewer.picture(), saved_picture(page)
     height, width = shown.shape[:2]
     assert saved.shape[1] == width and saved.shape[0] > height
     view = viewer.view()
     x, y = (int(-view[axis] / view["scale"]) + 3 for axis in ("x", "y"))
     slide = np.s_[y : y + int(1590 / view["scale"]), x : x + int(2040 / view["scale"])]
     assert np.abs(saved[:height][slide] - shown[slide]).mean() < 1
+    page.keyboard.press("r")
+    viewer.settle()
+    lines, shown = viewer.outlines(), viewer.picture()
+    assert lines.sum() > 500
+    assert np.abs(saved_picture(page)[:height][lines] - shown[lines]).mean() < 0.5
+
+
+def saved_picture(page: Page) -> NDArray[np.float64]:
+    """Return what the button Picture saves, (h, w, 3)."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Picture").click()
+    assert download.value.suggested_filename == "made.png"
+    return np.asarray(Image.open(download.value.path()).convert("RGB"), np.float64)
 
 
 def test_every_control_has_a_name_and_is_reached_by_tab(viewer: Viewer) -> None:

@@ -166,6 +166,8 @@ export class Measure {
   /** @param {Layer} layer */
   drawOne({ pane, canvas }) {
     if (this.screen.closed || !pane.viewer.isOpen()) return;
+    canvas.hidden = !this.done.length && !this.tool;
+    if (canvas.hidden) return;
     const [width, height] = screenSize(pane.view()), ratio = window.devicePixelRatio || 1;
     const size = { width: Math.round(width * ratio), height: Math.round(height * ratio) };
     if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);

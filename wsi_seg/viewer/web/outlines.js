@@ -1,8 +1,8 @@
-// The outlines over one slide: a canvas that moves with the slide at once and is drawn again by a worker.
+// The outlines over one slide: a picture that the browser moves with the slide at once, and a worker draws again.
 
 import { debounce } from "./dom.js";
 import { enlarged } from "./geometry.js";
-import { fitCanvas } from "./turn.js";
+import { style, turnTransform } from "./turn.js";
 
 /** @typedef {import("./geometry.js").View} View */
 /** @typedef {import("./outlines_worker.js").Order} Order */
@@ -10,7 +10,8 @@ import { fitCanvas } from "./turn.js";
 /** @typedef {Pick<Order, "sources" | "selected" | "marked">} Content */
 
 const REST_MS = 50; // a view that has not changed for so long is drawn exactly
-const MOVING_MS = 150; // while it moves, a picture comes so often: between them the last one is moved along
+const MOVING_MS = 150; // while it moves, a picture is ordered so often: between them the last one is moved along
+const BREATH = 2; // times what the last picture took: very many outlines leave the processor half of its time
 const MARGIN = 0.15; // of the view, on each side: what comes into sight until the next picture is there
 
 export class Outlines {
@@ -32,11 +33,12 @@ export class Outlines {
     this.view = null;
     /** @type {Content} */
     this.content = { sources: [], selected: null, marked: null };
-    /** @type {{bitmap: ImageBitmap, view: View} | null} */
-    this.picture = null;
+    /** @type {View | null} what the canvas shows; null: nothing yet */
+    this.pictured = null;
     this.ordered = ""; // what the last picture was ordered for
     this.waiting = false;
     this.orderedAt = 0;
+    this.tookMs = 0; // for the last picture
     this.orderAtRest = debounce(REST_MS, () => this.order());
     /** Whether what is seen is all there is to see; tests and pictures wait for it. */
     this.complete = false;
@@ -58,22 +60,30 @@ export class Outlines {
    */
   draw(view) {
     this.view = view;
-    const ratio = window.devicePixelRatio || 1;
-    fitCanvas(this.canvas, view, ratio);
-    const context = this.canvas.getContext("2d");
-    if (!context) return;
-    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.picture) {
-      const { bitmap, view: from } = this.picture, share = from.scale / view.scale;
-      const x = ((from.x - view.x) / view.scale) * ratio, y = ((from.y - view.y) / view.scale) * ratio;
-      // At the same scale lines stay sharp on whole pixels; the next picture is exact again.
-      if (Math.abs(share - 1) < 1e-6) context.drawImage(bitmap, Math.round(x), Math.round(y));
-      else context.drawImage(bitmap, x, y, bitmap.width * share, bitmap.height * share);
-    }
+    this.canvas.hidden = !this.pictured || !this.content.sources.length;
+    if (!this.content.sources.length) return this.rest();
+    if (this.pictured) this.move(this.pictured, view);
     if (this.key() === this.ordered) return;
     this.complete = false;
-    if (performance.now() - this.orderedAt > MOVING_MS) this.order();
+    if (performance.now() - this.orderedAt > Math.max(MOVING_MS, BREATH * this.tookMs)) this.order();
     else this.orderAtRest();
+  }
+
+  /** Without sources there is nothing to order from the worker. */
+  rest() {
+    this.pictured = null;
+    this.ordered = "";
+    this.count = 0;
+    this.complete = true;
+  }
+
+  /** Put the picture where it belongs in a view. @param {View} from what it is of @param {View} view */
+  move(from, view) {
+    const { left, top, share } = placeIn(from, view), ratio = window.devicePixelRatio || 1;
+    style(this.canvas, {
+      width: `${this.canvas.width / ratio}px`, height: `${this.canvas.height / ratio}px`,
+      transform: `${turnTransform(view)} translate(${left}px, ${top}px) scale(${share})`,
+    });
   }
 
   /** What the last picture has to be of. */
@@ -83,7 +93,7 @@ export class Outlines {
 
   order() {
     const key = this.key();
-    if (!this.view || this.waiting || key === this.ordered) return;
+    if (!this.view || !this.content.sources.length || this.waiting || key === this.ordered) return;
     this.ordered = key;
     this.orderedAt = performance.now();
     this.waiting = true;
@@ -95,9 +105,12 @@ export class Outlines {
   /** @param {import("./outlines_worker.js").FromWorker} message */
   receive(message) {
     if (message.type === "picture") {
-      this.picture?.bitmap.close();
-      this.picture = message;
+      const { width, height } = message.bitmap;
+      if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+      this.canvas.getContext("bitmaprenderer")?.transferFromImageBitmap(message.bitmap);
+      this.pictured = message.view;
       this.waiting = false;
+      this.tookMs = performance.now() - this.orderedAt;
       this.count = message.count;
       this.complete = message.complete;
       if (this.view) this.draw(this.view);
@@ -117,6 +130,7 @@ export class Outlines {
    * @returns {Promise<Found | null>}
    */
   find(x, y) {
+    if (!this.content.sources.length) return Promise.resolve(null);
     const number = ++this.number;
     return new Promise((resolve) => {
       this.asked.set(number, resolve);
@@ -126,7 +140,19 @@ export class Outlines {
 
   close() {
     this.worker.terminate();
-    this.picture?.bitmap.close();
     this.canvas.remove();
   }
+}
+
+/**
+ * Return where a picture lies in a view, in CSS pixels of the slide's frame, and how much larger it is shown.
+ * @param {View} from what it is of
+ * @param {View} view
+ */
+export function placeIn(from, view) {
+  const share = from.scale / view.scale, ratio = window.devicePixelRatio || 1;
+  const left = (from.x - view.x) / view.scale, top = (from.y - view.y) / view.scale;
+  if (Math.abs(share - 1) > 1e-6) return { left, top, share };
+  // At the same scale lines stay sharp on whole device pixels; the next picture is exact again.
+  return { left: Math.round(left * ratio) / ratio, top: Math.round(top * ratio) / ratio, share: 1 };
 }

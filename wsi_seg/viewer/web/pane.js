@@ -346,6 +346,8 @@ function openViewer(element, slide) {
     visibilityRatio: 0.3,
     minZoomImageRatio: 0.5,
     maxZoomPixelRatio: 16,
+    // A half, as by default, takes at each power of two the level that is twice too fine: four times the pixels.
+    minPixelRatio: 0.51,
     smoothTileEdgesMinZoom: Infinity,
     imageLoaderLimit: 6,
     maxImageCacheCount: 400,

@@ -36,7 +36,7 @@ function draw(screen) {
   let left = 0;
   screen.panes.forEach((pane, i) => {
     context.drawImage(parts[i], left, 0);
-    drawTurned(context, pane.outlines.canvas, pane.view().turn ?? 0, left);
+    drawOutlines(context, pane.outlines.canvas, [left, 0, parts[i].width, parts[i].height], ratio);
     drawBar(context, pane, left + 16 * ratio, height - 16 * ratio, ratio);
     left += parts[i].width + GAP * ratio;
   });
@@ -45,16 +45,21 @@ function draw(screen) {
 }
 
 /**
- * Draw a canvas of the slide's frame as the slide is turned.
+ * Draw the outlines where the page has them.
  * @param {OffscreenCanvasRenderingContext2D} context
- * @param {HTMLCanvasElement} canvas
- * @param {number} turn
- * @param {number} left
+ * @param {HTMLCanvasElement} canvas which CSS moves over the slide
+ * @param {[number, number, number, number]} pane left, top, width and height, device pixels
+ * @param {number} ratio
  */
-function drawTurned(context, canvas, turn, left) {
+function drawOutlines(context, canvas, [left, top, width, height], ratio) {
+  if (canvas.hidden) return;
+  const { a, b, c, d, e, f } = new DOMMatrix(canvas.style.transform);
   context.save();
-  context.translate(left + (turn === 90 ? canvas.height : turn === 180 ? canvas.width : 0), turn === 180 ? canvas.height : turn === 270 ? canvas.width : 0);
-  context.rotate((turn * Math.PI) / 180);
+  context.beginPath();
+  context.rect(left, top, width, height);
+  context.clip();
+  context.translate(left, top);
+  context.transform(a, b, c, d, e * ratio, f * ratio);
   context.drawImage(canvas, 0, 0);
   context.restore();
 }

@@ -27,6 +27,9 @@ export class ReviewMarks {
 
   /** @param {View} view @param {Content} content */
   draw(view, { review, selected, draft, hidden, aims }) {
+    const some = review.areas.length || review.drawn.length || review.verdicts.size;
+    this.canvas.hidden = !(some && !hidden) && !selected && !draft.geometry && !draft.line.length && !aims;
+    if (this.canvas.hidden) return; // a canvas that is drawn costs each frame, also where nothing is on it
     const ratio = window.devicePixelRatio || 1;
     fitCanvas(this.canvas, view, ratio);
     const context = this.canvas.getContext("2d");

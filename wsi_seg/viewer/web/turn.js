@@ -38,15 +38,24 @@ export function screenSize({ width, height, turn = 0 }) {
   return turn % 180 ? [height, width] : [width, height];
 }
 
+/** @param {View} view @returns {string} the CSS transform that turns what is in the slide's frame, from its corner; "" where nothing does */
+export function turnTransform({ width, height, turn = 0 }) {
+  const [right, down] = [turn === 90 ? height : turn === 180 ? width : 0, turn === 180 ? height : turn === 270 ? width : 0];
+  return turn ? `translate(${right}px, ${down}px) rotate(${turn}deg)` : "";
+}
+
 /**
  * Give a canvas the size of a view in device pixels, and its place on the turned screen.
  * @param {HTMLCanvasElement} canvas @param {View} view @param {number} ratio device pixels per CSS pixel
  */
 export function fitCanvas(canvas, view, ratio) {
-  const { width, height, turn = 0 } = view;
+  const { width, height, turn } = view;
   const size = { width: Math.round(width * ratio), height: Math.round(height * ratio) };
   if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
-  const [right, down] = [turn === 90 ? height : turn === 180 ? width : 0, turn === 180 ? height : turn === 270 ? width : 0];
-  const placed = turn ? { width: `${width}px`, height: `${height}px`, transform: `translate(${right}px, ${down}px) rotate(${turn}deg)` } : { width: "", height: "", transform: "" };
-  for (const [name, value] of Object.entries(placed)) if (canvas.style.getPropertyValue(name) !== value) canvas.style.setProperty(name, value);
+  style(canvas, { width: turn ? `${width}px` : "", height: turn ? `${height}px` : "", transform: turnTransform(view) });
+}
+
+/** Set what is not so yet. @param {HTMLElement} element @param {Record<string, string>} values */
+export function style(element, values) {
+  for (const [name, value] of Object.entries(values)) if (element.style.getPropertyValue(name) !== value) element.style.setProperty(name, value);
 }
