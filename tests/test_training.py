@@ -193,10 +193,13 @@ def test_a_network_learns_made_tissue(made_data, tmp_path):
     assert float(probabilities[0, 1].mean()) > 0.7
 
 
-def test_a_run_can_be_repeated_from_its_folder(made_data, tmp_path):
+def test_a_run_can_be_repeated_from_its_folder(made_data, tmp_path, monkeypatch, recwarn):
     config = made_config(made_data, epochs=1)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "srun").touch(0o755)  # as on the login node of a cluster, where nobody asked for it
     one = train(config, tmp_path / "one")
     two = train(read_train_config(one / CONFIG), tmp_path / "two")
+    assert not [warning for warning in recwarn if "srun" in str(warning.message)]
     assert weights_of(one) == weights_of(two)
     assert weights_of(train(config.model_copy(update={"seed": 5}), tmp_path / "three")) != weights_of(one)
     listing = json.loads((one / DATA).read_text())
