@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.made.pyramids import make_landmark_slide
 from tests.test_train_cli import call, one_line
 from wsi_seg.core.card import CardClass, ModelCard, read_card
 from wsi_seg.core.classes import BCSS, IGNORED_CODES
-from wsi_seg.core.errors import DataError
+from wsi_seg.core.errors import DataError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients
@@ -27,14 +28,16 @@ from wsi_seg.evaluation.calibration import ReliabilityCounter
 from wsi_seg.evaluation.comparison import compare
 from wsi_seg.evaluation.evaluation import Evaluation, Subject
 from wsi_seg.evaluation.rows import Rows
-from wsi_seg.evaluation.section import ImageTally, Section, count
+from wsi_seg.evaluation.section import ImageTally, Section, count, pool
 from wsi_seg.evaluation.tally import PredictedBlock
 from wsi_seg.review.entries import ReviewEntry
 from wsi_seg.review.places import review_folder
 from wsi_seg.review.results import slides_with_review
 from wsi_seg.review.store import ReviewStore
 from wsi_seg.slides.readers import open_slide
-from wsi_seg.training.retrain import retrain_config
+from wsi_seg.training import retrain as retraining
+from wsi_seg.training.data import load_data
+from wsi_seg.training.retrain import retrain, retrain_config
 from wsi_seg.training.settings import RetrainSettings
 
 FULL = LabelScheme(BCSS, 0.5, ignored_codes=IGNORED_CODES)
@@ -87,6 +90,25 @@ def test_each_verdict_says_what_the_reviewer_meant(tmp_path: Path) -> None:
     area = got[100:200, 0:200]
     assert set(np.unique(area)) == {not_class(CHANNEL["tumor"]), CHANNEL["lymphocytic_infiltrate"]}
     assert (got[200:] == IGNORED).all() and (got[:100, 160:] == IGNORED).all()
+
+
+def test_what_a_model_cannot_call_ground_says_nothing_of_it(tmp_path: Path) -> None:
+    """Results of a model with other classes: that ground is not fat is no news to a model without fat."""
+    results = reviewed(
+        tmp_path,
+        {"verdict": "rejected", "geometry": box(0, 0, 50, 50), "region_class": "fat"},
+        {"verdict": "reviewed-area", "geometry": box(0, 100, 200, 200)},
+        {"verdict": "added", "geometry": box(60, 0, 90, 50), "class_name": "stroma"},
+        groups=("fat",),
+    )  # fmt: skip
+    two = LabelScheme(BCSS[:2], 0.5)
+    (region,) = ReviewedSlides(name="made", folder=results, margin=400).parts(Path(), two).training
+    got = region.read(Box(0, 0, 400, 300))[1]
+    assert (got[0:50, 60:90] == 1).all() and (got == IGNORED).sum() == got.size - 50 * 30
+    with pytest.raises(
+        DataError, match=r"of class 'stroma', .* class_names or ignored_classes of a data set"
+    ):
+        ReviewedSlides(name="made", folder=results).parts(Path(), LabelScheme(BCSS[:1], 0.5))
 
 
 def test_background_is_what_the_configuration_or_the_model_calls_so(tmp_path: Path) -> None:
@@ -205,6 +227,31 @@ def test_a_model_is_better_only_where_that_is_shown(
     assert table["overall"]["calibration_error"]["old"] == pytest.approx(abs(np.mean(old) - 0.9), abs=0.01)
 
 
+def test_a_pool_of_data_sets_is_compared_and_the_table_of_most_patients_decides() -> None:
+    def named(found: Evaluation, name: str) -> Section:
+        return replace(found.sections[0], name=name)
+
+    good = (0.7, 0.8, 0.9, 0.85)
+    pools = [pool([named(evaluated(*one), name) for name in ("review", "old")], "all") for one in (OLD, good)]
+    (table,) = compare(*(replace(evaluated(*OLD), sections=(one,)) for one in pools), "review").data_sets
+    error = table["overall"]["calibration_error"]
+    assert (table["patients"], table["verdict"]) == (4, "better") and error["interval"] is not None
+    assert error["old"] == pytest.approx(abs(np.mean(OLD) - 0.9), abs=0.01)
+    # The regions of one patient tell tumor from the rest alone, and come first.
+    old, new = (
+        replace(
+            evaluated(0.5),
+            sections=(named(evaluated(*one[:1]), "review: tumor"), evaluated(*one).sections[0]),
+        )
+        for one in (OLD, good)
+    )
+    found = compare(old, new, "review")
+    assert (found.verdict, found.sentence[:8]) == ("better", "review: ")
+    # A data set whose name begins alike decides nothing.
+    others = [replace(evaluated(0.5), sections=(named(evaluated(0.5), "reviewers"),)) for _ in range(2)]
+    assert "Nothing of review was held out" in compare(*others, "review").sentence
+
+
 # --- the command --------------------------------------------------------------------------------------
 
 
@@ -312,3 +359,63 @@ def test_what_cannot_be_retrained_is_one_line(start: Path, quick_model: Path, tm
     asked = call("train", "--from", start, "--reviews", tmp_path / "nothing", "-o", out)
     assert asked.exit_code != 0 and "nothing-review" in asked.stderr
     assert not out.exists()
+    asked = call("train", "--from", start, "--reviews", results, "-o", out, "--patients", "slide-.")
+    one_line(asked, 2, "--patients: pattern 'slide-.' has 0 groups")
+    assert not out.exists()
+    asked = call("train", "--from", start, "--reviews", results, "-o", start, "--overwrite")
+    assert asked.exit_code == 2 and f"{start}: is the model to start from" in asked.stderr
+    assert (start / "model.safetensors").is_file() and (start / "train.yaml").is_file()
+
+
+def test_a_second_round_holds_out_whom_the_model_has_not_seen(start: Path, tmp_path: Path) -> None:
+    """On the same results, to which slides were added: their earlier review is no data set of its own."""
+    model = shutil.copytree(start, tmp_path / "model")
+    listing = json.loads((model / "data.json").read_text())
+    listing["regions"] = [row for row in listing["regions"] if row["patient"] != "3"]  # slide-3 is new
+    (model / "data.json").write_text(json.dumps(listing))
+    results = start.parent / "data" / "results"
+    asked = RetrainSettings(patients="slide-(.)", held_out=("3", "3"))
+    config, notes = retrain_config(str(model), results, asked)
+    assert [dataset.name for dataset in config.datasets] == ["review"]
+    assert "old: not replayed, 4 of its 4 slides are in this review" in notes
+    assert (config.datasets[0].split.test, config.datasets[0].split.validation) == (("3",), ("0",))
+    load_data(config)
+    with pytest.raises(UsageError, match="--held-out 1: the model was trained on it"):
+        retrain_config(str(model), results, RetrainSettings(patients="slide-(.)", held_out=("1",)))
+
+
+def test_names_of_earlier_reviews_stay_distinct(start: Path, tmp_path: Path) -> None:
+    make_reviews(tmp_path / "new")
+    model = shutil.copytree(start, tmp_path / "model")
+    values = yaml.safe_load((model / "train.yaml").read_text())
+    (one,) = values["datasets"]
+    values["datasets"] = [{**one, "name": name} for name in ("review", "earlier review")]
+    (model / "train.yaml").write_text(yaml.safe_dump(values))
+    config, _ = retrain_config(
+        str(model), tmp_path / "new" / "results", RetrainSettings(patients="(slide-.)")
+    )
+    assert [d.name for d in config.datasets] == ["review", "earlier review 2", "earlier review"]
+
+
+def test_a_review_that_grows_meanwhile_changes_no_comparison(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a finished training that is resumed says once how the models compare."""
+    make_reviews(tmp_path / "new")
+    results, out = tmp_path / "new" / "results", tmp_path / "out"
+
+    def training(config: Any, folder: Path, *_: Any) -> Path:
+        if not folder.exists():
+            shutil.copytree(start, folder)
+        for journal in (tmp_path / "new" / "results-review").glob("slide-2*/*.jsonl"):
+            journal.write_text("")  # all that was said of a held-out slide is taken back
+        return folder
+
+    monkeypatch.setattr(retraining, "train", training)
+    asked = RetrainSettings(patients="(slide-.)", held_out=tuple(f"slide-{i}" for i in range(3)))
+    found = retrain(str(start), results, out, asked).comparison
+    assert found.verdict == "no difference shown" and found.data_sets[0]["patients"] == 3
+    bare = shutil.copytree(start, tmp_path / "bare", ignore=shutil.ignore_patterns("train.yaml"))
+    for _ in range(2):
+        retrain(str(bare), results, tmp_path / "alone", RetrainSettings(patients="(slide)"))
+    assert read_card(tmp_path / "alone").held_out.count("cannot be told") == 1

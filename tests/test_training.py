@@ -488,6 +488,14 @@ def test_bad_data_stops_a_run_before_anything_is_written(made_data, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_weights_that_are_no_numbers_make_no_model(made_data, tmp_path):
+    steep = OptimizerConfig(name="sgd", learning_rate=1e30, schedule="constant")
+    full = made_config(made_data).datasets[0].model_copy(update={"split": Split()})
+    with pytest.raises(ModelError, match=r"the training diverged, .*; lower the learning_rate"):
+        train(made_config(made_data, optimizer=steep, epochs=1, datasets=(full,)), tmp_path / "model")
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
 def test_a_place_that_cannot_be_written(made_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/model: cannot write there"):

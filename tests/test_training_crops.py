@@ -138,6 +138,10 @@ def test_a_region_smaller_than_a_crop_goes_on_as_in_a_mirror():
 def test_nothing_but_ignored_ground():
     with pytest.raises(DataError, match="'empty': its annotations hold nothing but ignored ground"):
         BalancedCrops([source_of(np.full((64, 64), IGNORED), name="empty")])
+    between = np.full((64, 64), IGNORED)
+    between[17:19, 30:33] = 1  # no coarse pixel is in it
+    ((_, seen),) = crops_of(BalancedCrops([source_of(between)]), 1, config_with(crop=64))
+    assert (seen == 1).any()
 
 
 def test_validation_covers_every_pixel_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +60,8 @@ class Dataset(BaseModel, ABC):
         folder = root / self.folder
         patient_of = self.patient_finder(folder)
         regions = self.regions(folder, scheme)
-        names = [region.name for region in regions]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        counts = Counter(region.name for region in regions)
+        twice = next((name for name, count in counts.items() if count > 1), None)
         if twice is not None:
             raise DataError(f"{self.name}: two regions are called {twice!r}; rename one")
         grouped, notes = group_regions(regions, patient_of, self.name)

@@ -110,6 +110,10 @@ class NamedClasses(BaseModel):
             )
         return IGNORED if scheme.classes[channel].code in scheme.ignored_codes else channel
 
+    def _is_class(self, name: str, scheme: LabelScheme) -> bool:
+        """Return whether a name of the annotations stands for a class of the model."""
+        return self._channel(canonical_name(name), scheme, name, "class_names") is not None
+
     def _channel(self, asked: str, scheme: LabelScheme, what: str, option: str) -> int | None:
         mapped = {canonical_name(key): value for key, value in self.class_names.items()}.get(asked)
         if mapped is not None:

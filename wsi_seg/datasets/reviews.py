@@ -175,6 +175,8 @@ class ReviewedSlides(Dataset, NamedClasses):
         return [shape for shape, _ in drawn], [target for _, target in drawn]
 
     def _not(self, name: str, one: _Reviewed, scheme: LabelScheme) -> int:
+        if self.known_class is None and not self._is_class(self._own_name(name, one, scheme), scheme):
+            return IGNORED  # a class that the model lacks: that the ground is not of it says nothing
         target = self._target(name, one, scheme)
         if self.known_class is not None and target != scheme.channel(self.known_class, self.name):
             return IGNORED  # not this other class: it may be the known one
@@ -195,13 +197,20 @@ class ReviewedSlides(Dataset, NamedClasses):
 
     def _target(self, name: str, one: _Reviewed, scheme: LabelScheme) -> int:
         """Return the target of a class or group; of a group that is no class, of its first class."""
+        options = ("class_names", "ignored_classes of a data set of kind review")
+        own, what = self._own_name(name, one, scheme), f"{one.name}: a reviewed region"
+        return self.target_of(own, scheme, what, self.known_class, options=options)
+
+    def _own_name(self, name: str, one: _Reviewed, scheme: LabelScheme) -> str:
+        """Return a name as the model has it: of a group that is no class, its first class."""
         channels = [canonical_name(tissue.name) for tissue in scheme.classes]
         group = next((g for g in one.card.class_groups if is_named(name, (g.name, g.qupath_name))), None)
-        if group is not None and not is_named(name, (*self.class_names, *self.ignored_classes)):
-            own = [canonical_name(member) for member in _members(group, one.card)]
-            if canonical_name(group.name) not in channels:
-                name = next((member for member in own if member in channels), name)
-        return self.target_of(name, scheme, f"{one.name}: a reviewed region", self.known_class)
+        if group is None or is_named(name, (*self.class_names, *self.ignored_classes)):
+            return name
+        if canonical_name(group.name) in channels:
+            return name
+        own = [canonical_name(member) for member in _members(group, one.card)]
+        return next((member for member in own if member in channels), name)
 
 
 def _members(group: ClassGroup, card: ModelCard) -> list[str]:

@@ -1,14 +1,14 @@
 """Evaluation: a model on annotated data, or finished maps against annotations; counts first, then scores.
 
-`model` predicts annotated regions and `stored` reads finished maps (`truth`: what they are compared with);
-`metrics` has the scores, `calibration` the error of probabilities, `intervals` the confidence of scores,
-`comparison` says which of two models is better,
-`sentences` the words around them, `write` and `html` the report; `seams` and `explain` look at tiling and at
-the network.
+`choice` says which regions, `model` predicts them and `stored` reads finished maps (`truth`: what they are
+compared with); `metrics` has the scores, `calibration` the error of probabilities, `intervals` the
+confidence of scores, `comparison` says which of two models is better, `sentences` the words around them,
+`write` and `html` the report; `seams` and `explain` look at tiling and at the network.
 """
 
 __all__ = [
     "calibration",
+    "choice",
     "comparison",
     "config",
     "evaluation",

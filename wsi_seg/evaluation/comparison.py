@@ -68,18 +68,25 @@ def compare(old: Evaluation, new: Evaluation, first: str) -> Comparison:
     Args:
         old: of the model to start from.
         new: of the model made from it.
-        first: name of the data set that decides; the others can only show that the new model is worse.
+        first: name of the data set that decides; the others can only show that the new model is worse. Of
+            several tables of it, as annotations of its regions tell different classes apart, the one of most
+            patients decides.
     """
     olds = {section.name: section for section in old.sections}
     pairs = [(olds[section.name], section) for section in new.sections if section.name in olds]
-    pairs.sort(key=lambda pair: not pair[1].name.startswith(first))
+    pairs.sort(key=lambda pair: not _is_of(first, pair[1].name))
     tables = tuple(_compared(*pair) for pair in pairs)
-    deciding = [table for table in tables if table["name"].startswith(first)]
+    deciding = [table for table in tables if _is_of(first, table["name"])]
     if not deciding:
         return Comparison("cannot be told", f"Nothing of {first} was held out, so nothing decides.", tables)
     worse = next((table for table in tables if table["verdict"] == "worse"), None)
-    chosen = worse or deciding[0]
+    chosen = worse or max(deciding, key=lambda table: (table["patients"] or 0, table["images"]))
     return Comparison(chosen["verdict"], f"{chosen['name']}: {chosen['sentence']}", tables)
+
+
+def _is_of(data_set: str, section: str) -> bool:
+    """Return whether a section is of a data set, see `choice.choose_regions`."""
+    return section == data_set or section.startswith(f"{data_set}: ")
 
 
 def _compared(old: Section, new: Section) -> dict[str, Any]:

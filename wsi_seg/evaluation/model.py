@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -78,6 +78,7 @@ def evaluate_model(
     data: EvaluateConfig,
     settings: EvaluateSettings | None = None,
     progress: Progress = lambda name, done, total: None,
+    choices: Sequence[Choice] | None = None,
 ) -> Evaluation:
     """Predict annotated regions as `wsi-seg run` predicts slides, and score the result.
 
@@ -86,6 +87,7 @@ def evaluate_model(
         data: where the annotated data lie.
         settings: part of the data, baselines; by default the test part.
         progress: told of each region that is done.
+        choices: of `choose_regions`, for several models on the very same regions; None: they are loaded.
 
     Returns:
         Counts and scores of each data set, and of those pooled whose annotations tell all classes apart;
@@ -98,7 +100,7 @@ def evaluate_model(
     """
     started = datetime.now(UTC)
     settings = settings or EvaluateSettings()
-    run = _Run(model, data, settings, progress)
+    run = _Run(model, data, settings, progress, choices)
     sections = tuple(run.section(choice) for choice in run.choices)
     full = [section for section in sections if section.rows[0].rest_of is None]
     if len(full) > 1:
@@ -130,14 +132,19 @@ class _Run:
     """One model on its way through the data."""
 
     def __init__(
-        self, model: Model, data: EvaluateConfig, settings: EvaluateSettings, progress: Progress
+        self,
+        model: Model,
+        data: EvaluateConfig,
+        settings: EvaluateSettings,
+        progress: Progress,
+        choices: Sequence[Choice] | None,
     ) -> None:
         self.card = card = model.facts.card
         self.settings, self.progress = settings, progress
         self.baselines = [parse_baseline(text, card) for text in settings.baselines]
         scheme = LabelScheme(card.tissue_classes, card.mpp, data.ignored_codes, card.image_labels)
         # All data are read before anything is predicted, so that what is wrong is said at once.
-        self.choices = choose_regions(data, scheme, settings.part)
+        self.choices = choose_regions(data, scheme, settings.part) if choices is None else choices
         self.predictor = load_predictor(model.predictor)
         self.examples: list[Example] = []
         self.pictures = share_examples({choice.name: len(choice.regions) for choice in self.choices})

@@ -133,9 +133,12 @@ def sum_tallies(parts: Iterable[Tallies], rows: Sequence[Rows]) -> Tallies:
 def pool(sections: Sequence[Section], name: str) -> Section:
     """Return sections of the same rows as one; a patient in several of them counts once."""
     by_group: dict[str, Tallies] = {}
+    reliability_of: dict[str, Reliability] = {}
     for section in sections:
         for group, tallies in section.by_group.items():
             merge(by_group, group, tallies)
+        for group, sums in section.reliability_of.items():
+            reliability_of[group] = reliability_of[group] + sums if group in reliability_of else sums
     return Section(
         name=name,
         rows=sections[0].rows,
@@ -147,6 +150,7 @@ def pool(sections: Sequence[Section], name: str) -> Section:
         notes=(f"The data sets {', '.join(s.name for s in sections)} pooled.",),
         labels=tuple(label for section in sections for label in section.labels),
         reliability=_sum_reliability(section.reliability for section in sections),
+        reliability_of=reliability_of,
         seconds=sum(section.seconds for section in sections),
     )
 

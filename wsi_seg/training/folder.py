@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from wsi_seg.core.card import CARD_NAME, WEIGHTS_NAME
-from wsi_seg.core.errors import OutputError
+from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.core.files import reason_of
 from wsi_seg.core.versions import package_version
 from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
+from wsi_seg.inference.models.registry import find_model
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
 from wsi_seg.training.progress import LOG
@@ -58,9 +59,12 @@ class TrainingFolder:
 
         Raises:
             OutputError: the folder cannot be written, or holds something else than this run.
+            UsageError: it is the model that the run starts from.
         """
         if not self.writes:
             return self._last() if resume else None
+        if config.start_from is not None and find_model(config.start_from).resolve() == self.path.resolve():
+            raise UsageError(f"{self.path}: is the model to start from; name another folder with --output")
         record = _record(config, data)
         try:
             if overwrite:

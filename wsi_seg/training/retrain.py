@@ -21,9 +21,10 @@ from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients
 from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.datasets.reviews import ReviewedSlides
-from wsi_seg.datasets.split import Split
+from wsi_seg.datasets.split import PARTS, Split
+from wsi_seg.evaluation.choice import Choice, choose_regions
 from wsi_seg.evaluation.comparison import Comparison, compare, not_compared
-from wsi_seg.evaluation.config import TRAIN_CONFIG, read_evaluate_config
+from wsi_seg.evaluation.config import TRAIN_CONFIG, EvaluateConfig
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model, progress_lines
 from wsi_seg.evaluation.write import check_own, write_evaluation
 from wsi_seg.inference.models.registry import find_model
@@ -90,9 +91,10 @@ def retrain(
     config, notes = retrain_config(model, results, settings or RetrainSettings())
     for note in notes:
         report(note)
+    held_out = _held_out(config)  # now: the review may grow while this trains
     folder = train(config, out, resume, overwrite, report)
-    comparison = _compare(model, folder, config, report)
-    _write(folder, model, comparison)
+    comparison = _compare(model, folder, config, held_out, report)
+    _write(folder, model, config, comparison)
     return Retrained(folder, comparison)
 
 
@@ -105,28 +107,27 @@ def retrain_config(model: str, results: Path, settings: RetrainSettings) -> tupl
             f"{model}: is stored as {card.format}, and only networks of segmentation-models-pytorch can be "
             "trained here; retrain it where it was made"
         )
-    old, replayed, notes = _replay(folder, card, settings.replay)
+    old = _old_config(folder, card, settings.replay)
     ignored = IGNORED_CODES if old is None else old.ignored_codes
     scheme = LabelScheme(card.tissue_classes, card.mpp, ignored, card.image_labels)
+    by_name = {"pattern": settings.patients}
     review = ReviewedSlides(
         name=REVIEW,
         folder=results.resolve(),
         reviews=_absolute(settings.review_folder),
         slides=_absolute(settings.slides),
-        patients=None if settings.patients is None else Patients(pattern=settings.patients),
-        weight=sum(dataset.weight for dataset in replayed) or 1.0,
+        patients=None if settings.patients is None else validated(Patients, by_name, "--patients"),
     )
     regions = review.parts(Path(), scheme).training
-    known = _trained_on(folder) | {
-        key
-        for dataset in replayed
-        for region in dataset.parts(_root(old), scheme).training
-        for key in _keys(region)
-    }
+    if old is None:
+        notes = [f"{folder.name}: holds no training configuration, so old data are not replayed (--replay)"]
+        replayed, known = list[Any](), _trained_on(folder)
+    else:
+        replayed, known, notes = _replay(old, regions, _trained_on(folder))
     split, note = _split(regions, known, settings)
-    review = review.model_copy(update={"split": split})
-    notes.append(note)
-    return _config(folder, card, old, (review, *replayed), settings), notes
+    weight = sum(dataset.weight for dataset in replayed) or 1.0
+    review = review.model_copy(update={"split": split, "weight": weight})
+    return _config(folder, card, old, (review, *replayed), settings), [*notes, note]
 
 
 def _config(
@@ -175,34 +176,55 @@ def _config(
     )
 
 
-def _replay(
-    folder: Path, card: ModelCard, given: Path | None
-) -> tuple[TrainConfig | None, list[Any], list[str]]:
-    """Return the old training configuration, those of its data sets that are there, and lines on that."""
+def _old_config(folder: Path, card: ModelCard, given: Path | None) -> TrainConfig | None:
+    """Return the configuration of the old training; None where the model's folder has none."""
     path = folder / TRAIN_CONFIG if given is None else given
     if given is None and not path.is_file():
-        return (
-            None,
-            [],
-            [f"{folder.name}: holds no training configuration, so old data are not replayed (--replay)"],
-        )
+        return None
     old = read_train_config(path)
     if [c.name for c in old.model.classes] != [c.name for c in card.classes]:
         raise UsageError(
             f"{path}: is of a model with other classes than {card.name}; give its own configuration"
         )
-    scheme, found, notes = old.scheme, [], []
+    return old
+
+
+def _replay(
+    old: TrainConfig, reviewed: Sequence[AnnotatedRegion], known: set[str]
+) -> tuple[list[Any], set[str], list[str]]:
+    """Return the old data sets that are there, what is known to have been trained on, and lines on that.
+
+    An earlier review of the same slides is not replayed: the new one holds its verdicts and later ones.
+    """
+    slides = {region.files[0] for region in reviewed}
+    found: list[Any] = []
+    trained, notes = set(known), []
     for dataset in old.datasets:
         try:
-            dataset.parts(old.data_dir, scheme)
+            parts = dataset.parts(old.data_dir, old.scheme)
         except WsiSegError as error:
             notes.append(f"{dataset.name}: old data are not replayed ({error})")
             continue
-        name = dataset.name if dataset.name != REVIEW else f"earlier {REVIEW}"
-        found.append(dataset.model_copy(update={"name": name}))
+        own = {region.files[0] for part in PARTS for region in parts.of(part)}
+        again = isinstance(dataset, ReviewedSlides) and len(own & slides)
+        if again:
+            notes.append(f"{dataset.name}: not replayed, {again} of its {len(own)} slides are in this review")
+        else:
+            found.append(dataset.model_copy(update={"name": _name_of_old(dataset.name, old)}))
+        if not (again and known):  # by now it may have slides that the model has not seen
+            trained.update(key for region in parts.training for key in _keys(region))
     if found:
         notes.append(f"old data are replayed: {', '.join(dataset.name for dataset in found)}")
-    return old, found, notes
+    return found, trained, notes
+
+
+def _name_of_old(name: str, old: TrainConfig) -> str:
+    """Return the name of an old data set: another one where the new review has it."""
+    if name != REVIEW:
+        return name
+    taken = {dataset.name for dataset in old.datasets}
+    names = (f"earlier {REVIEW}{number}" for number in ("", *(f" {n}" for n in range(2, len(taken) + 2))))
+    return next(one for one in names if one not in taken)
 
 
 def _split(
@@ -210,7 +232,8 @@ def _split(
 ) -> tuple[Split, str]:
     """Return who is held out of the reviews, and a line on that."""
     groups = sorted({region.group for region in regions})
-    free = [g for g in groups if not any(known & set(_keys(r)) for r in regions if r.group == g)]
+    trained = {region.group for region in regions if known & set(_keys(region))}
+    free = [group for group in groups if group not in trained]
     patients = all(region.patient is not None for region in regions)
     what = "patients" if patients else "slides (their patients are not known)"
     if settings.held_out:
@@ -224,7 +247,7 @@ def _split(
             raise UsageError(
                 f"--held-out {seen}: the model was trained on it, which would favor the old one; name others"
             )
-        test = list(settings.held_out)
+        test = list(dict.fromkeys(settings.held_out))
     else:
         order = np.random.default_rng(settings.seed).permutation(len(free))
         count = min(
@@ -244,22 +267,35 @@ def _split(
     return Split(validation=tuple(stop) or 0.0, test=tuple(test) or 0.0), note
 
 
-def _compare(model: str, folder: Path, config: TrainConfig, report: Report) -> Comparison:
-    """Evaluate both models on the test part, and write the evaluation of the new one."""
+def _held_out(config: TrainConfig) -> list[Choice]:
+    """Return the test part, on which both models are compared; empty where nothing is held out."""
     if not any(dataset.split.test or dataset.split.by == "institute" for dataset in config.datasets):
+        return []
+    return choose_regions(_evaluated(config), config.scheme, "test")
+
+
+def _evaluated(config: TrainConfig) -> EvaluateConfig:
+    values = {name: getattr(config, name) for name in EvaluateConfig.model_fields}
+    return EvaluateConfig(**values)
+
+
+def _compare(
+    model: str, folder: Path, config: TrainConfig, held_out: Sequence[Choice], report: Report
+) -> Comparison:
+    """Evaluate both models on the same regions, and write the evaluation of the new one."""
+    if not held_out:
         return not_compared(NOTHING_HELD_OUT)
-    data = read_evaluate_config(folder / TRAIN_CONFIG)
-    held_out = EvaluateSettings("test")
+    data, part = _evaluated(config), EvaluateSettings("test")
     report("evaluating the old model on what was held out")
-    before = evaluate_model(load_model(model), data, held_out, progress_lines(report))
+    before = evaluate_model(load_model(model), data, part, progress_lines(report), held_out)
     report("evaluating the new model on the same")
-    after = evaluate_model(load_model(str(folder)), data, held_out, progress_lines(report))
+    after = evaluate_model(load_model(str(folder)), data, part, progress_lines(report), held_out)
     write_evaluation(after, folder / EVALUATION, overwrite=True)
     write_metrics(folder, "test", config, after)
     return compare(before, after, REVIEW)
 
 
-def _write(folder: Path, model: str, comparison: Comparison) -> None:
+def _write(folder: Path, model: str, config: TrainConfig, comparison: Comparison) -> None:
     """Write the comparison, and its sentence into the card."""
     old, card = read_card(find_model(model)), read_card(folder)
     names = {"old": {"name": old.name, "version": old.version, "model": model}, "new": {"name": card.name}}
@@ -267,7 +303,10 @@ def _write(folder: Path, model: str, comparison: Comparison) -> None:
     with writing(path), atomic_path(path) as temporary:
         temporary.write_text(json.dumps(names | comparison.to_json(), indent=1) + "\n", encoding="utf-8")
     brief = {"verdict": comparison.verdict, "sentence": comparison.sentence, "from": old.name}
-    text = "; ".join(filter(None, (card.held_out, f"compared with {old.name}: {comparison.sentence}")))
+    scores = (
+        card.held_out if comparison.data_sets else config.model.held_out
+    )  # a resumed run has its sentence
+    text = "; ".join(filter(None, (scores, f"compared with {old.name}: {comparison.sentence}")))
     card.model_copy(update={"metrics": {**card.metrics, "comparison": brief}, "held_out": text}).write(folder)
 
 
@@ -292,10 +331,6 @@ def _trained_on(folder: Path) -> set[str]:
 def _keys(region: AnnotatedRegion) -> Iterable[str]:
     file = str(region.files[0])
     return (file,) if region.patient is None else (file, f"patient {region.patient}")
-
-
-def _root(old: TrainConfig | None) -> Path:
-    return Path() if old is None else old.data_dir
 
 
 def _absolute(path: Path | None) -> Path | None:

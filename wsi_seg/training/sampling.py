@@ -81,15 +81,17 @@ class EachRegion(CropSource):
 
 
 class _Positions:
-    """(row, column) of coarse pixels of one data set, by target."""
+    """(row, column) of coarse pixels of one data set, by target; of fine ones where there are none."""
 
     def __init__(self, source: Source) -> None:
         self._holders: dict[int, list[tuple[AnnotatedRegion, NDArray[np.int32]]]] = {}
         for region in source.regions:
-            coarse = region.coarse_targets(POSITION_STEP)
+            step, coarse = POSITION_STEP, region.coarse_targets(POSITION_STEP)
+            if (coarse == IGNORED).all():  # annotations that lie between the coarse pixels
+                step, coarse = 1, region.coarse_targets(1)
             for target in np.unique(coarse).tolist():
                 if target != IGNORED:
-                    at = np.argwhere(coarse == target) * POSITION_STEP + POSITION_STEP // 2
+                    at = np.argwhere(coarse == target) * step + step // 2
                     self._holders.setdefault(target, []).append((region, at.astype(np.int32)))
         if not self._holders:
             raise DataError(f"data set {source.name!r}: its annotations hold nothing but ignored ground")

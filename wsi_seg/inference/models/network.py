@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, Normalization, read_card
 from wsi_seg.core.errors import ModelError
+from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.inference.models.formats import format_of, weights_path
 
 HEAD = "segmentation_head"  # name of the last layers in every network of the library
@@ -206,8 +207,19 @@ def save_network(network: nn.Module, card: ModelCard, folder: Path) -> None:
 
     A run in bfloat16 then computes with the very weights of one in float32. Normalization layers, which keep
     float32 in every run, are stored in float32.
+
+    Raises:
+        ModelError: weights are not finite, as after a training that diverged.
+        OutputError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    wrong = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+    if wrong:
+        raise ModelError(
+            f"{folder}: the training diverged, weights are not numbers ({wrong[0]}); lower the learning_rate "
+            "of its optimizer and train again with --overwrite"
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     exact = {
         f"{name}.{key}" if name else key
         for name, module in network.named_modules()
@@ -219,7 +231,8 @@ def save_network(network: nn.Module, card: ModelCard, folder: Path) -> None:
         for name, tensor in network.state_dict().items()
     }
     # safetensors' own `save_file` makes files that only their owner may read.
-    (folder / WEIGHTS_NAME).write_bytes(save(weights, metadata={"format": "pt"}))
+    with atomic_path(folder / WEIGHTS_NAME, shared=True) as temporary:
+        temporary.write_bytes(save(weights, metadata={"format": "pt"}))
     card.write(folder)
 
 
