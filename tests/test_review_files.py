@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.made.results import make_results
 from tests.made.reviews import regions_of, reviewed_results, slide_info, verdict_on
 from wsi_seg.cli import app
 from wsi_seg.core.errors import MaskError, UsageError
-from wsi_seg.core.geometry import Box, Scale
+from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.exporters.check import check_geojson
 from wsi_seg.results.files import POLYGONS
 from wsi_seg.review.agreement import agreement
@@ -211,6 +212,66 @@ def test_an_exported_review_is_confirmed_and_lacks_only_what_was_deleted(tmp_pat
     edits = edits_of(path, deleted, ada, reject_missing=True)
     assert [(one.region, one.verdict) for one in edits.entries] == [(added.region, "rejected")]
     assert edits.missing == 1 and edits_of(path, document, ada, reject_missing=True).entries == []
+
+
+def test_only_annotations_are_regions_and_an_id_is_one_region(exported: Path, tmp_path: Path) -> None:
+    document = saved_in_qupath(exported)
+    first, *_ = document["features"]
+    del first["properties"]["metadata"]
+    cell = {**first, "id": str(uuid.uuid4()), "properties": {**first["properties"], "objectType": "cell"}}
+    old_cell = {**cell, "id": "PathCellObject", "properties": {}}
+    document["features"] = [first, cell, old_cell, first]
+    edits = edits_of(exported, document, [], accept_unchanged=True)
+    assert [entry.verdict for entry in edits.entries] == ["accepted"] and edits.objects == 2
+    stroma = {**first, "properties": {"classification": {"name": "Stroma"}}}
+    document["features"] = [first, cell, stroma]
+    with pytest.raises(MaskError, match=rf"feature 1 and feature 3 have the id {first['id']} and differ"):
+        edits_of(exported, document, [])
+
+
+def test_annotations_that_share_an_id_that_is_none_are_known_by_outline(
+    exported: Path, tmp_path: Path
+) -> None:
+    """QuPath up to 0.2 calls all of them PathAnnotationObject; other programs count them."""
+    document = saved_in_qupath(exported)
+    first, *_ = document["features"]
+    new = {**first, "geometry": json.loads(shapely.to_geojson(box(1000, 1000, 1050, 1050)))}
+    other = {**first, "geometry": json.loads(shapely.to_geojson(box(1200, 1000, 1250, 1050)))}
+    document["features"] = [
+        {**one, "id": "PathAnnotationObject", "properties": {"classification": {"name": "Tumor"}}}
+        for one in (first, new, other)
+    ]
+    edits = edits_of(exported, document, [], accept_unchanged=True)
+    assert [entry.verdict for entry in edits.entries] == ["accepted", "added", "added"]
+    assert edits.entries[0].region == REGIONS.ids[0] and len({entry.region for entry in edits.entries}) == 3
+    assert edits_of(exported, document, edits.entries).entries == []
+
+
+def test_corners_that_qupath_keeps_in_single_precision_are_no_edit(tmp_path: Path) -> None:
+    regions = regions_of((box(150000.13, 100.37, 150300.77, 300.51), "tumor"))
+    slide = replace(slide_info(bounds=Box(1003, 7, 190_000, 80_000)), size=Size(200_000, 90_000))
+    shift = np.array([1003, 7])
+    kept = shapely.transform(regions.shapes[0], lambda xy: (xy - shift).astype(np.float32).astype(float))
+    moved = shapely.affinity.translate(kept, 0.02, 0)
+    for shape, verdicts in ((kept, ["accepted"]), (moved, ["redrawn"])):
+        geometry = json.loads(shapely.to_geojson(shape))
+        feature = {"type": "Feature", "id": regions.ids[0], "geometry": geometry,
+                   "properties": {"classification": {"name": "Tumor"}}}  # fmt: skip
+        path = tmp_path / "far.geojson"
+        path.write_text(json.dumps([feature]))
+        edits = read_edits(path, reviewed_results(regions, slide), fold([]), "Bob", accept_unchanged=True)
+        assert [entry.verdict for entry in edits.entries] == verdicts
+
+
+def test_classes_of_another_model_are_exported_and_come_back(tmp_path: Path) -> None:
+    path, ada = tmp_path / "review.geojson", [verdict_on(REGIONS, 0, "relabeled", class_name="villi")]
+    write_review(fold(ada), REVIEWED, path)
+    assert check_geojson(path) == []
+    document = saved_in_qupath(path)
+    assert document["features"][0]["properties"]["classification"]["name"] == "villi"
+    assert edits_of(path, document, ada).entries == []
+    (bob,) = edits_of(path, document, ada, accept_unchanged=True).entries
+    assert (bob.verdict, bob.class_name) == ("relabeled", "villi")
 
 
 # --- the commands ----------------------------------------------------------------------------------------

@@ -196,6 +196,10 @@ def import_(
     lines.append(f"{edits.unchanged} annotations say nothing new")
     if edits.unclassified:
         lines.append(f"{edits.unclassified} without a class, or new ones of class Ignore*, are left out")
+    if edits.objects:
+        lines.append(
+            f"{edits.objects} cells, detections and other objects that are no annotations are left out"
+        )
     if edits.missing and not reject_missing:
         lines.append(
             f"{edits.missing} regions are not in the file; "

@@ -2,8 +2,8 @@
 
 `entries` is one verdict, `store` the append-only journals of a folder, `state` what holds after all
 entries, `results` what is reviewed, `carry` puts verdicts on its regions, `agreement` compares two
-reviewers, `editing` changes outlines, `exchange` is GeoJSON for QuPath and back, `places` says where
-reviews are kept, and `progress` how far they are. Training reads `store` and `state`:
+reviewers, `editing` changes outlines, `exchange` is GeoJSON for QuPath and back, `drawn` what it reads,
+`places` says where reviews are kept, and `progress` how far they are. Training reads `store` and `state`:
 `fold(ReviewStore(folder).read(slide).entries)`.
 """
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,16 @@ from wsi_seg.core.classes import RGB
 from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.files import atomic_path, read_plain
 from wsi_seg.core.geometry import Origin
-from wsi_seg.exporters.placed import GRID, ID_NAMESPACE, origin_l0
-from wsi_seg.results.region_files import Regions
+from wsi_seg.exporters.placed import GRID, origin_l0
+from wsi_seg.review.drawn import Drawn, is_annotation, is_same_outline, is_uuid, uuid_of
 from wsi_seg.review.entries import MARKED, ReviewEntry, Verdict, geometry_hash, snapped
 from wsi_seg.review.results import ReviewedResults, group_named, region_id, region_values
 from wsi_seg.review.state import ReviewState
 
 AREA = "Region*"
 COLORS: dict[str, RGB] = {AREA: (0, 0, 180), IGNORE: (180, 180, 180)}
+# Of classes that the model of the results does not have, as in the review of another model's results.
+FOREIGN: RGB = (128, 128, 128)
 
 
 def write_review(
@@ -96,8 +98,8 @@ def _feature(
     if entry.class_name is None:
         label, color = special, COLORS[special]
     else:
-        group = group_named(entry.class_name, reviewed.groups)
-        label, color = group.qupath_name, group.color
+        group = next((one for one in reviewed.groups if is_named(entry.class_name, (one.name,))), None)
+        label, color = (entry.class_name, FOREIGN) if group is None else (group.qupath_name, group.color)
     metadata = {
         "verdict": entry.verdict,
         "reviewer": entry.reviewer,
@@ -108,7 +110,7 @@ def _feature(
     }
     return {
         "type": "Feature",
-        "id": _uuid(entry.region),
+        "id": uuid_of(entry.region),
         "geometry": shapely.geometry.mapping(geometry),
         "properties": {
             "objectType": "annotation",
@@ -117,14 +119,6 @@ def _feature(
             "metadata": {key: value for key, value in metadata.items() if value},
         },
     }
-
-
-def _uuid(region: str) -> str:
-    """Return a region's id as QuPath takes it: as it is, or a UUID of it where it is none."""
-    try:
-        return str(uuid.UUID(region))
-    except ValueError:
-        return str(uuid.uuid5(ID_NAMESPACE, region))
 
 
 @dataclass
@@ -138,20 +132,8 @@ class Edits:
     """New annotations without a class, or to be ignored: left out."""
     missing: int = 0
     """Regions that the file does not hold: of the results, or of the review where the file is one."""
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """An annotation of a file."""
-
-    id: str
-    shape: Polygon | MultiPolygon
-    """l0 pixels, snapped."""
-    label: str | None
-    group: str | None
-    """Class that our metadata say."""
-    verdict: str | None
-    """Verdict that our metadata say: the file is an exported review."""
+    objects: int = 0
+    """Cells, detections, tiles and TMA cores: left out."""
 
 
 def read_edits(
@@ -178,7 +160,7 @@ def read_edits(
             or in an exported review, which holds no others, those with a verdict.
 
     Raises:
-        MaskError: the file cannot be read, or is damaged.
+        MaskError: the file cannot be read, is damaged, or says two things of one region.
         UsageError: it is of another slide, or names a class that the model does not have.
     """
     document = _document(path)
@@ -186,7 +168,7 @@ def read_edits(
     comparison = _Comparison(path, reviewed, state, reviewer, accept_unchanged)
     base = {"slide": reviewed.slide.fingerprint, "model": reviewed.model, "reviewer": reviewer}
     edits = Edits()
-    annotations = list(_drawn(document, path, reviewed))
+    annotations, edits.objects = comparison.annotations(document)
     for drawn in annotations:
         values = comparison.values_of(drawn)
         if values is not None:
@@ -219,41 +201,6 @@ def _check_slide(document: Any, path: Path, reviewed: ReviewedResults) -> None:
         )
 
 
-def _drawn(document: Any, path: Path, reviewed: ReviewedResults) -> Iterator[_Drawn]:
-    """Yield the annotations of a file that have an area; raises MaskError.
-
-    One without an id is the region of the results that has its outline, if there is one.
-    """
-    by_outline: dict[str, str] | None = None
-    shift = subtracted_of(document, path) or origin_l0(reviewed.slide, "bounds")
-    whole = shapely.box(0, 0, reviewed.slide.size.width, reviewed.slide.size.height)
-    for number, feature in enumerate(features_of(document, path), start=1):
-        where = f"{path}: feature {number}"
-        area = area_of(feature, where)
-        shape = None if area is None else polygonal_part(area)
-        if shape is None:
-            continue
-        moved = shapely.transform(shape, lambda xy: np.add(xy, shift))
-        try:
-            placed = snapped(shapely.intersection(moved, whole))
-        except UsageError as error:
-            raise MaskError(f"{where}: {error}") from error
-        properties = feature.get("properties")
-        said = properties.get("metadata") if isinstance(properties, dict) else None
-        metadata = said if isinstance(said, dict) else {}
-        identity = str(feature.get("id") or "")
-        if not identity:
-            by_outline = _ids_by_outline(reviewed.regions) if by_outline is None else by_outline
-            outline = geometry_hash(placed)
-            identity = by_outline.get(outline, f"{reviewed.slide.fingerprint}/{outline}")
-        label = classification_name(properties)
-        yield _Drawn(_uuid(identity), placed, label, metadata.get("group"), metadata.get("verdict"))
-
-
-def _ids_by_outline(regions: Regions) -> dict[str, str]:
-    return {geometry_hash(snapped(shape)): region_id(regions, i) for i, shape in enumerate(regions.shapes)}
-
-
 class _Comparison:
     """Comparison of the annotations of a file with results and review."""
 
@@ -263,11 +210,72 @@ class _Comparison:
         self._path, self._reviewed, self._state = path, reviewed, state
         self._reviewer, self._accept = reviewer, accept_unchanged
         regions = reviewed.regions
-        self.index = {_uuid(region_id(regions, i)): i for i in range(len(regions.ids))}
+        self.index = {uuid_of(region_id(regions, i)): i for i in range(len(regions.ids))}
         """Number of each region of the results by its id in files."""
-        self._decided = {_uuid(region): decision.final for region, decision in state.decisions.items()}
+        self._decided = {uuid_of(region): decision.final for region, decision in state.decisions.items()}
+        size = reviewed.slide.size
+        self._whole = shapely.box(0, 0, size.width, size.height)
+        self._origin = origin_l0(reviewed.slide, "bounds")
 
-    def values_of(self, drawn: _Drawn) -> dict[str, Any] | None:
+    def annotations(self, document: Any) -> tuple[list[Drawn], int]:
+        """Return the annotations of a document that have an area, and how many other objects it has.
+
+        Raises:
+            MaskError: a feature is damaged, or two of one id differ.
+        """
+        found: dict[str, Drawn] = {}
+        others = 0
+        shift = subtracted_of(document, self._path) or self._origin
+        for number, feature in enumerate(features_of(document, self._path), start=1):
+            if not is_annotation(feature):
+                others += 1
+                continue
+            drawn = self._drawn(feature, f"feature {number}", shift)
+            if drawn is None:
+                continue
+            first = found.setdefault(drawn.id, drawn)
+            if (first.label, geometry_hash(first.shape)) != (drawn.label, geometry_hash(drawn.shape)):
+                raise MaskError(
+                    f"{self._path}: {first.where} and {drawn.where} have the id {drawn.id} and differ; "
+                    "remove one, or its id"
+                )
+        return list(found.values()), others
+
+    def _drawn(self, feature: dict[str, Any], place: str, shift: tuple[float, float]) -> Drawn | None:
+        """Return an annotation; None where it has no area.
+
+        Only a UUID or the id of a known region is one: others are those of a row, or of all annotations of
+        QuPath 0.2. One without is the region of the results that has its outline, if there is one.
+        """
+        where = f"{self._path}: {place}"
+        area = area_of(feature, where)
+        shape = None if area is None else polygonal_part(area)
+        if shape is None:
+            return None
+        moved = shapely.transform(shape, lambda xy: np.add(xy, shift))
+        try:
+            placed = snapped(shapely.intersection(moved, self._whole))
+        except UsageError as error:
+            raise MaskError(f"{where}: {error}") from error
+        properties = feature.get("properties")
+        said = properties.get("metadata") if isinstance(properties, dict) else None
+        metadata = said if isinstance(said, dict) else {}
+        own = uuid_of(str(feature.get("id") or ""))
+        if not (own in self.index or own in self._decided or is_uuid(feature.get("id"))):
+            outline = geometry_hash(placed)
+            own = uuid_of(self._by_outline.get(outline, f"{self._reviewed.slide.fingerprint}/{outline}"))
+        label = classification_name(properties)
+        return Drawn(own, place, placed, label, metadata.get("group"), metadata.get("verdict"))
+
+    @cached_property
+    def _by_outline(self) -> dict[str, str]:
+        """Ids of the regions of the results by the hashes of their outlines."""
+        regions = self._reviewed.regions
+        return {
+            geometry_hash(snapped(shape)): region_id(regions, i) for i, shape in enumerate(regions.shapes)
+        }
+
+    def values_of(self, drawn: Drawn) -> dict[str, Any] | None:
         """Return the values of the entry that an annotation amounts to; None where it says nothing new."""
         if is_named(drawn.label, (AREA,)):
             return self._area(drawn)
@@ -282,7 +290,7 @@ class _Comparison:
         by_anybody = drawn.verdict is not None and not self._accept
         return None if values is None or self.is_said(values, by_anybody) else values
 
-    def missing(self, annotations: Sequence[_Drawn]) -> list[dict[str, Any]]:
+    def missing(self, annotations: Sequence[Drawn]) -> list[dict[str, Any]]:
         """Return the values of entries that reject what a file lacks, see `read_edits`."""
         seen = {drawn.id for drawn in annotations}
         if any(drawn.verdict for drawn in annotations):  # an exported review
@@ -302,7 +310,7 @@ class _Comparison:
         if said is None or said.class_name != values.get("class_name"):
             return False
         rejected = values["verdict"] == "rejected"
-        return rejected or geometry_hash(_shape(said)) == geometry_hash(values["geometry"])
+        return rejected or self._same(values["geometry"], _shape(said))
 
     def _facts(self, identity: str) -> dict[str, Any] | None:
         """Return what is known of the region of an id; None where there is none."""
@@ -314,14 +322,17 @@ class _Comparison:
         names = ("region", "region_hash", "region_class", "geometry")  # added, or of other results
         return {name: getattr(final, name) for name in names}
 
-    def _judged(self, drawn: _Drawn, facts: dict[str, Any]) -> dict[str, Any] | None:
+    def _same(self, shape: Polygon | MultiPolygon, known: Polygon | MultiPolygon) -> bool:
+        return is_same_outline(shape, known, self._origin)
+
+    def _judged(self, drawn: Drawn, facts: dict[str, Any]) -> dict[str, Any] | None:
         if is_named(drawn.label, (IGNORE,)):
             return {**facts, "verdict": "rejected"}
         if drawn.label is None:
             return None
         name = self._class_of(drawn, facts["region_class"])
         values = {**facts, "class_name": name}
-        if geometry_hash(drawn.shape) != geometry_hash(facts["geometry"]):
+        if not self._same(drawn.shape, facts["geometry"]):
             return {**values, "verdict": "redrawn", "geometry": drawn.shape}
         if facts["region_class"] is None:
             return {**values, "verdict": "added"}
@@ -330,12 +341,15 @@ class _Comparison:
         # As in the results, which says nothing unless the file is a review or was looked through.
         return {**values, "verdict": "accepted"} if self._accept or drawn.verdict else None
 
-    def _class_of(self, drawn: _Drawn, was: str | None) -> str:
+    def _class_of(self, drawn: Drawn, was: str | None) -> str:
         """Return the model's name of a class; of several that QuPath calls alike, that of before."""
         groups = self._reviewed.groups
         for group in (group for name in (drawn.group, was) for group in groups if group.name == name):
             if is_named(drawn.label, (group.name, group.qupath_name)):
                 return group.name
+        given = self._decided.get(drawn.id)
+        if given is not None and given.class_name and is_named(drawn.label, (given.class_name,)):
+            return given.class_name  # of another model's results
         try:
             return group_named(str(drawn.label), groups).name
         except UsageError as error:
@@ -343,9 +357,9 @@ class _Comparison:
                 f"{self._path}: {error}; change the class in QuPath, or remove the annotation"
             ) from error
 
-    def _area(self, drawn: _Drawn) -> dict[str, Any] | None:
-        before = [area for area in self._state.areas if _uuid(area.region) == drawn.id]
-        if any(geometry_hash(drawn.shape) == geometry_hash(_shape(area)) for area in before):
+    def _area(self, drawn: Drawn) -> dict[str, Any] | None:
+        before = [area for area in self._state.areas if uuid_of(area.region) == drawn.id]
+        if any(self._same(drawn.shape, _shape(area)) for area in before):
             return None
         return {
             "verdict": "reviewed-area",
