@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,14 @@ from typer.testing import CliRunner
 
 from wsi_seg.cli import app
 from wsi_seg.core.card import CardClass, CardGroup, ModelCard, read_card
-from wsi_seg.core.errors import DataError, MissingExtraError, ModelError, OutputError, UsageError
+from wsi_seg.core.errors import (
+    ClaimedError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    UsageError,
+)
 from wsi_seg.datasets.bcss import BcssRegions
 from wsi_seg.datasets.masks import MaskedImages
 from wsi_seg.datasets.outlined_images import OutlinedImages
@@ -31,7 +39,7 @@ from wsi_seg.training.assessed import trained_pixels
 from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config, resolved
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import start_network, train
-from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
+from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST, TrainingFolder
 from wsi_seg.training.task import SegmentationTask, rate_factor
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -212,6 +220,29 @@ def test_a_run_can_be_repeated_from_its_folder(made_data, tmp_path, monkeypatch,
     assert {"torch", "lightning", "wsi-seg"} <= set(
         json.loads((one / "environment.json").read_text())["packages"]
     )
+
+
+def test_two_trainings_do_not_share_a_folder(made_data, tmp_path):
+    out, config = tmp_path / "model", made_config(made_data, epochs=2)
+    refused: list[str] = []
+
+    def meanwhile(line: str) -> None:
+        """After the first epoch another training begins, and then takes the place of this one."""
+        if not line.startswith("epoch 1"):
+            return
+        before = {path: path.stat().st_mtime for path in out.rglob("*") if path.is_file()}
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(ClaimedError) as caught:
+                train(config, out, **how)
+            refused.append(str(caught.value))
+        assert {path: path.stat().st_mtime for path in out.rglob("*") if path.is_file()} == before
+        claim = TrainingFolder(out).claim
+        claim.write_text(json.dumps(json.loads(claim.read_text()) | {"pid": 1, "machine": "far"}))
+
+    with pytest.raises(OutputError, match=r"another one took its place \(process 1 on far\)"):
+        train(config, out, report=meanwhile)
+    assert len(refused) == 3 and all(f"process {os.getpid()}" in line for line in refused)
+    assert not (out / "card.json").exists()
 
 
 def test_the_best_epoch_is_kept_and_training_stops_early(tmp_path):
@@ -498,7 +529,7 @@ def test_weights_that_are_no_numbers_make_no_model(made_data, tmp_path):
 
 def test_a_place_that_cannot_be_written(made_data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file/model: cannot write there"):
+    with pytest.raises(OutputError, match="file: cannot be written"):
         train(made_config(made_data), tmp_path / "file" / "model")
 
 

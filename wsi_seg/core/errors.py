@@ -74,7 +74,7 @@ class OutputError(WsiSegError):
 
 
 class ClaimedError(OutputError):
-    """Another run is at work on the same results."""
+    """Another process is at work on the same results, or in the same folder of a training."""
 
 
 class DataError(WsiSegError):

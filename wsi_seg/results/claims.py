@@ -1,6 +1,6 @@
-"""Locks on a slide's results, so that two runs never write the same ones.
+"""Locks on a slide's results, or a training's folder, so that two processes never write the same ones.
 
-A claim is a small file next to the results that names its owner, who touches it every few seconds. A claim
+A claim is a small file next to what it is for that names its owner, who touches it every few seconds. A claim
 whose owner is known to be dead, or that was not touched for a minute, may be taken over. An owner loses its
 claim when the file is gone or names another owner. An owner that cannot read the file stops after
 `TOLERATED_SECONDS` without a touch, before others may take the claim for abandoned.
@@ -104,12 +104,12 @@ class Claim:
                 return True
             if owner is not None:
                 self._lost = (
-                    f"this run stood still for so long that another one took its place ({owner}); "
-                    "it ends here and leaves the slide to the other"
+                    f"this process stood still for so long that another one took its place ({owner}); "
+                    "it ends here and leaves the rest to the other"
                 )
                 return False
         except FileNotFoundError:
-            self._lost = "this claim was removed, so another run may have the slide; run again to resume"
+            self._lost = "this claim was removed, so another process may have taken over; run again to resume"
             return False
         except OSError as error:
             reason = reason_of(error)
@@ -146,7 +146,7 @@ def claimed(path: Path) -> Iterator[Claim]:
                 continue
             if not _is_stale(path, holder):
                 raise ClaimedError(
-                    f"{path}: another run is at work on this slide ({holder or 'its file cannot be read'}); "
+                    f"{path}: another one is at work there ({holder or 'its file cannot be read'}); "
                     "wait for it, or stop it"
                 )
             if _take_over(path, holder, owner):

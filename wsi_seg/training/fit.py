@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsi_seg.core.card import WEIGHTS_NAME, read_card
+from wsi_seg.core.card import WEIGHTS_NAME, ModelCard, read_card
 from wsi_seg.core.errors import MissingExtraError, ModelError, UsageError
 from wsi_seg.core.files import atomic_path
 from wsi_seg.inference.models.network import (
@@ -70,6 +70,7 @@ def train(
         DataError: training data are missing or inconsistent.
         ModelError: the network cannot be built or the encoder's weights do not fit.
         OutputError: `out` cannot be written, or holds another run.
+        ClaimedError: another training is at work there.
     """
     if importlib.util.find_spec("lightning") is None:
         raise MissingExtraError("training needs Lightning; install it with: pip install 'wsi-seg[train]'")
@@ -82,16 +83,31 @@ def train(
     torch.manual_seed(config.seed)
     network = start_network(config)
     folder = TrainingFolder(out, writes=getattr(rank_zero_only, "rank", 0) == 0)
-    checkpoint = folder.begin(config, data, resume, overwrite)
-    if folder.finished:
-        log.info("%s: the training is finished", out)
-        return out
+    with folder.held():
+        checkpoint = folder.begin(config, data, resume, overwrite)
+        if folder.finished:
+            log.info("%s: the training is finished", out)
+        else:
+            _train(network, data, config, folder, checkpoint, card, report)
+    return out
+
+
+def _train(
+    network: nn.Module,
+    data: TrainingData,
+    config: TrainConfig,
+    folder: TrainingFolder,
+    checkpoint: Path | None,
+    card: ModelCard,
+    report: Report,
+) -> None:
+    """Fit the network, and write it with its card; see `fit`."""
     for note in (*data.notes, *not_assessed(card, config)) if folder.writes else ():
         report(note)
     started = time.monotonic()
     channels = card.assessed_channels
     shift = None if config.prior is None else prior_shift(data.crops, config, channels)
-    trainer, temperature = fit(network, data, config, out, checkpoint, report, channels, shift)
+    trainer, temperature = fit(network, data, config, folder, checkpoint, report, channels, shift)
     done = {"epochs": trainer.current_epoch, "steps": trainer.global_step, "batch": config.batch}
     training = {**done, "devices": trainer.world_size, "seconds": round(time.monotonic() - started)}
     if trainer.is_global_zero:
@@ -100,9 +116,9 @@ def train(
             move_logits(network, shift.added)
             training["crop_shares"] = shift.crop_shares
         made = {"metrics": {**card.metrics, "training": training}, "temperature": chosen}
-        save_network(network, card.model_copy(update=made), out)
+        folder.confirm()
+        save_network(network, card.model_copy(update=made), folder.path)
         folder.finish()
-    return out
 
 
 def start_network(config: TrainConfig) -> nn.Module:
@@ -131,7 +147,7 @@ def fit(
     network: nn.Module,
     data: TrainingData,
     config: TrainConfig,
-    out: Path,
+    folder: TrainingFolder,
     checkpoint: Path | None,
     report: Report = log.info,
     assessed: tuple[int, ...] | None = None,
@@ -143,7 +159,7 @@ def fit(
         network: from `start_network`.
         data: from `load_data`.
         config: the run.
-        out: receives `checkpoints/` and `log/`.
+        folder: receives `checkpoints/` and `log/`; held by this process.
         checkpoint: the state to resume from; None: from the start.
         report: see `Report`.
         assessed: output channels that take part, from the card; None: all.
@@ -154,15 +170,19 @@ def fit(
     from wsi_seg.training.task import SegmentationTask
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no notes on hardware, no tips
+    out = folder.path
     earlier = [] if checkpoint is None else logged_until(out / LOG, checkpoint)
     # Starts a new table, which is written often enough to be watched.
     batches = config.epochs * data.crops_per_epoch // config.batch
     table = CSVLogger(out, LOG, version="", flush_logs_every_n_steps=max(1, batches // LEAST_WRITES))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available", module="lightning")  # not meant
-        trainer = _trainer(config, out, table, _callbacks(config, out, bool(data.validation), report))
-    if trainer.is_global_zero:
-        table.experiment.metrics.extend(earlier)
+        warnings.filterwarnings(
+            "ignore", "Experiment logs directory", module="lightning"
+        )  # its rows are kept
+        trainer = _trainer(config, folder, table, _callbacks(config, out, bool(data.validation), report))
+        if trainer.is_global_zero:
+            table.experiment.metrics.extend(earlier)
     if config.unfreeze_epoch is not None and trainer.world_size > 1:
         raise UsageError("unfreeze_epoch works on one device only; set devices: 1")
     # Steps are those of each device; regions are shared out among the devices.
@@ -176,7 +196,7 @@ def fit(
     task = SegmentationTask(network, config, by_class, steps, assessed, added)
     validation = validation_loader(data.validation, config) if data.validation else None
     with warnings.catch_warnings():
-        # Advice on what is meant so: no validation part, few loader workers, a folder that is gone on with.
+        # Advice on what is meant so: no validation part, few loader workers.
         warnings.filterwarnings("ignore", module="lightning")
         path = None if checkpoint is None else str(checkpoint)
         trainer.fit(task, training_loader(data.crops, config, length), validation, ckpt_path=path)
@@ -188,7 +208,7 @@ def fit(
     return trainer, task.temperature
 
 
-def _trainer(config: TrainConfig, out: Path, table: Any, callbacks: list[Any]) -> Any:
+def _trainer(config: TrainConfig, folder: TrainingFolder, table: Any, callbacks: list[Any]) -> Any:
     """Return the trainer of a run, which logs to a CSV table and to TensorBoard."""
     import lightning
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -200,9 +220,9 @@ def _trainer(config: TrainConfig, out: Path, table: Any, callbacks: list[Any]) -
         strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
         precision=cast(Any, config.precision),
         max_epochs=config.epochs,
-        logger=[table, TensorBoardLogger(out, LOG, version="tensorboard")],
+        logger=[table, TensorBoardLogger(folder.path, LOG, version="tensorboard")],
         callbacks=callbacks,
-        plugins=[_atomic_checkpoints()],
+        plugins=[_atomic_checkpoints(folder)],
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -313,13 +333,14 @@ def _epoch_lines(epochs: int, report: Report) -> Any:
     return EpochLines()
 
 
-def _atomic_checkpoints() -> Any:
+def _atomic_checkpoints(folder: TrainingFolder) -> Any:
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
     class AtomicCheckpointIO(TorchCheckpointIO):
-        """Checkpoints written whole: a kill leaves the old one or the new one."""
+        """Checkpoints written whole, while the folder is ours: a kill leaves the old or the new one."""
 
         def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            folder.confirm()
             with atomic_path(Path(path)) as temporary:
                 super().save_checkpoint(checkpoint, temporary, storage_options)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from wsi_seg.core.versions import package_version
 from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.inference.models.registry import find_model
+from wsi_seg.results.claims import Claim, claimed
+from wsi_seg.results.files import short_name
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
 from wsi_seg.training.progress import LOG
@@ -45,6 +48,32 @@ class TrainingFolder:
         """`writes` is False in all processes but one of a run on several devices."""
         self.path = path
         self.writes = writes
+        self._claim: Claim | None = None
+
+    @property
+    def claim(self) -> Path:
+        """The lock next to it, which a training holds."""
+        whole = self.path.absolute()
+        return whole.with_name(f".{short_name(whole.name)}.claim")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of the folder.
+
+        Raises:
+            ClaimedError: one is at work there.
+            OutputError: it cannot be written there.
+        """
+        if not self.writes:
+            yield
+            return
+        with claimed(self.claim) as self._claim:
+            yield
+
+    def confirm(self) -> None:
+        """Return while the folder is this training's; OutputError where another one took it over."""
+        if self._claim is not None:
+            self._claim.confirm()
 
     @property
     def finished(self) -> bool:
