@@ -39,7 +39,8 @@ from wsi_seg.training.assessed import trained_pixels
 from wsi_seg.training.config import LossConfig, OptimizerConfig, TrainConfig, read_train_config, resolved
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import start_network, train
-from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST, TrainingFolder
+from wsi_seg.training.folder import CHECKPOINTS, CONFIG, DATA, LAST
+from wsi_seg.training.progress import claim_of
 from wsi_seg.training.task import SegmentationTask, rate_factor
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -236,7 +237,7 @@ def test_two_trainings_do_not_share_a_folder(made_data, tmp_path):
                 train(config, out, **how)
             refused.append(str(caught.value))
         assert {path: path.stat().st_mtime for path in out.rglob("*") if path.is_file()} == before
-        claim = TrainingFolder(out).claim
+        claim = claim_of(out)
         claim.write_text(json.dumps(json.loads(claim.read_text()) | {"pid": 1, "machine": "far"}))
 
     with pytest.raises(OutputError, match=r"another one took its place \(process 1 on far\)"):

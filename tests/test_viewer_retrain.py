@@ -25,7 +25,8 @@ from wsi_seg.pipeline.settings import KEYS, RegionSettings, RunSettings, make_se
 from wsi_seg.pipeline.summary import settings_json
 from wsi_seg.planning.settings import PlanSettings
 from wsi_seg.regions.settings import TraceSettings
-from wsi_seg.training.progress import TrainingProgress, read_progress
+from wsi_seg.results.claims import claimed
+from wsi_seg.training.progress import TrainingProgress, claim_of, read_progress
 
 ASK = {"model": "mine", "name": "better", "steps": 2, "whose": "slides", "held_out": ["slide-1.tiff"]}
 
@@ -75,8 +76,14 @@ def test_the_options_are_the_reviewed_slides_and_models_that_can_be_trained(
     stated = json.loads(manifest.read_text())
     stated["model"]["digest"] = model_hash(home.parent / "installed" / "mine")
     manifest.write_text(json.dumps(stated))
-    options = asking.get("/api/retrain/options").json()
-    assert (options["model"], options["name"]) == ("mine", "retrained-3")
+    with claimed(claim_of(home / "results-models" / "retrained-2")):  # as by a server that was killed
+        options = asking.get("/api/retrain/options").json()
+    assert (options["model"], options["name"], options["elsewhere"]) == (
+        "mine",
+        "retrained-3",
+        ["retrained-2"],
+    )
+    assert asking.get("/api/retrain/options").json()["elsewhere"] == []
 
 
 def test_what_cannot_be_retrained_is_refused_in_one_line(asking: TestClient, home: Path) -> None:

@@ -200,12 +200,17 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         path = None if checkpoint is None else str(checkpoint)
         trainer.fit(task, training_loader(data.crops, config, length), validation, ckpt_path=path)
-    best = out / CHECKPOINTS / BEST
-    if config.keep == "best" and data.validation and best.is_file():
+    if config.keep == "best" and data.validation:
+        _take_best(task, out / CHECKPOINTS / BEST)
+    return trainer, task.temperature
+
+
+def _take_best(task: Any, best: Path) -> None:
+    """Load the weights and the temperature of the best epoch, if there is one."""
+    if best.is_file():
         state = torch.load(best, map_location="cpu", weights_only=True)
         task.load_state_dict(state["state_dict"])
         task.on_load_checkpoint(state)
-    return trainer, task.temperature
 
 
 def _trainer(config: TrainConfig, folder: TrainingFolder, table: Any, callbacks: list[Any]) -> Any:

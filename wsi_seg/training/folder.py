@@ -21,10 +21,9 @@ from wsi_seg.core.yaml_config import load_yaml
 from wsi_seg.datasets.hashes import file_hashes
 from wsi_seg.inference.models.registry import find_model
 from wsi_seg.results.claims import Claim, claimed
-from wsi_seg.results.files import short_name
 from wsi_seg.training.config import TrainConfig, resolved
 from wsi_seg.training.data import TrainingData
-from wsi_seg.training.progress import LOG
+from wsi_seg.training.progress import LOG, claim_of
 
 CONFIG = "train.yaml"
 DATA = "data.json"
@@ -50,12 +49,6 @@ class TrainingFolder:
         self.writes = writes
         self._claim: Claim | None = None
 
-    @property
-    def claim(self) -> Path:
-        """The lock next to it, which a training holds."""
-        whole = self.path.absolute()
-        return whole.with_name(f".{short_name(whole.name)}.claim")
-
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings out of the folder.
@@ -67,7 +60,7 @@ class TrainingFolder:
         if not self.writes:
             yield
             return
-        with claimed(self.claim) as self._claim:
+        with claimed(claim_of(self.path)) as self._claim:
             yield
 
     def confirm(self) -> None:

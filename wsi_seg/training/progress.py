@@ -1,4 +1,4 @@
-"""How far a training is, from the log in its folder. Free of torch."""
+"""How far a training is, from the log in its folder, and whether one is on its way. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_seg.results.claims import is_held
+from wsi_seg.results.files import short_name
 from wsi_seg.results.journal import whole_lines
 
 LOG = "log"
@@ -44,6 +46,17 @@ def read_progress(folder: Path) -> TrainingProgress:
                 last[name] = value
     step = int(last.pop("step", -1)) + 1  # the log counts from 0
     return TrainingProgress(step, last.get("loss"), last.get("validation_loss"), last.get("validation_dice"))
+
+
+def claim_of(folder: Path) -> Path:
+    """Return the lock next to a folder, which the training in it holds; see `results.claims`."""
+    whole = folder.absolute()
+    return whole.with_name(f".{short_name(whole.name)}.claim")
+
+
+def is_on_its_way(folder: Path) -> bool:
+    """Return whether a training, here or on another machine, is at work in a folder."""
+    return is_held(claim_of(folder))
 
 
 def _number(text: str | None) -> float | None:

@@ -117,10 +117,10 @@ class JobSlot:
         job = self._job
         return job.id if isinstance(job, kind) and job.state == "running" else None
 
-    def last(self, kind: type[Job]) -> str | None:
-        """Return the id of the last job, also one that has ended, where it is of a kind."""
+    def last(self, kind: type[J]) -> J | None:
+        """Return the last job, also one that has ended, where it is of a kind."""
         job = self._job
-        return job.id if isinstance(job, kind) else None
+        return job if isinstance(job, kind) else None
 
     def get(self, identity: str, kind: type[J]) -> J:
         """Return the job of an id.

@@ -3,7 +3,7 @@
 GET /api/retrain/options     {slides: reviewed ones, [{names, slides: what each is held out by, see `Whose`;
                              known: whether its name says the patient}],
                              models: [{name, notice}], model: of the results or null, steps, name: a free one,
-                             job: the last one}
+                             job: the last one, elsewhere: names of models in training that others started}
 POST /api/retrain            a `RetrainRequest` → 202 {job}; 409 while a job runs
 GET /api/retrain/{job}       {state, stopping, name, step, steps, loss, validation_loss, validation_dice,
                              message, command: to go on in a terminal, comparison}
@@ -95,7 +95,7 @@ def retrain_routes(state: ViewerState, retrainings: Retrainings) -> list[Route]:
 
 
 def _options(retrainings: Retrainings) -> Response:
-    slides, usual = retrainings.slides(), RetrainSettings()
+    slides, usual, last = retrainings.slides(), RetrainSettings(), retrainings.runs.slot.last(TrainJob)
     return json_reply(
         {
             "slides": [
@@ -111,7 +111,8 @@ def _options(retrainings: Retrainings) -> Response:
             "model": retrainings.usual_model(slides),
             "steps": usual.epochs * usual.steps,
             "name": retrainings.free_name(),
-            "job": retrainings.runs.slot.last(TrainJob),
+            "job": None if last is None else last.id,
+            "elsewhere": retrainings.elsewhere(),
         }
     )
 

@@ -17,7 +17,7 @@ from wsi_seg.pipeline.export import manifest_part
 from wsi_seg.pipeline.rerun import settings_texts, write_table
 from wsi_seg.results.files import read_record
 from wsi_seg.review.results import SlideWithReview, slides_with_review
-from wsi_seg.training.progress import TrainingProgress, read_progress
+from wsi_seg.training.progress import TrainingProgress, is_on_its_way, read_progress
 from wsi_seg.training.settings import COMPARISON, RetrainSettings
 from wsi_seg.viewer.jobs import Command, Job
 from wsi_seg.viewer.responses import Refused
@@ -94,6 +94,13 @@ class Retrainings:
     def free_name(self) -> str:
         """Return a name that no model and no folder of results has."""
         return next(name for name in _names() if self._taken(name) is None)
+
+    def elsewhere(self) -> list[str]:
+        """Return the names of models in training that this server did not start, or before it was killed."""
+        job = self.runs.slot.last(TrainJob)
+        folders = sorted(self.runs.models_folder.glob("*/"))
+        others = [path for path in folders if job is None or path != job.folder]
+        return [path.name for path in others if is_on_its_way(path)]
 
     def start(self, model: str, name: str, steps: int, whose: Whose, held_out: Sequence[str]) -> TrainJob:
         """Start a training.

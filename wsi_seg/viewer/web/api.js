@@ -75,7 +75,7 @@
 /** @typedef {{name: string, patients: number | null, images: number, overall: {mean_dice: Score}}} ComparedData */
 /** @typedef {{verdict: "better" | "worse" | "no difference shown" | "cannot be told", sentence: string, bootstrap?: {level: number}, data_sets: ComparedData[]}} Comparison */
 /** @typedef {Job & {name: string, step: number, steps: number, loss: number | null, validation_loss: number | null, validation_dice: number | null, command: string, comparison: Comparison | null}} TrainJob */
-/** @typedef {{slides: {names: string, slides: string, known: boolean}[], models: {name: string, notice: string}[], model: string | null, steps: number, name: string, job: string | null}} RetrainOptions */
+/** @typedef {{slides: {names: string, slides: string, known: boolean}[], models: {name: string, notice: string}[], model: string | null, steps: number, name: string, job: string | null, elsewhere: string[]}} RetrainOptions */
 
 /**
  * Fetch JSON.

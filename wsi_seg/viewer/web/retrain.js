@@ -58,8 +58,8 @@ export class RetrainDialog {
 
   /** @param {boolean} first nothing was typed yet */
   show(first) {
-    const { slides, models, model, steps, name } = /** @type {RetrainOptions} */ (this.options);
-    this.reviewed.textContent = `${slides.length} reviewed slide${slides.length === 1 ? "" : "s"} in this folder.`;
+    const { slides, models, model, steps, name, elsewhere } = /** @type {RetrainOptions} */ (this.options);
+    this.reviewed.textContent = `${slides.length} reviewed slide${slides.length === 1 ? "" : "s"} in this folder.${elsewhere.length ? ` In training, started elsewhere: ${elsewhere.join(", ")}.` : ""}`;
     const chosen = first ? model ?? models[0]?.name : this.model.value;
     this.model.replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name === model ? `${one.name} (of these results)` : one.name)));
     this.model.value = chosen;
