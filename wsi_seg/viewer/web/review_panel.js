@@ -63,7 +63,7 @@ function who(reviewing) {
       bar.value = progress.reviewed;
       const more = [areas.length && `${areas.length} reviewed area${areas.length > 1 ? "s" : ""}`, progress.disputed && `${progress.disputed} disputed`,
         progress.not_carried && `${progress.not_carried} verdicts on other results fit no region here`];
-      count.textContent = [`${progress.reviewed} of ${progress.regions} reviewed`, ...more.filter(Boolean)].join(", ");
+      count.textContent = [`${progress.reviewed.toLocaleString("en")} of ${progress.regions.toLocaleString("en")} reviewed`, ...more.filter(Boolean)].join(", ");
     },
   };
 }
@@ -79,7 +79,7 @@ function queue(reviewing) {
     element: h("div", { className: "part" }, order, group, h("label", { className: "line" }, all, "Reviewed ones too"),
       h("div", { className: "buttons" }, button("‹ Previous", "Previous region in the queue (p)", () => void reviewing.next(-1)),
         button("Next ›", "Next region in the queue (n)", () => void reviewing.next(1)), place)),
-    sync: () => { place.textContent = reviewing.place ? `${reviewing.place.place} of ${reviewing.place.total}` : ""; },
+    sync: () => { place.textContent = reviewing.place ? `${reviewing.place.place.toLocaleString("en")} of ${reviewing.place.total.toLocaleString("en")}` : ""; },
   };
 }
 
