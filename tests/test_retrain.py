@@ -27,6 +27,7 @@ from wsi_seg.datasets.reviews import ReviewedSlides
 from wsi_seg.evaluation.calibration import ReliabilityCounter
 from wsi_seg.evaluation.comparison import compare
 from wsi_seg.evaluation.evaluation import Evaluation, Subject
+from wsi_seg.evaluation.intervals import draw_groups, expanded_level, percentile_limits
 from wsi_seg.evaluation.rows import Rows
 from wsi_seg.evaluation.section import ImageTally, Section, count, pool
 from wsi_seg.evaluation.tally import PredictedBlock
@@ -225,6 +226,16 @@ def test_a_model_is_better_only_where_that_is_shown(
     assert tumor["false_share"]["new"] == pytest.approx(1 - np.mean(new))
     assert (dice["interval"] is None) == (verdict == "cannot be told")
     assert table["overall"]["calibration_error"]["old"] == pytest.approx(abs(np.mean(old) - 0.9), abs=0.01)
+
+
+@pytest.mark.parametrize("patients", [6, 10])
+def test_chance_is_called_better_as_rarely_as_the_level_says(patients: int) -> None:
+    """Plain percentiles of six patients called 7 % of differences around zero an improvement, not 2.5 %."""
+    random = np.random.default_rng(0)
+    differences = random.normal(0, 1, (2000, patients))
+    means = draw_groups(patients, 500) @ differences.T / patients
+    low = percentile_limits(means, expanded_level(patients))[:, 0]
+    assert (low > 0).mean() < 0.045 < (percentile_limits(means)[:, 0] > 0).mean()
 
 
 def test_a_pool_of_data_sets_is_compared_and_the_table_of_most_patients_decides() -> None:

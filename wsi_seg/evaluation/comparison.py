@@ -1,8 +1,8 @@
 """Two models on the same regions: how much better the new one is, and whether that can be told.
 
 The bootstrap over patients is paired: each resample draws the same patients for both models, and the interval
-is one of the difference (Efron & Tibshirani 1993, chapter 8). The new model is called better only where the
-interval of the mean Dice lies above zero.
+is one of the difference (Efron & Tibshirani 1993, chapter 8), widened for few patients. The new model is
+called better only where the interval of the mean Dice lies above zero.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from wsi_seg.evaluation.intervals import (
     SEED,
     StackedTallies,
     draw_groups,
+    expanded_level,
     percentile_limits,
     single_row,
 )
@@ -48,7 +49,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of comparison.json without the names of the models."""
-        bootstrap = {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "paired": True}
+        bootstrap = {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "paired": True, "expanded": True}
         return {
             "verdict": self.verdict,
             "sentence": self.sentence,
@@ -168,8 +169,8 @@ def _limits(parts: Sequence[_Groups], groups: Sequence[str]) -> dict[str, Values
     drawn = [
         (old.scores(weights), new.scores(weights)) for weights in draw_groups(len(groups)).astype(np.float64)
     ]
-    names = (*CLASS_SCORES, *OVERALL_SCORES)
-    return {name: percentile_limits(np.array([b[name] - a[name] for a, b in drawn])) for name in names}
+    names, level = (*CLASS_SCORES, *OVERALL_SCORES), expanded_level(len(groups))
+    return {name: percentile_limits(np.array([b[name] - a[name] for a, b in drawn]), level) for name in names}
 
 
 def _verdict(

@@ -8,12 +8,14 @@ doi:10.1111/j.1467-9868.2007.00593.x).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 from wsi_seg.evaluation.metrics import (
     COUNT_SCORES,
@@ -123,9 +125,19 @@ def draw_groups(groups: int, resamples: int = RESAMPLES, seed: int = SEED) -> ND
     return np.random.default_rng(seed).multinomial(groups, [1 / groups] * groups, resamples)
 
 
-def percentile_limits(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (…, 2) limits at `LEVEL`: percentiles over the first axis, nan values left out."""
-    tail = 100 * (1 - LEVEL) / 2
+def expanded_level(groups: int) -> float:
+    """Return the level at which percentiles of a mean over so few groups cover it in `LEVEL` of the cases.
+
+    Plain percentiles are too narrow: they lack the factor of the sample's variance, and of Student's t
+    (Hesterberg 2015, "expanded percentile interval", doi:10.1080/00031305.2015.1089789).
+    """
+    reach = math.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 + LEVEL) / 2)
+    return float(1 - 2 * ndtr(-reach))
+
+
+def percentile_limits(values: NDArray[np.float64], level: float = LEVEL) -> NDArray[np.float64]:
+    """Return (…, 2) limits at a level: percentiles over the first axis, nan values left out."""
+    tail = 100 * (1 - level) / 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of scores that are nan in every resample
         return np.moveaxis(np.nanpercentile(values, [tail, 100 - tail], axis=0), 0, -1)

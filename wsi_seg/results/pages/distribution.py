@@ -13,6 +13,8 @@ LEAST_SLIDES = 8
 # As in box plots: so many interquartile ranges beyond a quartile (Tukey, Exploratory Data Analysis, 1977).
 BEYOND = 1.5
 MOST_BINS, MOST_NAMED = 10, 8
+# Letters of an edge for which a column is wide enough on a phone; of longer ones every second is written.
+MOST_LETTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,13 @@ def columns(values: Sequence[float]) -> dict[str, Any]:
     counts = [0] * bins
     for value in values:
         counts[min(int(value / step + 1e-9), bins - 1)] += 1
-    most = max(counts)
+    most, last = max(counts), f"{step * bins:,.6g}"
+    every = 1 if len(last) <= MOST_LETTERS else 2
     drawn = [
-        {"share": count / most, "text": f"{count:,}" if count else "", "edge": f"{step * i:,.6g}"}
-        for i, count in enumerate(counts)
+        {"share": n / most, "text": f"{n:,}" if n else "", "edge": "" if i % every else f"{step * i:,.6g}"}
+        for i, n in enumerate(counts)
     ]
-    return {"columns": drawn, "last_edge": f"{step * bins:,.6g}"}
+    return {"columns": drawn, "last_edge": last}
 
 
 def _step(largest: float) -> float:
