@@ -430,3 +430,11 @@ def test_a_review_that_grows_meanwhile_changes_no_comparison(
     for _ in range(2):
         retrain(str(bare), results, tmp_path / "alone", RetrainSettings(patients="(slide)"))
     assert read_card(tmp_path / "alone").held_out.count("cannot be told") == 1
+    # Held-out truth that is smaller than a pixel says nothing, and costs no training.
+    (journal,) = (tmp_path / "new" / "results-review").glob("slide-0*/*.jsonl")
+    entry = json.loads(journal.read_text().splitlines()[-1])
+    entry["geometry"] = json.loads(shapely.to_geojson(shapely.box(100.2, 100.2, 100.4, 100.4)))
+    journal.write_text(json.dumps(entry) + "\n")
+    asked = RetrainSettings(patients="(slide-.)", held_out=("slide-0",))
+    found = retrain(str(bare), results, tmp_path / "nothing", asked).comparison
+    assert "what was held out has no pixel of a known class" in found.sentence
