@@ -3,7 +3,7 @@
 Pixels of one patient are alike, so the sample is the patient (the `group` of a region): whole groups are
 drawn with replacement, their counts summed and the scores taken from the sums (percentile bootstrap, Efron &
 Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; of clusters, Field & Welsh 2007,
-doi:10.1111/j.1467-9868.2007.00593.x).
+doi:10.1111/j.1467-9868.2007.00593.x). For few groups percentiles are further apart, see `expanded_level`.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def bootstrap(
     seed: int = SEED,
     assessed: NDArray[np.bool_] | None = None,
 ) -> Intervals | None:
-    """Return 95 % percentile intervals of the tallies of patients; `assessed` as for `class_scores`.
+    """Return 95 % intervals of the tallies of patients; `assessed` as for `class_scores`.
 
-    A class that occurs in fewer than three groups gets none. Resamples without a class are left out of its
-    intervals.
+    The interval of a class is as wide as for the groups that have it; in fewer than three it gets none.
+    Resamples without a class are left out of its intervals.
 
     Returns:
         None when there are fewer than three groups: no interval can be given.
@@ -108,15 +108,19 @@ def bootstrap(
     drawn = [stacked.weighted(weights.astype(np.float64)) for weights in draws]
     by_class = [class_scores(tally, assessed) for tally in drawn]
     overall = [overall_scores(tally.counts, assessed) for tally in drawn]
-    rare = sum(tally.counts.support > 0 for tally in groups) < LEAST_GROUPS
-    limits = {
-        name: percentile_limits(np.array([scores[name] for scores in by_class])) for name in by_class[0]
-    }
-    for values in limits.values():
-        values[rare] = np.nan
+    having = np.sum([tally.counts.support > 0 for tally in groups], axis=0)
+    limits = {name: np.full((len(having), 2), np.nan) for name in by_class[0]}
+    for row in np.flatnonzero(having >= LEAST_GROUPS):
+        level = expanded_level(int(having[row]))
+        for name, values in limits.items():
+            values[row] = percentile_limits(np.array([scores[name][row] for scores in by_class]), level)
+    level = expanded_level(len(groups))
     return Intervals(
         limits,
-        {name: percentile_limits(np.array([scores[name] for scores in overall])) for name in overall[0]},
+        {
+            name: percentile_limits(np.array([scores[name] for scores in overall]), level)
+            for name in overall[0]
+        },
     )
 
 

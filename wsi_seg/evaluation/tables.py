@@ -87,8 +87,9 @@ def interval_note(patients: int | None) -> str:
             f"much they differ, and the number here is {patients}."
         )
     return (
-        f"{100 * LEVEL:.0f} % confidence intervals: percentile bootstrap over {patients} patients, "
-        f"{RESAMPLES} resamples, seed {SEED}; none for classes that fewer than {LEAST_GROUPS} of them have."
+        f"{100 * LEVEL:.0f} % confidence intervals: bootstrap over {patients} patients, expanded "
+        f"percentiles of {RESAMPLES} resamples, seed {SEED}; none for classes that "
+        f"fewer than {LEAST_GROUPS} of them have."
     )
 
 
