@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +31,43 @@ def corner(url: str) -> bytes:
     """Return pixels of a slide at l0 (5000, 5000)."""
     with open_slide(url) as slide:
         return slide.read_level(0, Box(5000, 5000, 5200, 5200)).tobytes()
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def process_id(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def die(path: str) -> str:
+    """End the process, and note that it was tried."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def die_once(path: str) -> str:
+    """End the process the first time."""
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def die_once_then_log(path: str) -> str:
+    """End the process the first time; write the path into a log then."""
+    done = die_once(path)
+    with Path(path).with_name("log").open("a") as file:
+        file.write(f"{path}\n")
+    return done
 
 
 def seen_here(_: int) -> tuple[int, str | None, str | None, frozenset[int]]:

@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import re
-import signal
 import stat
 import subprocess
 import sys
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.slow_writer import Peaks, SlowWriter
 from tests.made.slides import SlideSpec, make_slide
+from tests.processes import die, die_once, die_once_then_log, double, environment, process_id
 from wsi_seg.cli import app
 from wsi_seg.core.errors import ClusterError, Interrupted, MissingExtraError, UsageError
 from wsi_seg.core.geometry import Size
@@ -49,43 +48,6 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def double(number: int) -> int:
-    return 2 * number
-
-
-def process_id(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
-
-
-def die(path: str) -> str:
-    """End the process, and note that it was tried."""
-    with Path(path).open("a") as file:
-        file.write("x")
-    os.kill(os.getpid(), signal.SIGKILL)
-    return "never"
-
-
-def environment(name: str) -> str | None:
-    return os.environ.get(name)
-
-
-def die_once(path: str) -> str:
-    """End the process the first time."""
-    if not Path(path).exists():
-        Path(path).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "done"
-
-
-def die_once_then_log(path: str) -> str:
-    """End the process the first time; write the path into a log then."""
-    done = die_once(path)
-    with Path(path).with_name("log").open("a") as file:
-        file.write(f"{path}\n")
-    return done
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Any:
     with open_workers(WorkerSettings(processes=2, threads=1)) as workers:
@@ -101,7 +63,7 @@ def execute(workers: Workers, function: Any, tasks: Iterable[Any], **how: Any) -
 
 
 def test_every_task_is_done_once_and_flight_is_bounded(cluster: Cluster) -> None:
-    assert sorted(execute(cluster, double, list(range(500)))) == [2 * n for n in range(500)]
+    assert sorted(execute(cluster, double, list(range(120)))) == [2 * n for n in range(120)]
     assert 2 <= cluster.flight.tasks <= cluster.flight.limit == 4
 
 
@@ -177,7 +139,7 @@ def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Pat
     """60 blocks that a stand-in for the network has done long before they are written."""
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(10 * 256, 6 * 256), mpp=0.5))
     model = replace(
-        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("tests.test_cluster:even")
+        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("tests.made.predictors:shares")
     )
     settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
     peaks, slow = Peaks(), SlowWriter(cluster, seconds=0.1)
@@ -188,16 +150,6 @@ def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Pat
     assert 2 <= summary["tasks_in_flight"]["peak"] <= summary["tasks_in_flight"]["limit"] == 4
     assert peaks.after[-1] <= 1.1 * peaks.after[19]
     assert summary["peak_worker_memory_mib"] == round(peaks.after[-1] / 2**20)
-
-
-def even() -> Any:
-    """Make a predictor that finds each of four classes as probable as the others."""
-
-    def predict(tiles: Any, margin: int = 0) -> Any:
-        count, height, width, _ = tiles.shape
-        return np.full((count, 4, height - 2 * margin, width - 2 * margin), 0.25, np.float32)
-
-    return predict
 
 
 def test_several_callers_share_the_workers(cluster: Cluster) -> None:
@@ -342,7 +294,7 @@ def test_slurm_jobs_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for tool in tools.iterdir():
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", f"{CONFIGS.parent}:{CONFIGS.parent / 'tests'}")
+    monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parent))
     own = tmp_path / "own.yaml"
     own.write_text(f"extends: {CONFIGS / 'slurm.yaml'}\ncores: 1\nmemory: 1GB\nlocal_directory: {tmp_path}\n")
     with open_workers(WorkerSettings("slurm", processes=1, cluster=own)) as workers:

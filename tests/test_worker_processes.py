@@ -25,12 +25,13 @@ TWO = WorkerSettings(processes=2, threads=1)
 # Scripts as people write them: all at the top level, nothing guarded.
 SEGMENTING = """
 import sys
-from wsi_seg import RunSettings, load_model, segment_slide
+from tests.made.landmarks import darkness_model
+from wsi_seg import RunSettings, segment_slide
 from wsi_seg.execution.settings import WorkerSettings
 
 print("begun")
 settings = RunSettings(tissue="none", workers=WorkerSettings(processes=2, threads=1))
-result = segment_slide(sys.argv[1], sys.argv[2], load_model(sys.argv[3], "cpu", "float32"), settings)
+result = segment_slide(sys.argv[1], sys.argv[2], darkness_model(), settings)
 print(result.status, result.summary["tasks_in_flight"]["limit"])
 """
 WAITING = """
@@ -92,6 +93,7 @@ def test_workers_that_cannot_start_are_one_error_at_once(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(FAILS)
     monkeypatch.setenv("WSI_SEG_TEST_ARGUMENT", argument)
+    monkeypatch.setattr("wsi_seg.execution.worker_processes.START_ATTEMPTS", 2)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ClusterError, match=r"2 worker processes did not start \(.*no room\); try fewer"):
         open_workers(TWO)
@@ -141,8 +143,8 @@ def test_a_scheduler_that_dies_ends_the_run_with_one_error() -> None:
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_script_needs_no_guard(tmp_path: Path, quick_model: Path) -> None:
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(256, 256), mpp=0.5, tissue=1.0))
-    command = [sys.executable, script(tmp_path, SEGMENTING), slide, tmp_path / "out", quick_model]
+    command = [sys.executable, script(tmp_path, SEGMENTING), slide, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (0, "begun\ndone 4\n"), done.stderr
