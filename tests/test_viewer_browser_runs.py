@@ -16,10 +16,11 @@ from PIL import Image, ImageDraw
 from tests.made.slides import SlideSpec, make_slide
 from wsi_seg.core.card import read_card
 from wsi_seg.core.geometry import Size
+from wsi_seg.inference.models.registry import model_hash
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 
 from tests import viewer_page
 from tests.viewer_page import Viewer
@@ -31,6 +32,8 @@ class Runs:
 
     out: Path
     address: str
+    digest: str
+    """Of the installed model."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def runs(chromium: str, quick_model: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WSI_SEG_MODELS", str(models))
         with viewer_page.server(out, "--allow-run", folder) as address:
-            yield Runs(out, address)
+            yield Runs(out, address, model_hash(models / "quick"))
 
 
 def made_far_apart(path: Path) -> None:
@@ -58,12 +61,18 @@ def made_far_apart(path: Path) -> None:
     texture.unlink()
 
 
-@pytest.fixture
-def viewer(browser: Browser, runs: Runs) -> Iterator[Viewer]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1100, "height": 760}, reduced_motion="reduce")
+    context.new_page()  # keeps the window, whose own parts Chromium makes again for the first tab of each
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def viewer(context: BrowserContext, runs: Runs) -> Iterator[Viewer]:
     with viewer_page.tab(context, runs.address) as viewer:
         yield viewer
-    context.close()
 
 
 def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> None:
@@ -74,7 +83,8 @@ def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> N
     assert "quick" in page.get_by_label("Model").inner_text().split()
     assert "not for clinical use" in page.get_by_role("dialog").inner_text()
     page.get_by_label("Slide").select_option("tiny.svs")
-    page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_label("Model").select_option("quick")
+    page.get_by_role("checkbox", name="Other").check()
     page.get_by_label("Preset").select_option("quick look")
     assert "--overlap 0 Overlap of neighboring tiles" in page.get_by_role("dialog").inner_text()
     page.wait_for_selector("input[placeholder^='0.5, as the slide says']")
@@ -84,27 +94,25 @@ def test_a_run_is_started_watched_and_looked_at(viewer: Viewer, runs: Runs) -> N
     viewer.settle()
     assert page.inner_text("h1") == "tiny"
     manifest = json.loads((runs.out / "tiny" / "manifest.json").read_text())
-    assert manifest["settings"]["regions"]["groups"] == ["tumor", "stroma"]
+    assert manifest["settings"]["regions"]["groups"] == ["tumor", "other"]
+    assert manifest["model"]["digest"] == runs.digest  # and not that of the bundled one
     assert manifest["settings"]["plan"]["overlap"] == 0
     assert manifest["slide"]["mpp"] == {"x": 0.4, "y": 0.4}  # and not the slide's 0.5
     page.get_by_role("link", name="All slides").click()
     page.get_by_role("button", name="Segment a slide").click()
     page.get_by_label("Slide").select_option("tiny.svs")
-    page.get_by_text("There are results of this slide (bcss-demo 3").wait_for()
+    page.get_by_text("There are results of this slide (tiny ").wait_for()
+    page.get_by_label("Model").select_option("quick")
     page.get_by_role("button", name="Start").click()  # other settings, and nothing says to replace them
     refused = page.locator(".run [role=status]", has_text="--overwrite")
     refused.wait_for(timeout=60_000)
     assert refused.inner_text().startswith(str(runs.out / "tiny"))
     assert json.loads((runs.out / "tiny" / "manifest.json").read_text()) == manifest
-    page.get_by_label("Model").select_option("quick")
     page.get_by_label("Replace the results").check()
     page.get_by_role("button", name="Start").click()
     page.get_by_role("link", name="Look at it").wait_for(timeout=60_000)
     new = json.loads((runs.out / "tiny" / "manifest.json").read_text())
-    assert new["model"]["digest"] != manifest["model"]["digest"] and new["slide"]["mpp"] == {
-        "x": 0.5,
-        "y": 0.5,
-    }
+    assert new["settings"]["plan"]["overlap"] != 0 and new["slide"]["mpp"] == {"x": 0.5, "y": 0.5}
     page.get_by_label("Slide").select_option("plain.png")
     page.get_by_text("The slide does not say it: type the microns per pixel").wait_for()
     assert not page.get_by_label("Replace the results").is_visible()
