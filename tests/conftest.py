@@ -148,12 +148,12 @@ def smooth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def made_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slide of two levels, 2304 × 2304 pixels at 0.25 µm/px, a third of it tissue."""
+    """A slide of two levels, 2304 × 1152 pixels at 0.25 µm/px, a third of it tissue."""
     from tests.made.slides import SlideSpec, make_slide
     from wsi_seg.core.geometry import Size
 
     path = tmp_path_factory.mktemp("slides") / "made.svs"
-    make_slide(path, SlideSpec(size=Size(2304, 2304), mpp=0.25, tissue=0.35, seed=5))
+    make_slide(path, SlideSpec(size=Size(2304, 1152), mpp=0.25, tissue=0.35, seed=5))
     return path
 
 
