@@ -22,6 +22,7 @@ from wsi_seg.annotations.points import read_cells
 from wsi_seg.annotations.reading import read_annotations
 from wsi_seg.core.classes import BCSS, BCSS_GROUPS, IGNORED_CODES
 from wsi_seg.core.errors import MaskError, OutputError
+from wsi_seg.core.files import SMALL_TEXT
 from wsi_seg.core.geometry import Box, Scale, Size
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.region import IGNORED
@@ -235,14 +236,20 @@ def test_cells_of_qupath_may_be_zipped(tmp_path: Path) -> None:
     [
         (zipped(b"{}", "two.geojson"), "a ZIP archive of 2 files, not of one"),
         (zipped(FORMS["pretty"])[:-30], "damaged ZIP file"),
-        (zipped(b"[" + b" " * 2**27 + b"]"), "unpack to more than"),
         (b"", "not JSON|no JSON"),
         (b'{"type": "Topology"}', "neither a FeatureCollection"),
         (pretty([saved({"type": "Polygon"}, "Tumor")]), "damaged geometry"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(data: bytes, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.geojson"
+    refused(data, said, tmp_path / "bad.geojson")
+
+
+def test_what_unpacks_to_too_much_is_one_line(tmp_path: Path) -> None:
+    refused(zipped(b"[" + b" " * SMALL_TEXT + b"]"), "unpack to more than", tmp_path / "bad.geojson")
+
+
+def refused(data: bytes, said: str, path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(OutputError, match=rf"bad\.geojson.*({said})"):
         open_regions(path, None)
