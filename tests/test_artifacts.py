@@ -43,9 +43,9 @@ MPP = 2.0
 
 @pytest.fixture(scope="module")
 def small_svs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slide of 1536 × 1536 pixels at 0.25 µm/px: nine blocks of the map, half of it tissue."""
+    """A slide of 1536 × 1024 pixels at 0.25 µm/px: six blocks of the map, half of it tissue."""
     path = tmp_path_factory.mktemp("slides") / "small.svs"
-    make_slide(path, SlideSpec(size=Size(1536, 1536), mpp=0.25, tissue=0.5, seed=3))
+    make_slide(path, SlideSpec(size=Size(1536, 1024), mpp=0.25, tissue=0.5, seed=3))
     return path
 
 

@@ -57,7 +57,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scans")
     for name, seed in (("a.svs", 1), ("deep/b.svs", 2)):
         (folder / name).parent.mkdir(exist_ok=True)
-        make_slide(folder / name, SlideSpec(size=Size(768, 1024), mpp=0.5, tissue=0.6, seed=seed))
+        make_slide(folder / name, SlideSpec(size=Size(512, 512), mpp=0.5, tissue=0.6, seed=seed))
     (folder / "broken.svs").write_bytes(b"II*\0 and then nothing that a TIFF would hold" * 10)
     return folder
 

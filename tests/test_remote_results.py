@@ -31,7 +31,7 @@ NOT_COMPARED = {MANIFEST, "summary.json", "report.html"}  # which hold times
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_slide(
-        tmp_path_factory.mktemp("slide") / "made.svs", SlideSpec(Size(1280, 1280), mpp=0.5, tissue=0.5)
+        tmp_path_factory.mktemp("slide") / "made.svs", SlideSpec(Size(1280, 640), mpp=0.5, tissue=0.5)
     )
 
 

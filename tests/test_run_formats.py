@@ -36,7 +36,7 @@ ASKED = replace(PLAIN, formats=FORMATS_ASKED)
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slide")
-    return make_slide(folder / "case 1.a.svs", SlideSpec(Size(1024, 1024), mpp=0.5, tissue=0.5))
+    return make_slide(folder / "case 1.a.svs", SlideSpec(Size(768, 512), mpp=0.5, tissue=0.5))
 
 
 @pytest.fixture(scope="module")
