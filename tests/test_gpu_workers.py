@@ -149,7 +149,8 @@ def calibrating(asked: list[list[str]], model: Path, milliseconds: float) -> Cal
     def run(command: list[str], **_: Any) -> Any:
         asked.append(command)
         words = command[command.index("calibrate") :]
-        done = CliRunner().invoke(app, [*words, "--device", "cpu", "--precision", "float32"])
+        alone = ["--device", "cpu", "--precision", "float32", "--batch", "1"]
+        done = CliRunner().invoke(app, [*words, *alone])
         assert done.exit_code == 0, done.output
         tile, batch = (int(words[words.index(name) + 1]) for name in ("--tile", "--batch"))
         facts = load_model(str(model), "cuda:0").facts
@@ -257,7 +258,7 @@ def test_blocks_of_a_gpu_that_fails_go_to_others_until_none_is_left(
     faults = tmp_path / "faults"
     faults.mkdir()
     monkeypatch.setenv("WSI_SEG_TEST_FAULTS", str(faults))
-    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(6 * 256, 4 * 256), mpp=0.5, tissue=0.9))
+    slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(4 * 256, 3 * 256), mpp=0.5, tissue=0.9))
     model = breaking(tiny_model)
     settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
 
