@@ -138,9 +138,8 @@ def test_what_waits_for_a_task_whose_process_dies_runs_after_it(
 def test_nothing_piles_up_behind_a_slow_writer(cluster: Cluster, tiny_model: Path, tmp_path: Path) -> None:
     """60 blocks that a stand-in for the network has done long before they are written."""
     slide = make_slide(tmp_path / "made.svs", SlideSpec(size=Size(10 * 256, 6 * 256), mpp=0.5))
-    model = replace(
-        load_model(str(tiny_model), "cpu", "float32"), predictor=PredictorRecipe("tests.made.predictors:shares")
-    )
+    stand_in = PredictorRecipe("tests.made.predictors:shares")
+    model = replace(load_model(str(tiny_model), "cpu", "float32"), predictor=stand_in)
     settings = RunSettings(tissue="none", plan=PlanSettings(block=256, tile=256, overlap=0))
     peaks, slow = Peaks(), SlowWriter(cluster, seconds=0.1)
     start = time.monotonic()
