@@ -20,7 +20,7 @@ from wsi_seg.review.store import ReviewStore
 
 pytest.importorskip("playwright", reason="no playwright: pip install 'wsi-seg[test]'")
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 
 from tests import viewer_page
 from tests.viewer_page import Viewer
@@ -49,14 +49,22 @@ def reviewed(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Reviewed(folder / "out" / "made", folder / "reviews", address)
 
 
-@pytest.fixture
-def viewer(browser: Browser, reviewed: Reviewed) -> Iterator[Viewer]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all, so that the page and its tiles come from the browser's cache."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
+    context.new_page()  # keeps the window, whose own parts Chromium makes again for the first tab of each
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def viewer(context: BrowserContext, reviewed: Reviewed) -> Iterator[Viewer]:
     with viewer_page.tab(context, reviewed.address) as viewer:
         viewer.open(viewer.identity("made"))
         viewer.page.get_by_label("Reviewer").wait_for()
         yield viewer
-    context.close()
+        viewer.page.evaluate("localStorage.clear()")
 
 
 def said(viewer: Viewer, text: str) -> None:
