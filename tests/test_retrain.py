@@ -401,11 +401,13 @@ def test_names_of_earlier_reviews_stay_distinct(start: Path, tmp_path: Path) -> 
     values = yaml.safe_load((model / "train.yaml").read_text())
     (one,) = values["datasets"]
     values["datasets"] = [{**one, "name": name} for name in ("review", "earlier review")]
+    values |= {"accelerator": "cuda", "devices": 4}  # of the machine that it was trained on
     (model / "train.yaml").write_text(yaml.safe_dump(values))
     config, _ = retrain_config(
         str(model), tmp_path / "new" / "results", RetrainSettings(patients="(slide-.)")
     )
     assert [d.name for d in config.datasets] == ["review", "earlier review 2", "earlier review"]
+    assert (config.accelerator, config.devices) == ("auto", 1)
 
 
 def test_a_review_that_grows_meanwhile_changes_no_comparison(

@@ -528,6 +528,14 @@ def test_weights_that_are_no_numbers_make_no_model(made_data, tmp_path):
     assert not (tmp_path / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("accelerator", ["tpu", "abacus"])
+def test_a_device_that_is_not_there(made_data, tmp_path, accelerator):
+    with pytest.raises(
+        UsageError, match=rf"accelerator '{accelerator}', devices 1: .*; set accelerator: auto"
+    ):
+        train(made_config(made_data, accelerator=accelerator), tmp_path / "model")
+
+
 def test_a_place_that_cannot_be_written(made_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file: cannot be written"):

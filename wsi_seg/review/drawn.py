@@ -76,6 +76,8 @@ def is_same_outline(
         single = np.subtract(xy, origin_l0).astype(np.float32).astype(np.float64)
         return np.add(np.round(single, DECIMALS), origin_l0)
 
+    if shapely.equals_exact(shape, known):  # as most are; hashes of many would take minutes
+        return True
     own = geometry_hash(shape)
     if own == geometry_hash(known):
         return True

@@ -234,7 +234,7 @@ class _Comparison:
             if drawn is None:
                 continue
             first = found.setdefault(drawn.id, drawn)
-            if (first.label, geometry_hash(first.shape)) != (drawn.label, geometry_hash(drawn.shape)):
+            if first.label != drawn.label or not self._same(drawn.shape, first.shape):
                 raise MaskError(
                     f"{self._path}: {first.where} and {drawn.where} have the id {drawn.id} and differ; "
                     "remove one, or its id"

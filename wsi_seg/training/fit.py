@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -214,11 +215,17 @@ def _take_best(task: Any, best: Path) -> None:
 
 
 def _trainer(config: TrainConfig, folder: TrainingFolder, table: Any, callbacks: list[Any]) -> Any:
-    """Return the trainer of a run, which logs to a CSV table and to TensorBoard."""
+    """Return the trainer of a run, which logs to a CSV table and to TensorBoard.
+
+    Raises:
+        UsageError: the device is not there.
+    """
     import lightning
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    return lightning.Trainer(
+    new_trainer = partial(
+        lightning.Trainer,
         accelerator=config.accelerator,
         devices=config.devices,
         # Encoders hold layers that a shallow decoder leaves unused.
@@ -234,6 +241,14 @@ def _trainer(config: TrainConfig, folder: TrainingFolder, table: Any, callbacks:
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
+    try:
+        return new_trainer()
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".!")
+        raise UsageError(
+            f"accelerator {config.accelerator!r}, devices {config.devices!r}: {reason}; "
+            "set accelerator: auto and devices: 1"
+        ) from error
 
 
 def logged_until(folder: Path, checkpoint: Path) -> list[dict[str, Any]]:

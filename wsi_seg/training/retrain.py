@@ -170,6 +170,9 @@ def _config(
             "unfreeze_epoch": None,
             "ema_decay": None,
             "average_epochs": None,
+            # The old model may have been trained on another machine.
+            "accelerator": "cpu" if values.get("accelerator") == "cpu" else "auto",
+            "devices": 1,
             "optimizer": OptimizerConfig(learning_rate=settings.learning_rate).model_dump(mode="json"),
             "seed": settings.seed,
         },
