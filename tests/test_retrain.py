@@ -20,6 +20,7 @@ from wsi_seg.core.card import CardClass, ModelCard, read_card
 from wsi_seg.core.classes import BCSS, IGNORED_CODES
 from wsi_seg.core.errors import DataError, UsageError
 from wsi_seg.core.geometry import Box, Scale, Size
+from wsi_seg.datasets.hashes import file_hash
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients
 from wsi_seg.datasets.region import IGNORED, not_class
@@ -284,6 +285,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train.yaml").write_text(yaml.safe_dump(values))
     result = call("train", root / "train.yaml", "-o", root / "model", "--no-evaluate")
     assert result.exit_code == 0, result.output
+    # The slides of the tests are made alike, and stand for others.
+    data = root / "model" / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"files_sha256": {}}))
     return root / "model"
 
 
@@ -393,6 +397,12 @@ def test_a_second_round_holds_out_whom_the_model_has_not_seen(start: Path, tmp_p
     load_data(config)
     with pytest.raises(UsageError, match="--held-out 1: the model was trained on it"):
         retrain_config(str(model), results, RetrainSettings(patients="slide-(.)", held_out=("1",)))
+    moved = shutil.copytree(start.parent / "data", tmp_path / "moved")  # and patients are called otherwise
+    listing["files_sha256"] = {f: file_hash(Path(f)) for f in {row["files"][0] for row in listing["regions"]}}
+    (model / "data.json").write_text(json.dumps(listing))
+    asked = RetrainSettings(patients="(slide-.)", held_out=("slide-1",), slides=moved / "slides")
+    with pytest.raises(UsageError, match="--held-out slide-1: the model was trained on it"):
+        retrain_config(str(model), moved / "results", asked)
 
 
 def test_names_of_earlier_reviews_stay_distinct(start: Path, tmp_path: Path) -> None:

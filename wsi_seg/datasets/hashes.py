@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from wsi_seg.core.errors import DataError
@@ -21,7 +22,7 @@ def file_hashes(regions: Iterable[AnnotatedRegion]) -> dict[str, str]:
         DataError: a file cannot be read.
     """
     paths = {file for region in regions for path in region.files for file in _files(path)}
-    return {str(path): _sha256(path) for path in sorted(paths)}
+    return {str(path): file_hash(path) for path in sorted(paths)}
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -32,6 +33,17 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _sha256(path: Path) -> str:
-    with reading(path, DataError), path.open("rb") as file:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; DataError where it cannot be read.
+
+    A file that is as it was is read once in a process: slides are large.
+    """
+    with reading(path, DataError):
+        state = path.stat()
+        return _read_hash(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_hash(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

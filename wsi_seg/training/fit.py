@@ -221,8 +221,8 @@ def _trainer(config: TrainConfig, folder: TrainingFolder, table: Any, callbacks:
         UsageError: the device is not there.
     """
     import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.loggers import TensorBoardLogger
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     new_trainer = partial(
         lightning.Trainer,

@@ -17,6 +17,7 @@ from wsi_seg.core.errors import DataError, OutputError, UsageError, WsiSegError
 from wsi_seg.core.files import atomic_path, writing
 from wsi_seg.core.yaml_config import validated
 from wsi_seg.datasets.base import Dataset
+from wsi_seg.datasets.hashes import file_hash
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients
 from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
@@ -48,6 +49,8 @@ ENOUGH_TO_STOP = 3
 STOP_SHARE = 0.15
 PATIENCE = 3
 LARGEST_CROP = 256
+# Begin of the key of a file by its content.
+CONTENT = "sha256 "
 NOTHING_TO_SCORE = "what was held out has no pixel of a known class"
 
 
@@ -236,7 +239,7 @@ def _split(
 ) -> tuple[Split, str]:
     """Return who is held out of the reviews, and a line on that."""
     groups = sorted({region.group for region in regions})
-    trained = {region.group for region in regions if known & set(_keys(region))}
+    trained = _trained_groups(regions, known)
     free = [group for group in groups if group not in trained]
     patients = all(region.patient is not None for region in regions)
     what = "patients" if patients else "slides (their patients are not known)"
@@ -320,21 +323,29 @@ def _write(folder: Path, model: str, config: TrainConfig, comparison: Comparison
 
 
 def _trained_on(folder: Path) -> set[str]:
-    """Return the patients and files that a model was trained on, as far as its folder says."""
+    """Return the patients and files that a model was trained on, as far as its folder says, as keys."""
     path = folder / DATA
     if not path.is_file():
         return set()
     try:
-        rows = read_record(path)["regions"]
-        return {
-            key
-            for row in rows
-            if row["part"] == "training"
-            for key in (row["patient"] and f"patient {row['patient']}", *row["files"][:1])
-            if key
-        }
-    except (OutputError, KeyError, TypeError) as error:
+        record = read_record(path)
+        hashes: dict[str, str] = record["files_sha256"]
+        rows = [row for row in record["regions"] if row["part"] == "training"]
+        files = {row["files"][0] for row in rows}
+        patients = {f"patient {row['patient']}" for row in rows if row["patient"]}
+        return files | patients | {f"{CONTENT}{hashes[file]}" for file in files & hashes.keys()}
+    except (OutputError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path}: is damaged; copy the model again") from error
+
+
+def _trained_groups(regions: Sequence[AnnotatedRegion], known: set[str]) -> set[str]:
+    """Return the groups with a patient or slide that was trained on, also where the slide has moved."""
+    trained = {region.group for region in regions if known & set(_keys(region))}
+    if any(key.startswith(CONTENT) for key in known):
+        others = {region.files[0]: region.group for region in regions if region.group not in trained}
+        files = ((file, group) for file, group in others.items() if file.is_file())
+        trained |= {group for file, group in files if f"{CONTENT}{file_hash(file)}" in known}
+    return trained
 
 
 def _keys(region: AnnotatedRegion) -> Iterable[str]:
