@@ -238,6 +238,7 @@ def test_reports_that_cannot_be_written_say_why(
         (folder, "-o", "x.pdf", "--format", "html"): "name it .html",
         (folder, "--format", "pdf"): "PDF needs Chromium or Chrome",
         (folder, "-o", tmp_path / "no" / "x.html"): "cannot be written",
+        (folder, "-o", folder / SUMMARY): "summary.json: is a file of results",
     }
     for arguments, words in cases.items():
         done = call("report", *arguments)

@@ -90,7 +90,7 @@ def test_a_file_that_nobody_changed_says_nothing(exported: Path) -> None:
     edits = read_edits(exported, REVIEWED, fold(ENTRIES), "Bob")
     assert edits.entries == [] and edits.missing == 0
     again = edits_of(exported, saved_in_qupath(exported), ENTRIES)
-    assert again.entries == []
+    assert again.entries == [] and (again.unchanged, again.unclassified) == (4, 0)
 
 
 def test_what_is_changed_in_qupath_becomes_entries_once(exported: Path) -> None:
@@ -320,6 +320,10 @@ def test_a_review_goes_to_qupath_and_back_by_command(results: Path, tmp_path: Pa
     store.append(reviewed.slide, bob)
     said = invoke("agreement", results, "Ada", "Bob", "--reviews", reviews)
     assert "2 of 2 regions alike; Cohen's kappa 1.000" in said and "Dice stroma: 1.000" in said
+    lost = [verdict_on(REGIONS, 0, slide=reviewed.slide.fingerprint, region=f"r{i}") for i in range(22)]
+    ReviewStore(tmp_path / "others").append(reviewed.slide, lost)
+    said = invoke("status", out, "--reviews", tmp_path / "others")
+    assert said.count("not carried over: r") == 20 and "not carried over: 2 more, which --json lists" in said
     (journal, *_) = sorted(reviews.rglob("*.jsonl"))
     with journal.open("ab") as file:
         file.write(b'{"entry": "cut')
@@ -332,6 +336,7 @@ def test_a_review_goes_to_qupath_and_back_by_command(results: Path, tmp_path: Pa
         (("status", "{out}/nowhere"), 1, "holds no finished results"),
         (("export", "{out}", "-o", "x.geojson"), 1, "holds no finished results of a slide"),
         (("export", "{slide}", "-o", "x.json"), 2, "must end with"),
+        (("export", "{slide}", "-o", "{slide}/polygons.geojson"), 2, "is a file of results"),
         (("export", "{slide}", "-o", "x.geojson", "--verdicts", "fine"), 2, "--verdicts fine: must be of"),
         (("export", "{slide}", "-o", "x.geojson", "--origin", "corner"), 2, "origin must be"),
         (("export", "{slide}", "-o", "x.geojson", "--reviews", "{slide}"), 2, "lies in the results"),

@@ -22,6 +22,8 @@ ReviewsOption = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder of the reviews; by default RESULTS-review next to RESULTS."),
 ]
+# Verdicts without a region that the status of a slide lists.
+MOST_LISTED = 20
 SlideArgument = Annotated[Path, typer.Argument(help="Folder of the results of one slide.")]
 
 
@@ -113,9 +115,11 @@ def _status_lines(row: dict[str, Any]) -> str:
         lines.append(f"{row['reviewed_areas']} reviewed area{'s' * (row['reviewed_areas'] > 1)}{size}")
     if row["carried"]:
         lines.append(f"{row['carried']} carried over from other results by overlap")
-    for one in row["not_carried"]:
+    for one in row["not_carried"][:MOST_LISTED]:
         said = f"{one['verdict']} by {one['reviewer']}"
         lines.append(f"not carried over: {one['region']} ({said}): {one['reason']}")
+    if (more := len(row["not_carried"]) - MOST_LISTED) > 0:
+        lines.append(f"not carried over: {more} more, which --json lists")
     return "\n  ".join([*lines, *row["notes"]])
 
 

@@ -20,6 +20,7 @@ from wsi_seg.results.files import (
     as_summary,
     read_json,
     read_record,
+    refuse_results,
 )
 from wsi_seg.results.pages.batch import model_facts, write_batch_page
 from wsi_seg.results.pages.pdf import find_browser, print_page
@@ -46,7 +47,7 @@ def write_report(
         The file.
 
     Raises:
-        UsageError: `results` is a URL, or the name of `path` is that of another format.
+        UsageError: `results` is a URL, or the name of `path` is that of another format or file of results.
         MissingExtraError: no browser is there to print a PDF.
         OutputError: there are no results, they are damaged, or `path` cannot be written.
     """
@@ -59,6 +60,7 @@ def write_report(
     ending = path.suffix.lower()
     if ending in (".html", ".pdf") and ending != f".{form}":
         raise UsageError(f"{path}: is named as {ending[1:]}, to be written as {form}; name it .{form}")
+    refuse_results(path, REPORT)
     if form == "pdf":
         find_browser()
     # Addresses are relative, and a PDF would hold them in full.

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from wsi_seg.core.errors import OutputError
+from wsi_seg.core.errors import OutputError, UsageError
 from wsi_seg.core.files import atomic_path, reading
 
 MAPS = "maps.zarr"
@@ -267,6 +267,18 @@ def files_below(folder: Path) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if Path(root, name).is_symlink()]
         yield from (Path(root, name).relative_to(folder).as_posix() for name in (*files, *links))
+
+
+def refuse_results(path: Path, *but: str) -> None:
+    """Refuse to write over a file of results, of a slide or a batch, unless it has one of these names.
+
+    Raises:
+        UsageError: it is one.
+    """
+    folder = path.absolute().parent
+    files = {*RESULTS, BATCH, FAILED} if any((folder / name).is_file() for name in (MANIFEST, BATCH)) else {}
+    if path.name in files and path.name not in but:
+        raise UsageError(f"{path}: is a file of results, which stay as they are; name another with --output")
 
 
 def check_own(folder: Path) -> None:

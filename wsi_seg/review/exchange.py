@@ -33,6 +33,7 @@ from wsi_seg.core.errors import MaskError, UsageError
 from wsi_seg.core.files import atomic_path, read_plain
 from wsi_seg.core.geometry import Origin
 from wsi_seg.exporters.placed import GRID, origin_l0
+from wsi_seg.results.files import refuse_results
 from wsi_seg.review.drawn import Drawn, is_annotation, is_same_outline, is_uuid, uuid_of
 from wsi_seg.review.entries import MARKED, ReviewEntry, Verdict, geometry_hash, snapped
 from wsi_seg.review.results import ReviewedResults, group_named, region_id, region_values
@@ -65,11 +66,12 @@ def write_review(
         How many of each verdict were written.
 
     Raises:
-        UsageError: another ending or origin.
+        UsageError: another ending or origin, or the file of a run.
         OutputError: the file cannot be written.
     """
     if not path.name.endswith((".geojson", ".geojson.gz")):
         raise UsageError(f"{path}: the name must end with .geojson or .geojson.gz")
+    refuse_results(path)
     slide = reviewed.slide
     shift = origin_l0(slide, origin)
     finals = [*(decision.final for decision in state.decisions.values()), *state.areas]
@@ -173,7 +175,7 @@ def read_edits(
         values = comparison.values_of(drawn)
         if values is not None:
             edits.entries.append(state.new_entry(**base, **values))
-        elif drawn.label is None or is_named(drawn.label, (IGNORE,)):
+        elif drawn.label is None or (is_named(drawn.label, (IGNORE,)) and not comparison.is_known(drawn)):
             edits.unclassified += 1
         else:
             edits.unchanged += 1
@@ -289,6 +291,10 @@ class _Comparison:
         # An exported review that is as it was says what others said; what differs from results is one's own.
         by_anybody = drawn.verdict is not None and not self._accept
         return None if values is None or self.is_said(values, by_anybody) else values
+
+    def is_known(self, drawn: Drawn) -> bool:
+        """Return whether results or review have a region of this id."""
+        return drawn.id in self.index or drawn.id in self._decided
 
     def missing(self, annotations: Sequence[Drawn]) -> list[dict[str, Any]]:
         """Return the values of entries that reject what a file lacks, see `read_edits`."""
