@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,18 @@ def test_commands_that_are_not_run_exist(page: Path) -> None:
         compile(block.text, str(page), "exec")
 
 
+@cache
+def the_command() -> Any:
+    return get_command(app)
+
+
 def check_command(words: list[str]) -> None:
     """Assert that a command parses, as far as that can be told without running it."""
     while re.fullmatch(r"[A-Z_]+=\S+", words[0]):
         words = words[1:]
     program, *rest = words
     if program == "wsi-seg":
-        command: Any = get_command(app)
+        command = the_command()
         while rest and rest[0] in getattr(command, "commands", {}):
             command, rest = command.commands[rest[0]], rest[1:]
         assert len(rest) < len(words) - 1, words
@@ -174,9 +180,9 @@ def check_command(words: list[str]) -> None:
         assert program in ("export", "napari", "sbatch"), f"{program}: no command that this test knows"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_flags_and_files_that_are_named_exist(page: Path) -> None:
-    text = BLOCK.sub("", page.read_text("utf-8"))
+@cache
+def known_flags() -> set[str]:
+    """Return the flags of every command and script, and those of others that the pages name."""
     known = {
         opt
         for _, one in make_reference.every_command()
@@ -186,8 +192,15 @@ def test_flags_and_files_that_are_named_exist(page: Path) -> None:
     known |= {"--help", "--version", *FOREIGN}
     for script in (REPOSITORY / "benchmarks").glob("*.py"):
         known |= set(FLAG.findall(script.read_text("utf-8")))
-    known |= {f"--{name.replace('_', '-')}" for name in {**scaling.NODE, **scaling.SHARED, **scaling.DRIVER}}
-    assert set(FLAG.findall(" ".join(re.findall(r"`([^`]+)`", text)))) - known == set()
+    return known | {
+        f"--{name.replace('_', '-')}" for name in {**scaling.NODE, **scaling.SHARED, **scaling.DRIVER}
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_flags_and_files_that_are_named_exist(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    assert set(FLAG.findall(" ".join(re.findall(r"`([^`]+)`", text)))) - known_flags() == set()
     for name in re.findall(r"`((?:wsi_seg|tests|configs|scripts|benchmarks)/[\w./-]+\w)`", text):
         assert (REPOSITORY / name).exists(), name
     for target in LINK.findall(text):

@@ -91,7 +91,7 @@ def labels_of(region: AnnotatedRegion, model: Model) -> np.ndarray[Any, np.dtype
         out[rows, columns] = codes[block.channels]
         best = block.probabilities.argmax(0)
         assert np.array_equal(best, block.channels)
-        assert block.probabilities.sum(0) == pytest.approx(1, abs=1e-5)
+        assert np.abs(block.probabilities.sum(0) - 1).max() <= 1e-5
     return out
 
 

@@ -17,11 +17,12 @@ from wsi_seg.training.config import OptimizerConfig
 from wsi_seg.training.crops import CropBatch, TrainingCrops
 from wsi_seg.training.data import load_data
 from wsi_seg.training.fit import train
-from wsi_seg.training.prior import CROPS, crop_shares, log_ratios, move_logits
+from wsi_seg.training.prior import crop_shares, log_ratios, move_logits
 from wsi_seg.training.task import SegmentationTask
 
 BIAS = "segmentation_head.0.bias"
 NAMES = ("tumor", "stroma", "necrosis_or_debris")
+CROPS = 64  # instead of the 256 of a real training
 SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(np.array)
 
 
@@ -31,6 +32,13 @@ def regions(tmp_path_factory):
     write_region(folder / "full", 1)
     write_region(folder / "partial", 2, partial=True)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_crops():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wsi_seg.training.prior.CROPS", CROPS)
+        yield
 
 
 @given(shares=SHARES, prior=SHARES, logits=st.lists(st.floats(-5, 5), min_size=3, max_size=3))

@@ -72,7 +72,7 @@ class Geometry:
             magnification = (1 - self._config.scale) ** float(2 * torch.rand((), generator=random) - 1)
         if self._steps is not None:
             with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-                torch.manual_seed(int(torch.randint(2**31, (), generator=random)))
+                torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=random)))
                 pixels, labels = self._steps(pixels, labels)
         if self._config.elastic:
             pixels, labels = self._deformed(pixels, labels, random)
