@@ -37,6 +37,22 @@ hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
+# Files that take the longest, most of it waiting for other processes: first, so that none is left at the end.
+LONGEST = (
+    "test_viewer_browser",
+    "test_slurm",
+    "test_cluster",
+    "test_worker_processes",
+    "test_viewer_browser_runs",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files by when they start."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collect without looking for garbage: what is imported and collected stays until the end."""

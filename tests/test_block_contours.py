@@ -41,7 +41,7 @@ class ArrayMaps:
 @st.composite
 def some_maps(draw: st.DrawFn) -> ArrayMaps:
     """Smooth noise of some classes, with pixels that were not analyzed; probabilities of either type."""
-    height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
+    height, width = draw(st.integers(1, 48)), draw(st.integers(1, 48))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     noise = ndimage.gaussian_filter(random.random((height, width)), draw(st.sampled_from([0, 1, 3])))
     labels = np.digitize(noise, np.quantile(noise, [0.2, 0.5, 0.7, 0.9])).astype(np.uint8)

@@ -164,7 +164,9 @@ def test_a_damaged_slide_is_run_with_few_open_slides(
     damaged: Path, tiny_model: Path, tmp_path: Path, opened: dict[str, int]
 ) -> None:
     arguments = ["run", str(damaged), "-o", str(tmp_path), "-m", str(tiny_model), "--precision", "float32"]
-    result = CliRunner().invoke(app, [*arguments, "--threads", "1", "--set", "block=512"])
+    result = CliRunner().invoke(
+        app, [*arguments, "--threads", "1", "--set", "block=512", "--set", "overlap=0"]
+    )
     assert result.exit_code == 3, result.output
     assert "cannot be read" in result.stdout
     summary = json.loads((tmp_path / "damaged" / "summary.json").read_text(encoding="utf-8"))

@@ -42,7 +42,7 @@ from wsi_seg.testing.geojson import assert_geojson
 @st.composite
 def masks(draw: st.DrawFn) -> NDArray[np.uint8]:
     """Noise and blobs, with holes in islands in holes."""
-    shape = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    shape = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(shape)
     smooth = ndimage.gaussian_filter(noise, draw(st.sampled_from([0, 0.8, 1.5, 3])))
     return (smooth >= np.quantile(smooth, draw(st.sampled_from([0.2, 0.5, 0.8])))).astype(np.uint8)

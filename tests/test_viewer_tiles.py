@@ -236,12 +236,12 @@ def test_a_browser_may_keep_tiles_of_a_version_for_good(shown: Shown) -> None:
 
 
 def test_a_slide_with_bounds_is_not_shifted(tmp_path: Path) -> None:
-    slide = landmark_slide(tmp_path / "bounds.scn", bounds=Box(520, 260, 3720, 2860))
+    slide = landmark_slide(tmp_path / "bounds.scn", bounds=Box(520, 260, 2568, 1860))
     make_results(slide, tmp_path / "out", plan=PlanSettings(tile=256, block=1024, overlap=16))
     asking = client(tmp_path / "out")
     base = f"/api/slides/{only_id(asking)}"
     facts = asking.get(base).json()
-    assert facts["bounds"] == [520, 260, 3200, 2600] and facts["origin_offset"] == [520, 260]
+    assert facts["bounds"] == [520, 260, 2048, 1600] and facts["origin_offset"] == [520, 260]
     level = facts["max_zoom"] - 2
     slide_level = whole_level(asking, f"{base}/tiles", level, ".jpg", "L")
     tumor = whole_level(asking, f"{base}/layers/classes", level, ".png?codes=1")[..., 3] > 0
@@ -256,7 +256,8 @@ def test_dicom_tiles_and_layers_agree(data_dir: Path, tmp_path: Path) -> None:
     folder = data_dir / "slides" / "CMU-1-Small-Region-dicom"
     if not folder.is_dir():
         pytest.skip(f"no DICOM series at {folder}")
-    make_results(folder, tmp_path / "out", plan=PlanSettings(tile=256, block=1024, overlap=16))
+    plan = PlanSettings(tile=256, block=1024, overlap=16)
+    make_results(folder, tmp_path / "out", darkness_model(2.0), plan=plan)
     asking = client(tmp_path / "out")
     base = f"/api/slides/{only_id(asking)}"
     facts = asking.get(base).json()
