@@ -148,7 +148,10 @@ def test_files_of_regions_say_what_was_relabeled_or_deleted(tmp_path: Path) -> N
     document["features"][1]["properties"]["classification"]["name"] = "Moon"
     with pytest.raises(UsageError, match=r"regions\.geojson: unknown class 'Moon'; the model has Tumor"):
         edits_of(path, document, [])
+    strange = {**feature(0, "Tumor"), "id": str(uuid.uuid4())}
+    strange["properties"]["metadata"] = {"group": "tumor", "codes": "1 19 20"}
     for other, kind, said in (
+        ({**document, "features": [strange]}, UsageError, "none of its regions is of results/a; name"),
         ({**document, "wsi_seg": {"fingerprint": "x", "slide": "b"}}, UsageError, "of another slide"),
         ("no features", MaskError, "neither a FeatureCollection"),
     ):

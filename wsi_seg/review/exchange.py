@@ -40,6 +40,8 @@ from wsi_seg.review.results import ReviewedResults, group_named, region_id, regi
 from wsi_seg.review.state import ReviewState
 
 AREA = "Region*"
+# Verdicts on what results never had.
+OF_REVIEWERS = ("added", "reviewed-area")
 COLORS: dict[str, RGB] = {AREA: (0, 0, 180), IGNORE: (180, 180, 180)}
 # Of classes that the model of the results does not have, as in the review of another model's results.
 FOREIGN: RGB = (128, 128, 128)
@@ -171,6 +173,7 @@ def read_edits(
     base = {"slide": reviewed.slide.fingerprint, "model": reviewed.model, "reviewer": reviewer}
     edits = Edits()
     annotations, edits.objects = comparison.annotations(document)
+    comparison.refuse_other_results(annotations)
     for drawn in annotations:
         values = comparison.values_of(drawn)
         if values is not None:
@@ -291,6 +294,15 @@ class _Comparison:
         # An exported review that is as it was says what others said; what differs from results is one's own.
         by_anybody = drawn.verdict is not None and not self._accept
         return None if values is None or self.is_said(values, by_anybody) else values
+
+    def refuse_other_results(self, annotations: Sequence[Drawn]) -> None:
+        """Refuse a file all of whose regions are of results, and none of these: they would all be added."""
+        ours = [one for one in annotations if (one.group or one.verdict) and one.verdict not in OF_REVIEWERS]
+        if ours and not any(map(self.is_known, ours)):
+            raise UsageError(
+                f"{self._path}: none of its regions is of {self._reviewed.folder}; "
+                "name the results that they come from"
+            )
 
     def is_known(self, drawn: Drawn) -> bool:
         """Return whether results or review have a region of this id."""
