@@ -38,6 +38,8 @@ const fetched = new Map();
 const running = new Map();
 /** @type {OffscreenCanvas | null} */
 let canvas = null;
+/** @type {{canvas: OffscreenCanvas, key: string, regions: Regions[]} | null} all lines of the last picture, without those that are heavy */
+let plain = null;
 
 /** @param {FromWorker} message @param {Transferable[]} [transfer] */
 const reply = (message, transfer = []) => postMessage(message, { transfer });
@@ -51,14 +53,7 @@ addEventListener("message", (/** @type {MessageEvent<ToWorker>} */ { data }) => 
 
 /** @param {Order} order */
 function draw(order) {
-  const { view, ratio } = order;
-  const width = Math.max(1, Math.round(view.width * ratio)), height = Math.max(1, Math.round(view.height * ratio));
-  canvas ??= new OffscreenCanvas(width, height);
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  if (!context) throw new Error("no 2d canvas");
-  context.lineJoin = "round";
+  const { view } = order;
   let complete = true;
   /** @type {Seen[]} */
   const seen = order.sources.flatMap(({ url, colors }, number) => {
@@ -69,11 +64,40 @@ function draw(order) {
     return [{ regions, selected, marked: number === 0 ? order.marked : null, byColor: inColors(regions, colors, view) }];
   });
   const count = seen.flatMap(({ byColor }) => [...byColor.values()]).reduce((sum, numbers) => sum + numbers.length, 0);
-  // All casings below all lines: where regions meet, none hides the line of its neighbor.
-  for (const casing of count > MOST_CASED ? [false] : [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
+  const lines = drawPlain(order, seen, count), { width, height } = lines;
+  canvas ??= new OffscreenCanvas(width, height);
+  const context = fresh(canvas, width, height);
+  context.drawImage(lines, 0, 0);
   for (const one of seen) drawHeavy(context, one, order);
   const bitmap = canvas.transferToImageBitmap();
   reply({ type: "picture", bitmap, view, complete, count }, [bitmap]);
+}
+
+/**
+ * Draw all lines; those of the last picture are kept, as long as only what is heavy among them changes.
+ * @param {Order} order
+ * @param {Seen[]} seen
+ * @param {number} count of regions
+ * @returns {OffscreenCanvas}
+ */
+function drawPlain(order, seen, count) {
+  const { view, ratio, sources } = order, regions = seen.map((one) => one.regions), key = JSON.stringify([view, ratio, sources]), last = plain;
+  if (last?.key === key && regions.length === last.regions.length && regions.every((each, i) => each === last.regions[i])) return last.canvas;
+  const width = Math.max(1, Math.round(view.width * ratio)), height = Math.max(1, Math.round(view.height * ratio));
+  plain = { canvas: last?.canvas ?? new OffscreenCanvas(width, height), key, regions };
+  const context = fresh(plain.canvas, width, height);
+  // All casings below all lines: where regions meet, none hides the line of its neighbor.
+  for (const casing of count > MOST_CASED ? [false] : [true, false]) for (const one of seen) drawRegions(context, one, casing, order);
+  return plain.canvas;
+}
+
+/** @param {OffscreenCanvas} surface @param {number} width @param {number} height @returns {OffscreenCanvasRenderingContext2D} of the empty canvas */
+function fresh(surface, width, height) {
+  Object.assign(surface, { width, height });
+  const context = surface.getContext("2d");
+  if (!context) throw new Error("no 2d canvas");
+  context.lineJoin = "round";
+  return context;
 }
 
 /**
