@@ -399,7 +399,8 @@ def test_a_server_that_is_gone_is_said_in_plain_words(viewer: Viewer, reviewed: 
 def test_the_command_that_resumes_a_training_is_shown_as_it_is_typed(viewer: Viewer) -> None:
     page, command = viewer.page, "wsi-seg train --from=mine '--held-out=A, b.tiff' --resume"
     about = {"version": "1", "allow_run": True, "allow_review": True}
-    options = {"slides": [], "models": [], "model": None, "steps": 200, "name": "retrained-1", "job": "1"}
+    options = {"slides": [], "models": [], "model": None, "steps": 200, "name": "retrained-1", "job": "1",
+               "elsewhere": ["retrained-0"]}  # fmt: skip
     job = {
         "state": "stopped", "stopping": False, "name": "m", "step": 25, "steps": 50, "loss": None,
         "validation_loss": None, "validation_dice": None, "message": "", "command": command,
@@ -409,6 +410,8 @@ def test_the_command_that_resumes_a_training_is_shown_as_it_is_typed(viewer: Vie
         page.route(f"{viewer.address}api{path}", lambda route, *, value=value: route.fulfill(json=value))
     page.reload()
     page.get_by_role("button", name="Retrain …").click()
-    code = page.get_by_role("dialog", name="Retrain").locator("code")
+    dialog = page.get_by_role("dialog", name="Retrain")
+    code = dialog.locator("code")
     code.wait_for()
+    assert "In training, started elsewhere: retrained-0." in dialog.inner_text()
     assert code.inner_text() == command

@@ -79,7 +79,7 @@ function queue(reviewing) {
     element: h("div", { className: "part" }, order, group, h("label", { className: "line" }, all, "Reviewed ones too"),
       h("div", { className: "buttons" }, button("‹ Previous", "Previous region in the queue (p)", () => void reviewing.next(-1)),
         button("Next ›", "Next region in the queue (n)", () => void reviewing.next(1)), place)),
-    sync: () => { place.textContent = reviewing.place ? `${reviewing.place.place.toLocaleString("en")} of ${reviewing.place.total.toLocaleString("en")}` : ""; },
+    sync: () => { place.textContent = reviewing.place ? `${reviewing.place.place?.toLocaleString("en")} of ${reviewing.place.total.toLocaleString("en")}` : ""; },
   };
 }
 
