@@ -225,6 +225,7 @@ def test_pan_zoom_keyboard_and_the_address(viewer: Viewer) -> None:
 def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, results: Results) -> None:
     page = viewer.page
     viewer.open(viewer.identity("bounds"))
+    plain = viewer.outlines()
     for properties, shape in stored(results, "bounds")[:4]:
         x, y = shape.representative_point().coords[0]
         page.mouse.move(*viewer.to_screen(x, y))
@@ -235,6 +236,12 @@ def test_hover_says_what_the_geojson_says_and_a_click_zooms(viewer: Viewer, resu
         lines = card.inner_text().splitlines()
         assert lines[0] == properties["classification"]["name"]
         assert lines[2] == f"mean probability {100 * properties['measurements']['Mean probability']:.0f} %"
+    viewer.settle()
+    assert viewer.outlines().sum() > 1.05 * plain.sum()  # drawn heavily, the last alone
+    page.mouse.move(5, 400)
+    viewer.until("document.querySelector('.card').hidden")
+    viewer.settle()
+    np.testing.assert_array_equal(viewer.outlines(), plain)
     before = viewer.view()["scale"]
     page.mouse.click(*viewer.to_screen(x, y))
     viewer.until(f"wsiSegScreen.panes[0].view().scale < {0.9 * before}")
