@@ -149,10 +149,10 @@ def calibrating(asked: list[list[str]], model: Path, milliseconds: float) -> Cal
     def run(command: list[str], **_: Any) -> Any:
         asked.append(command)
         words = command[command.index("calibrate") :]
-        alone = ["--device", "cpu", "--precision", "float32", "--batch", "1"]
-        done = CliRunner().invoke(app, [*words, *alone])
-        assert done.exit_code == 0, done.output
         tile, batch = (int(words[words.index(name) + 1]) for name in ("--tile", "--batch"))
+        words[words.index("--batch") + 1] = "1"
+        done = CliRunner().invoke(app, [*words, "--device", "cpu", "--precision", "float32"])
+        assert done.exit_code == 0, done.output
         facts = load_model(str(model), "cuda:0").facts
         kept = Calibration(facts.digest, facts.device, facts.precision)
         kept.add([Timing(tile, batch, 1, milliseconds / 1000)])
