@@ -187,7 +187,7 @@ def bcss_parts(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         for path in (data_dir / folder).glob("*/*.png"):
             (root / folder / path.parent.name).mkdir(parents=True, exist_ok=True)
             with Image.open(path) as image:
-                image.crop((1200, 700, 2001, 1303)).save(root / folder / path.parent.name / path.name)
+                image.crop((1200, 700, 1701, 1103)).save(root / folder / path.parent.name / path.name)
     return root
 
 

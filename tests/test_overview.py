@@ -158,28 +158,34 @@ def test_without_any_known_font_plain_letters_are_written(
     assert Image.open(tmp_path / "o.png").width > 300
 
 
-def overview_of_names(folder: Path, letter: str) -> bytes:
-    """Return the picture of a slide and a group with a letter in their names."""
+def overview_of_names(folder: Path, letters: str) -> bytes:
+    """Return the picture of a slide and a group with letters in their names."""
     _, frame, maps = make(folder, 300, 200)
-    slide = ArraySlide(np.full((200, 300, 3), GRAY, np.uint8), 0.25, name=f"bad{letter}name")
-    group = ClassGroup(f"a{letter}b", (1,), (200, 0, 0))
+    slide = ArraySlide(np.full((200, 300, 3), GRAY, np.uint8), 0.25, name=f"bad{letters}name")
+    group = ClassGroup(f"a{letters}b", (1,), (200, 0, 0))
     path = folder / "o.png"
     draw(path, slide, [region(box(9, 9, 50, 50), group)], frame=frame, maps=maps)
     return path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def with_mark(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return overview_of_names(tmp_path_factory.mktemp("mark"), "�")
-
-
 # Control characters, those at which a text breaks into lines or paragraphs, and a byte that is not UTF-8.
-@pytest.mark.parametrize("letter", [*map(chr, range(32)), "\x7f", "\x85", "\u2028", "\u2029", "\udcff"])
+UNDRAWN = "".join((*map(chr, range(32)), "\x7f\x85\u2028\u2029\udcff"))
+TOGETHER = 8
+
+
+@pytest.fixture(scope="module")
+def with_marks(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Pictures of names with none to `TOGETHER` marks, all of which are to be seen."""
+    pictures = [
+        overview_of_names(tmp_path_factory.mktemp("mark"), "�" * count) for count in range(TOGETHER + 1)
+    ]
+    assert len(set(pictures)) == len(pictures)
+    return pictures
+
+
+@pytest.mark.parametrize("start", range(0, len(UNDRAWN), TOGETHER))
 def test_what_cannot_be_drawn_of_a_name_is_seen_to_be_there(
-    tmp_path: Path, letter: str, with_mark: bytes
+    tmp_path: Path, start: int, with_marks: list[bytes]
 ) -> None:
-    assert overview_of_names(tmp_path, letter) == with_mark
-
-
-def test_the_mark_of_what_cannot_be_drawn_is_something(tmp_path: Path, with_mark: bytes) -> None:
-    assert overview_of_names(tmp_path, "") != with_mark
+    letters = UNDRAWN[start : start + TOGETHER]
+    assert overview_of_names(tmp_path, letters) == with_marks[len(letters)]
