@@ -134,6 +134,9 @@ def test_lost_tissue_is_said_in_mm2(named: Path, tmp_path: Path) -> None:
     assert "lost: could not be read 0.00512 25.0 %" in text and "0, 1 case 7/HE: no JPEG" in text
     assert "Warning: case 7/HE: of 2" in text and "Warnings left out here, in manifest.json: 2." in text
     assert b"DOE-" not in page.read_bytes() and check_page(page) == []
+    nothing = {"tissue_area_mm2": 0.0, "class_area_mm2": {}, "coverage": {**lost, "analyzed_share": 0.0}}
+    text = Reader(draw_slide_page(page, summary | nothing, manifest, picture)).text
+    assert "Nothing was analyzed: the tissue could not be read." in text and "no tissue" not in text
 
 
 def test_a_batch_page_names_outliers_and_no_file(tmp_path: Path) -> None:
