@@ -113,12 +113,17 @@ class TrainingFolder:
         return last if last.is_file() else None
 
     def _refuse_if_other(self, record: dict[str, str]) -> None:
-        for name, what in ((CONFIG, "another configuration"), (DATA, "other data")):
-            path = self.path / name
-            if not path.is_file() or _parsed(path.read_text(encoding="utf-8")) != _parsed(record[name]):
+        paths = {name: self.path / name for name in (CONFIG, DATA)}
+        there = {n: _parsed(p.read_text(encoding="utf-8")) if p.is_file() else None for n, p in paths.items()}
+        now = {name: _parsed(record[name]) for name in paths}
+        checks = [(CONFIG, "another configuration"), (DATA, "other data")]
+        if changed := _changed_file(there[DATA], now[DATA]):  # which may be why the configuration is another
+            checks.insert(0, (DATA, f"other data ({changed} is new, gone or has changed)"))
+        for name, what in checks:
+            if there[name] != now[name]:
                 raise OutputError(
-                    f"{path}: the run in this folder has {what}; give another folder, or replace it with "
-                    "--overwrite"
+                    f"{paths[name]}: the run in this folder has {what}; give another folder, or replace it "
+                    "with --overwrite"
                 )
 
     def _refuse_if_taken(self) -> None:
@@ -155,6 +160,13 @@ def _remove_known(folder: Path) -> None:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _changed_file(old: Any, new: Any) -> str | None:
+    """Return the first file of which two contents of data.json have other hashes."""
+    hashes = [one.get("files_sha256") or {} if isinstance(one, dict) else {} for one in (old, new)]
+    files = sorted({*hashes[0], *hashes[1]})
+    return next((file for file in files if hashes[0].get(file) != hashes[1].get(file)), None)
 
 
 def _parsed(text: str) -> Any:
