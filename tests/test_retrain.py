@@ -163,6 +163,13 @@ def test_results_without_a_review_are_an_error(tmp_path: Path) -> None:
         dataset.parts(Path(), SCHEME)
 
 
+def test_a_slide_whose_outlines_lie_between_pixels_is_not_reviewed(tmp_path: Path) -> None:
+    """It would be held out, or stop the training early, with a loss of 0."""
+    tiny = {"verdict": "added", "geometry": shapely.box(9.6, 9.6, 9.9, 9.9), "class_name": "tumor"}
+    with pytest.raises(DataError, match=r"has no reviewed region with a pixel of 0\.5 µm"):
+        targets(reviewed(tmp_path, tiny))
+
+
 def test_patients_stay_together(tmp_path: Path) -> None:
     made = make_reviews(tmp_path / "made")
     dataset = made.model_copy(update={"patients": Patients(pattern="slide-[01]|(slide)")})
@@ -442,11 +449,3 @@ def test_a_review_that_grows_meanwhile_changes_no_comparison(
     for _ in range(2):
         retrain(str(bare), results, tmp_path / "alone", RetrainSettings(patients="(slide)"))
     assert read_card(tmp_path / "alone").held_out.count("cannot be told") == 1
-    # Held-out truth that is smaller than a pixel says nothing, and costs no training.
-    (journal,) = (tmp_path / "new" / "results-review").glob("slide-0*/*.jsonl")
-    entry = json.loads(journal.read_text().splitlines()[-1])
-    entry["geometry"] = json.loads(shapely.to_geojson(shapely.box(100.2, 100.2, 100.4, 100.4)))
-    journal.write_text(json.dumps(entry) + "\n")
-    asked = RetrainSettings(patients="(slide-.)", held_out=("slide-0",))
-    found = retrain(str(bare), results, tmp_path / "nothing", asked).comparison
-    assert "what was held out has no pixel of a known class" in found.sentence

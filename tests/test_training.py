@@ -512,6 +512,12 @@ def test_bad_data_stops_a_run_before_anything_is_written(made_data, tmp_path):
         run(model=ModelCard(name="m", classes=(*CLASSES, fat), groups=(), tile=64, **SMALL))
     with pytest.raises(DataError, match="no region is left to train on"):
         run(datasets=(full.model_copy(update={"split": Split(test=1.0)}),))
+    with pytest.raises(DataError, match="blank: the validation part has no pixel of a known class"):
+        write_region(made_data / "blank", 4)
+        mask = made_data / "blank" / "masks" / "region4.png"
+        Image.fromarray(np.zeros((144, 240), np.uint8)).save(mask)
+        blank = {"name": "blank", "folder": Path("blank"), "weight": 0, "split": Split(validation=1.0)}
+        run(datasets=(full.model_copy(update={"split": Split()}), full.model_copy(update=blank)))
     with pytest.raises(DataError, match="full: the model has image labels"):
         card = made_config(made_data).model.model_copy(update={"image_labels": ("a", "b")})
         run(model=card, datasets=(full,))

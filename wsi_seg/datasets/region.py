@@ -22,6 +22,8 @@ from wsi_seg.slides.readers.array import ArraySlide
 from wsi_seg.slides.slide import WHITE, MapFrame, Slide, map_frame
 
 IGNORED = -1
+# Step of rows and columns that are looked at first.
+COARSE = 8
 
 Pixels = NDArray[np.uint8]
 Targets = NDArray[np.int16]
@@ -95,6 +97,11 @@ class AnnotatedRegion(ABC):
         if not inside.empty:
             image[inside.within(box)], target[inside.within(box)] = self._read_inside(inside)
         return image, target
+
+    @property
+    def is_labeled(self) -> bool:
+        """True where something is known of a pixel; coarse pixels are looked at first, which are fewer."""
+        return any((self.coarse_targets(step) != IGNORED).any() for step in (COARSE, 1))
 
     def grouped(self, group: str, patient: str | None) -> Self:
         """Return the region with this group and patient."""

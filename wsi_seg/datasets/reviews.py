@@ -75,7 +75,8 @@ class ReviewedSlides(Dataset, NamedClasses):
         regions = [region for one in self._reviewed(folder) for region in self._of_slide(one, scheme)]
         if not regions:
             raise DataError(
-                f"{folder}: has no reviewed region; review some first: wsi-seg view {folder} --allow-review"
+                f"{folder}: has no reviewed region with a pixel of {scheme.mpp:g} µm; review some first: "
+                f"wsi-seg view {folder} --allow-review"
             )
         return sorted(regions, key=lambda region: region.name)
 
@@ -155,10 +156,11 @@ class ReviewedSlides(Dataset, NamedClasses):
         recipe = SlideRecipe(str(one.path), info.reader, info.mpp, series=info.series)
         drawing = Drawing.in_order(polygons_map, targets)
         files = (one.path, *companions(one.path), *one.journals)
-        return [
+        regions = [
             SlideRegion(f"{one.name}_x{box.x0}_y{box.y0}", one.name, recipe, frame, box, drawing, files=files)
             for box in boxes
         ]
+        return [region for region in regions if region.is_labeled]  # not of outlines between pixels alone
 
     def _drawn(self, one: _Reviewed, scheme: LabelScheme) -> tuple[list[Any], list[int]]:
         """Return outlines in l0 pixels and their targets, of which the later wins.

@@ -68,11 +68,12 @@ def load_data(config: TrainConfig) -> TrainingData:
     Raises:
         DataError: see `Dataset.parts`; nothing is left to train on; a class has no training pixel although
             `allow_missing_classes` is false; a data set has no image labels although the model has; an epoch
-            would be shorter than a batch; a patient or file of one data set's training part is held out by
-            another.
+            would be shorter than a batch; nothing is known of the validation part; a patient or file of one
+            data set's training part is held out by another.
     """
     parts = tuple(dataset.parts(config.data_dir, config.scheme) for dataset in config.datasets)
     _check_apart(config, parts)
+    _check_validation(config, parts)
     sources = tuple(
         Source(dataset.name, dataset.weight, part.training)
         for dataset, part in zip(config.datasets, parts, strict=True)
@@ -131,6 +132,14 @@ def _check_apart(config: TrainConfig, parts: Sequence[Parts]) -> None:
                     f"{dataset.name}: {key} is held out here, but {trained[key]} trains on it; hold it out "
                     "of both, or of neither"
                 )
+
+
+def _check_validation(config: TrainConfig, parts: Sequence[Parts]) -> None:
+    """Refuse a validation part of which nothing is known: its loss would be 0 in each epoch."""
+    held_out = [region for part in parts for region in part.validation]
+    if held_out and not any(region.is_labeled or region.label is not None for region in held_out):
+        names = ", ".join(d.name for d, part in zip(config.datasets, parts, strict=True) if part.validation)
+        raise DataError(f"{names}: the validation part has no pixel of a known class; choose another one")
 
 
 def _identity(region: AnnotatedRegion) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from wsi_seg.datasets.base import Dataset
 from wsi_seg.datasets.hashes import file_hash
 from wsi_seg.datasets.labels import LabelScheme
 from wsi_seg.datasets.patients import Patients
-from wsi_seg.datasets.region import IGNORED, AnnotatedRegion
+from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.datasets.reviews import ReviewedSlides
 from wsi_seg.datasets.split import PARTS, Split
 from wsi_seg.evaluation.choice import Choice, choose_regions
@@ -51,7 +51,6 @@ PATIENCE = 3
 LARGEST_CROP = 256
 # Begin of the key of a file by its content.
 CONTENT = "sha256 "
-NOTHING_TO_SCORE = "what was held out has no pixel of a known class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,15 +274,10 @@ def _split(
 
 
 def _held_out(config: TrainConfig) -> list[Choice]:
-    """Return the test part, on which both models are compared; empty where it has no pixel to score."""
-    if not _holds_out(config):
+    """Return the test part, on which both models are compared; empty where nothing is held out."""
+    if not any(dataset.split.test or dataset.split.by == "institute" for dataset in config.datasets):
         return []
-    choices = choose_regions(_evaluated(config), config.scheme, "test")
-    return [c for c in choices if any((r.coarse_targets(1) != IGNORED).any() for r in c.regions)]
-
-
-def _holds_out(config: TrainConfig) -> bool:
-    return any(dataset.split.test or dataset.split.by == "institute" for dataset in config.datasets)
+    return choose_regions(_evaluated(config), config.scheme, "test")
 
 
 def _evaluated(config: TrainConfig) -> EvaluateConfig:
@@ -296,7 +290,7 @@ def _compare(
 ) -> Comparison:
     """Evaluate both models on the same regions, and write the evaluation of the new one."""
     if not held_out:
-        return not_compared(NOTHING_TO_SCORE if _holds_out(config) else NOTHING_HELD_OUT)
+        return not_compared(NOTHING_HELD_OUT)
     data, part = _evaluated(config), EvaluateSettings("test")
     report("evaluating the old model on what was held out")
     before = evaluate_model(load_model(model), data, part, progress_lines(report), held_out)
