@@ -41,7 +41,6 @@ hypothesis.settings.load_profile("suite")
 LONGEST = (
     "test_viewer_browser",
     "test_slurm",
-    "test_cluster",
     "test_worker_processes",
     "test_viewer_browser_runs",
 )
