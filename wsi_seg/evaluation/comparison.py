@@ -2,7 +2,8 @@
 
 The bootstrap over patients is paired: each resample draws the same patients for both models, and the interval
 is one of the difference (Efron & Tibshirani 1993, chapter 8), widened for few patients. The new model is
-called better only where the interval of the mean Dice lies above zero.
+called better only where the interval of the mean Dice lies above zero, and of five patients or more: all of
+fewer improve by chance too often (all of three in one of eight cases), which no interval shows.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ Verdict = Literal["better", "worse", "no difference shown", "cannot be told"]
 Values = NDArray[np.float64]
 CLASS_SCORES = ("dice", "mcc", "false_share")
 OVERALL_SCORES = ("mean_dice", "mean_mcc", "calibration_error")
+# With so many patients all improve by chance in one of 32 cases.
+LEAST_FOR_BETTER = 5
 CALIBRATION_BINS = slice(0, 1)  # the first temperature is the model's own
 
 
@@ -190,7 +193,14 @@ def _verdict(
             f"{LEAST_GROUPS}",
         )
     low, high = limits["mean_dice"][0]
+    patients = len(section.by_group)
     told += f", difference {after - before:+.3f} ({low:+.3f} … {high:+.3f})"
+    if low > 0 and patients < LEAST_FOR_BETTER:
+        return (
+            "cannot be told",
+            f"all of so few patients improve by chance in one of {2**patients} cases, hold out "
+            f"{LEAST_FOR_BETTER} or more: {told}",
+        )
     if low > 0:
         return "better", f"the new model is better: {told}"
     if high < 0:

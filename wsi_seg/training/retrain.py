@@ -24,7 +24,7 @@ from wsi_seg.datasets.region import AnnotatedRegion
 from wsi_seg.datasets.reviews import ReviewedSlides
 from wsi_seg.datasets.split import PARTS, Split
 from wsi_seg.evaluation.choice import Choice, choose_regions
-from wsi_seg.evaluation.comparison import Comparison, compare, not_compared
+from wsi_seg.evaluation.comparison import LEAST_FOR_BETTER, Comparison, compare, not_compared
 from wsi_seg.evaluation.config import TRAIN_CONFIG, EvaluateConfig
 from wsi_seg.evaluation.model import EvaluateSettings, evaluate_model, progress_lines
 from wsi_seg.evaluation.write import check_own, write_evaluation
@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 
 REVIEW = "review"
 # Of the patients or slides with a review: the share that is held out for the comparison, from how many on it
-# is at least as many as an interval takes, and from how many left over another one stops the training early.
+# is at least as many as "better" takes, and from how many left over another one stops the training early.
 TEST_SHARE = 0.3
-ENOUGH, LEAST_TEST = 6, 3
+ENOUGH, LEAST_TEST = 10, LEAST_FOR_BETTER
 ENOUGH_TO_STOP = 3
 STOP_SHARE = 0.15
 PATIENCE = 3

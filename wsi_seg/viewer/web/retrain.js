@@ -75,7 +75,7 @@ export class RetrainDialog {
     this.heldOut.replaceChildren(h("legend", {}, "Compare on (none: drawn at random)"), ...names.map((name) => h("label", { className: "line" }, h("input", { type: "checkbox", value: name }), name)));
     const unknown = whose === "names" ? slides.filter(({ known }) => !known).length : 0;
     this.note.textContent = unknown ? `The patients of ${unknown} of them are not known by their names, so that no verdict can be given.`
-      : names.length < 4 ? "A verdict takes three patients or more to compare on, and others to train on." : "";
+      : names.length < 6 ? "To call the new model better takes five patients or more to compare on, and others to train on." : "";
   }
 
   asked() {
