@@ -12,7 +12,8 @@ import { fitCanvas } from "./turn.js";
 const SIGNS = Object.freeze({ accepted: "✓", rejected: "✕", relabeled: "≠", redrawn: "✎", added: "+" });
 const COLORS = Object.freeze({ accepted: "#0b5d3b", rejected: "#9c1c1c", relabeled: "#5b2a6f", redrawn: "#5b2a6f", added: "#5b2a6f" });
 const AREA = "#1f3fa8", SELECTED = "#000000", DRAFT = "#b5006a";
-const MOST_SIGNS = 2000; // in one view; more would hide the slide
+const MOST_SIGNS = 500; // in one view; more would hide the slide, and become dots
+const DOT = 7; // side of a dot, CSS pixels
 const SIGN = 22; // side of a sign's picture, CSS pixels
 const CORNER = 4; // half the side of a corner's handle, CSS pixels
 
@@ -54,11 +55,11 @@ export class ReviewMarks {
   /** @param {Pen} pen @param {View} view @param {import("./review.js").Review} review */
   signs(pen, view, review) {
     const [x0, y0, x1, y1] = viewBox(view);
-    let count = 0;
-    for (const { bbox, at, verdict, disputed } of review.verdicts.values()) {
-      if (bbox[0] > x1 || bbox[2] < x0 || bbox[1] > y1 || bbox[3] < y0 || Math.max(bbox[2] - bbox[0], bbox[3] - bbox[1]) < 8 * view.scale) continue;
-      if (++count > MOST_SIGNS) return;
-      pen.sign(at[0], at[1], disputed ? "?" : SIGNS[verdict], COLORS[verdict]);
+    const seen = [...review.verdicts.values()].filter(({ bbox }) => bbox[0] <= x1 && bbox[2] >= x0 && bbox[1] <= y1 && bbox[3] >= y0
+      && Math.max(bbox[2] - bbox[0], bbox[3] - bbox[1]) >= 8 * view.scale);
+    for (const { at, verdict, disputed } of seen) {
+      if (seen.length > MOST_SIGNS && !disputed) pen.dot(at[0], at[1], COLORS[verdict]);
+      else pen.sign(at[0], at[1], disputed ? "?" : SIGNS[verdict], COLORS[verdict]);
     }
   }
 }
@@ -137,6 +138,15 @@ class Pen {
     this.stroke(DRAFT, []);
   }
 
+  /** @param {number} x @param {number} y l0 @param {string} color */
+  dot(x, y, color) {
+    const [left, top] = this.place([x, y]).map((css) => Math.round(css - DOT / 2));
+    this.context.fillStyle = "#ffffff";
+    this.context.fillRect(left, top, DOT, DOT);
+    this.context.fillStyle = color;
+    this.context.fillRect(left + 1, top + 1, DOT - 2, DOT - 2);
+  }
+
   /** @param {number} x @param {number} y l0 @param {string} text @param {string} color */
   sign(x, y, text, color) {
     const [left, top] = this.place([x, y]), ratio = window.devicePixelRatio || 1;
@@ -146,7 +156,7 @@ class Pen {
 }
 
 /** @type {Map<string, HTMLCanvasElement>} */
-const pictures = new Map(); // to draw 2,000 of them again takes longer than a frame
+const pictures = new Map(); // to draw hundreds of them again takes longer than a frame
 
 /** @param {string} text @param {string} color @param {number} ratio device pixels per CSS pixel @param {number} turn of the view in degrees */
 function signPicture(text, color, ratio, turn) {
